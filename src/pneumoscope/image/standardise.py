@@ -1,0 +1,251 @@
+"""From a radiograph to what the network sees: the only preprocessing code there is.
+
+Training and use call the same `standardise` with the same `InputSpec`, which travels in the bundle,
+so a network never sees in use what it did not see in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from pneumoscope.domain import Radiograph
+from pneumoscope.image.lungs import WHOLE, Box, LungField, LungSegmenter, lung_field
+
+__all__ = ["InputSpec", "Standardised", "standardise"]
+
+Pixels = npt.NDArray[np.float32]
+
+RESAMPLING = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+
+
+class InputSpec(BaseModel):
+    """How a picture is made ready for one network.
+
+    The steps run in this order: lung box, crop, resize, denoise, contrast, grey-level window, lung mask.
+
+    Parameters
+    ----------
+    size : int
+        Height and width in pixels of the network's input.
+    fit : {"squash", "pad"}
+        Whether the aspect ratio is given up, or kept by black borders.
+    resampling : {"area", "linear", "cubic"}
+        For making smaller; ``linear`` and ``cubic`` are preceded by a Gaussian against aliasing.
+    denoise : {"none", "median", "gaussian", "bilateral", "nlm"}
+        Filter on the resized picture.
+    contrast : {"none", "equalize", "clahe"}
+        Histogram equalisation, whole or contrast-limited in 8 by 8 tiles.
+    lungs : {"none", "crop", "mask", "crop_and_mask"}
+        What the lung segmenter is used for.
+    lung_margin : float
+        Share of the lung box added on each side of a crop.
+    window : {"full", "picture", "lungs"}
+        Grey levels as they are; or stretched between the 1st and 99th percentile of the picture, or of
+        the lungs.
+    channels : {1, 3}
+        Grey, or grey repeated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(default=224, ge=16, le=1024)
+    fit: Literal["squash", "pad"] = "squash"
+    resampling: Literal["area", "linear", "cubic"] = "area"
+    denoise: Literal["none", "median", "gaussian", "bilateral", "nlm"] = "none"
+    contrast: Literal["none", "equalize", "clahe"] = "none"
+    lungs: Literal["none", "crop", "mask", "crop_and_mask"] = "none"
+    lung_margin: float = Field(default=0.05, ge=0.0, le=0.5)
+    window: Literal["full", "picture", "lungs"] = "full"
+    channels: Literal[1, 3] = 1
+
+    @property
+    def needs_lungs(self) -> bool:
+        """Whether a lung segmenter must be at hand."""
+        return self.lungs != "none" or self.window == "lungs"
+
+    @property
+    def decode_side(self) -> int:
+        """Pixels on the shorter side that decoding must keep: twice the input, more where a crop follows."""
+        return self.size * (3 if self.lungs.startswith("crop") else 2)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Standardised:
+    """A network's input and where in the picture it came from.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (C, S, S)
+        Grey levels in [0, 1].
+    region : Box
+        The part of the picture that fills the input, before borders.
+    content : Box
+        The part of the input that is picture and not border.
+    lungs : LungField or None
+        What the segmenter found, where it was asked.
+    """
+
+    pixels: Pixels
+    region: Box
+    content: Box
+    lungs: LungField | None
+
+
+def standardise(
+    radiograph: Radiograph, spec: InputSpec, segment: LungSegmenter | None = None
+) -> Standardised:
+    """Make a picture ready for the network.
+
+    Parameters
+    ----------
+    radiograph : Radiograph
+        Any size.
+    spec : InputSpec
+        What the network was trained with.
+    segment : LungSegmenter, optional
+        Needed where `spec.needs_lungs`.
+
+    Returns
+    -------
+    Standardised
+        With pixels of shape (`spec.channels`, `spec.size`, `spec.size`).
+
+    Raises
+    ------
+    ValueError
+        If the spec needs lungs and no segmenter is given.
+    """
+    picture = radiograph.pixels
+    if spec.needs_lungs and segment is None:
+        raise ValueError("this input spec needs a lung segmenter, and none was given")
+    lungs = lung_field(segment(picture)) if segment is not None and spec.needs_lungs else None
+    region = lungs.padded_box(spec.lung_margin) if lungs and spec.lungs.startswith("crop") else WHOLE
+    pixels, content = _fit(crop(picture, region), spec)
+    pixels = _denoise(pixels, spec.denoise)
+    pixels = _contrast(pixels, spec.contrast)
+    mask = _mask_of_input(lungs, region, content, spec.size) if lungs and lungs.plausible else None
+    pixels = _window(pixels, spec.window, content, mask)
+    if mask is not None and spec.lungs in ("mask", "crop_and_mask"):
+        pixels = np.where(mask, pixels, np.float32(0))
+    stacked = np.repeat(pixels[None], spec.channels, axis=0) if spec.channels > 1 else pixels[None]
+    return Standardised(np.ascontiguousarray(stacked), region, content, lungs)
+
+
+def crop(picture: Pixels, region: Box) -> Pixels:
+    """Return the part of an (H, W) picture that a box of fractions names; never less than one pixel."""
+    if region == WHOLE:
+        return picture
+    height, width = picture.shape
+    top, left = int(region[0] * height), int(region[1] * width)
+    bottom = max(top + 1, round(region[2] * height))
+    right = max(left + 1, round(region[3] * width))
+    return picture[top:bottom, left:right]
+
+
+def resize(picture: Pixels, height: int, width: int, resampling: str = "area") -> Pixels:
+    """Resize an (H, W) picture to (`height`, `width`) without aliasing.
+
+    ``area`` averages when shrinking and falls back to linear when enlarging; the other filters are
+    preceded by a Gaussian of sigma = (scale - 1) / 2, as scikit-image does.
+    """
+    if picture.shape == (height, width):
+        return picture
+    scale_y, scale_x = picture.shape[0] / height, picture.shape[1] / width
+    if resampling == "area":
+        method = cv2.INTER_AREA if max(scale_y, scale_x) > 1 else cv2.INTER_LINEAR
+    else:
+        method = RESAMPLING[resampling]
+        sigma_y, sigma_x = max(0.0, (scale_y - 1) / 2), max(0.0, (scale_x - 1) / 2)
+        if sigma_y > 0 or sigma_x > 0:
+            # OpenCV reads sigma 0 as "choose for me", so an axis that does not shrink gets almost none.
+            picture = cv2.GaussianBlur(picture, (0, 0), max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
+    resized: Pixels = cv2.resize(picture, (width, height), interpolation=method)
+    return np.clip(resized, 0, 1, out=resized) if method == cv2.INTER_CUBIC else resized
+
+
+def _fit(picture: Pixels, spec: InputSpec) -> tuple[Pixels, Box]:
+    """Bring the picture to the square input; return it with the box that is not border."""
+    if spec.fit == "squash":
+        return resize(picture, spec.size, spec.size, spec.resampling), WHOLE
+    scale = spec.size / max(picture.shape)
+    height, width = (max(1, round(side * scale)) for side in picture.shape)
+    top, left = (spec.size - height) // 2, (spec.size - width) // 2
+    square = np.zeros((spec.size, spec.size), np.float32)
+    square[top : top + height, left : left + width] = resize(picture, height, width, spec.resampling)
+    side = spec.size
+    return square, (top / side, left / side, (top + height) / side, (left + width) / side)
+
+
+def _to_bytes(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def _to_floats(grey: npt.NDArray[np.uint8]) -> Pixels:
+    return grey.astype(np.float32) / np.float32(255)
+
+
+def _denoise(pixels: Pixels, method: str) -> Pixels:
+    quiet: Pixels = pixels
+    if method == "median":
+        quiet = cv2.medianBlur(pixels, 3)
+    elif method == "gaussian":
+        quiet = cv2.GaussianBlur(pixels, (3, 3), 0)
+    elif method == "bilateral":
+        quiet = cv2.bilateralFilter(pixels, d=5, sigmaColor=0.1, sigmaSpace=2)
+    elif method == "nlm":
+        grey = cv2.fastNlMeansDenoising(_to_bytes(pixels), h=5, templateWindowSize=5, searchWindowSize=11)
+        quiet = _to_floats(grey)
+    return quiet
+
+
+def _contrast(pixels: Pixels, method: str) -> Pixels:
+    if method == "none":
+        return pixels
+    grey = _to_bytes(pixels)
+    if method == "equalize":
+        flat = cv2.equalizeHist(grey)
+    else:
+        flat = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey)
+    return _to_floats(flat)
+
+
+def _pixel_box(box: Box, size: int) -> tuple[slice, slice]:
+    top, left, bottom, right = (round(side * size) for side in box)
+    return slice(top, bottom), slice(left, right)
+
+
+def _mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt.NDArray[np.bool_]:
+    """Bring the lung mask into the frame of the network's input, shape (size, size)."""
+    rows, columns = _pixel_box(content, size)
+    part = crop(lungs.mask.astype(np.float32), region)
+    mask = np.zeros((size, size), bool)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    mask[rows, columns] = cv2.resize(part, shape, interpolation=cv2.INTER_LINEAR) >= 0.5
+    return mask
+
+
+def _window(pixels: Pixels, window: str, content: Box, mask: npt.NDArray[np.bool_] | None) -> Pixels:
+    """Stretch grey levels between the 1st and 99th percentile of the lungs, or of the picture."""
+    if window == "full":
+        return pixels
+    inside = (
+        pixels[mask] if window == "lungs" and mask is not None else pixels[_pixel_box(content, len(pixels))]
+    )
+    low, high = _percentiles(inside.ravel())
+    if high - low < 1 / 255:  # a flat picture has nothing to stretch
+        return pixels
+    stretched = (pixels - low) / (high - low)
+    return np.clip(stretched, 0, 1, out=stretched)
+
+
+def _percentiles(values: Pixels) -> tuple[np.float32, np.float32]:
+    """1st and 99th percentile by nearest rank; a partial sort, ten times quicker than `np.percentile`."""
+    low, high = round(0.01 * (values.size - 1)), round(0.99 * (values.size - 1))
+    ranked = np.partition(values, (low, high))
+    return ranked[low], ranked[high]

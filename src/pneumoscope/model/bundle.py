@@ -1,0 +1,300 @@
+"""The bundle: a folder that holds everything a trained model is.
+
+::
+
+    model.onnx    [N, 1, H, W] float32 in [0, 1] → logits [N, K], features [N, D, h, w]
+    lungs.onnx    the lung segmenter, where the input spec needs one
+    head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps
+    bundle.json   `BundleManifest`
+    card.md       the model card
+
+Training writes it, everything else reads it. Every file's sha256 stands in ``bundle.json``, so a
+threshold cannot part from the network it was chosen for: a bundle whose hashes disagree does not load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.image.standardise import InputSpec
+from pneumoscope.model.lungs import LUNGS_FILE
+
+__all__ = [
+    "Bundle",
+    "BundleManifest",
+    "Calibrator",
+    "GateLimits",
+    "Provenance",
+    "default_bundle_path",
+    "load_bundle",
+    "write_bundle",
+]
+
+FORMAT_VERSION: Literal[1] = 1
+MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
+
+INTENDED_USE = (
+    "Research and teaching on frontal chest radiographs. Not a medical device: not for diagnosis, "
+    "and not for any decision about a patient."
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibrator(_Frozen):
+    """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+
+    method: Literal["none", "temperature", "vector"] = "none"
+    scale: tuple[float, ...] = (1.0,)
+    bias: tuple[float, ...] = (0.0,)
+    fitted_on: str = ""
+
+
+class GateLimits(_Frozen):
+    """What a picture must satisfy to be judged.
+
+    Parameters
+    ----------
+    min_side : int
+        Pixels on the shorter side of the original.
+    max_aspect : float
+        Longer over shorter side.
+    modalities : tuple of str
+        DICOM modalities that are projection radiographs.
+    body_parts : tuple of str
+        DICOM Body Part Examined values that may be a chest; a header without one passes.
+    min_contrast : float
+        Standard deviation of the grey levels in [0, 1].
+    max_clipped : float
+        Share of pixels at the lowest or highest level.
+    require_lungs : bool
+        Whether the lung segmenter must find plausible lungs.
+    """
+
+    min_side: int = 64
+    max_aspect: float = 2.5
+    modalities: tuple[str, ...] = ("CR", "DX", "RG", "DR", "RF")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "RIB", "RIBS", "PORT CHEST", "CHEST PORT")
+    min_contrast: float = 0.04
+    max_clipped: float = 0.6
+    require_lungs: bool = False
+
+
+class Provenance(_Frozen):
+    """Where the model comes from."""
+
+    recipe: str = ""
+    recipe_sha256: str = ""
+    data_fingerprint: str = ""
+    data_description: str = ""
+    split_seed: int | None = None
+    split_method: str = ""
+    code_version: str = ""
+    created: str = ""
+    parent: str | None = None
+
+
+class BundleManifest(_Frozen):
+    """Content of ``bundle.json``.
+
+    Parameters
+    ----------
+    findings : tuple of str
+        Class names in the order of the outputs; the first is ``normal``.
+    input : InputSpec
+        How pictures are made ready; the same object that training used.
+    operating_points : tuple of OperatingPoint
+        Named thresholds on the calibrated probability of pneumonia.
+    default_operating_point : str
+        The one used unless another is named.
+    conformal : tuple of float or None
+        Per class, the least calibrated probability at which the class enters the prediction set.
+    results : dict
+        What ``evaluate`` measured: figures by name, and what they speak of.
+    files : dict
+        sha256 of each other file of the bundle.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    findings: tuple[str, ...] = Field(min_length=2)
+    input: InputSpec
+    calibrator: Calibrator = Calibrator()
+    operating_points: tuple[OperatingPoint, ...] = (OperatingPoint("balanced", 0.5),)
+    default_operating_point: str = "balanced"
+    conformal: tuple[float, ...] | None = None
+    conformal_alpha: float | None = None
+    gate: GateLimits = GateLimits()
+    provenance: Provenance = Provenance()
+    results: dict[str, Any] = {}
+    intended_use: str = INTENDED_USE
+    licence: str = "Apache-2.0"
+    files: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> BundleManifest:
+        if self.findings[0] != "normal":
+            raise ValueError(f"the first finding must be 'normal', not {self.findings[0]!r}")
+        names = [point.name for point in self.operating_points]
+        if self.default_operating_point not in names:
+            raise ValueError(f"default operating point {self.default_operating_point!r} is not among {names}")
+        if self.conformal is not None and len(self.conformal) != len(self.findings):
+            raise ValueError("one conformal threshold per finding is needed")
+        return self
+
+    def operating_point(self, name: str | None = None) -> OperatingPoint:
+        """Return the operating point called `name`, or the default one.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has none of that name.
+        """
+        wanted = name or self.default_operating_point
+        for point in self.operating_points:
+            if point.name == wanted:
+                return point
+        known = ", ".join(point.name for point in self.operating_points)
+        raise BundleError(f"{self.name}: no operating point {wanted!r}; it has {known}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @property
+    def model_path(self) -> Path:
+        """The network."""
+        return self.path / MODEL_FILE
+
+    @property
+    def lungs_path(self) -> Path | None:
+        """The lung segmenter, where the input spec needs one."""
+        return self.path / LUNGS_FILE if self.manifest.input.needs_lungs else None
+
+    @property
+    def card(self) -> str:
+        """The model card in Markdown, or an empty string."""
+        card = self.path / CARD_FILE
+        return card.read_text(encoding="utf-8") if card.exists() else ""
+
+    @property
+    def identity(self) -> str:
+        """Name and the first 12 digits of the network's hash: what results are signed with."""
+        return f"{self.manifest.name}@{self.manifest.files[MODEL_FILE][:12]}"
+
+    @cached_property
+    def head_weight(self) -> npt.NDArray[np.float32]:
+        """Weights of the pooled-linear head, shape (K, D)."""
+        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
+            weight: npt.NDArray[np.float32] = head["weight"]
+        return weight
+
+
+def default_bundle_path() -> Path:
+    """Return the folder of the bundle that ships with the package."""
+    return Path(str(resources.files("pneumoscope") / "bundles" / "default"))
+
+
+def load_bundle(path: Path | str | None = None) -> Bundle:
+    """Read a bundle and verify every file's hash.
+
+    Parameters
+    ----------
+    path : Path or str, optional
+        The bundle's folder, or a run folder that holds one; the shipped bundle if not given.
+
+    Raises
+    ------
+    BundleError
+        If it is no bundle, of another format version, incomplete or altered.
+    """
+    folder = default_bundle_path() if path is None else Path(path)
+    if not (folder / MANIFEST_FILE).is_file() and (folder / "bundle" / MANIFEST_FILE).is_file():
+        folder = folder / "bundle"
+    try:
+        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{folder}: not a bundle (no readable {MANIFEST_FILE}); give a folder made by "
+            "'pneumoscope train' or 'pneumoscope export'"
+        ) from error
+    try:
+        manifest = BundleManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{folder / MANIFEST_FILE}: {where}: {first['msg']}") from error
+    _verify(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def _verify(folder: Path, manifest: BundleManifest) -> None:
+    required = {MODEL_FILE, HEAD_FILE} | ({LUNGS_FILE} if manifest.input.needs_lungs else set())
+    if missing := required - manifest.files.keys():
+        raise BundleError(f"{folder}: bundle.json lists no {', '.join(sorted(missing))}; export it again")
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise BundleError(f"{folder}: bundle.json names a file outside the bundle: {name!r}")
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise BundleError(f"{folder}: {name} is missing; copy the whole bundle again") from error
+        if found != expected:
+            raise BundleError(
+                f"{folder}: {name} is not the file this bundle was made with (sha256 differs); "
+                "copy the whole bundle again"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bundle(
+    folder: Path, manifest: BundleManifest, files: Mapping[str, bytes | Path] | None = None
+) -> Bundle:
+    """Write or update a bundle; ``bundle.json`` comes last and is replaced in one step.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent. Files already there stay unless `files` replaces them.
+    manifest : BundleManifest
+        Its `files` are computed here.
+    files : mapping of file name to bytes or to a Path to copy
+        New content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (files or {}).items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    known = (MODEL_FILE, HEAD_FILE, LUNGS_FILE, CARD_FILE)
+    hashes = {name: sha256_of(folder / name) for name in known if (folder / name).is_file()}
+    complete = manifest.model_copy(update={"files": hashes})
+    text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    draft = folder / f"{MANIFEST_FILE}.new"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(folder / MANIFEST_FILE)
+    return load_bundle(folder)
