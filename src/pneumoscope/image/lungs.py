@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 # Bounds of what a frontal chest can show, read off the reference masks (1st and 99th percentiles of
-# 5,210 children are 0.16 and 0.52 of the area), widened for adults and wide collimation.
+# 5,210 children are 0.20 and 0.52 of the area), widened for adults and wide collimation.
 MIN_AREA, MAX_AREA = 0.06, 0.72
 MIN_BOX_SIDE = 0.28
 # A component smaller than this share of the lungs is a speck, not a lung.
@@ -92,9 +92,11 @@ def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) 
         With the whole picture as box where the mask is not plausible for a frontal chest.
     """
     raw = (probability >= threshold).astype(np.uint8)
+    count: int
+    stats: npt.NDArray[np.int32]
     count, components, stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
-    mask = np.zeros(raw.shape, dtype=bool)
+    mask: npt.NDArray[np.bool_] = np.zeros(probability.shape, dtype=bool)
     if count > 1:
         largest = np.argsort(areas)[::-1][:2]
         for index in largest:

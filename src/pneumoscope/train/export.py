@@ -1,0 +1,79 @@
+"""From trained weights to a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import pneumoscope
+from pneumoscope.model.bundle import Bundle, BundleManifest, GateLimits, Provenance, write_bundle
+from pneumoscope.model.lungs import LUNGS_FILE
+from pneumoscope.train.networks import Network
+from pneumoscope.train.onnx_export import export_onnx
+from pneumoscope.train.recipe import Recipe
+
+__all__ = ["export_bundle"]
+
+
+def export_bundle(
+    network: Network,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    provenance: Provenance,
+    lungs: Path | None = None,
+    gate: GateLimits | None = None,
+) -> Bundle:
+    """Write a network as a bundle, uncalibrated, with one operating point at 0.5.
+
+    Parameters
+    ----------
+    network : Network
+        Trained as `recipe` says.
+    folder : Path
+        The bundle's folder.
+    provenance : Provenance
+        Recipe, code version and date are filled in here.
+    lungs : Path, optional
+        The lung segmenter, needed where the recipe's input spec needs one.
+
+    Raises
+    ------
+    PneumoscopeError
+        If the exported network differs from the trained one.
+    """
+    stamped = provenance.model_copy(
+        update={
+            "recipe": recipe.name,
+            "recipe_sha256": recipe.sha256,
+            "code_version": pneumoscope.__version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+    )
+    manifest = BundleManifest(
+        name=recipe.name,
+        findings=recipe.classes,
+        input=recipe.input,
+        gate=gate or GateLimits(),
+        provenance=stamped,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model.onnx"
+        export_onnx(network, model, size=recipe.input.size, outputs=("logits", "features"))
+        files: dict[str, bytes | Path] = {"model.onnx": model, "head.npz": _head(network)}
+        if lungs is not None and recipe.input.needs_lungs:
+            files[LUNGS_FILE] = lungs
+        return write_bundle(folder, manifest, files)
+
+
+def _head(network: Network) -> bytes:
+    """Return the head's weight and bias as an ``.npz`` file."""
+    buffer = io.BytesIO()
+    weight = network.head.weight.detach().cpu().numpy().astype(np.float32)
+    bias = network.head.bias.detach().cpu().numpy().astype(np.float32)
+    np.savez(buffer, weight=weight, bias=bias)
+    return buffer.getvalue()

@@ -1,0 +1,333 @@
+"""The training loop, to be read from top to bottom.
+
+Lightning Fabric carries it to bf16, to a GPU and, under ``torchrun``, to several. Every random number
+of an epoch comes from (seed, epoch), so a run that is resumed goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from pneumoscope.domain import DataError
+from pneumoscope.train.augment import augment, mixup
+from pneumoscope.train.dataset import Packed
+from pneumoscope.train.ema import WeightAverage
+from pneumoscope.train.networks import Network, freeze, set_training
+from pneumoscope.train.recipe import Phase, Recipe
+
+__all__ = ["CHECKPOINT_FILE", "HISTORY_FILE", "Epoch", "fit", "make_fabric"]
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FILE, HISTORY_FILE, TENSORBOARD_FOLDER = "last.ckpt", "history.csv", "tensorboard"
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``; losses are mean cross-entropies, scores are on the validation split."""
+
+    epoch: int
+    phase: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_auroc: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds besides weights."""
+
+    epoch: int = 0
+    best_loss: float = math.inf
+    stale: int = 0
+    stopped: bool = False
+
+
+def make_fabric(devices: str = "auto") -> Fabric:
+    """Return the engine: a GPU where there is one, bf16 where it pays; ``torchrun`` sets the world."""
+    fabric = Fabric(accelerator=devices, devices="auto" if devices == "auto" else 1, precision="bf16-mixed")
+    fabric.launch()
+    return fabric
+
+
+def fit(
+    recipe: Recipe,
+    network: Network,
+    train: Packed,
+    val: Packed,
+    run: Path,
+    *,
+    fabric: Fabric,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Network:
+    """Train a network as a recipe says and return it with the weights to keep.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    network : Network
+        Freshly built; where `resume` finds a checkpoint, its weights are replaced.
+    train, val : Packed
+    run : Path
+        Gets a checkpoint after every epoch, ``history.csv`` and TensorBoard logs.
+    resume : bool
+        Go on from the run's checkpoint, if there is one.
+
+    Raises
+    ------
+    DataError
+        If the loss becomes infinite or not a number.
+    """
+    if resume and not (run / CHECKPOINT_FILE).exists():
+        log.info("nothing to resume in %s: starting from the first epoch", run)
+    if fabric.world_size == 1:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer = _Trainer(recipe, network, train, val, run, fabric)
+    if resume and (run / CHECKPOINT_FILE).exists():
+        trainer.load()
+    first = 0
+    for number, phase in enumerate(recipe.phases):
+        last = first + phase.epochs
+        if trainer.state.epoch < last and not trainer.state.stopped:
+            trainer.run_phase(number, phase, first, on_epoch)
+        first = last
+    return trainer.kept()
+
+
+class _Trainer:
+    def __init__(
+        self, recipe: Recipe, network: Network, train: Packed, val: Packed, run: Path, fabric: Fabric
+    ) -> None:
+        self.recipe, self.run, self.fabric = recipe, run, fabric
+        self.network = fabric.to_device(network)
+        self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
+        self.best: dict[str, Tensor] | None = None
+        self.state = _State()
+        self.optimizer_state: dict[str, Any] | None = None
+        self.train, self.val = train, val
+        self.pictures = torch.from_numpy(train.pictures).to(fabric.device)
+        self.labels = torch.from_numpy(train.labels).to(fabric.device)
+        counts = np.bincount(train.labels, minlength=len(recipe.classes))
+        balanced = len(train) / (len(recipe.classes) * np.maximum(counts, 1))
+        weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
+        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=fabric.device)
+
+    def run_phase(self, number: int, phase: Phase, first: int, on_epoch: Callable[[Epoch], None]) -> None:
+        """Train the epochs of one phase that are still to do."""
+        learning = freeze(self.network, phase.frozen)
+        log.info(
+            "phase %d: %d epochs, lr %g, %d parameters learn", number + 1, phase.epochs, phase.lr, learning
+        )
+        model, optimizer = self.fabric.setup(self.network, self._optimizer(phase), move_to_device=False)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        for epoch in range(max(first, self.state.epoch), first + phase.epochs):
+            started = time.monotonic()
+            loss = self._train_epoch(model, optimizer, phase, epoch, first)
+            val_loss, auroc, accuracy = self._validate()
+            lr = optimizer.param_groups[0]["lr"]
+            seconds = time.monotonic() - started
+            row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, round(seconds, 2))
+            self._keep_score(row)
+            self._save(optimizer, row)
+            on_epoch(row)
+            if self.state.stopped:
+                log.info("stopped early: no lower validation loss for %d epochs", self.state.stale)
+                return
+
+    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        decay = self.recipe.weight_decay
+        if self.recipe.optimizer == "sgd":
+            return torch.optim.SGD(learning, lr=phase.lr, momentum=0.9, weight_decay=decay, nesterov=True)
+        kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
+        return kind(learning, lr=phase.lr, weight_decay=decay)
+
+    def _train_epoch(self, model: Any, optimizer: Any, phase: Phase, epoch: int, first: int) -> float:
+        """One pass over the training pictures; return the mean loss."""
+        recipe, fabric = self.recipe, self.fabric
+        order_generator = torch.Generator().manual_seed(_mix(recipe.seed, epoch, 0))
+        generator = torch.Generator(fabric.device).manual_seed(
+            _mix(recipe.seed, epoch, 1 + fabric.global_rank)
+        )
+        torch.manual_seed(_mix(recipe.seed, epoch, 1000 + fabric.global_rank))  # dropout
+        order = torch.randperm(len(self.labels), generator=order_generator)
+        batches = _batches(order[fabric.global_rank :: fabric.world_size], recipe.batch)
+        set_training(model)
+        total = torch.zeros((), device=fabric.device)
+        for step, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(phase, epoch - first + step / len(batches))
+            images = augment(self.pictures[batch].float() / 255, recipe.augmentation, generator)
+            targets = F.one_hot(self.labels[batch], len(recipe.classes)).float()
+            if recipe.augmentation.mixup:
+                images, targets = mixup(images, targets, recipe.augmentation.mixup, generator)
+            logits, _ = model(images.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(
+                logits.float(), targets, weight=self.class_weights, label_smoothing=recipe.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimizer.step()
+            if self.average:
+                self.average.update(self.network)
+            total += loss.detach()
+        mean = float(total) / len(batches)
+        if not math.isfinite(mean):
+            raise DataError(f"{self.run}: the loss is no longer a number in epoch {epoch + 1}; lower the lr")
+        return mean
+
+    def _judged(self) -> Network:
+        """Return the weights that are validated and kept: the average, where there is one."""
+        return self.average.network if self.average else self.network
+
+    def _validate(self) -> tuple[float, float, float]:
+        logits = predict_logits(self._judged(), self.val.pictures, self.fabric)
+        labels = torch.from_numpy(self.val.labels)
+        loss = float(F.cross_entropy(logits, labels, weight=self.class_weights.cpu()))
+        accuracy = float((logits.argmax(dim=1) == labels).float().mean())
+        normal = logits.softmax(dim=1)[:, 0].numpy()
+        return loss, _auroc(1 - normal, self.val.labels != 0), accuracy
+
+    def _keep_score(self, row: Epoch) -> None:
+        self.state.epoch = row.epoch
+        if row.val_loss < self.state.best_loss:
+            self.state.best_loss, self.state.stale = row.val_loss, 0
+            self.best = {name: value.detach().clone() for name, value in self._judged().state_dict().items()}
+        else:
+            self.state.stale += 1
+        self.state.stopped = self.recipe.patience is not None and self.state.stale >= self.recipe.patience
+
+    def _save(self, optimizer: Any, row: Epoch) -> None:
+        """Write the checkpoint in one step, and one row of history."""
+        if self.fabric.is_global_zero:
+            draft = self.run / f"{CHECKPOINT_FILE}.new"
+            content = {
+                "recipe": self.recipe.sha256,
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
+                "best": self.best,
+                "optimizer": optimizer.state_dict(),
+                "state": asdict(self.state),
+            }
+            torch.save(content, draft)
+            draft.replace(self.run / CHECKPOINT_FILE)
+            _append_history(self.run / HISTORY_FILE, row)
+            _log_tensorboard(self.run / TENSORBOARD_FOLDER, row)
+        self.fabric.barrier()
+
+    def load(self) -> None:
+        """Take up the run's checkpoint."""
+        path = self.run / CHECKPOINT_FILE
+        saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        if saved["recipe"] != self.recipe.sha256:
+            raise DataError(
+                f"{path}: belongs to another recipe; resume with the same options, or use another --out"
+            )
+        self.network.load_state_dict(saved["network"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
+        self.best, self.state = saved["best"], _State(**saved["state"])
+        self.optimizer_state = saved["optimizer"] if self._inside_phase() else None
+        _trim_history(self.run / HISTORY_FILE, self.state.epoch)
+        log.info("resuming after epoch %d", self.state.epoch)
+
+    def _inside_phase(self) -> bool:
+        """Whether the next epoch belongs to the phase of the last one, and so to its optimizer."""
+        ends = np.cumsum([phase.epochs for phase in self.recipe.phases])
+        return self.state.epoch not in ends
+
+    def kept(self) -> Network:
+        """Return the network with the weights that the recipe keeps."""
+        network = self._judged()
+        if self.recipe.keep == "best" and self.best is not None:
+            network.load_state_dict(self.best)
+        return network.eval()
+
+
+def _mix(seed: int, epoch: int, stream: int) -> int:
+    """Return one seed for a (seed, epoch, stream) triple."""
+    return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Cut into batches; a last one of a single picture is dropped, batch normalisation cannot take it."""
+    return [part for part in order.split(size) if len(part) > 1]
+
+
+def _learning_rate(phase: Phase, progress: float) -> float:
+    """Learning rate after `progress` epochs of a phase."""
+    if progress < phase.warmup:
+        return phase.lr * max(progress, 0.01) / phase.warmup
+    if phase.schedule == "constant":
+        return phase.lr
+    share = (progress - phase.warmup) / max(1e-9, phase.epochs - phase.warmup)
+    return phase.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+@torch.inference_mode()
+def predict_logits(network: Network, pictures: npt.NDArray[np.uint8], fabric: Fabric) -> Tensor:
+    """Return logits (N, K) for packed pictures, float32 on the CPU."""
+    network.eval()
+    parts = []
+    for start in range(0, len(pictures), EVALUATION_BATCH):
+        batch = torch.from_numpy(pictures[start : start + EVALUATION_BATCH]).to(fabric.device)
+        images = (batch.float() / 255).contiguous(memory_format=torch.channels_last)
+        with fabric.autocast():
+            logits, _ = network(images)
+        parts.append(logits.float().cpu())
+    return torch.cat(parts)
+
+
+def _auroc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.bool_]) -> float:
+    """Area under the ROC curve by ranks, ties halved (Mann and Whitney, 1947)."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    rank_sum = float(ranks[inverse][positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def _append_history(path: Path, row: Epoch) -> None:
+    new = not path.exists() or row.epoch == 1
+    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
+
+
+def _trim_history(path: Path, epochs: int) -> None:
+    """Drop rows after the checkpoint: a kill can fall between the two writes."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
+
+
+def _log_tensorboard(folder: Path, row: Epoch) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+        for name in ("lr", "train_loss", "val_loss", "val_auroc", "val_accuracy"):
+            writer.add_scalar(name, getattr(row, name), row.epoch)  # type: ignore[no-untyped-call]

@@ -1,0 +1,234 @@
+"""Train the lung segmenter: a small U-Net on pictures and lung-field masks.
+
+Ronneberger et al., U-Net, MICCAI 2015; here with a strided stem, so that it costs less than decoding.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.domain import DataError
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.image.standardise import resize
+from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
+from pneumoscope.train.augment import Augmentation, photometric, sample_affine, warp
+from pneumoscope.train.onnx_export import export_onnx
+
+__all__ = ["LungNet", "LungTraining", "dice", "fit_lungs", "read_masks"]
+
+log = logging.getLogger(__name__)
+
+AUGMENTATION = Augmentation(
+    area=(0.5, 1.6), aspect=(0.75, 1.33), rotate=20, flip=0.5, gamma=0.8, contrast=0.5, brightness=0.2,
+    haze=0.15, sharpness=0.6, blur=0.012, noise=0.06, markers=3, cutout=0.3,
+)  # fmt: skip
+
+
+class _Stage(nn.Sequential):
+    """Two 3 by 3 convolutions, each with batch normalisation and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class LungNet(nn.Module):
+    """U-Net with four levels below a strided stem, 0.6 M parameters: [N, 1, S, S] → logits of that shape."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96)) -> None:
+        super().__init__()
+        self.down = nn.ModuleList()
+        inputs = 1
+        for width in widths:
+            self.down.append(_Stage(inputs, width, stride=2))
+            inputs = width
+        self.up = nn.ModuleList()
+        for width in reversed(widths[:-1]):
+            self.up.append(_Stage(inputs + width, width))
+            inputs = width
+        self.head = nn.Conv2d(inputs, 1, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return lung logits for pictures in [0, 1]."""
+        x = pictures * 4 - 2
+        skips: list[Tensor] = []
+        for stage in self.down:
+            x = stage(x)
+            skips.append(x)
+        skips.pop()
+        for stage in self.up:
+            skip = skips.pop()
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = stage(torch.cat([x, skip], dim=1))
+        return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class _Probability(nn.Module):
+    """What is exported: the network with its sigmoid."""
+
+    def __init__(self, network: LungNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(pictures))
+
+
+@dataclass(frozen=True)
+class LungTraining:
+    """What `fit_lungs` measured on validation patients, mean over pictures.
+
+    ``dice`` at the network's own 128 by 128 pixels; ``dice_full`` against the masks at their own size.
+    """
+
+    path: Path
+    dice: float
+    dice_full: float
+    pictures: int
+    seconds: float
+
+
+def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], list[Path], list[int]]:
+    """Read every picture that has a mask of the same relative name (``.png``).
+
+    Returns
+    -------
+    pictures : ndarray of uint8, shape (N, 128, 128)
+    mask_paths : list of Path
+    kept : list of int
+        Index in the manifest of each picture.
+    """
+    pictures, mask_paths, kept = [], [], []
+    for index, record in enumerate(manifest.records):
+        mask = masks / Path(record.path).with_suffix(".png")
+        if not mask.is_file():
+            continue
+        pixels = read_radiograph(manifest.resolve(record), min_side=2 * LUNG_INPUT_SIZE).pixels
+        pictures.append(np.rint(resize(pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE) * 255).astype(np.uint8))
+        mask_paths.append(mask)
+        kept.append(index)
+    if not kept:
+        raise DataError(
+            f"{masks}: no mask belongs to a picture of the data; names must match, ending in .png"
+        )
+    return np.stack(pictures), mask_paths, kept
+
+
+def _read_mask(path: Path) -> npt.NDArray[np.float32]:
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise DataError(f"{path}: not a readable mask; save it as PNG with lung pixels above zero")
+    return (mask > 0).astype(np.float32)
+
+
+def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
+    """Return the Dice coefficient of two masks, 1 where both are empty (Dice, Ecology 1945)."""
+    total = int(found.sum()) + int(truth.sum())
+    return 2.0 * int((found & truth).sum()) / total if total else 1.0
+
+
+def _loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice (Milletari et al., 3DV 2016)."""
+    chance = torch.sigmoid(logits)
+    overlap = 2 * (chance * masks).sum(dim=(1, 2, 3)) + 1
+    soft_dice = overlap / (chance.sum(dim=(1, 2, 3)) + masks.sum(dim=(1, 2, 3)) + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + (1 - soft_dice.mean())
+
+
+def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 20, seed: int = 0) -> LungTraining:
+    """Train on the records of split ``train``, keep the last weights, measure on split ``val``.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        With splits; its pictures have masks under `masks` by the same relative names.
+    masks : Path
+        Folder of mask PNGs.
+    out : Path
+        Folder that gets ``lungs.onnx``.
+
+    Raises
+    ------
+    DataError
+        If no mask belongs to a picture, or a mask is unreadable.
+    """
+    started = time.monotonic()
+    torch.manual_seed(seed)
+    pictures, mask_paths, kept = read_masks(manifest, masks)
+    side = (LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)
+    targets = np.stack(
+        [cv2.resize(_read_mask(path), side, interpolation=cv2.INTER_AREA) for path in mask_paths]
+    )
+    splits = np.array([manifest.records[index].split for index in kept])
+    train, val = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
+    network = _fit(pictures[train], targets[train], epochs=epochs, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / LUNGS_FILE
+    export_onnx(_Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
+    small, full = _measure(network, pictures[val], targets[val], [mask_paths[index] for index in val])
+    return LungTraining(path, small, full, len(kept), time.monotonic() - started)
+
+
+def _fit(
+    pictures: npt.NDArray[np.uint8], targets: npt.NDArray[np.float32], *, epochs: int, seed: int
+) -> LungNet:
+    batch = 32
+    generator = torch.Generator().manual_seed(seed)
+    network = LungNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
+    steps = epochs * (len(pictures) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
+    both = torch.from_numpy(np.stack([pictures, np.rint(targets * 255).astype(np.uint8)], axis=1))
+    network.train()
+    for epoch in range(epochs):
+        order = torch.randperm(len(both), generator=generator)
+        total, done = 0.0, 0
+        for start in range(0, len(order) - batch + 1, batch):
+            pair = both[order[start : start + batch]].float() / 255
+            pair = warp(pair, sample_affine(batch, AUGMENTATION, generator))
+            image = photometric(pair[:, :1], AUGMENTATION, generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(image.contiguous(memory_format=torch.channels_last))
+            loss = _loss(logits.float(), pair[:, 1:])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total, done = total + loss.item(), done + 1
+        log.info("epoch %d of %d: loss %.4f", epoch + 1, epochs, total / max(1, done))
+    return network.eval()
+
+
+@torch.inference_mode()
+def _measure(
+    network: LungNet,
+    pictures: npt.NDArray[np.uint8],
+    targets: npt.NDArray[np.float32],
+    mask_paths: list[Path],
+) -> tuple[float, float]:
+    """Mean Dice over pictures, at the network's size and at the masks' own."""
+    small, full = [], []
+    for picture, target, path in zip(pictures, targets, mask_paths, strict=True):
+        logits = network(torch.from_numpy(picture)[None, None].float() / 255)[0, 0].numpy()
+        truth = _read_mask(path) > 0
+        large = cv2.resize(logits, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        small.append(dice(logits > 0, target >= 0.5))
+        full.append(dice(large > 0, truth))
+    return float(np.mean(small)), float(np.mean(full))

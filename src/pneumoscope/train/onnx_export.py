@@ -1,0 +1,81 @@
+"""Networks to ONNX, with the export checked against the network it came from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pneumoscope.domain import PneumoscopeError
+from pneumoscope.model.runtime import OnnxRuntime
+
+__all__ = ["TOLERANCE", "export_onnx"]
+
+TOLERANCE = 1e-3
+"""Largest absolute difference allowed between the network and its export."""
+
+OPSET = 18
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress chatter from the log; its warnings and errors stay."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str, ...]) -> float:
+    """Write a network as ONNX with a free batch size and compare the two on random pictures.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes ``[N, 1, size, size]`` float32 in [0, 1]; is put into evaluation mode.
+    path : Path
+        The file to write; weights inside it.
+    outputs : tuple of str
+        Names of the outputs.
+
+    Returns
+    -------
+    float
+        Largest absolute difference over all outputs.
+
+    Raises
+    ------
+    PneumoscopeError
+        If the difference is above `TOLERANCE`.
+    """
+    network = network.eval().float().cpu()
+    pictures = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0))
+    with _quiet():
+        torch.onnx.export(
+            network,
+            (pictures,),
+            str(path),
+            input_names=["pictures"],
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    with torch.inference_mode():
+        expected = network(pictures)
+    wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)
+    found = OnnxRuntime(path)(pictures.numpy(), outputs)
+    difference = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(wanted, found, strict=True))
+    if difference > TOLERANCE:
+        raise PneumoscopeError(f"{path}: differs from the network by {difference:.1e}; do not use it")
+    return difference
