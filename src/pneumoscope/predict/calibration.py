@@ -1,0 +1,70 @@
+"""From raw logits to calibrated probabilities, a decision and a prediction set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import OperatingPoint
+from pneumoscope.model.bundle import Calibrator
+
+__all__ = ["Decision", "calibrate", "decide", "prediction_set"]
+
+Decision = Literal["pneumonia", "no pneumonia"]
+
+
+def calibrate(logits: npt.ArrayLike, calibrator: Calibrator) -> npt.NDArray[np.float64]:
+    """Return softmax(scale * logits + bias) over the last axis.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., K)
+        The network's outputs.
+    calibrator : Calibrator
+        Its scale and bias have one value, or K.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., K)
+        Probabilities in [0, 1] that add up to 1.
+    """
+    scale, bias = np.asarray(calibrator.scale), np.asarray(calibrator.bias)
+    scaled = scale * np.asarray(logits, dtype=np.float64) + bias
+    odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = odds / odds.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def decide(p_pneumonia: float, point: OperatingPoint) -> Decision:
+    """Compare the calibrated probability of pneumonia with the threshold of an operating point.
+
+    The threshold itself counts as pneumonia.
+    """
+    return "pneumonia" if p_pneumonia >= point.threshold else "no pneumonia"
+
+
+def prediction_set(probabilities: npt.ArrayLike, conformal: tuple[float, ...] | None) -> tuple[int, ...]:
+    """Return the classes that cannot be ruled out at the level the thresholds were chosen for.
+
+    Class-conditional split conformal prediction: Vovk, *Conditional validity of inductive conformal
+    predictors*, Machine Learning 2013.
+
+    Parameters
+    ----------
+    probabilities : array_like, shape (K,)
+        Calibrated probabilities.
+    conformal : tuple of float or None
+        Per class, the least probability at which the class enters the set.
+
+    Returns
+    -------
+    tuple of int
+        Class numbers in the order of the outputs; empty where no class reaches its threshold, or where
+        the bundle has no thresholds.
+    """
+    if conformal is None:
+        return ()
+    reached = np.asarray(probabilities) >= np.asarray(conformal)
+    return tuple(int(index) for index in np.flatnonzero(reached))

@@ -1,0 +1,131 @@
+"""What the user names on the command line or in Python, turned into a stream of pictures.
+
+A manifest is any CSV or Parquet table with a ``path`` column; only that column is read here, row by row, so
+that millions of rows need no memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pneumoscope.domain import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
+
+__all__ = ["Item", "expand"]
+
+Item = str | UnreadableImageError
+"""A picture's path, or the reason why there is none."""
+
+MANIFEST_SUFFIXES = frozenset({".csv", ".parquet"})
+
+
+def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
+    """Yield the pictures behind files, folders and manifests, in the order given.
+
+    A folder is searched with all its subfolders, in the order of their names, for files that are pictures by
+    suffix or by content; hidden files and linked folders are passed over. A path that does not exist is
+    yielded as it is: reading it gives the row with the reason.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Files, folders, and manifests (``.csv`` or ``.parquet`` with a ``path`` column, relative to the
+        manifest's folder).
+
+    Raises
+    ------
+    DataError
+        If a manifest cannot be read or has no ``path`` column.
+    MissingExtraError
+        If a Parquet manifest is given and pyarrow is not installed.
+    """
+    for given in (paths,) if isinstance(paths, str | Path) else paths:
+        path = Path(given)
+        if _is_folder(path):
+            yield from _folder(path)
+        elif path.suffix.lower() in MANIFEST_SUFFIXES:
+            yield from _manifest(path)
+        else:
+            yield str(given)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or in a closed folder: reading it will say so
+        return False
+
+
+def _folder(folder: Path) -> Iterator[Item]:
+    found = False
+    for item in _walk(folder):
+        found = True
+        yield item
+    if not found:
+        detail = "there is no picture in this folder; give one that holds X-rays"
+        yield UnreadableImageError(str(folder), Reason.NOT_FOUND, detail)
+
+
+def _walk(folder: Path) -> Iterator[Item]:
+    problems: list[OSError] = []
+    for parent, subfolders, names in os.walk(folder, onerror=problems.append):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        while problems:
+            yield _closed(problems.pop())
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.startswith(".") and _is_picture(path):
+                yield str(path)
+    while problems:
+        yield _closed(problems.pop())
+
+
+def _closed(problem: OSError) -> UnreadableImageError:
+    detail = "this folder may not be read; give yourself read permission"
+    return UnreadableImageError(str(problem.filename), Reason.NO_PERMISSION, detail)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path)
+
+
+def _manifest(path: Path) -> Iterator[Item]:
+    column = _csv_paths(path) if path.suffix.lower() == ".csv" else _parquet_paths(path)
+    for name in column:
+        yield str(path.parent / name)
+
+
+def _csv_paths(path: Path) -> Iterator[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise _no_path_column(path)
+            for row in rows:
+                if row["path"]:
+                    yield row["path"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV manifest ({error}); save it as UTF-8") from error
+
+
+def _parquet_paths(path: Path) -> Iterator[str]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("reading a Parquet manifest", "parquet") from error
+    try:
+        with parquet.ParquetFile(path) as table:
+            if "path" not in table.schema_arrow.names:
+                raise _no_path_column(path)
+            for batch in table.iter_batches(columns=["path"]):
+                yield from (name for name in batch.column(0).to_pylist() if name)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet manifest ({error}); write it again") from error
+
+
+def _no_path_column(path: Path) -> DataError:
+    return DataError(f"{path}: no column 'path'; a manifest has one row a picture, its path in that column")

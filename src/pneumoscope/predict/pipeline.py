@@ -1,0 +1,73 @@
+"""Many items through a few threads: in order, and with a bounded number under way."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["CHUNK", "available_cpus", "in_order"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+CHUNK = 8
+"""Pictures per task: enough for one network call to pay, few enough to share out."""
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use, which is not how many the machine has."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(
+    items: Iterable[S], work: Callable[[Sequence[S]], Sequence[T]], *, workers: int, chunk: int = CHUNK
+) -> Iterator[T]:
+    """Yield what `work` makes of the items, in their order.
+
+    At most two chunks a worker are under way, so memory does not grow with the number of items, and items
+    are drawn only as fast as the results are taken.
+
+    Parameters
+    ----------
+    items : iterable
+        May be endless.
+    work : callable
+        Takes a chunk of items and returns as many results; runs in several threads at once. What it
+        raises is raised here.
+    workers : int
+        Threads.
+    chunk : int
+        Items per call of `work`.
+    """
+    chunks = _chunks(items, chunk)
+    first = next(chunks, [])
+    if len(first) < 2:  # one picture needs no threads
+        yield from work(first) if first else ()
+        return
+    under_way: deque[Future[Sequence[T]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:
+        try:
+            under_way.append(pool.submit(work, first))
+            for one in chunks:
+                under_way.append(pool.submit(work, one))
+                if len(under_way) > 2 * workers:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def _chunks(items: Iterable[S], size: int) -> Iterator[list[S]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

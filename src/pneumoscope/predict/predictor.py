@@ -1,0 +1,284 @@
+"""The heart of the Python API: a bundle, ready to judge pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import (
+    BundleError,
+    Explanation,
+    OperatingPoint,
+    Prediction,
+    Radiograph,
+    Reason,
+    Status,
+    UnreadableImageError,
+)
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.image.standardise import Standardised, standardise
+from pneumoscope.model.bundle import Bundle, load_bundle
+from pneumoscope.model.lungs import OnnxLungSegmenter
+from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.predict.calibration import calibrate, decide, prediction_set
+from pneumoscope.predict.explain import explain
+from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
+from pneumoscope.predict.inputs import Item, expand
+from pneumoscope.predict.pipeline import available_cpus, in_order
+
+__all__ = ["Examination", "Predictor", "RawScore"]
+
+Floats = npt.NDArray[np.float32]
+Source = Item | bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RawScore:
+    """What the network said before calibration; what calibrators are fitted on.
+
+    Parameters
+    ----------
+    path : str
+        The file, as the user named it.
+    status : {"ok", "rejected", "unreadable"}
+        As in a `Prediction`.
+    reasons : tuple of Reason
+        Why it was not read or not judged; also kept where the gate was overridden.
+    logits : ndarray of float32, shape (K,), or None
+        None unless the status is ``ok``.
+    message : str
+        The line for people that goes with the reasons.
+    """
+
+    path: str
+    status: Status
+    reasons: tuple[Reason, ...] = ()
+    logits: Floats | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Examination:
+    """One picture with everything that was found out about it.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        The answer.
+    radiograph : Radiograph or None
+        The picture as the predictor read it; None where it could not be read.
+    logits : ndarray of float32, shape (K,), or None
+        The network's outputs; None where the picture was not judged.
+    explanation : Explanation or None
+        The heat map for pneumonia; None where the picture was not judged.
+    """
+
+    prediction: Prediction
+    radiograph: Radiograph | None = None
+    logits: Floats | None = None
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Prepared:
+    """A picture on its way to the network; `input` is there where it shall be judged."""
+
+    score: RawScore
+    radiograph: Radiograph | None = None
+    input: Standardised | None = None
+
+
+class Predictor:
+    """Judges chest radiographs with one bundle.
+
+    Make one with `load`; it may be used from several threads at once.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Verified.
+    operating_point : OperatingPoint
+        Its threshold makes the decision.
+    workers : int
+        Threads that read, standardise and run the network.
+    force : bool
+        Judge pictures that the gate would reject; their status is ``ok`` and the reasons stay.
+    """
+
+    def __init__(
+        self, bundle: Bundle, operating_point: OperatingPoint, *, workers: int, force: bool = False
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be 1 or more, not {workers}")
+        # Each worker is one thread's worth of work; OpenCV's own threads would only fight with them.
+        cv2.setNumThreads(1)
+        self.bundle = bundle
+        self.operating_point = operating_point
+        self.workers = workers
+        self.force = force
+        self._network = OnnxRuntime(bundle.model_path)
+        if missing := {"logits", "features"} - set(self._network.outputs):
+            raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
+        self._segment = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Path | str | None = None,
+        *,
+        operating_point: str | None = None,
+        workers: int | None = None,
+        force: bool = False,
+    ) -> Predictor:
+        """Load a bundle; sets OpenCV to one thread a call for the whole process.
+
+        Parameters
+        ----------
+        bundle : Path or str, optional
+            A bundle's folder or a run folder; the bundle that ships with the package if not given.
+        operating_point : str, optional
+            Name of the operating point; the bundle's default one if not given.
+        workers : int, optional
+            Threads; one for each CPU that this process may use if not given.
+        force : bool
+            Judge pictures that the gate would reject.
+
+        Raises
+        ------
+        BundleError
+            If the bundle is missing, damaged, or has no such operating point.
+        """
+        loaded = load_bundle(bundle)
+        point = loaded.manifest.operating_point(operating_point)
+        return cls(loaded, point, workers=available_cpus() if workers is None else workers, force=force)
+
+    def predict(self, paths: Iterable[str | Path] | str | Path) -> list[Prediction]:
+        """Judge files, folders and manifests; the answers are in the order of the pictures.
+
+        A picture that cannot be read or may not be judged is an answer too, with its reasons.
+
+        Parameters
+        ----------
+        paths : path or iterable of paths
+            Files, folders (searched with all subfolders), manifests (``.csv``, ``.parquet``).
+        """
+        return list(self.predict_iter(paths))
+
+    def predict_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[Prediction]:
+        """Judge like `predict`, one answer at a time; memory does not grow with their number."""
+        for score in self.scores_iter(paths):
+            yield self._prediction(score)
+
+    def predict_bytes(self, data: bytes, name: str) -> Prediction:
+        """Judge a picture that is in memory; `name` stands for it in the answer."""
+        return self._prediction(self._scores([(data, name)])[0])
+
+    def scores_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[RawScore]:
+        """Yield raw logits for files, folders and manifests, in order; memory stays flat."""
+        sources = ((item, None) for item in expand(paths))
+        return in_order(sources, self._scores, workers=self.workers)
+
+    def examine(self, source: str | Path | bytes, name: str | None = None) -> Examination:
+        """Judge one picture and keep what a report shows: the picture, the logits and the heat map.
+
+        Parameters
+        ----------
+        source : str, Path or bytes
+            A file, or its content.
+        name : str, optional
+            What to call it in the answer; the path, or ``"<bytes>"``, if not given.
+        """
+        one: Source = str(source) if isinstance(source, Path) else source
+        return self._examinations([(one, name)])[0]
+
+    def examine_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[Examination]:
+        """Examine files, folders and manifests, in order; memory stays flat."""
+        sources = ((item, None) for item in expand(paths))
+        return in_order(sources, self._examinations, workers=self.workers)
+
+    def _scores(self, sources: Sequence[tuple[Source, str | None]]) -> list[RawScore]:
+        prepared = [self._prepare(source, name) for source, name in sources]
+        inputs = [one.input.pixels for one in prepared if one.input is not None]
+        logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
+        return [replace(one.score, logits=next(logits)) if one.input else one.score for one in prepared]
+
+    def _examinations(self, sources: Sequence[tuple[Source, str | None]]) -> list[Examination]:
+        prepared = [self._prepare(source, name) for source, name in sources]
+        inputs = [one.input.pixels for one in prepared if one.input is not None]
+        outputs = self._run(inputs, ("logits", "features")) if inputs else ((), ())
+        rows = zip(*outputs, strict=True)
+        return [self._examination(one, *(next(rows) if one.input else (None, None))) for one in prepared]
+
+    def _examination(self, one: _Prepared, logits: Floats | None, features: Floats | None) -> Examination:
+        prediction = self._prediction(replace(one.score, logits=logits))
+        if logits is None or features is None or one.input is None:
+            return Examination(prediction, one.radiograph)
+        calibrator = self.bundle.manifest.calibrator
+        probabilities = calibrate(logits, calibrator)
+        explanation = explain(features, self.bundle.head_weight, probabilities, one.input, calibrator)
+        return Examination(prediction, one.radiograph, logits, explanation)
+
+    def _prepare(self, source: Source, name: str | None) -> _Prepared:
+        """Read, gate and standardise one picture."""
+        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
+        known = name or (source if isinstance(source, str) else "<bytes>")
+        try:
+            if isinstance(source, UnreadableImageError):
+                raise source
+            radiograph = read_radiograph(source, min_side=spec.decode_side, name=name)
+        except UnreadableImageError as error:
+            path = error.path if isinstance(source, UnreadableImageError) else known
+            return _Prepared(RawScore(path, "unreadable", (error.reason,), message=error.detail))
+        reasons: list[Reason] = check_header(radiograph, limits)
+        if not reasons or self.force:
+            reasons += check_pixels(radiograph, limits)
+        picture: Standardised | None = None
+        if not reasons or self.force:
+            picture = standardise(radiograph, spec, self._segment)
+            reasons += check_lungs(picture, limits)
+        unique = tuple(dict.fromkeys(reasons))
+        message = advice(unique, radiograph, limits)
+        if unique and not self.force:
+            return _Prepared(RawScore(known, "rejected", unique, message=message), radiograph)
+        return _Prepared(RawScore(known, "ok", unique, message=message), radiograph, picture)
+
+    def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
+        arrays = self._network(np.stack(inputs), outputs)
+        logits, classes = arrays[0], len(self.bundle.manifest.findings)
+        if logits.shape != (len(inputs), classes) or not np.isfinite(logits).all():
+            wanted = f"{classes} finite logits a picture"
+            raise BundleError(f"{self.bundle.model_path}: did not give {wanted}; export the bundle again")
+        return arrays
+
+    def _prediction(self, score: RawScore) -> Prediction:
+        """Turn logits into the answer: probabilities, finding, decision, prediction set."""
+        manifest = self.bundle.manifest
+        reasons = tuple(str(reason) for reason in score.reasons)
+        if score.logits is None:
+            identity = self.bundle.identity
+            return Prediction(score.path, score.status, reasons, bundle=identity, message=score.message)
+        probabilities = calibrate(score.logits, manifest.calibrator)
+        by_name = dict(zip(manifest.findings, probabilities.tolist(), strict=True))
+        p_pneumonia = float(probabilities[1:].sum())
+        return Prediction(
+            path=score.path,
+            status=score.status,
+            reasons=reasons,
+            p_normal=by_name["normal"],
+            p_bacterial=by_name.get("bacterial"),
+            p_viral=by_name.get("viral"),
+            p_pneumonia=p_pneumonia,
+            finding=manifest.findings[int(probabilities.argmax())],
+            decision=decide(p_pneumonia, self.operating_point),
+            operating_point=self.operating_point.name,
+            prediction_set=tuple(
+                manifest.findings[index] for index in prediction_set(probabilities, manifest.conformal)
+            ),
+            bundle=self.bundle.identity,
+            message=score.message,
+        )
