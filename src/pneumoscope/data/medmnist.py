@@ -1,0 +1,94 @@
+"""MedMNIST files (Yang et al., Scientific Data 2023): arrays with their own train, val and test."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.manifest import SPLITS, Manifest, Record
+from pneumoscope.domain import DataError
+
+__all__ = ["read_npz"]
+
+# PneumoniaMNIST; other sets of the family have other classes.
+_LABELS = ("normal", "pneumonia")
+
+
+def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
+    """Write the pictures of a PneumoniaMNIST file as PNG and return their manifest.
+
+    The pictures go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
+    ``OUT/manifest.csv``. The file does not tell patients, so each picture counts as one: the split
+    that it comes with is the only one that is known to be by patient.
+
+    Parameters
+    ----------
+    path : path-like
+        ``pneumoniamnist.npz``, or the larger ``_64``, ``_128`` or ``_224``: arrays
+        ``{train,val,test}_images`` of uint8, shape (N, H, W), and ``{train,val,test}_labels``, shape
+        (N, 1), 0 normal and 1 pneumonia.
+    out_dir : path-like
+        Made if it is not there.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, damaged or has other arrays.
+    """
+    path, out = Path(path), Path(out_dir)
+    records: list[Record] = []
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: no MedMNIST file; it is a single array")
+            for split in SPLITS:
+                images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
+                _check(path, split, images, labels)
+                records += _write(out, split, images, labels, path.stem)
+    except KeyError as error:
+        raise DataError(f"{path}: no MedMNIST file; {error.args[0]}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: no MedMNIST file, or damaged; fetch it again") from error
+    manifest = Manifest(tuple(records), out)
+    manifest.write(out / "manifest.csv")
+    return manifest
+
+
+def _check(path: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> None:
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise DataError(f"{path}: {split}_images is {images.dtype} {images.shape}, not grey uint8 (N, H, W)")
+    if len(labels) != len(images) or not np.isin(labels, range(len(_LABELS))).all():
+        raise DataError(f"{path}: {split}_labels does not give 0 or 1 for each picture: not PneumoniaMNIST")
+
+
+def _write(
+    out: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], source: str
+) -> list[Record]:
+    for label in _LABELS:
+        (out / split / label).mkdir(parents=True, exist_ok=True)
+    records = []
+    height, width = images.shape[1:]
+    for number, (image, code) in enumerate(zip(images, labels, strict=True)):
+        name = f"{split}/{_LABELS[code]}/{number:05d}.png"
+        data = cv2.imencode(".png", image)[1].tobytes()
+        (out / name).write_bytes(data)
+        records.append(
+            Record(
+                path=name,
+                label=_LABELS[code],
+                patient_id=f"{split}-{number:05d}",
+                split=split,
+                sha256=hashlib.sha256(data).hexdigest(),
+                width=width,
+                height=height,
+                source=source,
+            )
+        )
+    return records

@@ -1,0 +1,168 @@
+"""Dividing a data set so that no patient, and no copy of a picture, is on two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.manifest import SPLITS, Manifest
+from pneumoscope.domain import DataError
+
+__all__ = ["folds", "group_records", "split"]
+
+Groups = Sequence[Sequence[int]]
+"""Positions of records that must stay together."""
+
+
+def split(
+    manifest: Manifest,
+    *,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    method: Literal["patient", "random"] = "patient",
+    duplicates: Groups | None = None,
+) -> Manifest:
+    """Give every record to train, val or test.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Splits that it already has are replaced.
+    fractions : tuple of float
+        Shares of train, val and test; not negative, summing to 1.
+    seed : int
+        The same seed on the same records gives the same split, whatever their order.
+    method : {"patient", "random"}
+        ``patient`` keeps the pictures of a patient, identical files and `duplicates` together and the
+        share of each label even. ``random`` divides picture by picture, as many published scripts do;
+        its test results flatter, because the same child is on both sides.
+    duplicates : sequence of sequence of int, optional
+        Positions of records that show the same picture, for instance the near duplicates of an audit.
+
+    Returns
+    -------
+    Manifest
+        The same records in the same order, each with a split.
+
+    Raises
+    ------
+    DataError
+        If the fractions are wrong, or there are too few patients to fill every side.
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or not np.all(shares >= 0) or not np.isclose(shares.sum(), 1.0, atol=1e-6):
+        raise DataError(f"fractions {tuple(fractions)}: give three shares, none negative, that sum to 1")
+    if method == "random":
+        groups = [[i] for i in range(len(manifest))]
+        sides = _random_sides(manifest, shares, seed)
+    elif method == "patient":
+        groups = group_records(manifest, duplicates)
+        sides = _balanced_sides(manifest, groups, shares, seed)
+    else:
+        raise DataError(f"split method '{method}': choose patient or random")
+    for side, name in enumerate(SPLITS):
+        if shares[side] > 0 and side not in sides:
+            raise DataError(
+                f"{manifest.root}: {len(groups)} independent patients are too few to fill '{name}'; "
+                "give more pictures or other fractions"
+            )
+    return manifest.with_records(
+        replace(record, split=SPLITS[side]) for record, side in zip(manifest.records, sides, strict=True)
+    )
+
+
+def folds(
+    manifest: Manifest, k: int, seed: int = 0, *, duplicates: Groups | None = None
+) -> list[npt.NDArray[np.intp]]:
+    """Divide a data set into `k` parts for cross-validation, by patient and stratified by label.
+
+    Returns
+    -------
+    list of ndarray of intp
+        Ascending positions of the records held out in each fold; together they are every record once.
+
+    Raises
+    ------
+    DataError
+        If `k` is below 2 or above the number of independent patients.
+    """
+    groups = group_records(manifest, duplicates)
+    if not 2 <= k <= len(groups):
+        raise DataError(f"{k} folds: choose 2 to {len(groups)}, the number of independent patients")
+    sides = _balanced_sides(manifest, groups, np.full(k, 1 / k), seed)
+    return [np.flatnonzero(sides == fold) for fold in range(k)]
+
+
+def group_records(manifest: Manifest, duplicates: Groups | None = None) -> list[list[int]]:
+    """Group records that share a patient, identical bytes or a group of duplicates, also in a chain.
+
+    Returns
+    -------
+    list of list of int
+        Positions of the records, every record in one group.
+    """
+    parent = list(range(len(manifest)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i, record in enumerate(manifest.records):
+        for key in (("patient", record.patient_id), ("sha256", record.sha256)):
+            if key[1]:
+                parent[find(i)] = find(first.setdefault(key, i))
+    for group in duplicates or ():
+        for i in group[1:]:
+            parent[find(i)] = find(group[0])
+    groups: dict[int, list[int]] = {}
+    for i in range(len(manifest)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())
+
+
+def _random_sides(manifest: Manifest, shares: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.intp]:
+    by_path = sorted(range(len(manifest)), key=lambda i: manifest.records[i].path)
+    order = np.asarray(by_path, dtype=np.intp)[np.random.default_rng(seed).permutation(len(manifest))]
+    ends = np.rint(np.cumsum(shares) * len(manifest)).astype(int)
+    sides = np.empty(len(manifest), dtype=np.intp)
+    for side, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        sides[order[start:end]] = side
+    return sides
+
+
+def _balanced_sides(
+    manifest: Manifest, groups: list[list[int]], shares: npt.NDArray[np.float64], seed: int
+) -> npt.NDArray[np.intp]:
+    """Give whole groups to sides, large groups first, each where it hurts the label balance least.
+
+    The harm is the growth of the chi-square distance between the label counts of the sides and their
+    targets. Among groups of one size the order is random by seed.
+    """
+    labels = manifest.labels()
+    column = {label: j for j, label in enumerate(labels)}
+    counts = np.zeros((len(groups), len(labels)))
+    for g, group in enumerate(groups):
+        for i in group:
+            counts[g, column[manifest.records[i].label]] += 1
+    open_sides = np.flatnonzero(shares > 0)
+    target = shares[open_sides, None] * counts.sum(axis=0)
+    have = np.zeros_like(target)
+    # By path first, so that the order of the records does not matter; then shuffled; then by size.
+    names = [min(manifest.records[i].path for i in group) for group in groups]
+    order = np.asarray(sorted(range(len(groups)), key=names.__getitem__), dtype=np.intp)
+    order = np.random.default_rng(seed).permutation(order)
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    sides = np.empty(len(manifest), dtype=np.intp)
+    for g in order:
+        harm = (counts[g] * (2 * (have - target) + counts[g]) / target).sum(axis=1)
+        best = int(np.argmin(harm))
+        have[best] += counts[g]
+        sides[groups[g]] = open_sides[best]
+    return sides
