@@ -1,0 +1,386 @@
+"""DICOM: from a data set to a radiograph.
+
+The header is read with pydicom into plain values first; then `pneumoscope.image.frames` decodes the
+frame, and `pneumoscope.image.greys` takes stored values to grey levels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import secrets
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+import pydicom.config
+from pydicom.encaps import get_frame
+
+from pneumoscope.domain import Radiograph, Reason, UnreadableImageError, ViewPosition
+from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
+from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
+from pneumoscope.image.limits import Limits, check_bytes, check_pixels
+
+__all__ = ["SALT_VARIABLE", "read_dicom"]
+
+SALT_VARIABLE = "PNEUMOSCOPE_SALT"
+"""Environment variable with the salt of patient keys, for keys that stay the same between runs."""
+
+# Without that variable keys are of no use outside this process, which is the safe default.
+_process_salt = secrets.token_hex(16)
+
+# What pydicom raises on damaged data sets: it has no common base class for them.
+CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
+DAMAGED = (
+    pydicom.errors.InvalidDicomError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
+COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
+GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+
+VIEWS = {
+    "PA": ViewPosition.PA,
+    "AP": ViewPosition.AP,
+    "LL": ViewPosition.LATERAL,
+    "RL": ViewPosition.LATERAL,
+    "LAT": ViewPosition.LATERAL,
+    "LATERAL": ViewPosition.LATERAL,
+}
+VIEW_MEANINGS = {
+    "postero-anterior": ViewPosition.PA,
+    "antero-posterior": ViewPosition.AP,
+    "lateral": ViewPosition.LATERAL,
+}
+YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def _lenient_pydicom() -> Iterator[None]:
+    """Read what is readable, and say nothing of what pydicom finds odd about it.
+
+    Both settings are global to the process, hence the lock; only the header is read under it. pydicom
+    still writes its remarks to the ``pydicom`` logger.
+    """
+    with _lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\b")
+        settings = pydicom.config.settings
+        before = settings.reading_validation_mode
+        settings.reading_validation_mode = pydicom.config.IGNORE
+        try:
+            yield
+        finally:
+            settings.reading_validation_mode = before
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A data set as plain values: nothing of pydicom is touched after this."""
+
+    layout: Layout
+    syntax: Syntax
+    frame: bytes
+    greys: GreyPipeline
+    described: dict[str, Any]
+
+
+def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
+    """Read a DICOM file with one frame.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        The whole file, with or without preamble.
+    limits : Limits
+        Bounds on the size.
+
+    Returns
+    -------
+    Radiograph
+        Bright = dense, whatever the photometric interpretation.
+
+    Raises
+    ------
+    UnreadableImageError
+        With any of the reasons for a picture that cannot be read.
+    """
+    with _lenient_pydicom():
+        try:
+            header = _read_header(name, data, limits)
+        except CUT_OFF as error:
+            detail = f"the DICOM file ends too early ({_line(error)}); send the image again"
+            raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
+        except DAMAGED as error:
+            detail = f"damaged DICOM header ({_line(error)}); send the image again"
+            raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+    frame = decode_frame(name, header.frame, header.syntax, header.layout, limits)
+    return Radiograph(
+        pixels=to_grey(frame, header.greys),
+        source=name,
+        format="dicom",
+        height=header.layout.rows,
+        width=header.layout.columns,
+        bits=header.layout.stored,
+        photometric=header.layout.photometric,
+        **header.described,
+    )
+
+
+def _line(error: BaseException) -> str:
+    """Return an error's text as a part of one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
+    _check_inflated(name, data, limits)
+    dataset = pydicom.dcmread(BytesIO(data), force=True)
+    if "PixelData" not in dataset:
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise _unsupported(name, "floating-point pixels")
+        if PIXEL_DATA_TAG in data[-8:] or (PIXEL_DATA_TAG in data and "Rows" in dataset):
+            raise UnreadableImageError(
+                name, Reason.TRUNCATED, "the DICOM file ends within its pixel data; send the image again"
+            )
+        detail = "the DICOM object holds no picture; choose the image of the series"
+        raise UnreadableImageError(name, Reason.NO_PIXELS, detail)
+    frames = _number(dataset, "NumberOfFrames") or 1
+    if frames > 1:
+        detail = (
+            f"{frames:.0f} frames in one DICOM object; a radiograph has one: export the frame that counts"
+        )
+        raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
+    syntax_uid = _transfer_syntax(dataset)
+    syntax = TRANSFER_SYNTAXES.get(syntax_uid)
+    if syntax is None:
+        raise _unsupported(name, f"transfer syntax {pydicom.uid.UID(syntax_uid).name or 'unknown'}")
+    layout = _read_layout(name, dataset, big_endian=syntax_uid == "1.2.840.10008.1.2.2")
+    check_pixels(name, layout.rows, layout.columns, limits)
+    pixel_data = dataset["PixelData"].value
+    if not isinstance(pixel_data, bytes) or not pixel_data:
+        raise UnreadableImageError(
+            name, Reason.TRUNCATED, "the DICOM pixel data are empty; send the image again"
+        )
+    encapsulated = syntax.codec != "native"
+    frame = get_frame(pixel_data, 0, number_of_frames=1) if encapsulated else pixel_data
+    return _Header(layout, syntax, frame, _read_greys(dataset, layout), _describe(dataset))
+
+
+def _unsupported(name: str, what: str) -> UnreadableImageError:
+    detail = f"DICOM with {what} cannot be read; export it uncompressed, with 8 to 16 bits"
+    return UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
+
+
+def _check_inflated(name: str, data: bytes, limits: Limits) -> None:
+    """Hold a deflated data set against the limit before pydicom inflates all of it at once."""
+    if DEFLATED.encode() not in data[:4096]:
+        return
+    if data[132:138] != b"\x02\0\0\0UL":
+        raise _unsupported(name, "a deflated data set and no file meta group length")
+    (length,) = struct.unpack_from("<I", data, 140)
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[144 + length :], limits.max_bytes + 1)
+    check_bytes(name, len(inflated), limits)
+
+
+def _transfer_syntax(dataset: pydicom.Dataset) -> str:
+    """Return the UID that the file states, or the one that its encoding shows."""
+    stated = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if stated:
+        return str(stated)
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return "1.2.840.10008.1.2"
+    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+
+
+def _read_layout(name: str, dataset: pydicom.Dataset, *, big_endian: bool) -> Layout:
+    """Read and check the Image Pixel module."""
+
+    def whole(keyword: str, default: int | None = None) -> int:
+        value = _number(dataset, keyword)
+        if value is None and default is None:
+            raise ValueError(f"{keyword} is missing")
+        return default if value is None else int(value)  # type: ignore[return-value]
+
+    allocated, samples = whole("BitsAllocated"), whole("SamplesPerPixel", 1)
+    stored = whole("BitsStored", allocated)
+    photometric = (_text(dataset, "PhotometricInterpretation") or "MONOCHROME2").upper()
+    if allocated not in {8, 16}:
+        raise _unsupported(name, f"{allocated} bits allocated")
+    if samples not in {1, 3} or photometric not in (GREY if samples == 1 else COLOR):
+        raise _unsupported(name, f"{samples} samples per pixel, {photometric}")
+    if not 1 <= stored <= allocated:
+        raise ValueError(f"{stored} bits stored in {allocated}")
+    high_bit = whole("HighBit", stored - 1)
+    if not stored - 1 <= high_bit < allocated:
+        high_bit = stored - 1
+    planar = whole("PlanarConfiguration", 0) == 1
+    return Layout(
+        whole("Rows"), whole("Columns"), samples, allocated, stored, high_bit, planar, photometric, big_endian
+    )
+
+
+def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
+    """Read what turns stored values into grey levels: PS3.3 C.11.1, C.11.2, C.7.5.1.1.2 and C.11.6."""
+    signed = _number(dataset, "PixelRepresentation") == 1
+    if layout.samples > 1:
+        return GreyPipeline(color=True)
+    if layout.photometric == "PALETTE COLOR":
+        names = ("Red", "Green", "Blue")
+        stems = [f"{name}PaletteColorLookupTable" for name in names]
+        palette = [_lookup_table(dataset, f"{stem}Descriptor", f"{stem}Data") for stem in stems]
+        return GreyPipeline(signed=signed, palette=tuple(palette))
+    shape = _text(dataset, "PresentationLUTShape")
+    # Where the presentation is stated it decides; elsewhere the photometric interpretation does.
+    inverse = shape == "INVERSE" if shape in {"IDENTITY", "INVERSE"} else layout.photometric == "MONOCHROME1"
+    modality, voi = dataset.get("ModalityLUTSequence"), dataset.get("VOILUTSequence")
+    slope, center, width = (
+        _number(dataset, keyword) for keyword in ("RescaleSlope", "WindowCenter", "WindowWidth")
+    )
+    function = _text(dataset, "VOILUTFunction") or "LINEAR"
+    window = None
+    if center is not None and width is not None and width > 0:
+        window = Window(center, width, function)
+    return GreyPipeline(
+        signed=signed,
+        slope=slope or 1.0,
+        intercept=_number(dataset, "RescaleIntercept") or 0.0,
+        modality=_lookup_table(modality[0], "LUTDescriptor", "LUTData") if modality else None,
+        voi=_lookup_table(voi[0], "LUTDescriptor", "LUTData") if voi else None,
+        window=window,
+        padding=_padding(dataset, layout, signed),
+        inverse=inverse,
+    )
+
+
+def _padding(dataset: pydicom.Dataset, layout: Layout, signed: bool) -> tuple[int, int] | None:
+    """Return the range of stored values that stand for no picture at all."""
+    ends = [_number(dataset, "PixelPaddingValue"), _number(dataset, "PixelPaddingRangeLimit")]
+    values = [int(end) for end in ends if end is not None]
+    if ends[0] is None:
+        return None
+    # Writers state it with the wrong sign at times.
+    turn = 1 << layout.allocated
+    if signed:
+        values = [value - turn if value >= turn // 2 else value for value in values]
+    else:
+        values = [value + turn if value < 0 else value for value in values]
+    return min(values), max(values)
+
+
+def _lookup_table(item: pydicom.Dataset, descriptor: str, data: str) -> LookupTable:
+    """Read a lookup table (PS3.3 C.11.1.1.1); its data are words, or bytes where it has 8 bits."""
+    entries, first, bits = (int(value) for value in item[descriptor].value)
+    entries = entries or 65536
+    raw = item[data].value
+    if isinstance(raw, bytes):
+        packed = bits <= 8 and len(raw) < 2 * entries
+        table = np.frombuffer(raw, np.uint8 if packed else np.dtype("<u2"))
+    else:
+        table = np.atleast_1d(np.asarray(raw, dtype=np.int64)) & 0xFFFF
+    if table.size == 0 or not 1 <= bits <= 16:
+        raise ValueError(f"{descriptor} of {table.size} entries with {bits} bits")
+    return LookupTable(first, table[:entries].astype(np.float64), (1 << bits) - 1)
+
+
+def _describe(dataset: pydicom.Dataset) -> dict[str, Any]:
+    """Read what the gate and the split want to know of the picture."""
+    identity = _text(dataset, "PatientID")
+    key = None
+    if identity:
+        salt = os.environ.get(SALT_VARIABLE) or _process_salt
+        key = hashlib.blake2b(
+            identity.encode(errors="replace"), digest_size=12, key=hashlib.blake2b(salt.encode()).digest()
+        ).hexdigest()
+    return {
+        "spacing": _spacing(dataset),
+        "view": _view(dataset),
+        "modality": _text(dataset, "Modality") or None,
+        "body_part": _text(dataset, "BodyPartExamined") or None,
+        "age": _age(_text(dataset, "PatientAge")),
+        "patient_key": key,
+    }
+
+
+def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
+    """Return an element's value, or None where there is none or it cannot be made out."""
+    try:
+        return dataset.get(keyword)
+    except (*CUT_OFF, *DAMAGED):
+        return None
+
+
+def _numbers(dataset: pydicom.Dataset, keyword: str) -> list[float]:
+    value = _value(dataset, keyword)
+    if value is None or isinstance(value, bytes):
+        return []
+    values = [value] if isinstance(value, str | int | float) else value
+    try:
+        numbers = [float(number) for number in values]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
+
+
+def _number(dataset: pydicom.Dataset, keyword: str) -> float | None:
+    """Return the first number of an element."""
+    numbers = _numbers(dataset, keyword)
+    return numbers[0] if numbers else None
+
+
+def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+    """Return the first text of an element, upper case, stripped; empty where there is none."""
+    value = _value(dataset, keyword)
+    if isinstance(value, pydicom.multival.MultiValue):
+        value = value[0] if value else ""
+    return value.strip(" \0").upper() if isinstance(value, str) else ""
+
+
+def _spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Return mm between rows and columns: in the patient if calibrated, else at the detector."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        numbers = _numbers(dataset, keyword)
+        if len(numbers) == 2 and min(numbers) > 0:
+            return numbers[0], numbers[1]
+    return None
+
+
+def _view(dataset: pydicom.Dataset) -> ViewPosition:
+    """Return the view as View Position states it, else as the meaning of View Code Sequence does."""
+    stated = _text(dataset, "ViewPosition")
+    if stated:
+        return VIEWS.get(stated, ViewPosition.OTHER)
+    codes = _value(dataset, "ViewCodeSequence")
+    meaning = _text(codes[0], "CodeMeaning").lower() if isinstance(codes, pydicom.Sequence) and codes else ""
+    for words, view in VIEW_MEANINGS.items():
+        if words in meaning:
+            return view
+    return ViewPosition.UNKNOWN
+
+
+def _age(text: str) -> float | None:
+    """Return years from an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``."""
+    match = re.fullmatch(r"(\d{1,3})([YMWD])", text)
+    return int(match[1]) * YEARS[match[2]] if match else None

@@ -1,0 +1,274 @@
+"""The one frame of a DICOM file, as stored words, by transfer syntax.
+
+pydicom has no plugin for imagecodecs, so the encapsulated frame is handed to it here. The words come out
+as the file stores them, unsigned; what they mean is for `pneumoscope.image.dicom` to say.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, read_jpeg_header
+from pneumoscope.image.limits import Limits, check_pixels
+from pneumoscope.image.raster import grey_of
+
+__all__ = ["TRANSFER_SYNTAXES", "Frame", "Layout", "Syntax", "decode_frame"]
+
+Words = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """A transfer syntax that is read: its name, the codec's family and the library behind it."""
+
+    name: str
+    codec: str
+    library: str = "imagecodecs"
+
+
+TRANSFER_SYNTAXES = {
+    "1.2.840.10008.1.2": Syntax("Implicit VR Little Endian", "native", "numpy"),
+    "1.2.840.10008.1.2.1": Syntax("Explicit VR Little Endian", "native", "numpy"),
+    "1.2.840.10008.1.2.1.99": Syntax("Deflated Explicit VR Little Endian", "native", "numpy"),
+    "1.2.840.10008.1.2.2": Syntax("Explicit VR Big Endian", "native", "numpy"),
+    "1.2.840.10008.1.2.4.50": Syntax("JPEG Baseline", "jpeg", "simplejpeg"),
+    "1.2.840.10008.1.2.4.51": Syntax("JPEG Extended, 8 and 12 bits", "jpeg"),
+    "1.2.840.10008.1.2.4.57": Syntax("JPEG Lossless", "jpeg"),
+    "1.2.840.10008.1.2.4.70": Syntax("JPEG Lossless, first-order prediction", "jpeg"),
+    "1.2.840.10008.1.2.4.80": Syntax("JPEG-LS Lossless", "jpegls"),
+    "1.2.840.10008.1.2.4.81": Syntax("JPEG-LS Near-Lossless", "jpegls"),
+    "1.2.840.10008.1.2.4.90": Syntax("JPEG 2000 Lossless", "jpeg2k"),
+    "1.2.840.10008.1.2.4.91": Syntax("JPEG 2000", "jpeg2k"),
+    "1.2.840.10008.1.2.4.201": Syntax("High-Throughput JPEG 2000 Lossless", "htj2k"),
+    "1.2.840.10008.1.2.4.202": Syntax("High-Throughput JPEG 2000 Lossless, RPCL", "htj2k"),
+    "1.2.840.10008.1.2.4.203": Syntax("High-Throughput JPEG 2000", "htj2k"),
+    "1.2.840.10008.1.2.5": Syntax("RLE Lossless", "rle"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The Image Pixel module (PS3.3 C.7.6.3), as far as decoding needs it."""
+
+    rows: int
+    columns: int
+    samples: int
+    allocated: int
+    stored: int
+    high_bit: int
+    planar: bool
+    photometric: str
+    big_endian: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """Decoded words.
+
+    Parameters
+    ----------
+    words : ndarray of uint8 or uint16, shape (rows, columns)
+        Grey samples as stored, or the luminance of a colour frame.
+    bits : int
+        How many bits of a word are the sample: the codestream's own count where there is one, since
+        lossy coding may overshoot Bits Stored and headers are at times wrong.
+    shift : int
+        How far the sample lies above the lowest bit.
+    """
+
+    words: Words
+    bits: int
+    shift: int = 0
+
+
+def decode_frame(name: str, data: bytes, syntax: Syntax, layout: Layout, limits: Limits) -> Frame:
+    """Decode one frame.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        The frame: native pixel data, or the joined fragments of an encapsulated one.
+    syntax : Syntax
+        How it is coded.
+    layout : Layout
+        What the header says of it; its size has been held against the limits.
+    limits : Limits
+        Bounds for the size that the codestream itself states.
+
+    Raises
+    ------
+    UnreadableImageError
+        With `Reason.TRUNCATED`, `Reason.CORRUPT`, `Reason.TOO_MANY_PIXELS` or `Reason.UNSUPPORTED_ENCODING`.
+    """
+    if syntax.codec == "native":
+        frame = _native(name, data, layout)
+    elif syntax.codec == "rle":
+        frame = _rle(name, data, layout)
+    else:
+        readers = {"jpeg": _jpeg, "jpegls": _jpegls, "jpeg2k": _jpeg2k, "htj2k": _htj2k}
+        frame = readers[syntax.codec](name, data, layout, limits)
+    if frame.words.shape != (layout.rows, layout.columns):
+        raise _corrupt(name, "the frame's size differs from the header")
+    return frame
+
+
+def _truncated(name: str) -> UnreadableImageError:
+    return UnreadableImageError(
+        name, Reason.TRUNCATED, "the DICOM pixel data end too early; send the image again"
+    )
+
+
+def _corrupt(name: str, what: object) -> UnreadableImageError:
+    return UnreadableImageError(
+        name, Reason.CORRUPT, f"damaged DICOM pixel data ({what}); send the image again"
+    )
+
+
+def _native(name: str, data: bytes, layout: Layout) -> Frame:
+    """Uncompressed words, interleaved or by plane."""
+    dtype = np.dtype(np.uint8 if layout.allocated == 8 else ">u2" if layout.big_endian else "<u2")
+    pixels = layout.rows * layout.columns
+    subsampled = layout.photometric in {"YBR_FULL_422", "YBR_PARTIAL_422"}
+    count = 2 * pixels if subsampled else layout.samples * pixels
+    if len(data) < count * dtype.itemsize:
+        raise _truncated(name)
+    words = np.frombuffer(data, dtype, count)
+    if subsampled:
+        # Two luminances, then one pair of chromaticities: the luminance is all that is wanted.
+        words = words.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
+        return Frame(np.ascontiguousarray(words), layout.stored)
+    if layout.samples == 1:
+        words = words.reshape(layout.rows, layout.columns)
+    elif layout.planar:
+        words = np.moveaxis(words.reshape(layout.samples, layout.rows, layout.columns), 0, -1)
+    else:
+        words = words.reshape(layout.rows, layout.columns, layout.samples)
+    words = words.astype(dtype.newbyteorder("="), copy=False)
+    return Frame(_luminance(words, layout), layout.stored, layout.high_bit + 1 - layout.stored)
+
+
+def _luminance(words: npt.NDArray[Any], layout: Layout) -> Words:
+    """Reduce a colour frame to grey; the first channel of YBR is that already."""
+    if words.ndim == 3 and layout.photometric.startswith("YBR_FULL"):
+        return np.ascontiguousarray(words[:, :, 0])
+    return grey_of(words)
+
+
+def _rle(name: str, data: bytes, layout: Layout) -> Frame:
+    """PackBits by byte plane, most significant first (PS3.5 annex G)."""
+    import imagecodecs
+
+    planes = layout.samples * layout.allocated // 8
+    if len(data) < 64:
+        raise _truncated(name)
+    count, *offsets = struct.unpack_from("<16I", data)
+    if count != planes or any(offset < 64 for offset in offsets[:count]):
+        raise _corrupt(name, f"{count} RLE segments where {planes} are due")
+    bounds = [*offsets[:count], len(data)]
+    size = layout.rows * layout.columns
+    # A run of two bytes makes at most 128: this bounds the output, and shows what is cut off.
+    result = np.empty((planes, size), np.uint8)
+    for plane in range(planes):
+        segment = data[bounds[plane] : bounds[plane + 1]]
+        if 64 * len(segment) < size:
+            raise _truncated(name)
+        try:
+            decoded = imagecodecs.packbits_decode(segment)
+        except (RuntimeError, ValueError) as error:
+            raise _corrupt(name, error) from error
+        if len(decoded) < size:
+            raise _truncated(name)
+        result[plane] = np.frombuffer(decoded, np.uint8, size)
+    shape = (layout.rows, layout.columns)
+    if layout.allocated == 8:
+        words: npt.NDArray[Any] = result.reshape(layout.samples, *shape)
+    else:
+        high, low = result[0::2].astype(np.uint16), result[1::2]
+        words = ((high << 8) | low).reshape(layout.samples, *shape)
+    words = words[0] if layout.samples == 1 else np.moveaxis(words, 0, -1)
+    return Frame(_luminance(words, layout), layout.stored, layout.high_bit + 1 - layout.stored)
+
+
+def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
+    """JPEG of any process: baseline, extended with 8 or 12 bits, lossless."""
+    header = _jpeg_header(name, data, limits)
+    if header.components == 3 and layout.photometric == "RGB" and not (header.jfif or header.adobe):
+        # Nothing in the stream says that these are not YCbCr, so libjpeg would take them for it.
+        import imagecodecs
+
+        if header.frame in LOSSLESS or header.bits != 8:
+            options: dict[str, Any] = {}
+        else:
+            options = {"colorspace": "RGB", "outcolorspace": "RGB"}
+        if b"\xff\xd9" not in data[-64:]:
+            raise _truncated(name)
+        return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
+    return Frame(decode_jpeg(name, data, header), header.bits)
+
+
+def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
+    import imagecodecs
+
+    header = _jpeg_header(name, data, limits)
+    return Frame(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits)
+
+
+def _jpeg_header(name: str, data: bytes, limits: Limits) -> JpegHeader:
+    if not data.startswith(b"\xff\xd8"):
+        raise _corrupt(name, "no JPEG stream")
+    header = read_jpeg_header(name, data)
+    check_pixels(name, header.height, header.width, limits)
+    return header
+
+
+def _jpeg2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
+    import imagecodecs
+
+    bits = _jpeg2k_bits(name, data, limits)
+    return Frame(_luminance(_decode(name, imagecodecs.jpeg2k_decode, data), layout), bits)
+
+
+def _htj2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
+    import imagecodecs
+
+    bits = _jpeg2k_bits(name, data, limits)
+    return Frame(_luminance(_decode(name, imagecodecs.htj2k_decode, data), layout), bits)
+
+
+def _jpeg2k_bits(name: str, data: bytes, limits: Limits) -> int:
+    """Hold the size in the SIZ marker (ITU-T T.800 A.5.1) against the limits; return the bits of a sample."""
+    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # some writers wrap the codestream in a JP2 file
+    if start < 0:
+        raise _corrupt(name, "no JPEG 2000 codestream")
+    if start + 43 > len(data):
+        raise _truncated(name)
+    x1, y1, x0, y0, tile_width, tile_height = struct.unpack_from(">6I", data, start + 8)
+    check_pixels(name, y1 - y0, x1 - x0, limits)
+    if tile_width == 0 or tile_height == 0 or -(-x1 // tile_width) * -(-y1 // tile_height) > 65535:
+        raise _corrupt(name, "JPEG 2000 tiles")
+    # Decoders pass over a missing end in silence.
+    if b"\xff\xd9" not in data[-64:]:
+        raise _truncated(name)
+    return (data[start + 42] & 0x7F) + 1
+
+
+def _decode(
+    name: str, decoder: Callable[..., npt.NDArray[Any]], data: bytes, **options: Any
+) -> npt.NDArray[Any]:
+    """Run a decoder and return its words as unsigned; imagecodecs' errors derive from RuntimeError."""
+    try:
+        words = decoder(data, **options)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise _corrupt(name, error) from error
+    if words.dtype not in (np.uint8, np.int8, np.uint16, np.int16) or words.ndim not in {2, 3}:
+        raise _corrupt(name, f"samples of type {words.dtype}")
+    return words.view(np.uint8 if words.dtype.itemsize == 1 else np.uint16)

@@ -1,0 +1,278 @@
+"""JPEG: the header read by hand, the pixels by libjpeg-turbo.
+
+The header is walked here because libjpeg-turbo's own reader neither tells the orientation nor reads
+pictures of more than 8 bits, and because size must be known before anything is allocated. The same
+walk serves the JPEG and JPEG-LS frames inside DICOM.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from pneumoscope.domain import Reason, UnreadableImageError
+
+__all__ = ["JpegHeader", "decode_jpeg", "exif_orientation", "read_jpeg_header"]
+
+Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+# Start-of-frame markers (ITU-T T.81 table B.1; 0xF7 is JPEG-LS, T.87): all of 0xC0-0xCF but DHT, JPG, DAC.
+START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# Markers that stand alone, with no length after them: TEM and RST0-RST7, and a repeated SOI.
+STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+
+# Every scan of a progressive picture touches all of its pixels, so a few bytes could buy minutes of
+# work. Encoders write about 10 scans; the most eager optimiser writes 64.
+MAX_SCANS = 100
+
+# Faults that leave every pixel intact; all other warnings of libjpeg mean damaged pixels.
+HARMLESS = re.compile(
+    r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
+    r"|extraneous bytes before marker 0xd9",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What the markers before the first scan say.
+
+    Parameters
+    ----------
+    height, width : int
+        Size in pixels, as stored: before the orientation is applied.
+    bits, components : int
+        Bits per sample; samples per pixel.
+    frame : int
+        The start-of-frame marker's second byte, which names the coding process.
+    jfif, adobe : bool
+        Whether these application markers are there: they settle the colour space.
+    orientation : int
+        Exif orientation, 1 to 8; 1 where none is stated.
+    """
+
+    height: int
+    width: int
+    bits: int
+    components: int
+    frame: int
+    jfif: bool = False
+    adobe: bool = False
+    orientation: int = 1
+
+
+def _truncated(name: str) -> UnreadableImageError:
+    return UnreadableImageError(name, Reason.TRUNCATED, "the JPEG data end too early; copy the file again")
+
+
+def _corrupt(name: str, what: str) -> UnreadableImageError:
+    return UnreadableImageError(name, Reason.CORRUPT, f"damaged JPEG data ({what}); copy the file again")
+
+
+def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
+    """Walk the markers up to the first scan.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        From the SOI marker on.
+
+    Returns
+    -------
+    JpegHeader
+
+    Raises
+    ------
+    UnreadableImageError
+        With `Reason.TRUNCATED` or `Reason.CORRUPT`.
+    """
+    frame: tuple[int, int, int, int, int] | None = None
+    jfif = adobe = False
+    orientation = 1
+    position = 2
+    while True:
+        marker, start, end = _next_segment(name, data, position)
+        if marker == END_OF_IMAGE:
+            raise _corrupt(name, "it ends before any picture data")
+        if marker in START_OF_FRAME and frame is None:
+            if end - start < 6:
+                raise _corrupt(name, "frame header too short")
+            bits, height, width, components = struct.unpack_from(">BHHB", data, start)
+            frame = (marker, bits, height, width, components)
+        elif marker == 0xE0:
+            jfif = jfif or data.startswith(b"JFIF\0", start)
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
+            orientation = exif_orientation(data[start + 6 : end])
+        elif marker == 0xEE:
+            adobe = adobe or data.startswith(b"Adobe", start)
+        if marker == START_OF_SCAN:
+            break
+        position = end
+    if frame is None:
+        raise _corrupt(name, "no frame header")
+    process, bits, height, width, components = frame
+    return JpegHeader(height, width, bits, components, process, jfif, adobe, orientation)
+
+
+def _next_segment(name: str, data: bytes, position: int) -> tuple[int, int, int]:
+    """Return the next marker that has a segment, with the start and end of its payload."""
+    while True:
+        if position + 2 > len(data):
+            raise _truncated(name)
+        if data[position] != 0xFF:
+            raise _corrupt(name, f"no marker at byte {position}")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in STANDALONE:
+            position += 2
+        elif marker == END_OF_IMAGE:
+            return marker, position + 2, position + 2
+        else:
+            break
+    if position + 4 > len(data):
+        raise _truncated(name)
+    length = int.from_bytes(data[position + 2 : position + 4], "big")
+    end = position + 2 + length
+    if length < 2:
+        raise _corrupt(name, f"segment of {length} bytes")
+    if end > len(data):
+        raise _truncated(name)
+    return marker, position + 4, end
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation tag (0x0112) of an Exif block.
+
+    Parameters
+    ----------
+    exif : bytes
+        The block from its TIFF header on.
+
+    Returns
+    -------
+    int
+        1 to 8 (Exif 2.32, 4.6.4); 1 where the block is damaged or says nothing, because a picture
+        is worth more than its decoration.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+    if offset + 2 > len(exif):
+        return 1
+    (count,) = struct.unpack_from(f"{order}H", exif, offset)
+    for entry in range(offset + 2, min(offset + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+        if tag == 0x0112 and kind == 3 and 1 <= value <= 8:
+            return int(value)
+    return 1
+
+
+def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None = None) -> Samples:
+    """Decode to one grey sample per pixel.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        A whole JPEG stream.
+    header : JpegHeader
+        Of the same data; the caller has held its size against the limits.
+    min_side : int or None
+        The picture may come out smaller, by 2, 4 or 8, as long as its shorter side keeps this many pixels.
+
+    Returns
+    -------
+    ndarray of uint8 or uint16, shape (h, w)
+        Grey levels from 0 to ``2 ** header.bits - 1``.
+
+    Raises
+    ------
+    UnreadableImageError
+        With `Reason.TRUNCATED`, `Reason.CORRUPT` or `Reason.UNSUPPORTED_ENCODING`.
+    """
+    if header.frame in PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
+        detail = f"a progressive JPEG of more than {MAX_SCANS} scans; save it anew as a plain JPEG"
+        raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
+    if header.components not in {1, 3, 4}:
+        detail = f"JPEG with {header.components} components per pixel; save it in grey"
+        raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
+    if header.bits != 8 or header.frame in LOSSLESS:
+        return _decode_deep(name, data, header)
+    # Only powers of two: they have fast kernels, and the mean over whole pixels is what
+    # an anti-aliased resize would start with.
+    factor = 1
+    if min_side is not None:
+        while factor < 8 and min(header.height, header.width) // (2 * factor) >= max(min_side, 1):
+            factor *= 2
+    size = {"min_height": -(-header.height // factor), "min_width": -(-header.width // factor)}
+    if header.components != 4:
+        grey: Samples = _turbo(name, data, "GRAY", size)[:, :, 0]
+        return grey
+    return _grey_from_cmyk(_turbo(name, data, "CMYK", size), inverted=header.adobe)
+
+
+def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt.NDArray[np.uint8]:
+    """Decode with libjpeg-turbo; what it would only warn of is an error, unless it is harmless."""
+    options: dict[str, Any] = {"colorspace": colorspace, **size}
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, **options)
+    except ValueError as error:
+        message = str(error)
+        if "Premature end" in message:
+            raise _truncated(name) from error
+        if not HARMLESS.search(message):
+            raise _corrupt(name, message.partition("(): ")[2] or message) from error
+        try:
+            pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
+        except ValueError as second:
+            raise _corrupt(name, str(second)) from second
+    return pixels
+
+
+def _grey_from_cmyk(cmyk: npt.NDArray[np.uint8], *, inverted: bool) -> npt.NDArray[np.uint8]:
+    """Luminance of CMYK; Adobe writes it inverted (255 = no ink), others do not."""
+    import cv2
+
+    paper = cmyk if inverted else 255 - cmyk
+    grey = cv2.cvtColor(np.ascontiguousarray(paper[:, :, :3]), cv2.COLOR_RGB2GRAY)
+    result: npt.NDArray[np.uint8] = cv2.multiply(grey, np.ascontiguousarray(paper[:, :, 3]), scale=1 / 255)
+    return result
+
+
+def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
+    """Decode lossless JPEG and JPEG of 12 or 16 bits, which the fast path does not know."""
+    import imagecodecs
+
+    # This decoder passes over missing data in silence, so the end must be seen to be there.
+    if b"\xff\xd9" not in data[-64:]:
+        raise _truncated(name)
+    try:
+        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
+    except (RuntimeError, ValueError) as error:
+        raise _corrupt(name, str(error)) from error
+    if pixels.shape[:2] != (header.height, header.width):
+        raise _corrupt(name, "size differs from the header")
+    if pixels.ndim == 3:
+        if pixels.shape[2] != 3:
+            detail = "JPEG with four deep components per pixel; save it in grey"
+            raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
+        import cv2
+
+        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise _corrupt(name, f"samples of type {pixels.dtype}")
+    return pixels

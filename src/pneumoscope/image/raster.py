@@ -1,0 +1,196 @@
+"""PNG, TIFF and BMP: headers read by hand, pixels by the libraries in imagecodecs.
+
+Each reader looks at the size first, holds it against the limits, makes sure that the data are all
+there, and only then decodes. imagecodecs serves all three because it raises where OpenCV prints to
+stderr and returns nothing; it is imported on first use, since most X-rays come as JPEG or DICOM.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.image.jpeg import exif_orientation
+from pneumoscope.image.limits import Limits, check_pixels
+
+__all__ = ["Raster", "read_bmp", "read_png"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Raster:
+    """Decoded samples and how to look at them.
+
+    Parameters
+    ----------
+    samples : ndarray of uint8 or uint16, shape (H, W)
+        Grey levels.
+    white : int
+        The sample value that stands for full brightness; zero is black.
+    bits : int
+        Bits per sample in the file.
+    photometric : str
+        ``grey``, ``rgb``, ``palette`` or ``cmyk``, as the file has it.
+    orientation : int
+        Exif orientation, 1 to 8, still to be applied.
+    """
+
+    samples: npt.NDArray[Any]
+    white: int
+    bits: int
+    photometric: str
+    orientation: int = 1
+
+
+def corrupt(name: str, kind: str, what: object) -> UnreadableImageError:
+    """Return the error for data that contradict their own format."""
+    return UnreadableImageError(name, Reason.CORRUPT, f"damaged {kind} data ({what}); copy the file again")
+
+
+def truncated(name: str, kind: str) -> UnreadableImageError:
+    """Return the error for data that end too early."""
+    return UnreadableImageError(name, Reason.TRUNCATED, f"the {kind} data end too early; copy the file again")
+
+
+def unsupported(name: str, what: str) -> UnreadableImageError:
+    """Return the error for a sound file of a kind that is not read."""
+    detail = f"{what} cannot be read; save it as 8 or 16-bit grey PNG"
+    return UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
+
+
+def decode(
+    name: str, kind: str, decoder: Callable[[bytes], npt.NDArray[Any]], data: bytes
+) -> npt.NDArray[Any]:
+    """Run a decoder of imagecodecs; its errors derive from RuntimeError, bad shapes are ValueError."""
+    try:
+        return decoder(data)
+    except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
+        raise corrupt(name, kind, error) from error
+
+
+def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.NDArray[Any]:
+    """Reduce grey, grey + alpha, RGB or RGBA to grey, with what is transparent black.
+
+    Parameters
+    ----------
+    samples : ndarray of uint8 or uint16, shape (H, W) or (H, W, 1..4)
+        Channels in the order red, green, blue, alpha.
+    premultiplied : bool
+        The colours are already scaled by alpha.
+
+    Returns
+    -------
+    ndarray, shape (H, W)
+        Luminance (Rec. 601) of the same type.
+    """
+    if samples.ndim == 2:
+        return samples
+    import cv2
+
+    channels = samples.shape[2]
+    grey: npt.NDArray[Any]
+    if channels >= 3:
+        grey = cv2.cvtColor(np.ascontiguousarray(samples[:, :, :3]), cv2.COLOR_RGB2GRAY)
+    else:
+        grey = np.ascontiguousarray(samples[:, :, 0])
+    if channels in {2, 4} and not premultiplied:
+        alpha = np.ascontiguousarray(samples[:, :, -1])
+        opaque = np.iinfo(samples.dtype).max
+        if int(alpha.min()) < opaque:
+            grey = cv2.multiply(grey, alpha, scale=1 / opaque)
+    return grey
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_PHOTOMETRIC = {0: "grey", 2: "rgb", 3: "palette", 4: "grey", 6: "rgb"}
+
+
+def read_png(name: str, data: bytes, limits: Limits) -> Raster:
+    """Read a PNG of any bit depth and colour type.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        The whole file.
+    limits : Limits
+        Bounds on the size.
+
+    Raises
+    ------
+    UnreadableImageError
+        With any of the reasons for a picture that cannot be read.
+    """
+    bits, color, orientation = _check_png(name, data, limits)
+    import imagecodecs
+
+    samples = decode(name, "PNG", imagecodecs.png_decode, data)
+    white = 65535 if samples.dtype == np.uint16 else 255
+    return Raster(grey_of(samples), white, bits, PNG_PHOTOMETRIC[color], orientation)
+
+
+def _check_png(name: str, data: bytes, limits: Limits) -> tuple[int, int, int]:
+    """Walk all chunks to IEND with their checksums; return bit depth, colour type and orientation.
+
+    libpng alone would accept a file without its end.
+    """
+    view = memoryview(data)
+    position = len(PNG_SIGNATURE)
+    bits = color = 0
+    orientation = 1
+    while True:
+        if position + 12 > len(data):
+            raise truncated(name, "PNG")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = view[position + 8 : position + 8 + length]
+        end = position + 12 + length
+        if position == len(PNG_SIGNATURE):
+            if kind != b"IHDR" or length != 13:
+                raise corrupt(name, "PNG", "it does not start with its header")
+            if len(body) == length:
+                width, height, bits, color = struct.unpack_from(">IIBB", body)
+                check_pixels(name, height, width, limits)
+        if end > len(data):
+            raise truncated(name, "PNG")
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise corrupt(name, "PNG", "wrong checksum")
+        if kind == b"acTL" and length >= 4 and int.from_bytes(body[:4], "big") > 1:
+            detail = "an animated PNG holds several pictures; save the one that counts"
+            raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
+        if kind == b"eXIf":
+            orientation = exif_orientation(bytes(body))
+        if kind == b"IEND":
+            break
+        position = end
+    if color not in PNG_PHOTOMETRIC:
+        raise corrupt(name, "PNG", f"colour type {color}")
+    return bits, color, orientation
+
+
+def read_bmp(name: str, data: bytes, limits: Limits) -> Raster:
+    """Read an uncompressed BMP of 1 to 32 bits per pixel; arguments and errors as for `read_png`."""
+    if len(data) < 54:
+        raise truncated(name, "BMP")
+    offset, header = struct.unpack_from("<II", data, 10)
+    if header < 40:
+        raise unsupported(name, "an OS/2 bitmap")
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    height = abs(height)  # a negative height means that the rows run from top to bottom
+    check_pixels(name, height, width, limits)
+    if compression not in {0, 3}:
+        raise unsupported(name, "a compressed bitmap")
+    if bits not in {1, 4, 8, 16, 24, 32}:
+        raise corrupt(name, "BMP", f"{bits} bits per pixel")
+    if offset + height * (-(-width * bits // 32) * 4) > len(data):
+        raise truncated(name, "BMP")
+    import imagecodecs
+
+    samples = decode(name, "BMP", imagecodecs.bmp_decode, data)
+    return Raster(grey_of(samples), 255, 8, "palette" if bits <= 8 else "rgb")

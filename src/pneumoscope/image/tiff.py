@@ -1,0 +1,172 @@
+"""TIFF: the tags read by hand, the pixels by libtiff in imagecodecs."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.image.limits import Limits, check_pixels
+from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated, unsupported
+
+__all__ = ["read_tiff"]
+
+# TIFF 6.0: tags, field types (as struct codes) and photometric interpretations.
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+STRIPS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
+COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 320, 322, 323, 324, 325
+EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+FIELD_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETTE: "palette"}
+PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
+
+MAX_PAGES = 1000
+# A strip table longer than this has no business in a single picture of 50 million pixels.
+MAX_VALUES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """One image file directory: its tags and where the next one lies."""
+
+    tags: dict[int, tuple[int, ...]]
+    following: int
+
+    def first(self, tag: int, default: int = 0) -> int:
+        values = self.tags.get(tag)
+        return values[0] if values else default
+
+
+def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
+    """Read a TIFF of one page: 1 to 16 bits, grey, RGB, CMYK or palette, strips or tiles.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    data : bytes
+        The whole file.
+    limits : Limits
+        Bounds on the size.
+
+    Raises
+    ------
+    UnreadableImageError
+        With any of the reasons for a picture that cannot be read.
+    """
+    page = _only_page(name, data)
+    bits, photometric = page.first(BITS, 1), page.first(PHOTOMETRIC, -1)
+    height, width, channels = page.first(HEIGHT), page.first(WIDTH), page.first(SAMPLES, 1)
+    check_pixels(name, height, width, limits)
+    # libtiff allocates whole tiles, so a tile counts as a picture too.
+    if TILE_WIDTH in page.tags:
+        check_pixels(name, page.first(TILE_HEIGHT), page.first(TILE_WIDTH), limits)
+    if photometric not in PHOTOMETRICS:
+        raise unsupported(name, f"a TIFF of photometric interpretation {photometric}")
+    if not 1 <= channels <= 5 or not 1 <= bits <= 16 or page.first(SAMPLE_FORMAT, 1) != 1:
+        raise unsupported(name, f"a TIFF of {channels} x {bits} bits, or of signed or floating-point samples")
+    _check_data(name, data, page)
+    import imagecodecs
+
+    samples = decode(name, "TIFF", imagecodecs.tiff_decode, data)
+    if channels > 1 and page.first(PLANAR, 1) == 2 and samples.ndim == 3 and samples.shape[0] == channels:
+        samples = np.moveaxis(samples, 0, -1)
+    if samples.shape[:2] != (height, width) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise corrupt(name, "TIFF", "the pixels do not match the header")
+    grey, white = _to_grey(name, samples, page, bits)
+    orientation = page.first(ORIENTATION, 1)
+    return Raster(grey, white, bits, PHOTOMETRICS[photometric], orientation if 1 <= orientation <= 8 else 1)
+
+
+def _to_grey(
+    name: str, samples: npt.NDArray[Any], page: _Directory, bits: int
+) -> tuple[npt.NDArray[Any], int]:
+    """Return grey samples with zero as black, and the value of white."""
+    photometric = page.first(PHOTOMETRIC)
+    if samples.dtype == np.bool_:
+        samples = samples.view(np.uint8)
+    if photometric == PALETTE:
+        table = np.asarray(page.tags.get(COLOR_MAP, ()), dtype=np.uint16)
+        if table.size != 3 << bits or samples.ndim != 2 or int(samples.max()) >= 1 << bits:
+            raise corrupt(name, "TIFF", "the colour map does not fit")
+        return grey_of(table.reshape(3, 1, -1).transpose(1, 2, 0).copy())[0][samples], 65535
+    # libtiff hands out CMYK as RGB.
+    if photometric == CMYK:
+        samples = samples[:, :, :3] if samples.ndim == 3 else samples
+    white = (1 << bits) - 1 if samples.ndim == 2 else int(np.iinfo(samples.dtype).max)
+    grey = grey_of(samples, premultiplied=page.first(EXTRA_SAMPLES) != 2)
+    if photometric == WHITE_IS_ZERO:
+        grey = white - np.minimum(grey, white)
+    return grey, white
+
+
+def _only_page(name: str, data: bytes) -> _Directory:
+    """Return the directory of the one full picture; reduced-resolution copies do not count."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in {b"\x2b\0", b"\0\x2b"}
+    if len(data) < (16 if big else 8):
+        raise truncated(name, "TIFF")
+    (offset,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+    pages: list[_Directory] = []
+    seen: set[int] = set()
+    while offset and len(seen) < MAX_PAGES:
+        if offset in seen:
+            raise corrupt(name, "TIFF", "its directories run in a circle")
+        seen.add(offset)
+        directory = _read_directory(name, data, offset, order, big)
+        if not directory.first(SUBFILE) & 1:
+            pages.append(directory)
+        # What lies behind the first page matters only by its being there.
+        offset = directory.following
+    if not pages:
+        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no picture; export it again")
+    if len(pages) > 1:
+        detail = f"the TIFF holds {len(pages)} pictures; save the one that counts"
+        raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
+    if len(seen) > 1 and not pages[0].tags:
+        raise corrupt(name, "TIFF", "empty directory")
+    return pages[0]
+
+
+def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) -> _Directory:
+    """Read the tags of unsigned whole numbers."""
+    count_code, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+    start = offset + struct.calcsize(count_code)
+    if start > len(data):
+        raise truncated(name, "TIFF")
+    (count,) = struct.unpack_from(f"{order}{count_code}", data, offset)
+    end = start + entry * count
+    if end + struct.calcsize(pointer) > len(data):
+        raise truncated(name, "TIFF")
+    tags: dict[int, tuple[int, ...]] = {}
+    for position in range(start, end, entry):
+        tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, position)
+        code = FIELD_TYPES.get(kind)
+        if code is None or number == 0:
+            continue
+        if number > MAX_VALUES:
+            raise corrupt(name, "TIFF", f"{number} values in one tag")
+        place = position + 4 + struct.calcsize(pointer)
+        size = number * struct.calcsize(code)
+        if size > struct.calcsize(pointer):
+            (place,) = struct.unpack_from(f"{order}{pointer}", data, place)
+        if place + size > len(data):
+            raise truncated(name, "TIFF")
+        tags[tag] = struct.unpack_from(f"{order}{number}{code}", data, place)
+    (following,) = struct.unpack_from(f"{order}{pointer}", data, end)
+    return _Directory(tags, following)
+
+
+def _check_data(name: str, data: bytes, page: _Directory) -> None:
+    """Make sure that every strip or tile lies within the file."""
+    offsets = page.tags.get(STRIPS) or page.tags.get(TILES) or ()
+    sizes = page.tags.get(STRIP_BYTES) or page.tags.get(TILE_BYTES) or ()
+    if not offsets:
+        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no picture data; export it again")
+    if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=False)):
+        raise truncated(name, "TIFF")
