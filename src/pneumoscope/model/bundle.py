@@ -37,6 +37,7 @@ __all__ = [
     "Calibrator",
     "GateLimits",
     "Provenance",
+    "copy_bundle",
     "default_bundle_path",
     "load_bundle",
     "write_bundle",
@@ -298,3 +299,16 @@ def write_bundle(
     draft.write_text(text, encoding="utf-8")
     draft.replace(folder / MANIFEST_FILE)
     return load_bundle(folder)
+
+
+def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """Copy a bundle's files into another folder and verify the copy.
+
+    Raises
+    ------
+    BundleError
+        If the folder holds a bundle already.
+    """
+    if (folder / MANIFEST_FILE).exists():
+        raise BundleError(f"{folder}: holds a bundle already; give another folder")
+    return write_bundle(folder, bundle.manifest, {name: bundle.path / name for name in bundle.manifest.files})

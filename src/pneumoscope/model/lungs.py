@@ -1,4 +1,4 @@
-"""The lung segmenter in use: a small U-Net as ONNX, trained by `pneumoscope train lungs`."""
+"""The lung segmenter in use: a small U-Net as ONNX, trained by `pneumoscope train-lungs`."""
 
 from __future__ import annotations
 

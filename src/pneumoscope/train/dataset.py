@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.labels import class_index
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
@@ -21,8 +22,6 @@ __all__ = ["MAX_UNREADABLE", "Packed", "check_classes", "class_indices", "pack"]
 
 MAX_UNREADABLE = 0.05
 """Share of unreadable pictures above which a run stops: the data, not the pictures, is then wrong."""
-
-PNEUMONIA_KINDS = ("bacterial", "viral")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +57,8 @@ def class_indices(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.
     DataError
         If a label is none of the classes.
     """
-    index = {name: position for position, name in enumerate(classes)}
-    if "pneumonia" in index:
-        index |= {kind: index["pneumonia"] for kind in PNEUMONIA_KINDS if kind not in index}
-    for record in records:
-        if record.label not in index:
-            raise DataError(
-                f"{record.path}: label {record.label!r} is none of the recipe's classes ({', '.join(classes)}); "
-                "correct the label or choose a recipe with such a class"
-            )
-    return np.array([index[record.label] for record in records], dtype=np.int64)
+    indices = [class_index(record.label, classes, record.path) for record in records]
+    return np.array(indices, dtype=np.int64)
 
 
 def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:

@@ -100,7 +100,7 @@ def fit(
     if resume and not (run / CHECKPOINT_FILE).exists():
         log.info("nothing to resume in %s: starting from the first epoch", run)
     if fabric.world_size == 1:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainer = _Trainer(recipe, network, train, val, run, fabric)
     if resume and (run / CHECKPOINT_FILE).exists():
         trainer.load()
@@ -118,7 +118,7 @@ class _Trainer:
         self, recipe: Recipe, network: Network, train: Packed, val: Packed, run: Path, fabric: Fabric
     ) -> None:
         self.recipe, self.run, self.fabric = recipe, run, fabric
-        self.network = fabric.to_device(network)
+        self.network: Network = network.to(fabric.device)
         self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
         self.state = _State()
@@ -272,7 +272,7 @@ def _mix(seed: int, epoch: int, stream: int) -> int:
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
     """Cut into batches; a last one of a single picture is dropped, batch normalisation cannot take it."""
-    return [part for part in order.split(size) if len(part) > 1]
+    return [part for part in torch.split(order, size) if len(part) > 1]
 
 
 def _learning_rate(phase: Phase, progress: float) -> float:
@@ -328,6 +328,6 @@ def _trim_history(path: Path, epochs: int) -> None:
 def _log_tensorboard(folder: Path, row: Epoch) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for name in ("lr", "train_loss", "val_loss", "val_auroc", "val_accuracy"):
-            writer.add_scalar(name, getattr(row, name), row.epoch)  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, getattr(row, name), row.epoch)

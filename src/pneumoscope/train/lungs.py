@@ -135,7 +135,8 @@ def _read_mask(path: Path) -> npt.NDArray[np.float32]:
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise DataError(f"{path}: not a readable mask; save it as PNG with lung pixels above zero")
-    return (mask > 0).astype(np.float32)
+    inside: npt.NDArray[np.float32] = (mask > 0).astype(np.float32)
+    return inside
 
 
 def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
@@ -191,7 +192,8 @@ def _fit(
 ) -> LungNet:
     batch = 32
     generator = torch.Generator().manual_seed(seed)
-    network = LungNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = LungNet()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
     steps = epochs * (len(pictures) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
@@ -213,7 +215,8 @@ def _fit(
             schedule.step()
             total, done = total + loss.item(), done + 1
         log.info("epoch %d of %d: loss %.4f", epoch + 1, epochs, total / max(1, done))
-    return network.eval()
+    network.eval()
+    return network
 
 
 @torch.inference_mode()

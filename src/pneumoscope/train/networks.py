@@ -37,13 +37,13 @@ GREY_MEAN, GREY_STD = 0.48, 0.24
 
 
 class CustomCNN(nn.Sequential):
-    """Five blocks of two 3 by 3 convolutions with batch normalisation, 32 to 256 channels, 1.0 M parameters.
+    """Five blocks of two 3 by 3 convolutions with batch normalisation, 16 to 256 channels, 1.2 M parameters.
 
     The shape that the published scripts with "a deep CNN of its own" share: convolution, ReLU, max
     pooling, repeated, then dropout and a dense layer.
     """
 
-    def __init__(self, in_chans: int = 1, widths: tuple[int, ...] = (32, 64, 96, 128, 256)) -> None:
+    def __init__(self, in_chans: int = 1, widths: tuple[int, ...] = (16, 32, 64, 128, 256)) -> None:
         blocks: list[nn.Module] = []
         inputs = in_chans
         for width in widths:

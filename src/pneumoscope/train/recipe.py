@@ -51,6 +51,8 @@ class Phase(_Strict):
 
     Parameters
     ----------
+    lr, scratch_lr : float
+        Learning rate; and the one that takes its place where the network starts from nothing.
     frozen : int or {"none", "backbone"}
         Number of convolutional layers, counted from the input, that do not learn; or the whole backbone.
     schedule : {"constant", "cosine"}
@@ -59,6 +61,7 @@ class Phase(_Strict):
 
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0)
+    scratch_lr: float | None = Field(default=None, gt=0)
     frozen: int | Literal["none", "backbone"] = "none"
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0)
@@ -134,6 +137,18 @@ class Recipe(_Strict):
                 phases.append(phase.model_copy(update={"epochs": count}))
                 left -= count
         return self.model_copy(update={"phases": tuple(phases)})
+
+    def from_scratch(self) -> Recipe:
+        """Return the recipe for a network that starts from nothing: no layer is frozen, `scratch_lr` counts.
+
+        A frozen layer that nobody trained would only hide the picture from the layers that learn.
+        """
+        phases = tuple(
+            phase.model_copy(update={"frozen": "none", "lr": phase.scratch_lr or phase.lr})
+            for phase in self.phases
+        )
+        network = self.network.model_copy(update={"pretrained": False})
+        return self.model_copy(update={"phases": phases, "network": network})
 
     def to_yaml(self) -> str:
         """Return the resolved recipe, every default spelled out."""

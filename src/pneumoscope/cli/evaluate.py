@@ -1,0 +1,51 @@
+"""`pneumoscope evaluate`: how well a bundle reads labelled pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json, plots and report.html.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle or run folder; the shipped one if not given.")
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="Judge this split of the manifest only.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for the intervals.")] = 1000,
+    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+) -> None:
+    """Judge a bundle on labelled pictures: figures with 95% intervals, plots, worst mistakes."""
+    import json
+
+    from pneumoscope.data.manifest import load
+    from pneumoscope.domain import DataError
+    from pneumoscope.evaluate.bundles import judge_bundle
+    from pneumoscope.model.bundle import load_bundle
+
+    manifest = load(data)
+    if split is not None:
+        manifest = manifest.subset(split)
+    if not len(manifest):
+        raise DataError(f"{data}: no pictures to judge" + (f" in split {split!r}" if split else ""))
+    speaks_of = f"{data.resolve().name}" + (
+        f", {split} split" if split else f", all {len(manifest)} pictures"
+    )
+    judgement = judge_bundle(
+        load_bundle(bundle), manifest, out, speaks_of=speaks_of, about={"Data": speaks_of}, n_boot=resamples
+    )
+    if json_:
+        typer.echo(json.dumps(judgement.metrics, indent=2))
+    else:
+        for name, figure in judgement.metrics["pneumonia"].items():
+            if isinstance(figure, dict) and figure.get("value") is not None:
+                typer.echo(f"{name:20s} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]")
+        typer.echo(f"report: {judgement.report}")
+    if judgement.not_judged:
+        typer.echo(f"{len(judgement.not_judged)} pictures were not judged; see the report", err=True)
+        raise typer.Exit(3)

@@ -1,0 +1,102 @@
+"""`pneumoscope train`: from a folder of X-rays to a tested, calibrated bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pneumoscope.experiment import Result
+    from pneumoscope.train.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, or a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="At most so many pictures of each class.")] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="Input side in pixels, not the recipe's.")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
+    lungs: Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx), not the shipped one.")] = None,
+    split: Annotated[
+        Literal["patient", "random"] | None, typer.Option(help="How to divide data that has no split yet.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split and training.")] = None,
+    keras: Annotated[bool, typer.Option("--keras", help="Write model.h5 for Keras as well.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a network by a recipe, then calibrate, judge and pack it as a bundle."""
+    from pneumoscope.cli.training_progress import show_progress
+    from pneumoscope.experiment import Experiment, run_experiment, with_split
+    from pneumoscope.train.recipe import load_recipe
+
+    chosen = with_split(load_recipe(recipe), method=split, seed=seed)
+    chosen = _changed(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
+    experiment = Experiment(
+        chosen, data, out, weights=weights, lungs=lungs, limit=limit, keras=keras, resume=resume
+    )
+    with show_progress(chosen.epochs) as progress:
+        result = run_experiment(experiment, progress)
+    if result is not None:
+        _print(result, out, as_json=json_)
+        if result.unreadable:
+            raise typer.Exit(3)
+
+
+def _changed(
+    recipe: Recipe, *, epochs: int | None, size: int | None, pretrained: bool | None, weights: Path | None
+) -> Recipe:
+    """Apply the options that take the place of what the recipe says."""
+    starts_trained = weights is not None or (recipe.network.pretrained if pretrained is None else pretrained)
+    if pretrained is False and weights is not None:
+        raise typer.BadParameter("--weights and --no-pretrained exclude each other")
+    if not starts_trained:
+        recipe = recipe.from_scratch()
+    elif pretrained:
+        network = recipe.network.model_copy(update={"pretrained": True})
+        recipe = recipe.model_copy(update={"network": network})
+    if size is not None:
+        recipe = recipe.model_copy(update={"input": recipe.input.model_copy(update={"size": size})})
+    return recipe.with_epochs(epochs) if epochs is not None else recipe
+
+
+def _print(result: Result, out: Path, *, as_json: bool) -> None:
+    import json
+
+    metrics = result.judgement.metrics
+    against_normal = metrics["pneumonia"]
+    summary = {
+        "bundle": str(result.bundle.path),
+        "identity": result.bundle.identity,
+        "report": str(result.judgement.report),
+        "test_pictures": metrics["pictures"],
+        "not_judged": len(result.judgement.not_judged),
+        "left_out": len(result.unreadable),
+        "auroc": against_normal["auroc"],
+        "accuracy": against_normal["accuracy"],
+        "accuracy_all_classes": metrics["all_classes"]["accuracy"],
+    }
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    for label, key in (
+        ("AUROC, pneumonia against normal", "auroc"),
+        ("accuracy, pneumonia against normal", "accuracy"),
+        (f"accuracy, {len(metrics['classes'])} classes", "accuracy_all_classes"),
+    ):
+        figure = summary[key]
+        interval = f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+        typer.echo(f"{label:38s} {interval}")
+    typer.echo(f"{summary['test_pictures']} test pictures judged, {summary['not_judged']} not judged")
+    if result.unreadable:
+        typer.echo(
+            f"{len(result.unreadable)} unreadable pictures left out: {out / 'unreadable.csv'}", err=True
+        )
+    typer.echo(f"bundle: {summary['bundle']}\nreport: {summary['report']}")

@@ -1,0 +1,33 @@
+"""`pneumoscope train-lungs`: the lung segmenter, from pictures and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train_lungs(
+    data: Annotated[Path, typer.Option(help="Folder or manifest of pictures.")],
+    masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the pictures' relative names.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of split and training.")] = 0,
+) -> None:
+    """Train the lung segmenter on the patients that the default recipe trains on."""
+    import logging
+
+    from pneumoscope.data.manifest import load
+    from pneumoscope.data.split import split
+    from pneumoscope.train.lungs import fit_lungs
+    from pneumoscope.train.recipe import load_recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    how = load_recipe("default").split
+    manifest = split(load(data), fractions=how.fractions, seed=seed, method=how.method)
+    result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)
+    typer.echo(
+        f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
+        f"({result.dice:.4f} at its own size), {result.pictures} pictures, {result.seconds:.0f} s"
+    )

@@ -1,0 +1,38 @@
+"""From the label of a picture to the class of a network."""
+
+from __future__ import annotations
+
+from pneumoscope.domain import DataError
+
+__all__ = ["PNEUMONIA_KINDS", "class_index"]
+
+PNEUMONIA_KINDS = ("bacterial", "viral")
+
+
+def class_index(label: str, classes: tuple[str, ...], path: str) -> int:
+    """Return the position of a label among the classes.
+
+    Bacterial and viral count as pneumonia where the classes do not know them.
+
+    Parameters
+    ----------
+    label : str
+        As in a manifest.
+    classes : tuple of str
+        In the order of the network's outputs.
+    path : str
+        The picture, for the message.
+
+    Raises
+    ------
+    DataError
+        If the label is none of the classes.
+    """
+    if label not in classes and label in PNEUMONIA_KINDS and "pneumonia" in classes:
+        label = "pneumonia"
+    if label not in classes:
+        raise DataError(
+            f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); correct the label, or "
+            "choose a recipe or bundle that knows it"
+        )
+    return classes.index(label)

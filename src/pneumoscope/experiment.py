@@ -1,0 +1,321 @@
+"""One experiment from end to end: data → split → train → export → calibrate → judge.
+
+Training and judging do not know each other; this module is where they meet. The network is trained on
+split ``train``; its epoch, calibrator and thresholds are chosen on ``val``; what is reported is ``test``.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.split import split
+from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bundle, sign_bundle
+from pneumoscope.model.bundle import Bundle, Provenance, default_bundle_path
+from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.train.dataset import Packed, check_classes, pack
+from pneumoscope.train.export import export_bundle
+from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, Epoch, fit, make_fabric
+from pneumoscope.train.networks import Network, build_network, load_weights, save_weights
+from pneumoscope.train.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = [
+    "Experiment",
+    "Progress",
+    "Result",
+    "export_run_to_keras",
+    "prepare_manifest",
+    "run_experiment",
+    "with_split",
+]
+
+log = logging.getLogger(__name__)
+
+BUNDLE_FOLDER, RECIPE_FILE, SPLIT_FILE = "bundle", "recipe.yaml", "split.csv"
+ENVIRONMENT_FILE, UNREADABLE_FILE = "environment.json", "unreadable.csv"
+WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be done.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : Path
+        A folder, a manifest or a MedMNIST file.
+    out : Path
+        The run folder.
+    weights : Path, optional
+        A timm checkpoint in place of the hub's.
+    lungs : Path, optional
+        A lung segmenter; the shipped one if not given.
+    limit : int, optional
+        Use at most so many pictures of each class.
+    keras : bool
+        Write ``model.h5`` as well.
+    resume : bool
+        Go on with an interrupted run.
+    described_as : str
+        Name of the data in reports; the folder's name if empty.
+    """
+
+    recipe: Recipe
+    data: Path
+    out: Path
+    weights: Path | None = None
+    lungs: Path | None = None
+    limit: int | None = None
+    keras: bool = False
+    resume: bool = False
+    described_as: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Whom to tell how far things are."""
+
+    on_step: Callable[[str], None] = lambda _: None
+    on_pictures: Callable[[int, int], None] = lambda _done, _total: None
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came out of it."""
+
+    bundle: Bundle
+    judgement: Judgement
+    unreadable: tuple[UnreadableImageError, ...]
+
+
+def run_experiment(experiment: Experiment, progress: Progress | None = None) -> Result | None:
+    """Train, export, calibrate and judge one network.
+
+    Returns
+    -------
+    Result or None
+        None on every process but the first where ``torchrun`` started several.
+
+    Raises
+    ------
+    DataError, RecipeError
+        For data that no network can learn from, before any epoch.
+    """
+    progress = progress or Progress()
+    recipe, out = experiment.recipe, experiment.out
+    manifest = prepare_manifest(
+        load(experiment.data), recipe, limit=experiment.limit, described_as=str(experiment.data)
+    )
+    lungs = _lung_segmenter(experiment)
+    _claim(out, resume=experiment.resume)
+    network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights)
+    fabric = make_fabric()
+    if fabric.is_global_zero:
+        _write_inputs(experiment, manifest)
+    progress.on_step("reading pictures")
+    train, val = (_pack(manifest, side, recipe, lungs, progress) for side in ("train", "val"))
+    unreadable = train.unreadable + val.unreadable
+    if fabric.is_global_zero:
+        _write_unreadable(out / UNREADABLE_FILE, unreadable)
+    progress.on_step("training")
+    network = fit(
+        recipe,
+        network,
+        train,
+        val,
+        out,
+        fabric=fabric,
+        resume=experiment.resume,
+        on_epoch=progress.on_epoch,
+    )
+    if not fabric.is_global_zero:
+        return None
+    progress.on_step("exporting")
+    bundle = _export(experiment, network, manifest, lungs)
+    progress.on_step("calibrating on validation patients")
+    bundle = calibrate_bundle(
+        bundle, manifest.subset("val"), method=recipe.calibration, described_as=_speaks_of(experiment, "val")
+    )
+    progress.on_step("judging on test patients")
+    judgement = _judge(experiment, bundle, manifest, fabric)
+    bundle = sign_bundle(bundle, judgement.metrics, _speaks_of(experiment, "test"))
+    return Result(bundle, judgement, unreadable)
+
+
+def prepare_manifest(
+    manifest: Manifest, recipe: Recipe, *, limit: int | None = None, described_as: str = ""
+) -> Manifest:
+    """Check labels, cut to `limit` pictures a class, and split where the manifest has no split yet.
+
+    Raises
+    ------
+    DataError
+        For data that no network can learn from.
+    """
+    if limit is not None:
+        manifest = _limited(manifest, limit, recipe.seed)
+    if not any(record.split for record in manifest.records) and len(manifest):
+        how = recipe.split
+        manifest = split(manifest, fractions=how.fractions, seed=how.seed, method=how.method)
+    check_classes(manifest, recipe.classes)
+    if not len(manifest.subset("test")):
+        raise DataError(f"{described_as or manifest.root}: split 'test' is empty; nothing could be reported")
+    return manifest
+
+
+def _limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    taken: dict[str, int] = {}
+    kept = []
+    for index in order:
+        label = manifest.records[index].label
+        taken[label] = taken.get(label, 0) + 1
+        if taken[label] <= limit:
+            kept.append(int(index))
+    return manifest.with_records(tuple(manifest.records[index] for index in sorted(kept)))
+
+
+def _lung_segmenter(experiment: Experiment) -> Path | None:
+    if not experiment.recipe.input.needs_lungs:
+        return None
+    path = experiment.lungs or default_bundle_path() / LUNGS_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no lung segmenter; train one by 'pneumoscope train lungs', or give --lungs FILE"
+        )
+    return path
+
+
+def _claim(out: Path, *, resume: bool) -> None:
+    """Make the run folder; never write over another run's."""
+    if (out / CHECKPOINT_FILE).exists() and not resume:
+        raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
+
+
+def _pack(manifest: Manifest, side: str, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
+    records = manifest.subset(side)
+    segment = OnnxLungSegmenter(lungs) if lungs else None
+    packed = pack(
+        records,
+        recipe.classes,
+        recipe.input,
+        segment,
+        progress=lambda done: progress.on_pictures(done, len(records)),
+    )
+    if packed.unreadable:
+        log.warning("%d unreadable pictures left out of split %r", len(packed.unreadable), side)
+    return packed
+
+
+def _write_inputs(experiment: Experiment, manifest: Manifest) -> None:
+    """Leave in the run folder what another person needs to run it again."""
+    out = experiment.out
+    (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
+    manifest.write(out / SPLIT_FILE)
+    packages = ("pneumoscope", "torch", "timm", "lightning", "numpy", "opencv-python-headless", "onnxruntime")
+    environment = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+    (out / ENVIRONMENT_FILE).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_unreadable(path: Path, unreadable: Iterable[UnreadableImageError]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "reason", "detail"))
+        writer.writerows((error.path, error.reason.value, error.detail) for error in unreadable)
+
+
+def _export(experiment: Experiment, network: Network, manifest: Manifest, lungs: Path | None) -> Bundle:
+    recipe, out = experiment.recipe, experiment.out
+    save_weights(network, out / WEIGHTS_FILE)
+    provenance = Provenance(
+        data_fingerprint=manifest.fingerprint(),
+        data_description=_data_name(experiment),
+        split_seed=recipe.split.seed,
+        split_method=recipe.split.method,
+    )
+    bundle = export_bundle(network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs)
+    if experiment.keras:
+        from pneumoscope.train.keras_export import export_keras
+
+        export_keras(network, out / KERAS_FILE, size=recipe.input.size)
+    return bundle
+
+
+def _data_name(experiment: Experiment) -> str:
+    return experiment.described_as or experiment.data.resolve().name
+
+
+def _speaks_of(experiment: Experiment, side: str) -> str:
+    how = experiment.recipe.split
+    return f"{_data_name(experiment)}, {side} split (by {how.method}, seed {how.seed})"
+
+
+def _judge(experiment: Experiment, bundle: Bundle, manifest: Manifest, fabric: Fabric) -> Judgement:
+    recipe = experiment.recipe
+    about = {
+        "Recipe": f"{recipe.name} ({recipe.sha256[:12]})",
+        "Data": f"{_data_name(experiment)}, {len(manifest)} pictures",
+        "Split": f"by {recipe.split.method}, seed {recipe.split.seed}",
+        "Epochs": str(recipe.epochs),
+        "Trained on": str(fabric.device.type).upper(),
+    }
+    return judge_bundle(
+        bundle,
+        manifest.subset("test"),
+        experiment.out,
+        speaks_of=_speaks_of(experiment, "test"),
+        about=about,
+        history=experiment.out / HISTORY_FILE,
+    )
+
+
+def with_split(recipe: Recipe, *, method: str | None = None, seed: int | None = None) -> Recipe:
+    """Return the recipe with another split; the seed, where given, is that of the training too."""
+    chosen = {name: value for name, value in (("method", method), ("seed", seed)) if value is not None}
+    changed = recipe.model_copy(
+        update={"split": recipe.split.model_validate(recipe.split.model_dump() | chosen)}
+    )
+    return changed if seed is None else changed.model_copy(update={"seed": seed})
+
+
+def export_run_to_keras(run: Path, out: Path) -> float:
+    """Write a finished run's network as a Keras file; return the largest difference between the two.
+
+    Raises
+    ------
+    RecipeError
+        If the folder is no run, or its weights do not fit its recipe.
+    """
+    from pneumoscope.train.keras_export import export_keras
+
+    recipe = load_recipe(str(run / RECIPE_FILE))
+    network = build_network(recipe.network, len(recipe.classes), pretrained=False)
+    return export_keras(load_weights(network, run / WEIGHTS_FILE), out, size=recipe.input.size)
