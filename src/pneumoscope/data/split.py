@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import SPLITS, Manifest
 from pneumoscope.domain import DataError
 
-__all__ = ["folds", "group_records", "split"]
+__all__ = ["connected", "folds", "group_records", "split"]
 
 Groups = Sequence[Sequence[int]]
 """Positions of records that must stay together."""
@@ -105,7 +105,23 @@ def group_records(manifest: Manifest, duplicates: Groups | None = None) -> list[
     list of list of int
         Positions of the records, every record in one group.
     """
-    parent = list(range(len(manifest)))
+    links = [(group[0], i) for group in duplicates or () for i in group[1:]]
+    first: dict[tuple[str, str], int] = {}
+    for i, record in enumerate(manifest.records):
+        keys = (("patient", record.patient_id), ("sha256", record.sha256))
+        links += [(first.setdefault(key, i), i) for key in keys if key[1]]
+    return connected(len(manifest), links)
+
+
+def connected(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Group the positions 0 to `count` - 1 that links join, also in a chain.
+
+    Returns
+    -------
+    list of list of int
+        Every position in one group; groups by their first position, positions ascending.
+    """
+    parent = list(range(count))
 
     def find(i: int) -> int:
         while parent[i] != i:
@@ -113,16 +129,10 @@ def group_records(manifest: Manifest, duplicates: Groups | None = None) -> list[
             i = parent[i]
         return i
 
-    first: dict[tuple[str, str], int] = {}
-    for i, record in enumerate(manifest.records):
-        for key in (("patient", record.patient_id), ("sha256", record.sha256)):
-            if key[1]:
-                parent[find(i)] = find(first.setdefault(key, i))
-    for group in duplicates or ():
-        for i in group[1:]:
-            parent[find(i)] = find(group[0])
+    for i, j in links:
+        parent[find(i)] = find(j)
     groups: dict[int, list[int]] = {}
-    for i in range(len(manifest)):
+    for i in range(count):
         groups.setdefault(find(i), []).append(i)
     return list(groups.values())
 

@@ -1,0 +1,337 @@
+"""The audit: tells whether a data set is fit to train on and whether its test result would mean anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
+from pneumoscope.data.manifest import SPLITS, Manifest
+from pneumoscope.data.split import connected
+from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.image.decode import read_radiograph
+
+__all__ = ["AuditReport", "Examination", "Leak", "Unreadable", "audit", "examine"]
+
+Progress = Callable[[int, int], None]
+"""Called with the number of pictures done and their total."""
+
+# The hash needs 64 pixels; a JPEG is decoded no larger than is good for it.
+_MIN_SIDE = 128
+_MAX_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that gave no picture: its path, the reason code and a line for people."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Something that is on several sides of the split.
+
+    Parameters
+    ----------
+    what : str
+        ``patient`` or ``duplicate``.
+    name : str
+        The patient, or the first of the pictures.
+    splits : dict of str to int
+        Number of pictures on each side.
+    paths : tuple of str
+        The pictures.
+    """
+
+    what: str
+    name: str
+    splits: dict[str, int]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one file gave."""
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    hash: npt.NDArray[np.uint64] | None = None
+    patient_key: str | None = None
+    problem: Unreadable | None = None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the files of a manifest hold; positions are those of its records.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        With the width, height and SHA-256 of every file that could be read.
+    unreadable : tuple of Unreadable
+        Files that gave no picture.
+    changed : tuple of str
+        Files whose SHA-256 is not the one that the manifest had.
+    exact : list of list of int
+        Groups of identical files.
+    near : list of list of int
+        Groups of pictures that show the same, identical files among them, with at least two that
+        are not identical.
+    same_key : list of list of int
+        Groups whose DICOM headers name one patient.
+    """
+
+    manifest: Manifest
+    unreadable: tuple[Unreadable, ...]
+    changed: tuple[str, ...]
+    exact: list[list[int]]
+    near: list[list[int]]
+    same_key: list[list[int]]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """All groups that a split must not divide; for `pneumoscope.data.split`."""
+        return [*self.exact, *self.near, *self.same_key]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The findings of an audit.
+
+    Parameters
+    ----------
+    root : str
+        Folder of the pictures.
+    pictures, patients : int
+        How many the manifest lists.
+    unreadable, changed, exact_duplicates, near_duplicates
+        As in `Examination`, groups as paths.
+    label_conflicts : tuple of tuple of str
+        Groups of duplicates with more than one label.
+    leaks_found : tuple of Leak
+        Patients and duplicates on more than one side of the split.
+    balance : dict of str to dict of str to int
+        Pictures by split and label; ``unsplit`` for those without a split.
+    patients_by_split : dict of str to int
+        Patients by split.
+    sizes : dict of str to int
+        Smallest, median and largest width and height in pixels.
+    near_distance : int or None
+        Hamming distance used for near duplicates; None if they were not sought.
+    """
+
+    root: str
+    pictures: int
+    patients: int
+    unreadable: tuple[Unreadable, ...]
+    changed: tuple[str, ...]
+    exact_duplicates: tuple[tuple[str, ...], ...]
+    near_duplicates: tuple[tuple[str, ...], ...]
+    label_conflicts: tuple[tuple[str, ...], ...]
+    leaks_found: tuple[Leak, ...]
+    balance: dict[str, dict[str, int]]
+    patients_by_split: dict[str, int]
+    sizes: dict[str, int]
+    near_distance: int | None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether something is on more than one side of the split."""
+        return bool(self.leaks_found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the findings as plain lists, dicts, strings and numbers."""
+        return {"leaks": self.leaks, **asdict(self)}
+
+    def to_json(self) -> str:
+        """Return the findings as JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return rows for a table: what was looked for, how often it was found, an example."""
+
+        def row(name: str, found: Sequence[Any], example: Callable[[Any], str]) -> tuple[str, str, str]:
+            return name, str(len(found)), example(found[0]) if found else ""
+
+        patients = [leak for leak in self.leaks_found if leak.what == "patient"]
+        copies = [leak for leak in self.leaks_found if leak.what == "duplicate"]
+        return [
+            row("unreadable files", self.unreadable, lambda u: f"{u.path} ({u.reason})"),
+            row("files changed since listed", self.changed, str),
+            row("groups of identical files", self.exact_duplicates, ", ".join),
+            row("groups of near duplicates", self.near_duplicates, ", ".join),
+            row("duplicates with different labels", self.label_conflicts, ", ".join),
+            row("patients on several sides", patients, lambda k: f"{k.name} ({_counts(k.splits)})"),
+            row("duplicates on several sides", copies, lambda k: ", ".join(k.paths)),
+        ]
+
+
+def audit(
+    manifest: Manifest, *, near_distance: int | None = NEAR_DISTANCE, progress: Progress | None = None
+) -> AuditReport:
+    """Look for everything that makes a data set unfit, or its test result too good.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        With or without a split.
+    near_distance : int or None
+        Hamming distance of 256 bits up to which two pictures are one, or None to compare bytes only.
+        The default tells copies from look-alikes; see `pneumoscope.data.duplicates.NEAR_DISTANCE`.
+    progress : callable, optional
+        Called with the number done and the total.
+
+    Raises
+    ------
+    DataError
+        If there is no record, no file can be read, or the distance is out of range.
+    """
+    found = examine(manifest, near_distance=near_distance, progress=progress)
+    records = found.manifest.records
+
+    def paths(groups: list[list[int]]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(records[i].path for i in group) for group in groups)
+
+    copies = _merged(len(records), [*found.exact, *found.near])
+    conflicts = [group for group in copies if len({records[i].label for i in group}) > 1]
+    balance: dict[str, Counter[str]] = {}
+    patients: dict[str, set[str]] = {}
+    for record in records:
+        side = record.split or "unsplit"
+        balance.setdefault(side, Counter())[record.label] += 1
+        patients.setdefault(side, set()).add(record.patient_id)
+    order = [side for side in (*SPLITS, "unsplit") if side in balance]
+    return AuditReport(
+        root=str(manifest.root),
+        pictures=len(records),
+        patients=len({record.patient_id for record in records}),
+        unreadable=found.unreadable,
+        changed=found.changed,
+        exact_duplicates=paths(found.exact),
+        near_duplicates=paths(found.near),
+        label_conflicts=paths(conflicts),
+        leaks_found=_leaks(found, copies),
+        balance={side: dict(sorted(balance[side].items())) for side in order},
+        patients_by_split={side: len(patients[side]) for side in order},
+        sizes=_sizes(found.manifest),
+        near_distance=near_distance,
+    )
+
+
+def examine(
+    manifest: Manifest, *, near_distance: int | None = NEAR_DISTANCE, progress: Progress | None = None
+) -> Examination:
+    """Read every file of a manifest once and find which show the same; parameters as for `audit`.
+
+    Raises
+    ------
+    DataError
+        If there is no record, no file can be read, or the distance is out of range.
+    """
+    if not len(manifest):
+        raise DataError(f"{manifest.root}: the manifest lists no picture")
+    if near_distance is not None and not 0 <= near_distance <= 256:
+        raise DataError(f"near-duplicate distance {near_distance}: choose 0 to 256")
+    seen: list[_Seen] = []
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = pool.map(lambda record: _look(record.path, manifest.resolve(record)), manifest.records)
+        for one in jobs:
+            seen.append(one)
+            if progress:
+                progress(len(seen), len(manifest))
+    unreadable = tuple(one.problem for one in seen if one.problem)
+    if len(unreadable) == len(manifest):
+        raise DataError(f"{manifest.root}: no file can be read; the first: {unreadable[0].detail}")
+    pairs = list(zip(manifest.records, seen, strict=True))
+    return Examination(
+        manifest=manifest.with_records(
+            type(r)(r.path, r.label, r.patient_id, r.split, s.sha256, s.width, s.height, r.source)
+            for r, s in pairs
+        ),
+        unreadable=unreadable,
+        changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),
+        exact=_equal([one.sha256 for one in seen]),
+        near=_near(seen, near_distance) if near_distance is not None else [],
+        same_key=_equal([one.patient_key or "" for one in seen]),
+    )
+
+
+def _look(name: str, path: Path) -> _Seen:
+    digest = ""
+    try:
+        # Decoding comes first: it turns whatever is wrong with the file into one typed error.
+        picture = read_radiograph(path, min_side=_MIN_SIDE)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except UnreadableImageError as error:
+        return _Seen(problem=Unreadable(name, error.reason.value, error.detail))
+    except OSError as error:
+        return _Seen(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
+    return _Seen(digest, picture.width, picture.height, perceptual_hash(picture.pixels), picture.patient_key)
+
+
+def _equal(keys: list[str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key:
+            groups.setdefault(key, []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _near(seen: list[_Seen], distance: int) -> list[list[int]]:
+    at = [i for i, one in enumerate(seen) if one.hash is not None]
+    if not at:
+        return []
+    hashes = np.stack([one.hash for one in seen if one.hash is not None])
+    links = [(at[i], at[j]) for i, j, _ in near_pairs(hashes, distance)]
+    groups = connected(len(seen), links)
+    return [group for group in groups if len({seen[i].sha256 for i in group}) > 1]
+
+
+def _merged(count: int, groups: list[list[int]]) -> list[list[int]]:
+    links = [(group[0], i) for group in groups for i in group[1:]]
+    return [group for group in connected(count, links) if len(group) > 1]
+
+
+def _leaks(found: Examination, copies: list[list[int]]) -> tuple[Leak, ...]:
+    records = found.manifest.records
+    by_patient = _equal([record.patient_id for record in records])
+    people = _merged(len(records), [*by_patient, *found.same_key])
+    leaks = []
+    for what, groups in (("patient", people), ("duplicate", copies)):
+        for group in groups:
+            sides = Counter(records[i].split for i in group if records[i].split)
+            if len(sides) > 1:
+                members = tuple(records[i].path for i in group)
+                name = records[group[0]].patient_id if what == "patient" else members[0]
+                leaks.append(Leak(what, name, {s: sides[s] for s in SPLITS if s in sides}, members))
+    return tuple(leaks)
+
+
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    table = np.array([(r.width, r.height) for r in manifest if r.width and r.height])
+    sizes: dict[str, int] = {}
+    for column, side in enumerate(("width", "height")):
+        sizes[f"{side}_min"] = int(table[:, column].min())
+        sizes[f"{side}_median"] = int(np.median(table[:, column]))
+        sizes[f"{side}_max"] = int(table[:, column].max())
+    return sizes
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} in {side}" for side, number in counts.items())
