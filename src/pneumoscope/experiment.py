@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.split import split
 from pneumoscope.domain import DataError, UnreadableImageError
@@ -30,7 +31,7 @@ from pneumoscope.train.dataset import Packed, check_classes, pack
 from pneumoscope.train.export import export_bundle
 from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, Epoch, fit, make_fabric
 from pneumoscope.train.networks import Network, build_network, load_weights, save_weights
-from pneumoscope.train.recipe import Recipe, load_recipe
+from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -39,6 +40,7 @@ __all__ = [
     "Experiment",
     "Progress",
     "Result",
+    "divide",
     "export_run_to_keras",
     "prepare_manifest",
     "run_experiment",
@@ -173,12 +175,17 @@ def prepare_manifest(
     if limit is not None:
         manifest = _limited(manifest, limit, recipe.seed)
     if not any(record.split for record in manifest.records) and len(manifest):
-        how = recipe.split
-        manifest = split(manifest, fractions=how.fractions, seed=how.seed, method=how.method)
+        manifest = divide(manifest, recipe.split)
     check_classes(manifest, recipe.classes)
     if not len(manifest.subset("test")):
         raise DataError(f"{described_as or manifest.root}: split 'test' is empty; nothing could be reported")
     return manifest
+
+
+def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
+    """Split a manifest; by patient means that copies of a picture stay on one side too."""
+    copies = examine(manifest).near if how.method == "patient" else None
+    return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
 
 
 def _limited(manifest: Manifest, limit: int, seed: int) -> Manifest:

@@ -19,13 +19,13 @@ def train_lungs(
     import logging
 
     from pneumoscope.data.manifest import load
-    from pneumoscope.data.split import split
+    from pneumoscope.experiment import divide
     from pneumoscope.train.lungs import fit_lungs
     from pneumoscope.train.recipe import load_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     how = load_recipe("default").split
-    manifest = split(load(data), fractions=how.fractions, seed=seed, method=how.method)
+    manifest = divide(load(data), how.model_copy(update={"seed": seed}))
     result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
