@@ -83,6 +83,6 @@ def explain(
     side = standardised.pixels.shape[-1]
     fine: Floats = cv2.resize(evidence, (side, side), interpolation=cv2.INTER_LINEAR)
     top, left, bottom, right = (round(edge * side) for edge in standardised.content)
-    part = np.maximum(fine[top:bottom, left:right], 0)
+    part: Floats = np.maximum(fine[top:bottom, left:right], np.float32(0))
     heatmap: Floats = part / np.float32(max(float(part.max(initial=0)), LEAST_SCALE))
     return Explanation("pneumonia", heatmap, standardised.region)

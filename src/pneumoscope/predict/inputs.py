@@ -1,7 +1,7 @@
 """What the user names on the command line or in Python, turned into a stream of pictures.
 
-A manifest is any CSV or Parquet table with a ``path`` column; only that column is read here, row by row, so
-that millions of rows need no memory.
+A manifest is any CSV or Parquet table with a ``path`` column, and perhaps a ``root``; only these two are
+read here, row by row, so that millions of rows need no memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
     ----------
     paths : path or iterable of paths
         Files, folders, and manifests (``.csv`` or ``.parquet`` with a ``path`` column, relative to the
-        manifest's folder).
+        manifest's folder or to the column ``root``).
 
     Raises
     ------
@@ -44,19 +44,16 @@ def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
     """
     for given in (paths,) if isinstance(paths, str | Path) else paths:
         path = Path(given)
-        if _is_folder(path):
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+        except OSError:  # a name that is too long, or in a closed folder: reading it will say so
+            is_folder = is_file = False
+        if is_folder:
             yield from _folder(path)
-        elif path.suffix.lower() in MANIFEST_SUFFIXES:
+        elif is_file and path.suffix.lower() in MANIFEST_SUFFIXES:
             yield from _manifest(path)
         else:
             yield str(given)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long, or in a closed folder: reading it will say so
-        return False
 
 
 def _folder(folder: Path) -> Iterator[Item]:
@@ -93,12 +90,13 @@ def _is_picture(path: Path) -> bool:
 
 
 def _manifest(path: Path) -> Iterator[Item]:
-    column = _csv_paths(path) if path.suffix.lower() == ".csv" else _parquet_paths(path)
-    for name in column:
-        yield str(path.parent / name)
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
+    for name, root in rows:
+        base = path.parent / root if root and (path.parent / root).is_dir() else path.parent
+        yield str(base / name)
 
 
-def _csv_paths(path: Path) -> Iterator[str]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, str | None]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -106,12 +104,12 @@ def _csv_paths(path: Path) -> Iterator[str]:
                 raise _no_path_column(path)
             for row in rows:
                 if row["path"]:
-                    yield row["path"]
+                    yield row["path"], row.get("root")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable CSV manifest ({error}); save it as UTF-8") from error
 
 
-def _parquet_paths(path: Path) -> Iterator[str]:
+def _parquet_rows(path: Path) -> Iterator[tuple[str, str | None]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -119,10 +117,13 @@ def _parquet_paths(path: Path) -> Iterator[str]:
         raise MissingExtraError("reading a Parquet manifest", "parquet") from error
     try:
         with parquet.ParquetFile(path) as table:
-            if "path" not in table.schema_arrow.names:
+            columns = [name for name in ("path", "root") if name in table.schema_arrow.names]
+            if "path" not in columns:
                 raise _no_path_column(path)
-            for batch in table.iter_batches(columns=["path"]):
-                yield from (name for name in batch.column(0).to_pylist() if name)
+            for batch in table.iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    if row["path"]:
+                        yield str(row["path"]), row.get("root")
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet manifest ({error}); write it again") from error
 

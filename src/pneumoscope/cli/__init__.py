@@ -1,0 +1,108 @@
+"""The command line: one module a command, imported only when that command is called.
+
+Exit codes: 0 done; 2 wrong use; 3 some inputs were rejected or unreadable, the rest done; 4 nothing could be
+done.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from pneumoscope import __version__
+from pneumoscope.cli.exit_codes import INTERRUPTED, NOTHING_DONE
+from pneumoscope.domain import PneumoscopeError
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """Where a command lives and the line that the overview shows for it."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "predict": Command("pneumoscope.cli.predict", "predict", "Judge X-rays: files, folders or a manifest."),
+    "train": Command("pneumoscope.cli.train", "train", "Train a model by a recipe and test it."),
+    "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
+    "data": Command("pneumoscope.cli.data", "app", "Fetch, draw, audit, split and summarise data sets."),
+    "export": Command("pneumoscope.cli.export", "export", "Make a bundle of a trained checkpoint."),
+    "info": Command("pneumoscope.cli.info", "info", "Show a bundle, its card, versions and formats."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave by `SystemExit`.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Accepted anywhere, so that it can be added to the end of the line that failed.
+    words, debug = [word for word in given if word != "--debug"], "--debug" in given
+    try:
+        app = _application(words)
+        app(args=words, prog_name="pneumoscope")
+    except PneumoscopeError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(NOTHING_DONE) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(INTERRUPTED) from error
+
+
+def _application(words: Sequence[str]) -> typer.Typer:
+    """Build the application with the called command in full and the others as one line of help each."""
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback()(_root)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        target = _load(name, command) if name == called else _not_called
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name, help=command.help)
+        else:
+            app.command(name, short_help=command.help)(target)
+    return app
+
+
+def _load(name: str, command: Command) -> Any:
+    try:
+        return getattr(import_module(command.module), command.attribute)
+    except ModuleNotFoundError as error:
+        if error.name != command.module:
+            raise
+        raise PneumoscopeError(f"the command '{name}' is not part of this installation") from error
+
+
+def _not_called() -> None:
+    """Stand for a command in the overview."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pneumoscope {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Read chest X-rays for pneumonia. For research; not a medical device."""
+    # `main` takes --debug out of the arguments; it stands here for the help alone.

@@ -1,0 +1,203 @@
+"""`pneumoscope predict`: judge X-rays and write down the answers."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumoscope.cli.exit_codes import exit_code
+from pneumoscope.domain import DataError
+
+# What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
+if TYPE_CHECKING:
+    from pneumoscope.domain import Prediction
+    from pneumoscope.predict.predictor import Examination, Predictor
+
+__all__ = ["predict"]
+
+PROGRESS_FROM = 20  # files; fewer are done before a bar is read
+TABLE_PAGE = 500  # rows held in memory until the widths of their columns are known
+
+
+def predict(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATHS", help="Files, folders, or manifests (.csv, .parquet).")
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the answers here: .csv, .json, .jsonl or .parquet.")
+    ] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw a picture of each answer into this folder.")
+    ] = None,
+    operating_point: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Operating point; the bundle's default if not given.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Judge pictures that would be rejected; the reasons stay.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as a JSON array.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; one for each usable CPU if not given.")
+    ] = None,
+) -> None:
+    """Judge X-rays: files, folders (with all subfolders) or a manifest.
+
+    One bad picture never stops the others: it is a row with a reason, and a line on standard error.
+
+    Exit code 0: all were judged; 3: some were rejected or unreadable; 4: none could be judged.
+    """
+    tally: Counter[str] = Counter()
+    with ExitStack() as stack:
+        show = stack.enter_context(_output(out, as_json=as_json))
+        predictor = _load(bundle, operating_point, workers, force=force)
+        draw = _drawing(heatmaps, predictor)
+        examinations = _examinations(predictor, paths, drawn=draw is not None)
+        for examination in _with_progress(examinations, paths):
+            prediction = examination.prediction
+            tally[prediction.status] += 1
+            if prediction.reasons:
+                reasons = ", ".join(prediction.reasons)
+                typer.echo(f"{prediction.path}: {prediction.message} [{reasons}]", err=True)
+            show(prediction)
+            if draw is not None:
+                draw(examination)
+    if not tally:
+        raise DataError("there is no picture in what was given; name files, or a folder that holds some")
+    if out is not None or tally.total() > PROGRESS_FROM:
+        counts = ", ".join(f"{tally[status]} {status}" for status in ("ok", "rejected", "unreadable"))
+        typer.echo(f"{tally.total()} pictures: {counts}{f'; answers in {out}' if out else ''}", err=True)
+    raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))
+
+
+def _load(path: Path | None, operating_point: str | None, workers: int | None, *, force: bool) -> Predictor:
+    from pneumoscope.model.bundle import load_bundle
+    from pneumoscope.predict.pipeline import available_cpus
+    from pneumoscope.predict.predictor import Predictor
+
+    bundle = load_bundle(path)
+    names = [point.name for point in bundle.manifest.operating_points]
+    if operating_point is not None and operating_point not in names:
+        raise typer.BadParameter(
+            f"this bundle has no {operating_point!r}; it has {', '.join(names)}",
+            param_hint="--operating-point",
+        )
+    point = bundle.manifest.operating_point(operating_point)
+    return Predictor(bundle, point, workers=workers or available_cpus(), force=force)
+
+
+def _examinations(predictor: Predictor, paths: list[str], *, drawn: bool) -> Iterator[Examination]:
+    """Examine where pictures are drawn; predict, which is cheaper, where not."""
+    from pneumoscope.predict.predictor import Examination
+
+    if drawn:
+        yield from predictor.examine_iter(paths)
+    else:
+        yield from map(Examination, predictor.predict_iter(paths))
+
+
+@contextmanager
+def _output(out: Path | None, *, as_json: bool) -> Iterator[Callable[[Prediction], None]]:
+    """Choose where answers go: a file, JSON, a table for people, tab-separated lines for programs."""
+    from pneumoscope.report.writers import RESULT_SUFFIXES, json_array, open_results
+
+    if out is not None and out.suffix.lower() not in RESULT_SUFFIXES:
+        known = ", ".join(RESULT_SUFFIXES)
+        raise typer.BadParameter(f"{out}: end the name with one of {known}", param_hint="--out")
+    with ExitStack() as stack:
+        sinks = []
+        if out is not None:
+            sinks.append(stack.enter_context(open_results(out)))
+        if as_json:
+            sinks.append(stack.enter_context(json_array(sys.stdout)))
+        elif out is None:
+            sinks.append(stack.enter_context(_table() if sys.stdout.isatty() else _lines()))
+
+        def show(prediction: Prediction) -> None:
+            for sink in sinks:
+                sink(prediction)
+
+        yield show
+
+
+@contextmanager
+def _table() -> Iterator[Callable[[Prediction], None]]:
+    """Print rich tables of at most `TABLE_PAGE` rows."""
+    from rich.console import Console
+
+    from pneumoscope.report.table import as_table
+
+    console = Console()
+    page: list[Prediction] = []
+
+    def show(prediction: Prediction) -> None:
+        page.append(prediction)
+        if len(page) >= TABLE_PAGE:
+            console.print(as_table(page))
+            page.clear()
+
+    yield show
+    if page:
+        console.print(as_table(page))
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[Prediction], None]]:
+    """Print a header and one tab-separated line a picture."""
+    from pneumoscope.report.rows import tsv_header, tsv_line
+
+    typer.echo(tsv_header())
+    yield lambda prediction: typer.echo(tsv_line(prediction))
+
+
+def _drawing(folder: Path | None, predictor: Predictor) -> Callable[[Examination], None] | None:
+    """Make the folder and return a function that draws an examination into it."""
+    if folder is None:
+        return None
+    from pneumoscope.report.picture import draw_answer, write_png
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another one") from error
+    taken: Counter[str] = Counter()
+
+    def draw(examination: Examination) -> None:
+        prediction, radiograph = examination.prediction, examination.radiograph
+        if radiograph is None:
+            return
+        # Pictures of one name may lie in several folders; the second of them gets a number.
+        stem = Path(prediction.path).stem
+        taken[stem] += 1
+        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
+        picture = draw_answer(prediction, radiograph, examination.explanation, predictor.operating_point)
+        write_png(picture, folder / f"{stem}{number}.heatmap.png")
+
+    return draw
+
+
+def _with_progress(examinations: Iterator[Examination], paths: list[str]) -> Iterator[Examination]:
+    """Show a progress bar on a terminal where there are more than a few pictures."""
+    if not sys.stderr.isatty():
+        yield from examinations
+        return
+    from pneumoscope.predict.inputs import expand
+
+    total = sum(1 for _ in expand(paths))
+    if total <= PROGRESS_FROM:
+        yield from examinations
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        yield from progress.track(examinations, total=total)
