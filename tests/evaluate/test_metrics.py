@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from pneumoscope.domain import DataError
+from pneumoscope.evaluate import ScoredSet, evaluate_scores
+
+THREE = ("normal", "bacterial", "viral")
+
+
+def made_up(n=300, seed=0, classes=THREE, per_patient=1):
+    """Draw labels, and probabilities that lean towards them."""
+    rng = np.random.default_rng(seed)
+    k = len(classes)
+    labels = np.r_[np.arange(k), rng.integers(0, k, n - k)]
+    logits = rng.normal(size=(n, k)) + 1.5 * (labels[:, None] == np.arange(k))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    patients = tuple(f"patient{i // per_patient}" for i in range(n))
+    sources = tuple(("IM", "NORMAL2")[i % 2] for i in range(n))
+    return ScoredSet(classes, labels, p, patients, tuple(f"{i}.jpeg" for i in range(n)), sources)
+
+
+def figures(node):
+    """Every figure in a nest of sections."""
+    if isinstance(node, dict):
+        if "value" in node:
+            yield node
+        else:
+            for part in node.values():
+                yield from figures(part)
+
+
+def test_values_are_scikit_learns():
+    scored = made_up()
+    result = evaluate_scores(scored, threshold=0.4, n_boot=20)
+    truth, p, labels, probabilities = (
+        scored.is_pneumonia,
+        scored.p_pneumonia,
+        scored.labels,
+        scored.probabilities,
+    )
+    called, best = p >= 0.4, probabilities.argmax(axis=1)
+    got = {name: figure["value"] for name, figure in result["pneumonia"].items() if name != "confusion"}
+    assert got["auroc"] == pytest.approx(sk.roc_auc_score(truth, p))
+    assert got["average_precision"] == pytest.approx(sk.average_precision_score(truth, p))
+    assert got["sensitivity"] == pytest.approx(sk.recall_score(truth, called))
+    assert got["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, called))
+    assert got["brier"] == pytest.approx(sk.brier_score_loss(truth, p))
+    assert result["pneumonia"]["confusion"] == sk.confusion_matrix(truth, called).tolist()
+    got = {name: figure["value"] for name, figure in result["all_classes"].items() if name != "confusion"}
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(labels, best))
+    assert got["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, best))
+    assert got["macro_f1"] == pytest.approx(sk.f1_score(labels, best, average="macro"))
+    assert got["macro_auroc"] == pytest.approx(sk.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert result["all_classes"]["confusion"] == sk.confusion_matrix(labels, best).tolist()
+    viral = result["by_class"]["viral"]
+    assert viral["ppv"]["value"] == pytest.approx(sk.precision_score(labels == 2, best == 2))
+    kind = labels != 0
+    share = probabilities[kind, 1] / probabilities[kind, 1:].sum(axis=1)
+    expected = sk.roc_auc_score(labels[kind] == 1, share)
+    assert result["bacterial_vs_viral"]["auroc"]["value"] == pytest.approx(expected)
+    one = np.array([source == "IM" for source in scored.sources])
+    assert result["by_source"]["IM"]["auroc"]["value"] == pytest.approx(sk.roc_auc_score(truth[one], p[one]))
+    assert result["by_source"]["IM"]["pictures"] == one.sum()
+
+
+def test_intervals_hold_their_value_and_are_seeded():
+    scored = made_up()
+    first, again = (evaluate_scores(scored, threshold=0.5, n_boot=300, seed=3) for _ in range(2))
+    assert first == again
+    assert first != evaluate_scores(scored, threshold=0.5, n_boot=300, seed=4)
+    auroc = first["pneumonia"]["auroc"]
+    assert auroc["low"] < auroc["value"] < auroc["high"]
+
+
+def test_interval_of_a_share_is_as_wide_as_theory_says():
+    scored = made_up(n=400)
+    accuracy = evaluate_scores(scored, threshold=0.5, n_boot=2000)["all_classes"]["accuracy"]
+    theory = 2 * 1.96 * np.sqrt(accuracy["value"] * (1 - accuracy["value"]) / 400)
+    assert accuracy["high"] - accuracy["low"] == pytest.approx(theory, rel=0.12)
+
+
+def test_pictures_of_one_patient_are_not_independent():
+    single = made_up(n=200)
+    fourfold = ScoredSet(
+        single.classes,
+        np.repeat(single.labels, 4),
+        np.repeat(single.probabilities, 4, axis=0),
+        tuple(np.repeat(single.patients, 4)),
+        tuple(np.repeat(single.paths, 4)),
+        tuple(np.repeat(single.sources, 4)),
+    )
+    a = evaluate_scores(single, threshold=0.5, n_boot=500)["pneumonia"]
+    b = evaluate_scores(fourfold, threshold=0.5, n_boot=500)["pneumonia"]
+    for name in ("auroc", "sensitivity", "f1"):
+        for part in ("value", "low", "high"):
+            assert b[name][part] == pytest.approx(a[name][part]), name
+
+
+def test_blocks_of_resamples_do_not_change_the_answer(monkeypatch):
+    scored = made_up(n=60)
+    whole = evaluate_scores(scored, threshold=0.5, n_boot=50)
+    monkeypatch.setattr("pneumoscope.evaluate.metrics._BLOCK", 60 * 7)
+    blockwise = evaluate_scores(scored, threshold=0.5, n_boot=50)
+    for got, expected in zip(figures(blockwise), figures(whole), strict=True):
+        assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_one_class_only_gives_null_with_a_reason(only):
+    scored = made_up(n=60)
+    scored = scored.select(scored.labels == only)
+    result = evaluate_scores(scored, threshold=0.5, n_boot=50)
+    auroc = result["pneumonia"]["auroc"]
+    assert auroc["value"] is None
+    assert "with and without pneumonia" in auroc["reason"]
+    assert result["pneumonia"]["accuracy"]["value"] is not None
+    missing = "sensitivity" if only == 0 else "specificity"
+    assert result["pneumonia"][missing]["value"] is None
+    json.dumps(result, allow_nan=False)
+    for figure in figures(result):
+        assert (figure["value"] is None) <= bool(figure.get("reason"))
+
+
+def test_constant_scores_rank_nothing():
+    labels = np.array([0, 1] * 20)
+    names = tuple(str(i) for i in range(40))
+    scored = ScoredSet(("normal", "pneumonia"), labels, np.full((40, 2), 0.5), names, names, ("s",) * 40)
+    result = evaluate_scores(scored, threshold=0.5, n_boot=50)
+    assert result["pneumonia"]["auroc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert result["pneumonia"]["npv"]["reason"] == "every picture was called pneumonia"
+    assert result["bacterial_vs_viral"] is None
+
+
+def test_no_interval_says_why():
+    scored = made_up(n=30)
+    assert "no resamples" in evaluate_scores(scored, threshold=0.5, n_boot=0)["pneumonia"]["auroc"]["reason"]
+    scored = made_up(n=30, per_patient=30)
+    figure = evaluate_scores(scored, threshold=0.5, n_boot=10)["pneumonia"]["auroc"]
+    assert figure["low"] is None
+    assert "one patient" in figure["reason"]
+
+
+def test_small_sources_are_left_out():
+    scored = made_up(n=30)  # 15 of each source
+    assert evaluate_scores(scored, threshold=0.5, n_boot=5)["by_source"] == {}
+
+
+def test_nothing_judged_is_one_line():
+    scored = made_up(n=5)
+    with pytest.raises(DataError, match="no picture was judged"):
+        evaluate_scores(scored.select(np.zeros(5, bool)), threshold=0.5)
+    with pytest.raises(DataError, match="threshold"):
+        evaluate_scores(scored, threshold=1.5)
+
+
+def test_a_thousand_resamples_are_fast():
+    scored = made_up(n=800, per_patient=2)
+    start = time.process_time()
+    evaluate_scores(scored, threshold=0.5)
+    assert time.process_time() - start < 5
