@@ -56,10 +56,9 @@ def predict(
     Exit code 0: all were judged; 3: some were rejected or unreadable; 4: none could be judged.
     """
     tally: Counter[str] = Counter()
-    with ExitStack() as stack:
-        show = stack.enter_context(_output(out, as_json=as_json))
-        predictor = _load(bundle, operating_point, workers, force=force)
-        draw = _drawing(heatmaps, predictor)
+    predictor = _load(bundle, operating_point, workers, force=force)
+    draw = _drawing(heatmaps, predictor)
+    with _output(out, as_json=as_json) as show:
         examinations = _examinations(predictor, paths, drawn=draw is not None)
         for examination in _with_progress(examinations, paths):
             prediction = examination.prediction

@@ -20,7 +20,7 @@ Canvas = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 PICTURE_SIDE = 720  # pixels on the longer side of the X-ray
-PANEL_WIDTH = 340
+PANEL_WIDTH, PANEL_HEIGHT = 340, 540  # the least height
 MARGIN = 18
 LINE = 24
 TEXT_HEIGHT = 13
@@ -106,7 +106,7 @@ def draw_answer(
         Blue, green, red.
     """
     picture = overlay(radiograph, explanation)
-    panel_height = max(picture.shape[0], 420)
+    panel_height = max(picture.shape[0], PANEL_HEIGHT)
     canvas: Canvas = np.full((panel_height, picture.shape[1] + PANEL_WIDTH, 3), BACKGROUND, np.uint8)
     canvas[: picture.shape[0], : picture.shape[1]] = picture
     left = picture.shape[1] + MARGIN

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pneumoscope
+from pneumoscope import cli
+from pneumoscope.cli.exit_codes import exit_code
+from pneumoscope.domain import DataError
+
+
+def run(*words, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(words))
+    return left.value.code, *capsys.readouterr()
+
+
+def test_help_lists_every_command_and_loads_no_runtime():
+    code = (
+        "import sys\nfrom pneumoscope.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "finally:\n    heavy = {'numpy', 'cv2', 'pydantic', 'onnxruntime', 'rich', 'torch'}\n"
+        "    print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in done.stdout
+        assert command.help in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command_and_knows_its_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"pneumoscope {pneumoscope.__version__}\n"
+
+
+def test_wrong_use_is_exit_code_2(capsys):
+    assert run("no-such-command", capsys=capsys)[0] == 2
+    assert run("predict", capsys=capsys)[0] == 2
+    assert run("info", "--no-such-option", capsys=capsys)[0] == 2
+    code, out, err = run(capsys=capsys)
+    assert code == 2
+    assert "Commands" in out + err
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    def raising(error):
+        def command() -> None:
+            raise error
+
+        monkeypatch.setitem(cli.COMMANDS, "info", cli.Command(__name__, "command", "Fails."))
+        monkeypatch.setattr(sys.modules[__name__], "command", command, raising=False)
+
+    return raising
+
+
+def test_an_error_of_ours_is_one_line_and_exit_code_4(capsys, failing):
+    failing(DataError("x.csv: no column\n'path'"))
+    code, out, err = run("info", capsys=capsys)
+    assert (code, out, err) == (4, "", "error: x.csv: no column 'path'\n")
+
+
+@pytest.mark.parametrize("words", [("--debug", "info"), ("info", "--debug")])
+def test_debug_shows_where_it_happened(failing, words):
+    failing(DataError("x.csv: no column"))
+    with pytest.raises(DataError):
+        cli.main(words)
+
+
+def test_an_interrupt_is_exit_code_130(capsys, failing):
+    failing(KeyboardInterrupt())
+    assert run("info", capsys=capsys)[0] == 130
+
+
+def test_an_error_in_the_program_is_not_hidden(failing):
+    failing(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["info"])
+
+
+def test_a_command_that_is_not_installed_breaks_no_other(capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.Command("pneumoscope.cli.gone", "train", "Gone."))
+    code, _, err = run("train", capsys=capsys)
+    assert (code, err) == (4, "error: the command 'train' is not part of this installation\n")
+    assert run("--help", capsys=capsys)[0] == 0
+
+
+@pytest.mark.parametrize(("done", "left_out", "code"), [(1, 0, 0), (1, 1, 3), (0, 1, 4), (0, 0, 4)])
+def test_exit_codes_of_a_batch(done, left_out, code):
+    assert exit_code(done=done, left_out=left_out) == code
+
+
+def test_the_public_names_are_there_and_no_others():
+    for name in pneumoscope.__all__:
+        assert getattr(pneumoscope, name) is not None
+    assert set(pneumoscope.__all__) <= set(dir(pneumoscope))
+    with pytest.raises(AttributeError, match="no attribute 'predict_all'"):
+        _ = pneumoscope.predict_all

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bundles import make_bundle
+from pictures import write_picture
+from pneumoscope.cli import main
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        write_picture(tmp_path / "in" / f"{number}.png", seed=number)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def predict(bundle, capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["predict", "--bundle", str(bundle.path), *map(str, words)])
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_lines_for_programs_have_a_header_and_a_row_a_picture(predict, folder):
+    code, out, err = predict(folder)
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert header[:2] == ["path", "status"]
+    assert [row[0] for row in rows] == [str(folder / f"{number}.png") for number in range(4)]
+
+
+def test_a_bad_file_is_a_row_and_a_line_and_exit_code_3(predict, folder):
+    (folder / "1.png").write_bytes(b"")
+    code, out, err = predict(folder, "--json")
+    rows = json.loads(out)
+    assert code == 3
+    assert [row["status"] for row in rows] == ["ok", "unreadable", "ok", "ok"]
+    (line,) = err.splitlines()
+    assert line.startswith(str(folder / "1.png"))
+    assert line.endswith("[empty_file]")
+
+
+def test_nothing_that_could_be_judged_is_exit_code_4(predict, tmp_path):
+    code, out, err = predict(tmp_path / "gone.png", tmp_path, "--json")
+    assert code == 4
+    assert [row["reasons"] for row in json.loads(out)] == [["not_found"], ["not_found"]]
+    (tmp_path / "empty.csv").write_text("path\n")
+    code, _, err = predict(tmp_path / "empty.csv")
+    assert code == 4
+    assert err.startswith("error: there is no picture")
+
+
+def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):
+    manifest, out = folder / "m.csv", tmp_path / "results.csv"
+    manifest.write_text("path\n2.png\n0.png\n")
+    code, printed, err = predict(manifest, "--out", out)
+    assert (code, printed) == (0, "")
+    assert str(out) in err
+    with out.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [str(folder / "2.png"), str(folder / "0.png")]
+
+
+def test_heat_maps_are_drawn_for_what_was_read_and_names_do_not_collide(predict, folder, tmp_path):
+    write_picture(folder / "sub" / "0.png", seed=9)
+    write_picture(folder / "small.png", height=20, width=20)
+    (folder / "bad.png").write_bytes(b"")
+    code, _, _ = predict(folder, "--heatmaps", tmp_path / "maps" / "deep")
+    drawn = sorted(path.name for path in (tmp_path / "maps" / "deep").iterdir())
+    expected = ["0-2", "0", "1", "2", "3", "small"]
+    assert code == 3
+    assert drawn == [f"{name}.heatmap.png" for name in expected]
+
+
+def test_force_judges_and_still_warns(predict, folder):
+    write_picture(folder / "small.png", height=20, width=20)
+    assert predict(folder / "small.png")[0] == 4
+    code, out, err = predict(folder / "small.png", "--force", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["reasons"] == ["too_small"]
+    assert "too_small" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "o.xlsx"], ".csv, .json, .jsonl, .parquet"),
+        (["--operating-point", "never"], "it has balanced"),
+        (["--workers", "0"], "equal to 1"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_says_what_there_is(predict, folder, words, told):
+    code, out, err = predict(folder, *words)
+    assert (code, out) == (2, "")
+    assert told in " ".join(err.split())
+
+
+def test_what_cannot_be_made_is_said_before_any_picture_is_read(predict, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words in (["--out", tmp_path / "gone" / "o.csv"], ["--heatmaps", tmp_path / "file"]):
+        code, _, err = predict(folder, *words)
+        assert code == 4
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+
+
+def test_a_missing_bundle_is_one_line(capsys, folder, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(folder), "--bundle", str(tmp_path / "none")])
+    assert left.value.code == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "none" in line
+
+
+def test_a_terminal_gets_a_table_and_a_bar(predict, folder, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = predict(folder)
+    assert code == 0
+    assert "P(pneumonia)" in out
+    assert "\t" not in out
+
+
+def test_the_bar_changes_no_answer(predict, folder, monkeypatch):
+    for number in range(30):
+        write_picture(folder / f"more-{number:02}.png", seed=number)
+    _, plain, _ = predict(folder)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    _, with_bar, err = predict(folder)
+    assert with_bar == plain
+    assert "34 pictures: 34 ok" in err
+
+
+def test_predicting_loads_no_training_stack_and_a_closed_pipe_is_quiet(bundle, folder):
+    code = (
+        "import sys\nfrom pneumoscope.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    assert not {'torch', 'sklearn', 'pydicom', 'matplotlib'} & set(sys.modules)\n"
+    )
+    words = [sys.executable, "-c", code, "predict", str(folder), "--bundle", str(bundle.path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    closed = f"{' '.join(map(repr, [sys.executable, '-m', 'pneumoscope', *words[3:]]))} | head -c 1"
+    done = subprocess.run(closed, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundles import make_bundle
+from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.image.standardise import InputSpec
+from pneumoscope.model.bundle import BundleManifest, Calibrator, load_bundle, write_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return make_bundle(tmp_path / "bundle")
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    written = make_bundle(
+        tmp_path,
+        input=InputSpec(size=96, contrast="clahe"),
+        calibrator=Calibrator(method="temperature", scale=(0.8,)),
+        operating_points=[OperatingPoint("screening", 0.2, 0.97, 0.6), OperatingPoint("balanced", 0.5)],
+        conformal=(0.1, 0.2, 0.3),
+        results={"test": {"auroc": 0.9}},
+    )
+    read = load_bundle(tmp_path)
+    assert read.manifest == written.manifest
+    assert read.manifest.operating_point("screening").sensitivity == 0.97
+    assert read.head_weight.shape == (3, 4)
+    assert read.head_weight.dtype == np.float32
+    assert read.card.startswith("# ")
+    assert read.identity == f"tiny@{read.manifest.files['model.onnx'][:12]}"
+
+
+def test_a_run_folder_stands_for_the_bundle_in_it(bundle):
+    assert load_bundle(bundle.path.parent).path == bundle.path
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "head.npz", "card.md"])
+def test_an_altered_or_missing_file_does_not_load(bundle, name):
+    content = (bundle.path / name).read_bytes()
+    (bundle.path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match=f"{name} is not the file"):
+        load_bundle(bundle.path)
+    (bundle.path / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        load_bundle(bundle.path)
+
+
+def test_no_hash_may_be_left_out_and_no_file_lie_elsewhere(bundle):
+    path = bundle.path / "bundle.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"files": {}}))
+    with pytest.raises(BundleError, match="lists no"):
+        load_bundle(bundle.path)
+    path.write_text(json.dumps(stored | {"files": stored["files"] | {"../secret": "0"}}))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        load_bundle(bundle.path)
+
+
+def test_a_lung_segmenter_is_required_where_the_input_needs_one(tmp_path):
+    with_lungs = make_bundle(tmp_path, input=InputSpec(size=64, lungs="crop"))
+    assert with_lungs.lungs_path.name == "lungs.onnx"
+    with_lungs.lungs_path.unlink()
+    with pytest.raises(BundleError, match=r"lungs\.onnx"):
+        write_bundle(tmp_path, with_lungs.manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format_version": 2}, "format_version"),
+        ({"colour": "red"}, "colour"),
+        ({"findings": ["viral", "normal"]}, "first finding"),
+        ({"findings": ["normal"]}, "findings"),
+        ({"default_operating_point": "gone"}, "gone"),
+        ({"conformal": [0.1]}, "conformal threshold"),
+        ({"input": {"size": 4}}, "input.size"),
+    ],
+)
+def test_a_manifest_that_cannot_be_meant_is_one_clear_line(bundle, change, told):
+    path = bundle.path / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BundleError, match=told) as caught:
+        load_bundle(bundle.path)
+    assert str(caught.value).count("\n") == 0
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_a_manifest_are_one_clear_error(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp() / "fuzzed-bundle"
+    folder.mkdir(exist_ok=True)
+    (folder / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match="fuzzed-bundle"):
+        load_bundle(folder)
+
+
+def test_rewriting_keeps_the_files_and_renews_the_hashes(bundle):
+    renamed = bundle.manifest.model_copy(update={"name": "other"})
+    again = write_bundle(bundle.path, renamed, {"card.md": b"# New\n"})
+    assert again.identity.startswith("other@")
+    assert again.card == "# New\n"
+    assert again.manifest.files["model.onnx"] == bundle.manifest.files["model.onnx"]
+    assert again.manifest.files["card.md"] != bundle.manifest.files["card.md"]
+    assert not list(bundle.path.glob("*.new"))
+
+
+def test_unknown_operating_points_name_the_known_ones(bundle):
+    with pytest.raises(BundleError, match="it has balanced"):
+        bundle.manifest.operating_point("strict")
+
+
+def test_a_manifest_cannot_be_changed():
+    manifest = BundleManifest(name="x", findings=("normal", "pneumonia"), input=InputSpec())
+    with pytest.raises(ValueError, match="frozen"):
+        manifest.name = "y"

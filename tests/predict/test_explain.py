@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pneumoscope.image.lungs import WHOLE
+from pneumoscope.image.standardise import Standardised
+from pneumoscope.model.bundle import Calibrator
+from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.explain import explain, pneumonia_evidence
+
+RNG = np.random.default_rng(3)
+FEATURES = RNG.normal(size=(5, 7, 7)).astype(np.float32)
+WEIGHT = RNG.normal(size=(3, 5)).astype(np.float32)
+
+
+def log_odds(features: np.ndarray, calibrator: Calibrator) -> float:
+    probabilities = calibrate(WEIGHT @ features.mean(axis=(1, 2)), calibrator)
+    return float(np.log(probabilities[1:].sum() / probabilities[0]))
+
+
+@pytest.mark.parametrize("calibrator", [Calibrator(), Calibrator(method="vector", scale=(0.5, 1.5, 2.0))])
+def test_evidence_is_how_the_log_odds_of_pneumonia_depend_on_each_place(calibrator):
+    probabilities = calibrate(WEIGHT @ FEATURES.mean(axis=(1, 2)), calibrator)
+    evidence = pneumonia_evidence(FEATURES, WEIGHT, probabilities, calibrator.scale)
+    # Make one place's features a little stronger: the log-odds follow that place's evidence.
+    step = 1e-2
+    stronger = FEATURES.astype(np.float64)
+    stronger[:, 2, 4] *= 1 + step
+    change = (log_odds(stronger, calibrator) - log_odds(FEATURES.astype(np.float64), calibrator)) / step
+    assert change == pytest.approx(evidence[2, 4] / evidence.size, rel=1e-2)
+
+
+def test_two_classes_give_the_difference_of_their_maps():
+    evidence = pneumonia_evidence(FEATURES, WEIGHT[:2], np.array([0.4, 0.6]))
+    np.testing.assert_allclose(evidence, np.tensordot(WEIGHT[1] - WEIGHT[0], FEATURES, 1), rtol=1e-5)
+
+
+def standardised(content=WHOLE, region=WHOLE) -> Standardised:
+    return Standardised(np.zeros((1, 70, 70), np.float32), region, content, None)
+
+
+def one_hot_spot(strength: float) -> np.ndarray:
+    features = np.zeros((1, 7, 7), np.float32)
+    features[0, 1, 5] = strength
+    return features
+
+
+HEAD = np.array([[0.0], [1.0]], np.float32)
+EVEN = np.array([0.5, 0.5])
+
+
+def test_the_strongest_place_is_one_and_lies_where_the_features_are():
+    found = explain(one_hot_spot(9), HEAD, EVEN, standardised(), Calibrator())
+    assert found.heatmap.dtype == np.float32
+    assert found.heatmap.min() >= 0
+    assert found.heatmap.max() == pytest.approx(1)
+    row, column = np.unravel_index(found.heatmap.argmax(), found.heatmap.shape)
+    assert (row // 10, column // 10) == (1, 5)
+
+
+def test_weak_evidence_stays_faint_and_evidence_against_is_not_shown():
+    assert explain(one_hot_spot(0.2), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() < 0.3
+    assert explain(one_hot_spot(-9), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() == 0
+
+
+def test_borders_are_cut_off_and_the_region_is_kept():
+    content, region = (0.2, 0.0, 0.8, 1.0), (0.1, 0.2, 0.7, 0.9)
+    found = explain(one_hot_spot(9), HEAD, EVEN, standardised(content, region), Calibrator())
+    assert found.heatmap.shape == (42, 70)
+    assert found.region == region
+    assert found.finding == "pneumonia"

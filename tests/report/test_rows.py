@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.domain import Prediction
+from pneumoscope.report.rows import COLUMNS, csv_safe, flat_row, plain_text, to_row, tsv_header, tsv_line
+
+JUDGED = Prediction(
+    "x.png", "ok", (), 0.25, 0.5, 0.25, 0.75, "bacterial", "pneumonia", "balanced", ("viral",), "b@1"
+)
+
+
+def test_the_columns_are_those_of_the_contract():
+    contract = (
+        "path, status, reasons, p_normal, p_bacterial, p_viral, p_pneumonia, finding, decision, "
+        "operating_point, prediction_set, bundle"
+    )
+    assert ", ".join(COLUMNS) == contract
+    assert tuple(to_row(JUDGED)) == COLUMNS
+
+
+def test_flat_cells_are_text():
+    assert flat_row(JUDGED)["p_bacterial"] == "0.500000"
+    two = Prediction("x.png", "rejected", ("too_small", "cropped"))
+    assert flat_row(two)["reasons"] == "too_small;cropped"
+    assert flat_row(two)["p_normal"] == ""
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_name_becomes_text_that_utf8_can_hold_and_one_tab_separated_line(name):
+    plain_text(name).encode("utf-8")
+    line = tsv_line(Prediction(name, "ok"))
+    assert line.splitlines() == [line]
+    assert line.count("\t") == tsv_header().count("\t") == len(COLUMNS) - 1
+
+
+@given(st.text(min_size=1))
+def test_no_cell_can_start_a_formula(cell):
+    assert csv_safe(cell)[0] not in "=+-@\t\r\n"
+    assert csv_safe(cell).endswith(cell)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from pneumoscope.domain import Prediction
+from pneumoscope.report.table import as_table
+
+
+def shown(*predictions: Prediction) -> str:
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as capture:
+        console.print(as_table(predictions))
+    return capture.get()
+
+
+def test_reasons_stand_where_there_is_no_answer():
+    text = shown(
+        Prediction("[bold]a[/bold].png", "ok", (), 0.1, 0.2, 0.7, 0.9, "viral", "pneumonia"),
+        Prediction("b.png", "rejected", ("lateral_view",)),
+    )
+    assert "[bold]a[/bold].png" in text  # a file name is no markup
+    assert "0.900" in text
+    assert "lateral_view" in text
+
+
+def test_columns_that_nothing_fills_are_left_out():
+    text = shown(Prediction("a.png", "ok", (), 0.1, None, None, 0.9, "pneumonia", "pneumonia"))
+    assert "P(pneumonia)" in text
+    assert "P(viral)" not in text
