@@ -1,0 +1,88 @@
+# The commands of this repository. `make demo` and `make test` work from a bare clone.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN ?= $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Where the demonstration writes, and how much it draws and learns.
+DEMO ?= demo
+PHANTOMS ?= 400
+NEW_PHANTOMS ?= 60
+DEMO_TRAIN ?=
+# An X-ray of yours for the shipped model: make demo IMAGE=chest.png
+IMAGE ?=
+
+PYTEST_OPTIONS ?= -n 2
+
+# `make bundle` trains the shipped model on these: pictures, and lung masks of the same names.
+XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
+MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
+SHIPPED := src/pneumoscope/bundles/default
+
+.PHONY: help setup demo test check docs bundle clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make setup   virtual environment $(VENV) with everything in it'
+	@echo 'make demo    draw phantoms, train on them, judge, predict; IMAGE=chest.png asks the shipped model'
+	@echo 'make test    run the tests'
+	@echo 'make check   lint, types, import contracts and tests'
+	@echo 'make docs    build the documentation into build/docs'
+	@echo 'make bundle  train the shipped model again; XRAYS=folder MASKS=folder'
+	@echo 'make clean   remove what the others made, but for $(VENV) and runs/'
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/judged' '$(DEMO)/heatmaps'
+	@echo; echo '== Draw $(PHANTOMS) phantoms: thorax, lungs and ribs of nobody'
+	$(BIN)/pneumoscope data phantom '$(DEMO)/phantoms' --n $(PHANTOMS)
+	@echo; echo '== Train a small network on them, calibrate it, judge it on patients it never saw'
+	$(BIN)/pneumoscope train phantom --data '$(DEMO)/phantoms' --out '$(DEMO)/run' $(DEMO_TRAIN)
+	@echo; echo '== Judge it once more on new phantoms, drawn with another seed'
+	$(BIN)/pneumoscope data phantom '$(DEMO)/new' --seed 1 --n $(NEW_PHANTOMS)
+	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/judged'
+	@echo; echo '== Predict them, with a heat map of each'
+	$(BIN)/pneumoscope predict '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/answers.csv' --heatmaps '$(DEMO)/heatmaps'
+	@head -n 4 '$(DEMO)/answers.csv'
+	@echo
+	@echo 'Report of the training:   $(DEMO)/run/report.html'
+	@echo 'Report on new phantoms:   $(DEMO)/judged/report.html'
+	@echo 'Answers and heat maps:    $(DEMO)/answers.csv, $(DEMO)/heatmaps/'
+	@echo 'Phantoms are easy: this shows that learning works, and nothing about X-rays of people.'
+ifneq ($(strip $(IMAGE)),)
+	@echo; echo '== The shipped model, trained on real X-rays, on $(IMAGE)'
+	$(BIN)/pneumoscope predict '$(IMAGE)'
+else
+	@echo 'The shipped model knows real X-rays; ask it:  $(BIN)/pneumoscope predict chest.png'
+endif
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
+
+bundle: $(INSTALLED)
+	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
+	rm -rf build/bundle
+	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out build/bundle/lungs
+	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx --out build/bundle/run
+	rm -rf $(SHIPPED)
+	$(BIN)/pneumoscope export build/bundle/run --out $(SHIPPED)
+
+clean:
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
