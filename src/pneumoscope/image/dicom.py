@@ -164,7 +164,7 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
             raise UnreadableImageError(
                 name, Reason.TRUNCATED, "the DICOM file ends within its pixel data; send the image again"
             )
-        detail = "the DICOM object holds no picture; choose the image of the series"
+        detail = "the DICOM object holds no picture, or was cut off before it; choose the image of the series"
         raise UnreadableImageError(name, Reason.NO_PIXELS, detail)
     frames = _number(dataset, "NumberOfFrames") or 1
     if frames > 1:

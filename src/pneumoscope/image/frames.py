@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Reason, UnreadableImageError
-from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, read_jpeg_header
+from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, has_end, read_jpeg_header
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import grey_of
 
@@ -209,7 +209,7 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
             options: dict[str, Any] = {}
         else:
             options = {"colorspace": "RGB", "outcolorspace": "RGB"}
-        if b"\xff\xd9" not in data[-64:]:
+        if not has_end(data):
             raise _truncated(name)
         return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
     return Frame(decode_jpeg(name, data, header), header.bits)
@@ -219,6 +219,8 @@ def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     import imagecodecs
 
     header = _jpeg_header(name, data, limits)
+    if not has_end(data):
+        raise _truncated(name)
     return Frame(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits)
 
 
@@ -255,8 +257,7 @@ def _jpeg2k_bits(name: str, data: bytes, limits: Limits) -> int:
     check_pixels(name, y1 - y0, x1 - x0, limits)
     if tile_width == 0 or tile_height == 0 or -(-x1 // tile_width) * -(-y1 // tile_height) > 65535:
         raise _corrupt(name, "JPEG 2000 tiles")
-    # Decoders pass over a missing end in silence.
-    if b"\xff\xd9" not in data[-64:]:
+    if not has_end(data):
         raise _truncated(name)
     return (data[start + 42] & 0x7F) + 1
 

@@ -50,7 +50,8 @@ class LookupTable:
     def __call__(self, values: Values) -> Values:
         """Look up values of any shape."""
         index = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1)
-        return self.entries[index.astype(np.intp)]
+        outputs: Values = self.entries[index.astype(np.intp)]
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,4 +181,5 @@ def _stretch(
         low, high = values[used[0]], values[used[-1]]
     if high <= low:
         return np.zeros(values.shape)
-    return np.clip((values - low) / (high - low), 0, 1)
+    stretched: Values = np.clip((values - low) / (high - low), 0, 1)
+    return stretched

@@ -18,7 +18,7 @@ import simplejpeg
 
 from pneumoscope.domain import Reason, UnreadableImageError
 
-__all__ = ["JpegHeader", "decode_jpeg", "exif_orientation", "read_jpeg_header"]
+__all__ = ["JpegHeader", "decode_jpeg", "exif_orientation", "has_end", "read_jpeg_header"]
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -76,6 +76,14 @@ def _truncated(name: str) -> UnreadableImageError:
 
 def _corrupt(name: str, what: str) -> UnreadableImageError:
     return UnreadableImageError(name, Reason.CORRUPT, f"damaged JPEG data ({what}); copy the file again")
+
+
+def has_end(data: bytes) -> bool:
+    """Tell whether a JPEG, JPEG-LS or JPEG 2000 stream has its end marker, padding allowed for.
+
+    Decoders other than libjpeg-turbo's pass over missing data in silence, or search for them for seconds.
+    """
+    return b"\xff\xd9" in data[-64:]
 
 
 def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
@@ -232,7 +240,7 @@ def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, **options)
     except ValueError as error:
         message = str(error)
-        if "Premature end" in message:
+        if "Premature end" in message or b"\xff\xd9" not in data:
             raise _truncated(name) from error
         if not HARMLESS.search(message):
             raise _corrupt(name, message.partition("(): ")[2] or message) from error
@@ -247,9 +255,9 @@ def _grey_from_cmyk(cmyk: npt.NDArray[np.uint8], *, inverted: bool) -> npt.NDArr
     """Luminance of CMYK; Adobe writes it inverted (255 = no ink), others do not."""
     import cv2
 
-    paper = cmyk if inverted else 255 - cmyk
-    grey = cv2.cvtColor(np.ascontiguousarray(paper[:, :, :3]), cv2.COLOR_RGB2GRAY)
-    result: npt.NDArray[np.uint8] = cv2.multiply(grey, np.ascontiguousarray(paper[:, :, 3]), scale=1 / 255)
+    paper = cmyk if inverted else ~cmyk
+    grey = cv2.cvtColor(paper, cv2.COLOR_RGBA2GRAY)  # the fourth channel plays no part in it
+    result: npt.NDArray[np.uint8] = cv2.multiply(grey, cv2.extractChannel(paper, 3), scale=1 / 255)
     return result
 
 
@@ -257,8 +265,7 @@ def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
     """Decode lossless JPEG and JPEG of 12 or 16 bits, which the fast path does not know."""
     import imagecodecs
 
-    # This decoder passes over missing data in silence, so the end must be seen to be there.
-    if b"\xff\xd9" not in data[-64:]:
+    if not has_end(data):
         raise _truncated(name)
     try:
         pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)

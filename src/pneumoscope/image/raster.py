@@ -94,13 +94,14 @@ def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.ND
     import cv2
 
     channels = samples.shape[2]
+    samples = np.ascontiguousarray(samples)
     grey: npt.NDArray[Any]
-    if channels >= 3:
-        grey = cv2.cvtColor(np.ascontiguousarray(samples[:, :, :3]), cv2.COLOR_RGB2GRAY)
+    if channels in {3, 4}:
+        grey = cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY if channels == 3 else cv2.COLOR_RGBA2GRAY)
     else:
-        grey = np.ascontiguousarray(samples[:, :, 0])
+        grey = cv2.extractChannel(samples, 0)
     if channels in {2, 4} and not premultiplied:
-        alpha = np.ascontiguousarray(samples[:, :, -1])
+        alpha = cv2.extractChannel(samples, channels - 1)
         opaque = np.iinfo(samples.dtype).max
         if int(alpha.min()) < opaque:
             grey = cv2.multiply(grey, alpha, scale=1 / opaque)

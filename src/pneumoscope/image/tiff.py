@@ -21,6 +21,7 @@ STRIPS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
 COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 320, 322, 323, 324, 325
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 FIELD_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETTE: "palette"}
 PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
@@ -121,20 +122,17 @@ def _only_page(name: str, data: bytes) -> _Directory:
         directory = _read_directory(name, data, offset, order, big)
         if not directory.first(SUBFILE) & 1:
             pages.append(directory)
-        # What lies behind the first page matters only by its being there.
         offset = directory.following
     if not pages:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no picture; export it again")
     if len(pages) > 1:
         detail = f"the TIFF holds {len(pages)} pictures; save the one that counts"
         raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
-    if len(seen) > 1 and not pages[0].tags:
-        raise corrupt(name, "TIFF", "empty directory")
     return pages[0]
 
 
 def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) -> _Directory:
-    """Read the tags of unsigned whole numbers."""
+    """Read the tags of unsigned whole numbers; of the others only see that they are all there."""
     count_code, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
     start = offset + struct.calcsize(count_code)
     if start > len(data):
@@ -146,17 +144,19 @@ def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) 
     tags: dict[int, tuple[int, ...]] = {}
     for position in range(start, end, entry):
         tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, position)
-        code = FIELD_TYPES.get(kind)
-        if code is None or number == 0:
+        if kind not in FIELD_BYTES or number == 0:
             continue
-        if number > MAX_VALUES:
-            raise corrupt(name, "TIFF", f"{number} values in one tag")
         place = position + 4 + struct.calcsize(pointer)
-        size = number * struct.calcsize(code)
+        size = number * FIELD_BYTES[kind]
         if size > struct.calcsize(pointer):
             (place,) = struct.unpack_from(f"{order}{pointer}", data, place)
         if place + size > len(data):
             raise truncated(name, "TIFF")
+        code = FIELD_TYPES.get(kind)
+        if code is None:
+            continue
+        if number > MAX_VALUES:
+            raise corrupt(name, "TIFF", f"{number} values in one tag")
         tags[tag] = struct.unpack_from(f"{order}{number}{code}", data, place)
     (following,) = struct.unpack_from(f"{order}{pointer}", data, end)
     return _Directory(tags, following)
