@@ -124,7 +124,7 @@ def _counts(truth: Any, called: Any, n_classes: int) -> list[list[int]]:
 
 
 def _large_sources(scored: ScoredSet) -> list[str]:
-    return sorted(name for name in set(scored.sources) if scored.sources.count(name) >= MIN_SUBGROUP)
+    return sorted(name for name in set(scored.sources) if name and scored.sources.count(name) >= MIN_SUBGROUP)
 
 
 def _of_source(scored: ScoredSet, name: str) -> Any:

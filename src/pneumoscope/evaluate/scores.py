@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.labels import class_index
 from pneumoscope.domain import DataError, Prediction
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 NORMAL = "normal"
-TWO_CLASSES = (NORMAL, "pneumonia")
 # Where a class's probability stands in a prediction.
 _FIELDS = {
     NORMAL: "p_normal",
@@ -156,7 +156,7 @@ def scored_set(
                 f"{prediction.path}: this prediction stands beside the record of {record.path}; "
                 "give both in the same order"
             )
-        label = _class_index(record, classes)
+        label = class_index(record.label, classes, record.path)
         if prediction.status != "ok":
             not_judged.append(prediction)
             continue
@@ -172,17 +172,6 @@ def scored_set(
         tuple(record.source for record in kept),
     )
     return scored, not_judged
-
-
-def _class_index(record: Record, classes: tuple[str, ...]) -> int:
-    label = record.label
-    if classes == TWO_CLASSES and label in {"bacterial", "viral"}:
-        label = "pneumonia"
-    if label not in classes:
-        raise DataError(
-            f"{record.path}: label {record.label!r} is not among the classes judged ({', '.join(classes)})"
-        )
-    return classes.index(label)
 
 
 def _probability(prediction: Prediction, name: str) -> float:

@@ -12,6 +12,8 @@ import numpy as np
 from pneumoscope.evaluate.scores import BoolArray, FloatArray, IntArray
 
 __all__ = [
+    "N_BINS",
+    "bin_of",
     "brier",
     "calibration_error",
     "confusion",
@@ -159,6 +161,13 @@ def brier(error: FloatArray, weights: FloatArray) -> FloatArray:
     return ratio(weights @ squared, weights.sum(axis=1))
 
 
+def bin_of(confidence: FloatArray) -> IntArray:
+    """Return the bin, 0..14, of confidences in [0, 1]: (0, 1/15], (1/15, 2/15], …; 0 is in the first."""
+    edges = np.linspace(0, 1, N_BINS + 1)
+    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
+    return bins.astype(np.int64)
+
+
 def calibration_error(confidence: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArray:
     """Expected calibration error over 15 bins of equal width, shape (B,), in [0, 1].
 
@@ -172,7 +181,5 @@ def calibration_error(confidence: FloatArray, truth: BoolArray, weights: FloatAr
         Whether what the confidence speaks of is so.
     weights : ndarray of float64, shape (B, N)
     """
-    edges = np.linspace(0, 1, N_BINS + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
-    gap = (bins[:, None] == np.arange(N_BINS)) * (confidence - truth)[:, None]
+    gap = (bin_of(confidence)[:, None] == np.arange(N_BINS)) * (confidence - truth)[:, None]
     return ratio(np.abs(weights @ gap).sum(axis=1), weights.sum(axis=1))

@@ -1,0 +1,70 @@
+"""Figures as people read them: what the report and the model card share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pneumoscope.domain import Prediction
+
+__all__ = ["MEASURES", "Measure", "bar_floor", "not_judged_counts", "span", "summary", "value"]
+
+Figure = Mapping[str, Any]
+Measure = tuple[str, str, str]
+
+# Key in metrics.json, the field's name, and what it says.
+MEASURES: tuple[Measure, ...] = (
+    ("auroc", "AUROC", "chance that a picture with pneumonia gets the higher score of two"),
+    ("average_precision", "Average precision", "precision averaged over all thresholds"),
+    ("sensitivity", "Sensitivity", "share of pneumonia that is found"),
+    ("specificity", "Specificity", "share of normal pictures that are cleared"),
+    ("ppv", "PPV", "share of pneumonia calls that are right, at the mix of this set"),
+    ("npv", "NPV", "share of all-clears that are right, at the mix of this set"),
+    ("accuracy", "Accuracy", "share of answers that are right"),
+    ("balanced_accuracy", "Balanced accuracy", "mean of sensitivity and specificity"),
+    ("f1", "F1", "harmonic mean of sensitivity and PPV"),
+    ("mcc", "MCC", "correlation of answer and truth, −1 to 1"),
+    ("brier", "Brier score", "mean squared error of the probability; lower is better"),
+    ("ece", "ECE", "mean gap between probability and frequency; lower is better"),
+)
+
+
+def value(figure: Figure | None, digits: int = 3) -> str:
+    """Return the value of a figure, or a dash where it is undefined."""
+    return "–" if figure is None or figure["value"] is None else f"{figure['value']:.{digits}f}"
+
+
+def span(figure: Figure | None, digits: int = 3) -> str:
+    """Return the interval of a figure, or an empty text where there is none."""
+    if figure is None or figure["low"] is None:
+        return ""
+    return f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}"
+
+
+def bar_floor(figures: Iterable[Figure]) -> float:
+    """Return where the bars of these figures start, so that they can be told apart: 0.8, 0.5 or 0."""
+    ends = (figure["value"] if figure["low"] is None else figure["low"] for figure in figures)
+    lowest = min((end for end in ends if end is not None), default=0.0)
+    return next((floor for floor in (0.8, 0.5) if lowest >= floor), 0.0)
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """Say in two sentences what happened to the pictures at the operating point."""
+    (cleared, alarms), (missed, found) = metrics["pneumonia"]["confusion"]
+    return (
+        f"At a threshold of {metrics['threshold']:.3f} it found {found:,} of {found + missed:,} pictures "
+        f"with pneumonia and cleared {cleared:,} of {cleared + alarms:,} normal ones. "
+        f"It missed {missed:,} and raised {alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
+    )
+
+
+def not_judged_counts(rejected: Sequence[Prediction]) -> dict[str, Any]:
+    """Count the pictures without a score, by status and by reason."""
+    status = Counter(row.status for row in rejected)
+    reasons = Counter(reason for row in rejected for reason in row.reasons)
+    return {
+        "rejected": status["rejected"],
+        "unreadable": status["unreadable"],
+        "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+    }
