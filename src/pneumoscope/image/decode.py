@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,8 @@ def looks_like_image(path: str | os.PathLike[str]) -> bool:
 
 def decodable_formats() -> dict[str, str]:
     """Return what can be decoded, format or DICOM transfer syntax, and the library that does it."""
+    from importlib.metadata import version
+
     from pneumoscope.image.frames import TRANSFER_SYNTAXES
 
     versions = {name: f"{name} {version(name)}" for name in ("simplejpeg", "imagecodecs", "numpy")}
