@@ -77,7 +77,7 @@ class LungField:
 def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) -> LungField:
     """Clean a segmenter's map and take its box.
 
-    Specks are dropped and holes closed; at most the two largest components stay.
+    Specks are dropped: at most the two largest components stay.
 
     Parameters
     ----------

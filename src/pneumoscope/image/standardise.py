@@ -121,18 +121,23 @@ def standardise(
     ValueError
         If the spec needs lungs and no segmenter is given.
     """
-    picture = radiograph.pixels
     if spec.needs_lungs and segment is None:
         raise ValueError("this input spec needs a lung segmenter, and none was given")
+    picture = _registered(radiograph)
     lungs = lung_field(segment(picture)) if segment is not None and spec.needs_lungs else None
     region = lungs.padded_box(spec.lung_margin) if lungs and spec.lungs.startswith("crop") else WHOLE
-    pixels, content = _fit(crop(picture, region), spec)
+    height = radiograph.height * (region[2] - region[0])
+    width = radiograph.width * (region[3] - region[1])
+    pixels, content = _fit(crop(picture, region), spec, height / width)
     pixels = _denoise(pixels, spec.denoise)
     pixels = _contrast(pixels, spec.contrast)
     mask = _mask_of_input(lungs, region, content, spec.size) if lungs and lungs.plausible else None
+    if mask is not None and not mask.any():  # a strip so thin that no pixel of it is lung
+        mask = None
     pixels = _window(pixels, spec.window, content, mask)
     if mask is not None and spec.lungs in ("mask", "crop_and_mask"):
         pixels = np.where(mask, pixels, np.float32(0))
+    pixels = np.clip(pixels, 0, 1)  # filters round beyond it
     stacked = np.repeat(pixels[None], spec.channels, axis=0) if spec.channels > 1 else pixels[None]
     return Standardised(np.ascontiguousarray(stacked), region, content, lungs)
 
@@ -151,13 +156,18 @@ def crop(picture: Pixels, region: Box) -> Pixels:
 def resize(picture: Pixels, height: int, width: int, resampling: str = "area") -> Pixels:
     """Resize an (H, W) picture to (`height`, `width`) without aliasing.
 
-    ``area`` averages when shrinking and falls back to linear when enlarging; the other filters are
-    preceded by a Gaussian of sigma = (scale - 1) / 2, as scikit-image does.
+    ``area`` averages along an axis that shrinks and is linear along one that grows; the other filters
+    are preceded by a Gaussian of sigma = (scale - 1) / 2, as scikit-image does.
     """
     if picture.shape == (height, width):
         return picture
     scale_y, scale_x = picture.shape[0] / height, picture.shape[1] / width
     if resampling == "area":
+        if max(scale_y, scale_x) > 1 > min(scale_y, scale_x):
+            # OpenCV averages only where both axes shrink, so the one that grows waits for its turn.
+            smaller = (min(width, picture.shape[1]), min(height, picture.shape[0]))
+            picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+            scale_y = scale_x = 0.0
         method = cv2.INTER_AREA if max(scale_y, scale_x) > 1 else cv2.INTER_LINEAR
     else:
         method = RESAMPLING[resampling]
@@ -169,12 +179,36 @@ def resize(picture: Pixels, height: int, width: int, resampling: str = "area") -
     return np.clip(resized, 0, 1, out=resized) if method == cv2.INTER_CUBIC else resized
 
 
-def _fit(picture: Pixels, spec: InputSpec) -> tuple[Pixels, Box]:
-    """Bring the picture to the square input; return it with the box that is not border."""
+def _registered(radiograph: Radiograph) -> Pixels:
+    """Return the pixels so that they cover the original and no more.
+
+    A JPEG that was decoded at a half, a quarter or an eighth of its size ends in a row and a column that
+    reach beyond the original by a part of a pixel, which would stretch what follows.
+    """
+    pixels = radiograph.pixels
+    height, width = pixels.shape
+    extent_y = radiograph.height / max(1, round(radiograph.height / height))
+    extent_x = radiograph.width / max(1, round(radiograph.width / width))
+    scale_y, scale_x = extent_y / height, extent_x / width
+    if scale_y == scale_x == 1:
+        return pixels
+    to_source = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2]], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    registered: Pixels = cv2.warpAffine(
+        pixels, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return registered
+
+
+def _fit(picture: Pixels, spec: InputSpec, aspect: float) -> tuple[Pixels, Box]:
+    """Bring the picture to the square input; return it with the box that is not border.
+
+    `aspect` is height over width of what is shown; a DCT-scaled picture has it only nearly.
+    """
     if spec.fit == "squash":
         return resize(picture, spec.size, spec.size, spec.resampling), WHOLE
-    scale = spec.size / max(picture.shape)
-    height, width = (max(1, round(side * scale)) for side in picture.shape)
+    height = max(1, round(spec.size * min(1.0, aspect)))
+    width = max(1, round(spec.size / max(1.0, aspect)))
     top, left = (spec.size - height) // 2, (spec.size - width) // 2
     square = np.zeros((spec.size, spec.size), np.float32)
     square[top : top + height, left : left + width] = resize(picture, height, width, spec.resampling)
