@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 __all__ = ["Augmentation", "augment", "mixup", "photometric", "sample_affine", "warp"]
@@ -66,6 +66,13 @@ class Augmentation(BaseModel):
     markers: int = Field(default=0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, lt=1)
     mixup: float = Field(default=0.0, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Augmentation:
+        for name, (low, high) in (("area", self.area), ("aspect", self.aspect)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: two numbers above 0 are needed, the smaller first")
+        return self
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

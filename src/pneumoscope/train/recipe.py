@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,7 +62,7 @@ class Phase(_Strict):
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0)
     scratch_lr: float | None = Field(default=None, gt=0)
-    frozen: int | Literal["none", "backbone"] = "none"
+    frozen: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0)
 
@@ -73,6 +73,12 @@ class SplitSpec(_Strict):
     method: Literal["patient", "random"] = "patient"
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SplitSpec:
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError("fractions: three shares above 0 are needed that sum to 1")
+        return self
 
 
 class Recipe(_Strict):
@@ -117,6 +123,9 @@ class Recipe(_Strict):
             raise ValueError("classes: at least two are needed, and the first must be 'normal'")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: each may stand once")
+        if self.input.channels != 1:
+            # A bundle's network takes grey pictures and repeats them itself.
+            raise ValueError("input.channels: must be 1; network.channels says what the backbone sees")
         return self
 
     @property
@@ -217,4 +226,5 @@ def _first_fault(error: ValidationError) -> str:
         return f"unknown key {where!r}" + (f"; did you mean {guess[0]!r}?" if guess else "")
     if fault["type"] == "missing":
         return f"the key {where!r} is missing"
-    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
