@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,25 @@ class Examination:
     def groups(self) -> list[list[int]]:
         """All groups that a split must not divide; for `pneumoscope.data.split`."""
         return [*self.exact, *self.near, *self.same_key]
+
+    def readable(self) -> Examination:
+        """Return the examination without the unreadable files, positions counted anew."""
+        lost = {problem.path for problem in self.unreadable}
+        kept = [i for i, record in enumerate(self.manifest.records) if record.path not in lost]
+        at = {old: new for new, old in enumerate(kept)}
+
+        def moved(groups: list[list[int]]) -> list[list[int]]:
+            return [[at[i] for i in group] for group in groups]
+
+        return replace(
+            self,
+            manifest=self.manifest.with_records(self.manifest.records[i] for i in kept),
+            unreadable=(),
+            # Only files that were read are in a group.
+            exact=moved(self.exact),
+            near=moved(self.near),
+            same_key=moved(self.same_key),
+        )
 
 
 @dataclass(frozen=True)
@@ -260,8 +279,7 @@ def examine(
     pairs = list(zip(manifest.records, seen, strict=True))
     return Examination(
         manifest=manifest.with_records(
-            type(r)(r.path, r.label, r.patient_id, r.split, s.sha256, s.width, s.height, r.source)
-            for r, s in pairs
+            replace(r, sha256=s.sha256, width=s.width, height=s.height) for r, s in pairs
         ),
         unreadable=unreadable,
         changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),

@@ -15,7 +15,7 @@ NEAR_DISTANCE = 20
 
 Chest radiographs resemble each other, so the usual 64-bit hash takes different children for one: on
 5,232 paediatric films 189 pairs of different patients lie within 4 bits. Of the 256 bits used here, a
-copy at another size, compression, brightness or gamma differs in at most 18 (99th percentile), while the
+copy at another size, brightness or gamma differs in at most 18 (99th percentile), while the
 nearest two films that are no copies differ in 34.
 """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -17,6 +19,16 @@ __all__ = ["read_npz"]
 
 # PneumoniaMNIST; other sets of the family have other classes.
 _LABELS = ("normal", "pneumonia")
+# What numpy, zipfile and zlib raise on bytes that are no archive of arrays.
+_DAMAGED = (
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
@@ -41,24 +53,31 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
         If the file is absent, damaged or has other arrays.
     """
     path, out = Path(path), Path(out_dir)
-    records: list[Record] = []
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: no MedMNIST file; it is a single array")
-            for split in SPLITS:
-                images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
-                _check(path, split, images, labels)
-                records += _write(out, split, images, labels, path.stem)
+        with path.open("rb") as stream:
+            records = _unpack(path, stream, out)
     except KeyError as error:
-        raise DataError(f"{path}: no MedMNIST file; {error.args[0]}") from error
+        raise DataError(f"{path}: no MedMNIST file ({error.args[0]})") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
+    except _DAMAGED as error:
         raise DataError(f"{path}: no MedMNIST file, or damaged; fetch it again") from error
     manifest = Manifest(tuple(records), out)
     manifest.write(out / "manifest.csv")
     return manifest
+
+
+def _unpack(path: Path, stream: IO[bytes], out: Path) -> list[Record]:
+    loaded = np.load(stream, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise DataError(f"{path}: no MedMNIST file; it is a single array")
+    records: list[Record] = []
+    with loaded as arrays:
+        for split in SPLITS:
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
+            _check(path, split, images, labels)
+            records += _write(out, split, images, labels, path.stem)
+    return records
 
 
 def _check(path: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> None:
