@@ -10,20 +10,6 @@ from sklearn import metrics as sk
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate import ScoredSet, evaluate_scores
 
-THREE = ("normal", "bacterial", "viral")
-
-
-def made_up(n=300, seed=0, classes=THREE, per_patient=1):
-    """Draw labels, and probabilities that lean towards them."""
-    rng = np.random.default_rng(seed)
-    k = len(classes)
-    labels = np.r_[np.arange(k), rng.integers(0, k, n - k)]
-    logits = rng.normal(size=(n, k)) + 1.5 * (labels[:, None] == np.arange(k))
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    patients = tuple(f"patient{i // per_patient}" for i in range(n))
-    sources = tuple(("IM", "NORMAL2")[i % 2] for i in range(n))
-    return ScoredSet(classes, labels, p, patients, tuple(f"{i}.jpeg" for i in range(n)), sources)
-
 
 def figures(node):
     """Every figure in a nest of sections."""
@@ -35,8 +21,8 @@ def figures(node):
                 yield from figures(part)
 
 
-def test_values_are_scikit_learns():
-    scored = made_up()
+def test_values_are_scikit_learns(draw):
+    scored = draw()
     result = evaluate_scores(scored, threshold=0.4, n_boot=20)
     truth, p, labels, probabilities = (
         scored.is_pneumonia,
@@ -69,8 +55,8 @@ def test_values_are_scikit_learns():
     assert result["by_source"]["IM"]["pictures"] == one.sum()
 
 
-def test_intervals_hold_their_value_and_are_seeded():
-    scored = made_up()
+def test_intervals_hold_their_value_and_are_seeded(draw):
+    scored = draw()
     first, again = (evaluate_scores(scored, threshold=0.5, n_boot=300, seed=3) for _ in range(2))
     assert first == again
     assert first != evaluate_scores(scored, threshold=0.5, n_boot=300, seed=4)
@@ -78,15 +64,15 @@ def test_intervals_hold_their_value_and_are_seeded():
     assert auroc["low"] < auroc["value"] < auroc["high"]
 
 
-def test_interval_of_a_share_is_as_wide_as_theory_says():
-    scored = made_up(n=400)
+def test_interval_of_a_share_is_as_wide_as_theory_says(draw):
+    scored = draw(n=400)
     accuracy = evaluate_scores(scored, threshold=0.5, n_boot=2000)["all_classes"]["accuracy"]
     theory = 2 * 1.96 * np.sqrt(accuracy["value"] * (1 - accuracy["value"]) / 400)
     assert accuracy["high"] - accuracy["low"] == pytest.approx(theory, rel=0.12)
 
 
-def test_pictures_of_one_patient_are_not_independent():
-    single = made_up(n=200)
+def test_pictures_of_one_patient_are_not_independent(draw):
+    single = draw(n=200)
     fourfold = ScoredSet(
         single.classes,
         np.repeat(single.labels, 4),
@@ -102,8 +88,8 @@ def test_pictures_of_one_patient_are_not_independent():
             assert b[name][part] == pytest.approx(a[name][part]), name
 
 
-def test_blocks_of_resamples_do_not_change_the_answer(monkeypatch):
-    scored = made_up(n=60)
+def test_blocks_of_resamples_do_not_change_the_answer(draw, monkeypatch):
+    scored = draw(n=60)
     whole = evaluate_scores(scored, threshold=0.5, n_boot=50)
     monkeypatch.setattr("pneumoscope.evaluate.metrics._BLOCK", 60 * 7)
     blockwise = evaluate_scores(scored, threshold=0.5, n_boot=50)
@@ -112,8 +98,8 @@ def test_blocks_of_resamples_do_not_change_the_answer(monkeypatch):
 
 
 @pytest.mark.parametrize("only", [0, 1])
-def test_one_class_only_gives_null_with_a_reason(only):
-    scored = made_up(n=60)
+def test_one_class_only_gives_null_with_a_reason(draw, only):
+    scored = draw(n=60)
     scored = scored.select(scored.labels == only)
     result = evaluate_scores(scored, threshold=0.5, n_boot=50)
     auroc = result["pneumonia"]["auroc"]
@@ -137,30 +123,30 @@ def test_constant_scores_rank_nothing():
     assert result["bacterial_vs_viral"] is None
 
 
-def test_no_interval_says_why():
-    scored = made_up(n=30)
+def test_no_interval_says_why(draw):
+    scored = draw(n=30)
     assert "no resamples" in evaluate_scores(scored, threshold=0.5, n_boot=0)["pneumonia"]["auroc"]["reason"]
-    scored = made_up(n=30, per_patient=30)
+    scored = draw(n=30, per_patient=30)
     figure = evaluate_scores(scored, threshold=0.5, n_boot=10)["pneumonia"]["auroc"]
     assert figure["low"] is None
     assert "one patient" in figure["reason"]
 
 
-def test_small_sources_are_left_out():
-    scored = made_up(n=30)  # 15 of each source
+def test_small_sources_are_left_out(draw):
+    scored = draw(n=30)  # 15 of each source
     assert evaluate_scores(scored, threshold=0.5, n_boot=5)["by_source"] == {}
 
 
-def test_nothing_judged_is_one_line():
-    scored = made_up(n=5)
+def test_nothing_judged_is_one_line(draw):
+    scored = draw(n=5)
     with pytest.raises(DataError, match="no picture was judged"):
         evaluate_scores(scored.select(np.zeros(5, bool)), threshold=0.5)
     with pytest.raises(DataError, match="threshold"):
         evaluate_scores(scored, threshold=1.5)
 
 
-def test_a_thousand_resamples_are_fast():
-    scored = made_up(n=800, per_patient=2)
+def test_a_thousand_resamples_are_fast(draw):
+    scored = draw(n=800, per_patient=2)
     start = time.process_time()
     evaluate_scores(scored, threshold=0.5)
     assert time.process_time() - start < 5

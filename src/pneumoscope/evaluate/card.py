@@ -13,9 +13,10 @@ from pneumoscope.evaluate.tables import MEASURES, span, summary, value
 __all__ = ["write_card"]
 
 _LIMITS = (
-    "It speaks of frontal chest radiographs like those it was trained on. Another age group, hospital, device "
-    "or projection can lower every figure below.",
-    "It knows the findings named here and no others: a picture with another disease may be called either way.",
+    "It speaks of frontal chest radiographs like those it was trained on. Another age group, hospital, "
+    "device or projection can lower every figure below.",
+    "It knows the findings named here and no others: a picture with another disease may be called either "
+    "way.",
     "Bacterial and viral pneumonia often look alike; the kind is far less certain than the presence.",
     "The labels are those of the data set and hold its errors.",
 )
@@ -30,7 +31,7 @@ _PROVENANCE = (
     ("created", "Made"),
     ("parent", "Made from"),
 )
-_INPUT = ("width", "height", "size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
+_INPUT = ("size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
 
 
 def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -168,8 +169,8 @@ def _answers(bundle: Mapping[str, Any]) -> list[str]:
     if bundle.get("conformal"):
         share = 1 - float(bundle.get("conformal_alpha") or 0.1)
         parts.append(
-            f"Prediction sets hold the true class for {share:.0%} of the pictures of each class, as long as they "
-            "are like those of the calibration."
+            f"Prediction sets hold the true class for {share:.0%} of the pictures of each class, as long as "
+            "they are like those of the calibration."
         )
     return parts
 

@@ -283,7 +283,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         text, and what is empty or not finite is left out.
     """
     figure, (loss, score, rate) = _figure(11, 3.3, ncols=3)
-    epochs = _column(rows, "epoch")
+    epochs = [float(row["epoch"]) for row in rows]
     marker = "o" if len(rows) == 1 else None
     for ax, name, label, colour in (
         (loss, "train_loss", "training", ACCENT),
