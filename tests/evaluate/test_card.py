@@ -23,7 +23,10 @@ BUNDLE = {
         "split_seed": 0,
         "parent": None,
     },
-    "results": {"speaks_of": "phantoms, test split", "speed": {"pictures a second, one core": 90}},
+    "results": {
+        "speaks_of": "phantoms, test split",
+        "speed": {"pictures a second, one core": 90, "machine": ["a", "b"]},
+    },
     "intended_use": "Research and teaching.",
     "licence": "Apache-2.0",
     "files": {"model.onnx": "ab" * 32, "card.md": "cd" * 32},
@@ -50,6 +53,8 @@ def test_card_tells_everything(draw):
         "| screening | 0.1200 | 0.981 | 0.700 |",
         "90% of the pictures of each class",
         "- pictures a second, one core: 90",
+        "- machine: ['a', 'b']",
+        "often look alike",
         f"| model.onnx | `{'ab' * 32}` |",
     ):
         assert expected in card, expected
@@ -76,5 +81,6 @@ def test_undefined_figures_have_their_reason(draw, only):
 def test_a_bundle_that_was_not_measured_has_a_card():
     card = write_card({"name": "bare", "findings": ["normal", "pneumonia"]}, {})
     assert "normal or pneumonia" in card
+    assert "often look alike" not in card  # it tells no kinds apart
     assert "How well it reads" not in card
     assert "no calibrator was fitted" in card

@@ -17,9 +17,9 @@ _LIMITS = (
     "device or projection can lower every figure below.",
     "It knows the findings named here and no others: a picture with another disease may be called either "
     "way.",
-    "Bacterial and viral pneumonia often look alike; the kind is far less certain than the presence.",
     "The labels are those of the data set and hold its errors.",
 )
+_KINDS = "Bacterial and viral pneumonia often look alike; the kind is far less certain than the presence."
 _PROVENANCE = (
     ("data_description", "Data"),
     ("data_fingerprint", "Data fingerprint"),
@@ -57,7 +57,9 @@ def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         f"Reads a frontal chest radiograph as {_either(bundle['findings'])}, with calibrated probabilities.",
         "## Intended use and limits",
         _line(bundle.get("intended_use", "")),
-        "\n".join(f"- {limit}" for limit in _LIMITS),
+        "\n".join(
+            f"- {limit}" for limit in (*_LIMITS, *((_KINDS,) if "viral" in bundle["findings"] else ()))
+        ),
         "## Where it comes from",
         _facts(_origin(bundle)),
     ]
@@ -198,7 +200,7 @@ def _line(text: object) -> str:
 
 
 def _facts(facts: Iterable[tuple[str, Any]]) -> str:
-    return "\n".join(f"- {name}: {_line(fact)}" for name, fact in facts if fact not in {None, ""})
+    return "\n".join(f"- {name}: {_line(fact)}" for name, fact in facts if fact is not None and fact != "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
