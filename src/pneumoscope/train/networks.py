@@ -6,12 +6,18 @@ weights (Zhou et al., CVPR 2016) and needs no gradient.
 
 from __future__ import annotations
 
+import difflib
+import http.client
 import logging
+import urllib.error
+import urllib.request
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+import huggingface_hub
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +28,7 @@ __all__ = [
     "CUSTOM_CNN",
     "Network",
     "build_network",
+    "check_size",
     "freeze",
     "load_weights",
     "save_weights",
@@ -31,6 +38,12 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CUSTOM_CNN = "custom-cnn"
+HUB_TIMEOUT = 10.0
+# What torch, safetensors and timm raise for files that are no checkpoint or another network's, and the
+# hub's client for what it cannot get.
+_LOADING_ERRORS = (
+    OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, SafetensorError,
+)  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The paediatric set's own mean and spread of grey levels, for backbones that start from nothing.
 GREY_MEAN, GREY_STD = 0.48, 0.24
@@ -108,7 +121,8 @@ class _Features(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Any, self.model).forward_features(x)  # type: ignore[no-any-return]
+        features: Tensor = self.model.forward_features(x)  # type: ignore[operator]
+        return features
 
 
 def _drop_unused(features: _Features, channels: int) -> int:
@@ -119,12 +133,16 @@ def _drop_unused(features: _Features, channels: int) -> int:
         for module in features.model.modules()
     ]
     features.eval()
-    with torch.no_grad():
-        found = features(torch.zeros(1, channels, 128, 128))
+    try:
+        with torch.no_grad():
+            found = features(torch.zeros(1, channels, 128, 128))
+    except (AssertionError, RuntimeError) as error:  # timm asserts a transformer's input size
+        raise RecipeError(f"network.name: this network cannot be used ({_short(error)})") from error
     for hook in hooks:
         hook.remove()
     features.train()
-    if found.ndim != 4:
+    expected = getattr(features.model, "num_features", None)
+    if found.ndim != 4 or (found.shape[1] != expected and found.shape[3] == expected):
         raise RecipeError("network.name: this network gives no feature map; choose a convolutional one")
     for name, child in list(features.model.named_children()):
         if not any(id(module) in called for module in child.modules()):
@@ -158,7 +176,10 @@ def build_network(
     if spec.name == CUSTOM_CNN:
         if wanted or weights:
             raise RecipeError(f"network: there are no ImageNet weights for {CUSTOM_CNN}; use --no-pretrained")
-        backbone: nn.Module = CustomCNN(spec.channels, **spec.options)
+        try:
+            backbone: nn.Module = CustomCNN(spec.channels, **spec.options)
+        except TypeError as error:
+            raise RecipeError(f"network.options: {CUSTOM_CNN} knows 'widths' alone ({error})") from error
         count = cast(int, backbone.num_features)
     else:
         model = _timm_model(spec, pretrained=wanted or weights is not None, weights=weights)
@@ -169,32 +190,93 @@ def build_network(
     return Network(backbone, count, classes, mean=mean, std=std, dropout=spec.dropout)
 
 
+@torch.no_grad()
+def check_size(network: Network, size: int) -> None:
+    """Refuse an input that the network would shrink to nothing.
+
+    Raises
+    ------
+    RecipeError
+        If a picture of `size` by `size` pixels leaves no feature map.
+    """
+    was_training = network.training
+    try:
+        _, features = network.eval()(torch.zeros(1, 1, size, size))
+    except RuntimeError as error:
+        raise RecipeError(f"input.size: {size} pixels are too few for this network") from error
+    if not features.numel():
+        raise RecipeError(f"input.size: {size} pixels are too few for this network")
+    network.train(was_training)
+
+
 def _timm_model(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) -> nn.Module:
     if spec.name not in timm.list_models():
-        raise RecipeError(f"network.name: timm knows no {spec.name!r}; see timm.list_models()")
+        guess = difflib.get_close_matches(spec.name, [CUSTOM_CNN, *timm.list_models()], n=1)
+        hint = f"did you mean {guess[0]!r}?" if guess else "see timm.list_models()"
+        raise RecipeError(f"network.name: timm knows no {spec.name!r}; {hint}")
     if weights is not None and not weights.is_file():
         raise RecipeError(f"{weights}: no such weights file; check --weights, or use --no-pretrained")
-    overlay: dict[str, Any] = {"file": str(weights)} if weights else {}
+    source = weights or (_cached_weights(spec.name) if pretrained else None)
     try:
-        model = timm.create_model(
+        model: nn.Module = timm.create_model(
             spec.name,
             pretrained=pretrained,
             in_chans=spec.channels,
-            pretrained_cfg_overlay=overlay,
+            pretrained_cfg_overlay={"file": str(source)} if source else {},
             **spec.options,
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if not pretrained:
-            raise RecipeError(f"network: {spec.name}: {' '.join(str(error).split())[:200]}") from error
-        raise RecipeError(
-            f"ImageNet weights for {spec.name} cannot be had ({_short(error)}): give a timm checkpoint by "
-            "--weights FILE, or start from scratch by --no-pretrained"
-        ) from error
+    except _LOADING_ERRORS as error:
+        if weights is not None:
+            raise RecipeError(f"{weights}: no timm checkpoint of {spec.name} ({_short(error)})") from error
+        if pretrained:
+            raise _no_weights(spec.name, _short(error)) from error
+        raise RecipeError(f"network: {spec.name} cannot be built ({_short(error)})") from error
     return model
 
 
+def _cached_weights(name: str) -> Path | None:
+    """Return the downloaded weights where the hub is out of reach; None where it can be asked.
+
+    The hub's own client tries again for a minute before it gives up.
+
+    Raises
+    ------
+    RecipeError
+        If the hub is out of reach and the weights were never downloaded, or timm has none.
+    """
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise _no_weights(name, "timm has none")
+    hub = huggingface_hub.constants.ENDPOINT
+    if not config.hf_hub_id or (not huggingface_hub.is_offline_mode() and _reachable(hub)):
+        return None
+    for filename in ("model.safetensors", "pytorch_model.bin"):
+        found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
+        if isinstance(found, str):
+            return Path(found)
+    raise _no_weights(name, f"{hub} is out of reach")
+
+
+def _reachable(address: str) -> bool:
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
+            return True
+    except urllib.error.HTTPError:
+        return True  # an answer, if not the one hoped for
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _no_weights(name: str, why: str) -> RecipeError:
+    return RecipeError(
+        f"ImageNet weights for {name} cannot be had ({why}): give a timm checkpoint by --weights FILE, or "
+        "start from scratch by --no-pretrained"
+    )
+
+
 def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 100 else text[:97] + "..."
 
 
@@ -253,6 +335,6 @@ def load_weights(network: Network, path: Path) -> Network:
     """
     try:
         network.load_state_dict(load_file(path))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise RecipeError(f"{path}: does not hold the weights of this recipe's network") from error
     return network
