@@ -26,6 +26,7 @@ def evaluate(
     from pneumoscope.data.manifest import load
     from pneumoscope.domain import DataError
     from pneumoscope.evaluate.bundles import judge_bundle
+    from pneumoscope.evaluate.tables import with_interval
     from pneumoscope.model.bundle import load_bundle
 
     manifest = load(data)
@@ -43,8 +44,8 @@ def evaluate(
         typer.echo(json.dumps(judgement.metrics, indent=2))
     else:
         for name, figure in judgement.metrics["pneumonia"].items():
-            if isinstance(figure, dict) and figure.get("value") is not None:
-                typer.echo(f"{name:20s} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]")
+            if isinstance(figure, dict):
+                typer.echo(f"{name:20s} {with_interval(figure)}")
         typer.echo(f"report: {judgement.report}")
     if judgement.not_judged:
         typer.echo(f"{len(judgement.not_judged)} pictures were not judged; see the report", err=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pneumoscope.domain import MissingExtraError
+
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
     from pneumoscope.train.recipe import Recipe
@@ -18,7 +20,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(min=3, help="At most so many pictures of each class.")] = None,
-    size: Annotated[int | None, typer.Option(min=16, help="Input side in pixels, not the recipe's.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
+    ] = None,
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
     ] = None,
@@ -34,8 +38,14 @@ def train(
 ) -> None:
     """Train a network by a recipe, then calibrate, judge and pack it as a bundle."""
     from pneumoscope.cli.training_progress import show_progress
-    from pneumoscope.experiment import Experiment, run_experiment, with_split
-    from pneumoscope.train.recipe import load_recipe
+
+    try:
+        from pneumoscope.experiment import Experiment, run_experiment, with_split
+        from pneumoscope.train.recipe import load_recipe
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pneumoscope"):
+            raise
+        raise MissingExtraError("Training", "train") from error
 
     chosen = with_split(load_recipe(recipe), method=split, seed=seed)
     chosen = _changed(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
@@ -70,6 +80,8 @@ def _changed(
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
     import json
 
+    from pneumoscope.evaluate.tables import with_interval
+
     metrics = result.judgement.metrics
     against_normal = metrics["pneumonia"]
     summary = {
@@ -91,9 +103,7 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
         ("accuracy, pneumonia against normal", "accuracy"),
         (f"accuracy, {len(metrics['classes'])} classes", "accuracy_all_classes"),
     ):
-        figure = summary[key]
-        interval = f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-        typer.echo(f"{label:38s} {interval}")
+        typer.echo(f"{label:38s} {with_interval(summary[key])}")
     typer.echo(f"{summary['test_pictures']} test pictures judged, {summary['not_judged']} not judged")
     if result.unreadable:
         typer.echo(

@@ -42,6 +42,13 @@ def span(figure: Figure | None, digits: int = 3) -> str:
     return f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}"
 
 
+def with_interval(figure: Figure | None, digits: int = 3) -> str:
+    """Return a figure as "value [low, high]", as far as it is defined."""
+    if figure is None or figure["low"] is None:
+        return value(figure, digits)
+    return f"{value(figure, digits)} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
 def bar_floor(figures: Iterable[Figure]) -> float:
     """Return where the bars of these figures start, so that they can be told apart: 0.8, 0.5 or 0."""
     ends = (figure["value"] if figure["low"] is None else figure["low"] for figure in figures)

@@ -158,6 +158,12 @@ class BundleManifest(_Frozen):
             raise ValueError(f"default operating point {self.default_operating_point!r} is not among {names}")
         if self.conformal is not None and len(self.conformal) != len(self.findings):
             raise ValueError("one conformal threshold per finding is needed")
+        if any(
+            len(part) not in (1, len(self.findings)) for part in (self.calibrator.scale, self.calibrator.bias)
+        ):
+            raise ValueError("the calibrator needs one scale and one bias, or one of each per finding")
+        if self.gate.require_lungs and not self.input.needs_lungs:
+            raise ValueError("the gate asks for lungs, but the input spec has no lung segmenter")
         return self
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
@@ -209,6 +215,8 @@ class Bundle:
         """Weights of the pooled-linear head, shape (K, D)."""
         with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
             weight: npt.NDArray[np.float32] = head["weight"]
+        if weight.ndim != 2 or len(weight) != len(self.manifest.findings):
+            raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per finding; export it again")
         return weight
 
 

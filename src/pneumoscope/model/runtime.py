@@ -62,6 +62,8 @@ class OnnxRuntime:
             first_line = str(error).splitlines()[0]
             raise BundleError(f"{path}: not a network that ONNX Runtime can load ({first_line})") from error
         self._input = self._session.get_inputs()[0].name
+        # Sides that are free in the graph are named, not numbered.
+        self.input_shape = tuple(self._session.get_inputs()[0].shape)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, batch: Floats, outputs: tuple[str, ...]) -> tuple[Floats, ...]:

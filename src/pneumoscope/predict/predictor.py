@@ -124,6 +124,12 @@ class Predictor:
         self._network = OnnxRuntime(bundle.model_path)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
+        spec = bundle.manifest.input
+        expected = (spec.channels, spec.size, spec.size)
+        fixed = zip(self._network.input_shape[1:], expected, strict=True)
+        if any(isinstance(side, int) and side != wanted for side, wanted in fixed):
+            found = " x ".join(map(str, self._network.input_shape[1:]))
+            raise BundleError(f"{bundle.model_path}: takes {found} pictures, but bundle.json says {expected}")
         self._segment = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
 
     @classmethod
