@@ -80,13 +80,15 @@ def test_black_borders_of_a_padded_picture_pass():
     assert check_pixels(radiograph(padded), LIMITS) == []
 
 
-def test_lungs_are_asked_for_only_where_the_bundle_does():
+def test_lungs_must_be_plausible_and_certain_where_the_bundle_looks_for_them():
     nothing = lung_field(np.zeros((128, 128), np.float32))
     lungless = Standardised(np.zeros((1, 64, 64), np.float32), WHOLE, WHOLE, nothing)
-    assert check_lungs(lungless, LIMITS) == []
-    asked = GateLimits(require_lungs=True)
-    assert check_lungs(lungless, asked) == [Reason.NOT_A_CHEST_RADIOGRAPH]
-    assert "no lungs" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), asked)
+    assert check_lungs(replace(lungless, lungs=None), LIMITS) == []
+    assert check_lungs(lungless, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+    assert "no lungs" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), LIMITS)
     chest = np.zeros((128, 128), np.float32)
     chest[30:100, 20:110] = 1
-    assert check_lungs(replace(lungless, lungs=lung_field(chest)), asked) == []
+    assert check_lungs(replace(lungless, lungs=lung_field(chest)), LIMITS) == []
+    doubtful = lung_field(chest * np.float32(0.8))
+    assert doubtful.plausible
+    assert check_lungs(replace(lungless, lungs=doubtful), LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]

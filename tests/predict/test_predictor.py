@@ -131,7 +131,7 @@ def test_an_examination_agrees_with_the_prediction_and_explains_it(bundle, folde
 
 def test_lungs_are_found_where_the_input_asks_for_them(tmp_path):
     spec = InputSpec(size=64, lungs="crop", window="lungs")
-    make_bundle(tmp_path, input=spec, gate=GateLimits(require_lungs=True))
+    make_bundle(tmp_path, input=spec, gate=GateLimits(min_lung_certainty=0))
     found = Predictor.load(tmp_path).examine(write_picture(tmp_path / "x.png"))
     assert found.prediction.status == "ok"
     top, left, bottom, right = found.explanation.region

@@ -59,11 +59,15 @@ class LungField:
         Smallest box around the mask; the whole picture where the mask is not plausible.
     plausible : bool
         Whether area and box are those of a frontal chest radiograph.
+    certainty : float
+        Mean probability over the mask, in [0, 1]; 0 for an empty one. A segmenter that finds lungs in
+        something else is not sure of them.
     """
 
     mask: npt.NDArray[np.bool_]
     box: Box
     plausible: bool
+    certainty: float = 0.0
 
     def padded_box(self, margin: float) -> Box:
         """Return the box grown on each side by `margin` times its own size, kept inside the picture."""
@@ -115,4 +119,5 @@ def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) 
     area = float(mask.mean())
     sides_fit = min(box[2] - box[0], box[3] - box[1]) >= MIN_BOX_SIDE
     plausible = MIN_AREA <= area <= MAX_AREA and sides_fit
-    return LungField(mask, box if plausible else WHOLE, plausible)
+    certainty = float(probability[mask].mean())
+    return LungField(mask, box if plausible else WHOLE, plausible, certainty)

@@ -81,11 +81,11 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
 
 
 def check_lungs(standardised: Standardised, limits: GateLimits) -> list[Reason]:
-    """Judge whether the lung segmenter found the lungs of a frontal chest, where the bundle asks for them."""
+    """Judge whether the lung segmenter, where the bundle has one, is sure of the lungs of a frontal chest."""
     lungs = standardised.lungs
-    if limits.require_lungs and (lungs is None or not lungs.plausible):
-        return [Reason.NOT_A_CHEST_RADIOGRAPH]
-    return []
+    if lungs is None or (lungs.plausible and lungs.certainty >= limits.min_lung_certainty):
+        return []
+    return [Reason.NOT_A_CHEST_RADIOGRAPH]
 
 
 def advice(reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits) -> str:
