@@ -31,6 +31,9 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "predict": Command("pneumoscope.cli.predict", "predict", "Judge X-rays: files, folders or a manifest."),
     "train": Command("pneumoscope.cli.train", "train", "Train a model by a recipe and test it."),
+    "train-lungs": Command(
+        "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on pictures and masks."
+    ),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
     "data": Command("pneumoscope.cli.data", "app", "Fetch, draw, audit, split and summarise data sets."),
     "export": Command("pneumoscope.cli.export", "export", "Make a bundle of a trained checkpoint."),
