@@ -12,7 +12,7 @@ def train_lungs(
     data: Annotated[Path, typer.Option(help="Folder or manifest of pictures.")],
     masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the pictures' relative names.")],
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    epochs: Annotated[int, typer.Option(min=1)] = 24,
     seed: Annotated[int, typer.Option(help="Seed of split and training.")] = 0,
 ) -> None:
     """Train the lung segmenter on the patients that the default recipe trains on."""

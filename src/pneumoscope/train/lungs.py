@@ -153,7 +153,7 @@ def _loss(logits: Tensor, masks: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, masks) + (1 - soft_dice.mean())
 
 
-def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 20, seed: int = 0) -> LungTraining:
+def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, seed: int = 0) -> LungTraining:
     """Train on the records of split ``train``, keep the last weights, measure on split ``val``.
 
     Parameters
