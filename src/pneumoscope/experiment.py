@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import importlib.util
 import json
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
@@ -23,14 +23,15 @@ import numpy as np
 from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.split import split
-from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.domain import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bundle, sign_bundle
 from pneumoscope.model.bundle import Bundle, Provenance, default_bundle_path
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
-from pneumoscope.train.dataset import Packed, check_classes, pack
+from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.train.dataset import Packed, check_classes, check_packed, check_split, pack
 from pneumoscope.train.export import export_bundle
 from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, Epoch, fit, make_fabric
-from pneumoscope.train.networks import Network, build_network, load_weights, save_weights
+from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
 from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
 
 if TYPE_CHECKING:
@@ -123,20 +124,22 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     """
     progress = progress or Progress()
     recipe, out = experiment.recipe, experiment.out
-    manifest = prepare_manifest(
-        load(experiment.data), recipe, limit=experiment.limit, described_as=str(experiment.data)
-    )
+    resumes = _resumes(experiment)
+    if experiment.keras and importlib.util.find_spec("keras") is None:
+        raise MissingExtraError("Writing model.h5", "keras")
+    manifest = _manifest(experiment, resumes=resumes)
     lungs = _lung_segmenter(experiment)
-    _claim(out, resume=experiment.resume)
-    network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights)
+    network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights, seed=recipe.seed)
+    check_size(network, recipe.input.size)
     fabric = make_fabric()
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and not resumes:
         _write_inputs(experiment, manifest)
     progress.on_step("reading pictures")
     train, val = (_pack(manifest, side, recipe, lungs, progress) for side in ("train", "val"))
     unreadable = train.unreadable + val.unreadable
     if fabric.is_global_zero:
         _write_unreadable(out / UNREADABLE_FILE, unreadable)
+    check_packed(manifest.root, recipe.classes, train=train, val=val)
     progress.on_step("training")
     network = fit(
         recipe,
@@ -158,13 +161,44 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     )
     progress.on_step("judging on test patients")
     judgement = _judge(experiment, bundle, manifest, fabric)
+    unreadable += _not_read(judgement)
+    _write_unreadable(out / UNREADABLE_FILE, unreadable)
     bundle = sign_bundle(bundle, judgement.metrics, _speaks_of(experiment, "test"))
     return Result(bundle, judgement, unreadable)
 
 
-def prepare_manifest(
-    manifest: Manifest, recipe: Recipe, *, limit: int | None = None, described_as: str = ""
-) -> Manifest:
+def _resumes(experiment: Experiment) -> bool:
+    """Whether there is a run to go on with; refuse to write over one, or to go on by another recipe."""
+    out = experiment.out
+    if not (out / CHECKPOINT_FILE).exists():
+        return False
+    if not experiment.resume:
+        raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
+    if load_recipe(str(out / RECIPE_FILE)).sha256 != experiment.recipe.sha256:
+        raise DataError(
+            f"{out}: is a run of another recipe; resume with the same options, or use another --out"
+        )
+    return True
+
+
+def _manifest(experiment: Experiment, *, resumes: bool) -> Manifest:
+    manifest = load(experiment.data)
+    if not resumes:
+        return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit)
+    path = experiment.out / SPLIT_FILE
+    begun = Manifest.read(path)
+    now = {record.path: record for record in manifest.records}
+    for record in begun.records:
+        found = now.get(record.path)
+        if found is None or (found.label, found.sha256) != (record.label, record.sha256):
+            raise DataError(
+                f"{record.path}: has changed since the run began (see {path}); "
+                "put it back, or start anew with another --out"
+            )
+    return manifest.with_records(begun.records)
+
+
+def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = None) -> Manifest:
     """Check labels, cut to `limit` pictures a class, and split where the manifest has no split yet.
 
     Raises
@@ -172,19 +206,18 @@ def prepare_manifest(
     DataError
         For data that no network can learn from.
     """
+    check_classes(manifest, recipe.classes)
     if limit is not None:
         manifest = _limited(manifest, limit, recipe.seed)
-    if not any(record.split for record in manifest.records) and len(manifest):
+    if not any(record.split for record in manifest.records):
         manifest = divide(manifest, recipe.split)
-    check_classes(manifest, recipe.classes)
-    if not len(manifest.subset("test")):
-        raise DataError(f"{described_as or manifest.root}: split 'test' is empty; nothing could be reported")
+    check_split(manifest, recipe.classes)
     return manifest
 
 
 def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
     """Split a manifest; by patient means that copies of a picture stay on one side too."""
-    copies = examine(manifest).near if how.method == "patient" else None
+    copies = examine(manifest).groups if how.method == "patient" else None
     return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
 
 
@@ -211,16 +244,6 @@ def _lung_segmenter(experiment: Experiment) -> Path | None:
     return path
 
 
-def _claim(out: Path, *, resume: bool) -> None:
-    """Make the run folder; never write over another run's."""
-    if (out / CHECKPOINT_FILE).exists() and not resume:
-        raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
-
-
 def _pack(manifest: Manifest, side: str, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
     records = manifest.subset(side)
     segment = OnnxLungSegmenter(lungs) if lungs else None
@@ -239,6 +262,10 @@ def _pack(manifest: Manifest, side: str, recipe: Recipe, lungs: Path | None, pro
 def _write_inputs(experiment: Experiment, manifest: Manifest) -> None:
     """Leave in the run folder what another person needs to run it again."""
     out = experiment.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
     (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
     manifest.write(out / SPLIT_FILE)
     packages = ("pneumoscope", "torch", "timm", "lightning", "numpy", "opencv-python-headless", "onnxruntime")
@@ -246,7 +273,7 @@ def _write_inputs(experiment: Experiment, manifest: Manifest) -> None:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processors": len(os.sched_getaffinity(0)),
+        "processors": available_cpus(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
     (out / ENVIRONMENT_FILE).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
@@ -257,6 +284,14 @@ def _write_unreadable(path: Path, unreadable: Iterable[UnreadableImageError]) ->
         writer = csv.writer(file)
         writer.writerow(("path", "reason", "detail"))
         writer.writerows((error.path, error.reason.value, error.detail) for error in unreadable)
+
+
+def _not_read(judgement: Judgement) -> tuple[UnreadableImageError, ...]:
+    return tuple(
+        UnreadableImageError(row.path, Reason(row.reasons[0]), row.message)
+        for row in judgement.not_judged
+        if row.status == "unreadable"
+    )
 
 
 def _export(experiment: Experiment, network: Network, manifest: Manifest, lungs: Path | None) -> Bundle:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,17 @@ from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import LungSegmenter
 from pneumoscope.image.standardise import InputSpec, standardise
+from pneumoscope.predict.pipeline import available_cpus
 
-__all__ = ["MAX_UNREADABLE", "Packed", "check_classes", "class_indices", "pack"]
+__all__ = [
+    "MAX_UNREADABLE",
+    "Packed",
+    "check_classes",
+    "check_packed",
+    "check_split",
+    "class_indices",
+    "pack",
+]
 
 MAX_UNREADABLE = 0.05
 """Share of unreadable pictures above which a run stops: the data, not the pictures, is then wrong."""
@@ -62,17 +71,17 @@ def class_indices(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.
 
 
 def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
-    """Refuse data that no network can learn from, before any epoch.
+    """Refuse pictures that no network can learn from, before they are read.
 
     Raises
     ------
     DataError
-        If there are no pictures, only one class, an unknown label, or a split without some class.
+        If there are no pictures, only one class, a missing class or an unknown label.
     """
     if not len(manifest):
         raise DataError(f"{manifest.root}: no pictures found; give a folder with one sub-folder per class")
     counts = collections.Counter(class_indices(manifest.records, classes).tolist())
-    if len(counts) == 1 and len(classes) > 1:
+    if len(counts) == 1:
         only = classes[next(iter(counts))]
         raise DataError(
             f"{manifest.root}: all {len(manifest)} pictures are {only!r}; a second class is needed"
@@ -82,14 +91,58 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
         raise DataError(
             f"{manifest.root}: no picture of class {', '.join(missing)}; add some or drop the class"
         )
-    for split in ("train", "val"):
-        present = set(class_indices(manifest.subset(split).records, classes).tolist())
-        lacking = [name for position, name in enumerate(classes) if position not in present]
-        if lacking:
-            raise DataError(
-                f"{manifest.root}: split {split!r} has no picture of class {', '.join(lacking)}; "
-                "add pictures or split again with other fractions"
-            )
+
+
+def check_split(manifest: Manifest, classes: tuple[str, ...]) -> None:
+    """Refuse a split on which no network can be trained, chosen and judged.
+
+    Raises
+    ------
+    DataError
+        If a class is missing from the training or the validation pictures, or there is nothing to judge.
+    """
+    for side in ("train", "val"):
+        labels = class_indices(manifest.subset(side).records, classes)
+        _check_present(labels, classes, f"{manifest.root}: split {side!r} has no picture")
+    if not len(manifest.subset("test")):
+        raise DataError(
+            f"{manifest.root}: split 'test' is empty; give it pictures, or nothing can be reported"
+        )
+
+
+def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
+    """Refuse to train where too much of what was listed could not be read.
+
+    Parameters
+    ----------
+    root : Path
+        Of the data, for the message.
+    **sides : Packed
+        By the name of their split.
+
+    Raises
+    ------
+    DataError
+        If more than `MAX_UNREADABLE` of the pictures are unreadable, or all of one class in a split.
+    """
+    unreadable = [error for packed in sides.values() for error in packed.unreadable]
+    total = len(unreadable) + sum(len(packed) for packed in sides.values())
+    if len(unreadable) > MAX_UNREADABLE * total:
+        raise DataError(
+            f"{root}: {len(unreadable)} of {total} pictures are unreadable, the first: "
+            f"{unreadable[0]}; mend or remove them (see 'pneumoscope data audit')"
+        )
+    for side, packed in sides.items():
+        _check_present(packed.labels, classes, f"{root}: split {side!r} has no readable picture")
+
+
+def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead: str) -> None:
+    present = set(labels.tolist())
+    lacking = [name for position, name in enumerate(classes) if position not in present]
+    if lacking:
+        raise DataError(
+            f"{lead} of class {', '.join(lacking)}; add pictures or split again with other fractions"
+        )
 
 
 def pack(
@@ -107,10 +160,15 @@ def pack(
     progress : callable
         Told the number of pictures done.
 
+    Returns
+    -------
+    Packed
+        What could be read; see `check_packed`.
+
     Raises
     ------
     DataError
-        If more than `MAX_UNREADABLE` of the pictures are unreadable.
+        If a label is none of the classes.
     """
     labels = class_indices(manifest.records, classes)
 
@@ -124,7 +182,7 @@ def pack(
     pictures: list[npt.NDArray[np.uint8]] = []
     kept: list[int] = []
     unreadable: list[UnreadableImageError] = []
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(max_workers=available_cpus()) as pool:
         for index, result in enumerate(pool.map(one, manifest.records)):
             if isinstance(result, UnreadableImageError):
                 unreadable.append(result)
@@ -132,11 +190,6 @@ def pack(
                 pictures.append(result)
                 kept.append(index)
             progress(index + 1)
-    if len(unreadable) > MAX_UNREADABLE * len(labels):
-        raise DataError(
-            f"{manifest.root}: {len(unreadable)} of {len(labels)} pictures are unreadable, the first: "
-            f"{unreadable[0]}; mend or remove them (see 'pneumoscope data audit')"
-        )
     shape = (0, spec.channels, spec.size, spec.size)
     stacked = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
     records = tuple(manifest.records[index] for index in kept)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -62,8 +64,22 @@ class _State:
 
 
 def make_fabric(devices: str = "auto") -> Fabric:
-    """Return the engine: a GPU where there is one, bf16 where it pays; ``torchrun`` sets the world."""
-    fabric = Fabric(accelerator=devices, devices="auto" if devices == "auto" else 1, precision="bf16-mixed")
+    """Return the engine: a GPU where there is one, in bf16; ``torchrun`` says how many processes there are.
+
+    Parameters
+    ----------
+    devices : str
+        ``auto``, ``cpu`` or ``cuda``.
+    """
+    # Fabric by itself would take every GPU and start this command once for each.
+    local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=devices,
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed",
+    )
     fabric.launch()
     return fabric
 
@@ -144,7 +160,8 @@ class _Trainer:
         for epoch in range(max(first, self.state.epoch), first + phase.epochs):
             started = time.monotonic()
             loss = self._train_epoch(model, optimizer, phase, epoch, first)
-            val_loss, auroc, accuracy = self._validate()
+            # Batch statistics differ between processes: one of them speaks for all.
+            val_loss, auroc, accuracy = self.fabric.broadcast(self._validate())
             lr = optimizer.param_groups[0]["lr"]
             seconds = time.monotonic() - started
             row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, round(seconds, 2))
@@ -172,7 +189,11 @@ class _Trainer:
         )
         torch.manual_seed(_mix(recipe.seed, epoch, 1000 + fabric.global_rank))  # dropout
         order = torch.randperm(len(self.labels), generator=order_generator)
-        batches = _batches(order[fabric.global_rank :: fabric.world_size], recipe.batch)
+        # Every process must take as many steps as the others, or they wait for each other for ever.
+        whole = len(order) // fabric.world_size * fabric.world_size
+        batches = _batches(order[:whole][fabric.global_rank :: fabric.world_size], recipe.batch)
+        if not batches:
+            raise DataError(f"{self.run}: {len(order)} training pictures are too few; give more")
         set_training(model)
         total = torch.zeros((), device=fabric.device)
         for step, batch in enumerate(batches):
@@ -192,7 +213,9 @@ class _Trainer:
             if self.average:
                 self.average.update(self.network)
             total += loss.detach()
-        mean = float(total) / len(batches)
+        summed = fabric.all_reduce(total, reduce_op="mean")
+        assert isinstance(summed, Tensor)
+        mean = float(summed) / len(batches)
         if not math.isfinite(mean):
             raise DataError(f"{self.run}: the loss is no longer a number in epoch {epoch + 1}; lower the lr")
         return mean
@@ -239,7 +262,10 @@ class _Trainer:
     def load(self) -> None:
         """Take up the run's checkpoint."""
         path = self.run / CHECKPOINT_FILE
-        saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise DataError(f"{path}: the checkpoint is damaged; delete it and begin again") from error
         if saved["recipe"] != self.recipe.sha256:
             raise DataError(
                 f"{path}: belongs to another recipe; resume with the same options, or use another --out"

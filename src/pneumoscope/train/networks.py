@@ -151,7 +151,12 @@ def _drop_unused(features: _Features, channels: int) -> int:
 
 
 def build_network(
-    spec: NetworkSpec, classes: int, *, pretrained: bool | None = None, weights: Path | None = None
+    spec: NetworkSpec,
+    classes: int,
+    *,
+    pretrained: bool | None = None,
+    weights: Path | None = None,
+    seed: int | None = None,
 ) -> Network:
     """Build a network as a recipe describes it.
 
@@ -164,12 +169,16 @@ def build_network(
         Overrides the recipe's wish for ImageNet weights.
     weights : Path, optional
         A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of the hub's.
+    seed : int, optional
+        Of the weights that start at random.
 
     Raises
     ------
     RecipeError
         If timm knows no such network, or weights were asked for and cannot be had.
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     wanted = spec.pretrained if pretrained is None else pretrained
     mean = IMAGENET_MEAN if spec.channels == 3 else (GREY_MEAN,)
     std = IMAGENET_STD if spec.channels == 3 else (GREY_STD,)

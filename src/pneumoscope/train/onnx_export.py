@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,17 @@ OPSET = 18
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress chatter from the log; its warnings and errors stay."""
+    """Keep from people what the exporter says about its own progress and its own insides."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # torch 2.12 copies a tree specification in a way that it calls deprecated itself.
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
+            )
+            yield
     finally:
         logger.setLevel(level)
 
