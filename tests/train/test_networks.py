@@ -166,6 +166,7 @@ def wrong_files(folder):
     (folder / "junk.safetensors").write_bytes(b"junk" * 20)
     (folder / "empty.safetensors").write_bytes(b"")
     (folder / "junk.pth").write_bytes(b"junk" * 20)
+    (folder / "short.pth").write_bytes(b"junk")
     (folder / "empty.pth").write_bytes(b"")
     save_file({"other": torch.zeros(3)}, folder / "other.safetensors")
     torch.save({"state_dict": [1, 2]}, folder / "list.pth")

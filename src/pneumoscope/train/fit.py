@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -264,7 +265,7 @@ class _Trainer:
         path = self.run / CHECKPOINT_FILE
         try:
             saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, LookupError, struct.error, pickle.UnpicklingError) as error:
             raise DataError(f"{path}: the checkpoint is damaged; delete it and begin again") from error
         if saved["recipe"] != self.recipe.sha256:
             raise DataError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import http.client
 import logging
+import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -42,7 +43,8 @@ HUB_TIMEOUT = 10.0
 # What torch, safetensors and timm raise for files that are no checkpoint or another network's, and the
 # hub's client for what it cannot get.
 _LOADING_ERRORS = (
-    OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, SafetensorError,
+    OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, struct.error,
+    SafetensorError,
 )  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The paediatric set's own mean and spread of grey levels, for backbones that start from nothing.
