@@ -1,0 +1,213 @@
+"""The README keeps its word: every command in it is run, or something cheaper that goes the same way.
+
+What stands for what:
+
+* ``make demo`` runs with few phantoms and one epoch, in the virtual environment that runs the tests.
+* ``make test`` is these tests: only what it would do is looked at.
+* ``pip install .`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
+* ``pneumoscope train`` runs every recipe on phantoms, small, for one epoch, from scratch.
+* ``pneumoscope data fetch`` meets a mirror that is not there, and must say so in one line.
+* Everything else runs as it stands, in a folder that holds what it names.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from bundles import make_bundle
+from pneumoscope.data import load, split
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.train.recipe import recipe_names
+
+REPOSITORY = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSTRAINTS = REPOSITORY / "constraints.txt"
+
+TRIAL = ("--epochs", "1", "--limit", "12", "--no-pretrained")
+# Inception needs 75 pixels, the VGG networks 32.
+TRIAL_SIZE = {"inception-v3": "80"}
+NO_MIRROR = ("--base-url", "http://127.0.0.1:9/")
+
+
+def commands(*programs: str, text: str = README) -> list[str]:
+    """Return the lines behind a ``$`` that call one of the programs, in the order of the page."""
+    lines = [line for kind, block in BLOCK.findall(text) if kind == "console" for line in block.splitlines()]
+    return [line[2:] for line in lines if line.startswith("$ ") and line[2:].split()[0] in programs]
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme") / "xrays"
+    write_phantoms(folder, n=60, seed=3, size=160)
+    return folder
+
+
+@pytest.fixture
+def desk(phantoms: Path, tmp_path: Path) -> Path:
+    """Hold the files that the README's commands name."""
+    shutil.copytree(phantoms, tmp_path / "xrays")
+    pictures = sorted((tmp_path / "xrays").rglob("*.jpeg"))
+    shutil.copy(pictures[0], tmp_path / "chest.png")
+    (tmp_path / "ward").mkdir()
+    for picture in pictures[::20]:
+        shutil.copy(picture, tmp_path / "ward")
+    split(load(tmp_path / "xrays"), seed=1).write(tmp_path / "split.csv")
+    return tmp_path
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    everything = re.findall(r"^\$ (.*)$", README, re.MULTILINE)
+    assert everything == [line for line in everything if line in commands("make", "pip", "pneumoscope")], (
+        "a program without a test below"
+    )
+    assert commands("make") == ["make demo", "make test"]
+    assert commands("pip") == ["pip install .", "pip install --constraint constraints.txt '.[all]'"]
+
+
+@pytest.mark.slow
+def test_make_demo(tmp_path: Path) -> None:
+    # The virtual environment of this run takes the place of .venv.
+    few = [
+        f"BIN={BIN}",
+        f"DEMO={tmp_path / 'demo'}",
+        "PHANTOMS=45",
+        "NEW_PHANTOMS=6",
+        "DEMO_TRAIN=--epochs 1",
+    ]
+    done = run(["make", "--assume-old=.venv/.installed", "demo", *few], REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    reports = re.findall(r"^Report .*?: +(.*)$", done.stdout, re.MULTILINE)
+    assert len(reports) == 2
+    assert all("<html" in Path(report).read_text(encoding="utf-8") for report in reports)
+    with (tmp_path / "demo" / "answers.csv").open(encoding="utf-8") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 6
+    assert len(list((tmp_path / "demo" / "heatmaps").glob("*.png"))) == 6
+
+
+def test_make_test_runs_these_tests() -> None:
+    done = run(["make", "--dry-run", "--always-make", "test"], REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "pip install --constraint constraints.txt" in done.stdout, "it sets up what it needs"
+    assert "-m pytest" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "target",
+    re.findall(r"`make (\w+)", README + (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")),
+)
+def test_targets_exist(target: str) -> None:
+    assert run(["make", "--dry-run", target], REPOSITORY).returncode == 0
+
+
+def test_pins_cover_and_satisfy_what_is_asked_for() -> None:
+    pins = dict(line.split("==") for line in CONSTRAINTS.read_text().split("\n") if "==" in line)
+    pinned = {canonicalize_name(name): pin for name, pin in pins.items()}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [Requirement(text) for text in sum(extras, start=project["dependencies"])]
+    for requirement in asked:
+        if requirement.name != "pneumoscope":
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_pins_are_what_these_tests_run_with() -> None:
+    pins = [line.split("==") for line in CONSTRAINTS.read_text().split("\n") if "==" in line]
+    # A local build tag, as in 2.12.1+cpu, is the same release.
+    other = {name: version(name) for name, pin in pins if version(name).split("+")[0] != pin}
+    assert other == {}
+
+
+@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " predict " in c])
+def test_predict(command: str, desk: Path) -> None:
+    if "--bundle runs/default" in command:
+        make_bundle(desk / "runs" / "default")
+    done = run(shlex.split(command), desk)
+    words = shlex.split(command)
+    if "--json" in words:
+        rows = json.loads(done.stdout)
+    else:
+        text = (desk / "answers.csv").read_text(encoding="utf-8") if "--out" in words else done.stdout
+        rows = list(csv.DictReader(text.splitlines(), delimiter="," if "--out" in words else "\t"))
+    assert [Path(row["path"]).name for row in rows] == (
+        ["chest.png"] if "chest.png" in words else sorted(path.name for path in (desk / "ward").iterdir())
+    ), done.stderr
+    # Whether the shipped model lets a phantom pass is its own affair; the exit code must say so.
+    judged = sum(row["status"] == "ok" for row in rows)
+    assert done.returncode == (0 if judged == len(rows) else 3 if judged else 4), done.stderr
+    if "--heatmaps" in words:
+        assert len(list((desk / "maps").glob("*.png"))) == len(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " train " in c])
+def test_train(command: str, desk: Path) -> None:
+    words = shlex.split(command)
+    done = run([*words, *TRIAL, "--size", TRIAL_SIZE.get(words[2], "32")], desk)
+    assert done.returncode == 0, done.stderr
+    out = desk / words[words.index("--out") + 1]
+    assert (out / "bundle" / "model.onnx").is_file()
+    assert (out / "report.html").is_file()
+
+
+def test_every_published_system_has_its_line() -> None:
+    named = {shlex.split(command)[2] for command in commands("pneumoscope") if " train " in command}
+    assert named == set(recipe_names()) - {"phantom"}
+
+
+@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " data fetch " in c])
+def test_fetch(command: str, tmp_path: Path) -> None:
+    done = run([*shlex.split(command), *NO_MIRROR], tmp_path)
+    assert done.returncode == 4
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for c in commands("pneumoscope") if not re.search(r" (predict|train|data fetch) ", c)],
+)
+def test_as_it_stands(command: str, desk: Path) -> None:
+    if "--bundle runs/default" in command:
+        make_bundle(desk / "runs" / "default")
+    (desk / "split.csv").unlink()
+    done = run(shlex.split(command), desk)
+    assert done.returncode == 0, done.stderr
+    words = shlex.split(command)
+    if "--out" in words:
+        assert (desk / words[words.index("--out") + 1]).exists()
+
+
+@pytest.mark.parametrize("code", [block for kind, block in BLOCK.findall(README) if kind == "python"])
+def test_python(code: str, desk: Path) -> None:
+    done = run([sys.executable, "-W", "error", "-c", code], desk)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + len(list((desk / "ward").iterdir()))
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)", README))
+def test_links(target: str) -> None:
+    assert (REPOSITORY / target).exists()
