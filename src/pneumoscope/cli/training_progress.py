@@ -40,7 +40,9 @@ def show_progress(epochs: int) -> Iterator[Progress]:
         task = bars.add_task("starting", total=None)
 
         def on_epoch(row: Epoch) -> None:
-            bars.update(task, total=epochs, completed=row.epoch, description=_line(row, epochs))
+            # Above the bar, where all of them stay to be compared.
+            bars.console.print(_line(row, epochs), highlight=False, soft_wrap=True)
+            bars.update(task, total=epochs, completed=row.epoch)
 
         yield Progress(
             on_step=lambda step: bars.update(task, description=step, total=None, completed=0),

@@ -1,0 +1,46 @@
+"""What training prints while it runs."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from pneumoscope.cli.training_progress import show_progress
+from pneumoscope.train.fit import Epoch
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(
+        epoch=number,
+        phase=1,
+        lr=0.001,
+        train_loss=1.0,
+        val_loss=1.0,
+        val_auroc=0.5,
+        val_accuracy=0.5,
+        seconds=7.0,
+    )
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+@pytest.mark.parametrize("screen", [Terminal, io.StringIO])
+def test_every_epoch_stays_as_one_whole_line(
+    screen: type[io.StringIO], columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = screen()
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setenv("COLUMNS", columns)
+    with show_progress(2) as progress:
+        progress.on_step("training")
+        for number in (1, 2):
+            progress.on_epoch(epoch(number))
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", stderr.getvalue()).splitlines()
+    whole = [line for line in lines if re.match(r"epoch \d/2 .*  7 s$", line)]
+    assert [line[:9] for line in whole] == ["epoch 1/2", "epoch 2/2"]
