@@ -1,0 +1,95 @@
+/**
+ * Pictures for the screen. The server's preview is what the model was shown; until it is there, the browser
+ * shows the file itself if it can.
+ *
+ * @typedef {import("./pictures.js").Picture} Picture
+ */
+
+const LARGEST_FILE = 48 * 1024 * 1024; // beyond it the browser does not decode the file itself
+const LARGEST_SIDE = 2048;
+
+/**
+ * @param {string} address a data: or blob: address
+ * @returns {Promise<HTMLImageElement>}
+ */
+export async function loadImage(address) {
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  return image;
+}
+
+/**
+ * The picture at its best: the preview, or else what the browser makes of the file.
+ *
+ * @param {Picture} picture
+ * @returns {Promise<HTMLCanvasElement | null>} null if neither can be shown
+ */
+export async function pictureCanvas(picture) {
+  try {
+    if (picture.answer?.preview) return toCanvas(await loadImage(picture.answer.preview), LARGEST_SIDE);
+    return await fileCanvas(picture.file, LARGEST_SIDE);
+  } catch (error) {
+    if (error instanceof DOMException) return null;
+    throw error;
+  }
+}
+
+/**
+ * @param {File} file
+ * @param {number} side the longest, in pixels
+ */
+export async function fileCanvas(file, side) {
+  if (!/^image\/(jpeg|png|webp|bmp|gif)$/.test(file.type) || file.size > LARGEST_FILE) return null;
+  const bitmap = await createImageBitmap(file);
+  try {
+    return toCanvas(bitmap, side);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/**
+ * @param {HTMLImageElement | ImageBitmap | HTMLCanvasElement} source
+ * @param {number} side the longest, in pixels; smaller pictures keep their size
+ */
+export function toCanvas(source, side) {
+  const canvas = document.createElement("canvas");
+  const [width, height] =
+    source instanceof HTMLImageElement ? [source.naturalWidth, source.naturalHeight] : [source.width, source.height];
+  const scale = Math.min(1, side / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+/**
+ * Makes thumbnails one after another, so that forty large files do not fill the memory at once.
+ */
+export class Thumbnails {
+  /** @param {(picture: Picture, canvas: HTMLCanvasElement) => void} ready */
+  constructor(ready) {
+    this._ready = ready;
+    this._last = Promise.resolve();
+  }
+
+  /**
+   * @param {Picture} picture
+   * @param {number} side
+   */
+  make(picture, side = 96) {
+    this._last = this._last.then(async () => {
+      try {
+        const preview = picture.answer?.preview;
+        const canvas = preview ? toCanvas(await loadImage(preview), side) : await fileCanvas(picture.file, side);
+        if (canvas) this._ready(picture, canvas);
+      } catch (error) {
+        // A file that the browser cannot decode keeps its placeholder; the server's answer says why.
+        if (!(error instanceof DOMException)) throw error;
+      }
+    });
+  }
+}

@@ -1,0 +1,111 @@
+/** Ways in: drop (files and folders), paste, pick. */
+
+import { byId } from "./dom.js";
+
+/**
+ * @param {(files: File[]) => void} take
+ */
+export function listenForPictures(take) {
+  const picker = /** @type {HTMLInputElement} */ (byId("picker"));
+  for (const button of document.querySelectorAll("[data-pick]")) {
+    button.addEventListener("click", () => picker.click());
+  }
+  picker.addEventListener("change", () => {
+    give([...(picker.files ?? [])], take);
+    picker.value = ""; // so that the same file can be chosen again
+  });
+  listenForDrops(take);
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length) return;
+    event.preventDefault();
+    give(files.map(named), take);
+  });
+}
+
+/** @param {(files: File[]) => void} take */
+function listenForDrops(take) {
+  const veil = byId("veil");
+  let depth = 0; // enter and leave come for every element on the way
+  const show = () => veil.toggleAttribute("hidden", depth <= 0);
+  const carriesFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files") ?? false;
+
+  document.addEventListener("dragenter", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    depth += 1;
+    show();
+  });
+  document.addEventListener("dragover", (event) => {
+    if (carriesFiles(event)) event.preventDefault();
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!carriesFiles(event)) return;
+    depth -= 1;
+    show();
+  });
+  document.addEventListener("drop", async (event) => {
+    depth = 0;
+    show();
+    if (!event.dataTransfer || !carriesFiles(event)) return;
+    event.preventDefault();
+    give(await dropped(event.dataTransfer), take);
+  });
+}
+
+/**
+ * @param {File[]} files
+ * @param {(files: File[]) => void} take
+ */
+function give(files, take) {
+  // Desktop leftovers that a dropped folder brings along.
+  const wanted = files.filter((file) => !/^(\..*|thumbs\.db|desktop\.ini|dicomdir)$/i.test(file.name));
+  if (wanted.length) take(wanted);
+}
+
+/**
+ * The files of a drop; folders are searched with all their subfolders.
+ *
+ * @param {DataTransfer} transfer
+ * @returns {Promise<File[]>}
+ */
+async function dropped(transfer) {
+  const plain = [...transfer.files];
+  // Entries must be taken before the first await: the browser empties the list after the event.
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.() ?? null);
+  if (!entries.some((entry) => entry?.isDirectory)) return plain;
+  const found = await Promise.all(entries.map((entry) => (entry ? filesIn(entry) : [])));
+  return found.flat();
+}
+
+/**
+ * @param {FileSystemEntry} entry
+ * @returns {Promise<File[]>}
+ */
+async function filesIn(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve) => {
+      /** @type {FileSystemFileEntry} */ (entry).file(resolve, () => resolve(null));
+    });
+    return file ? [file] : [];
+  }
+  const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
+  const files = [];
+  for (;;) {
+    // A folder is handed out in portions; an empty one is the end.
+    const portion = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
+    if (!portion.length) return files;
+    for (const child of portion) files.push(...(await filesIn(child)));
+  }
+}
+
+/**
+ * Pasted pictures are all called "image.png"; the time tells them apart.
+ *
+ * @param {File} file
+ */
+function named(file) {
+  if (!/^image\.\w+$/i.test(file.name)) return file;
+  const time = new Date().toTimeString().slice(0, 8).replaceAll(":", ".");
+  return new File([file], `pasted ${time}.${file.name.split(".").pop()}`, { type: file.type });
+}

@@ -1,0 +1,111 @@
+/**
+ * The reading area: the picture on show with its controls.
+ *
+ * @typedef {import("./pictures.js").Picture} Picture
+ */
+
+import { byId } from "./dom.js";
+import { pictureCanvas } from "./decode.js";
+import { listenForGestures, zoomIn, zoomOut } from "./gestures.js";
+import { heatLayer, paintLegend } from "./heatmap.js";
+import { Viewer } from "./viewer.js";
+import { percent, verdict } from "./words.js";
+
+export class Reading {
+  constructor() {
+    this._frame = byId("frame");
+    this.viewer = new Viewer(/** @type {HTMLCanvasElement} */ (byId("canvas")));
+    /** What is on show: picture and whether it was answered. */
+    this._shown = "";
+    this._picture = -1;
+    this._turn = 0;
+    listenForGestures(this._frame, this.viewer);
+    paintLegend(/** @type {HTMLCanvasElement} */ (byId("scale")));
+    this._connect();
+    this.viewer.addEventListener("view", () => this._controls());
+    this._controls();
+  }
+
+  /**
+   * @param {Picture | null} picture
+   * @param {import("./api.js").Prediction | null} answer
+   */
+  async show(picture, answer) {
+    this._describe(picture, answer);
+    const shown = picture ? `${picture.id} ${picture.answer !== null}` : "";
+    if (shown === this._shown) return;
+    this._shown = shown;
+    const same = picture?.id === this._picture;
+    this._picture = picture?.id ?? -1;
+    this._turn += 1;
+    const turn = this._turn;
+    if (!same) this.viewer.show(null, null, false);
+    if (!picture) return;
+    const [canvas, heat] = await Promise.all([pictureCanvas(picture), heatLayer(picture.answer?.heatmap)]);
+    if (turn !== this._turn) return; // another picture was chosen meanwhile
+    byId("nothing").toggleAttribute("hidden", canvas !== null);
+    this.viewer.show(canvas, canvas && heat, same);
+  }
+
+  toggleHeat() {
+    if (this.viewer.hasHeat) this.viewer.setHeat({ shown: !this.viewer.heatShown });
+  }
+
+  toggleInverted() {
+    this.viewer.setWindow({ inverted: !this.viewer.window.inverted });
+  }
+
+  focus() {
+    this._frame.focus();
+    this._frame.scrollIntoView({ block: "nearest" });
+  }
+
+  /**
+   * @param {Picture | null} picture
+   * @param {import("./api.js").Prediction | null} answer
+   */
+  _describe(picture, answer) {
+    if (!picture) return;
+    const said = verdict(picture, answer);
+    const likely = answer && answer.p_pneumonia !== null ? ` Probability of pneumonia ${percent(answer.p_pneumonia)}.` : "";
+    byId("canvas").setAttribute("aria-label", `X-ray ${picture.name}. ${said.title}.${likely}`);
+    byId("busy").toggleAttribute("hidden", picture.stage !== "reading");
+    const nothing = picture.stage === "reading" ? "" : "There is no picture to show.";
+    byId("nothing").textContent = nothing;
+  }
+
+  _connect() {
+    const { viewer } = this;
+    const input = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (byId(id));
+    byId("heat").addEventListener("click", () => this.toggleHeat());
+    byId("invert").addEventListener("click", () => this.toggleInverted());
+    byId("zoom-in").addEventListener("click", () => zoomIn(viewer));
+    byId("zoom-out").addEventListener("click", () => zoomOut(viewer));
+    byId("reset").addEventListener("click", () => viewer.reset());
+    input("opacity").addEventListener("input", () => {
+      viewer.setHeat({ shown: true, opacity: Number(input("opacity").value) / 100 });
+    });
+    input("level").addEventListener("input", () => viewer.setWindow({ level: Number(input("level").value) }));
+    input("width").addEventListener("input", () => viewer.setWindow({ width: Number(input("width").value) }));
+  }
+
+  /** Let the controls tell the state of the view. */
+  _controls() {
+    const { viewer } = this;
+    const on = viewer.hasHeat && viewer.heatShown;
+    const set = (/** @type {string} */ id, /** @type {number} */ value, /** @type {string} */ shown) => {
+      /** @type {HTMLInputElement} */ (byId(id)).value = String(Math.round(value));
+      byId(`${id}-value`).textContent = shown;
+    };
+    set("opacity", viewer.opacity * 100, `${Math.round(viewer.opacity * 100)}%`);
+    set("level", viewer.window.level, `${Math.round(viewer.window.level)}%`);
+    set("width", viewer.window.width, `${Math.round(viewer.window.width)}%`);
+    byId("heat").setAttribute("aria-pressed", String(on));
+    byId("invert").setAttribute("aria-pressed", String(viewer.window.inverted));
+    byId("zoom-value").textContent = viewer.zoom === 1 ? "fit" : `${viewer.zoom.toFixed(1)}×`;
+    byId("legend").toggleAttribute("hidden", !on);
+    for (const id of ["heat", "opacity"]) {
+      /** @type {HTMLButtonElement | HTMLInputElement} */ (byId(id)).disabled = !viewer.hasHeat;
+    }
+  }
+}

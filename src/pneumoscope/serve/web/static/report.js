@@ -1,0 +1,184 @@
+/**
+ * The report: a table of all pictures where there are several, then one page a picture. It is printed from
+ * this page, or saved as one file that needs nothing else.
+ *
+ * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {import("./api.js").Prediction} Prediction
+ */
+
+import { pictureCanvas } from "./decode.js";
+import { byId, download, h, stamp } from "./dom.js";
+import { CONTOUR_LEVEL, heatLayer, paintHeat } from "./heatmap.js";
+import { factWords, MARKS, notRuledOut, percent, pictureWords, pointWords, verdict } from "./words.js";
+
+const SIDE = 900; // pixels on the longer side of a picture
+const OPACITY = 0.6;
+const NOTICE = "For research only. Not a medical device, not for diagnosis.";
+
+/**
+ * Print the report; the browser can print to a PDF.
+ *
+ * @param {Pictures} pictures
+ * @param {Picture[]} sorted
+ */
+export async function printReport(pictures, sorted) {
+  const place = byId("report");
+  const report = await makeReport(pictures, sorted);
+  place.replaceChildren(report);
+  await Promise.all([...report.querySelectorAll("img")].map((image) => image.decode()));
+  window.addEventListener("afterprint", () => place.replaceChildren(), { once: true });
+  window.print();
+}
+
+/**
+ * Save the report as one HTML file.
+ *
+ * @param {Pictures} pictures
+ * @param {Picture[]} sorted
+ */
+export async function saveReport(pictures, sorted) {
+  const [report, style] = await Promise.all([
+    makeReport(pictures, sorted),
+    fetch(new URL("report.css", import.meta.url)).then((response) => response.text()),
+  ]);
+  const page = document.implementation.createHTMLDocument("Pneumoscope report");
+  page.documentElement.lang = "en";
+  const sheet = page.createElement("style");
+  sheet.textContent = style;
+  const wide = page.createElement("meta");
+  wide.name = "viewport";
+  wide.content = "width=device-width, initial-scale=1";
+  const letters = page.createElement("meta");
+  letters.setAttribute("charset", "utf-8");
+  page.head.prepend(letters);
+  page.head.append(wide, sheet);
+  page.body.append(page.adoptNode(report));
+  const text = `<!doctype html>\n${page.documentElement.outerHTML}\n`;
+  download(`pneumoscope-${stamp()}.html`, new Blob([text], { type: "text/html" }));
+}
+
+/**
+ * @param {Pictures} pictures
+ * @param {Picture[]} sorted
+ */
+async function makeReport(pictures, sorted) {
+  const report = h("main", { class: "report" });
+  const when = new Date().toLocaleString();
+  if (sorted.length > 1) report.append(overview(pictures, sorted, when));
+  // One after another: a hundred pictures at full size at once would fill the memory.
+  for (const picture of sorted) report.append(await page(pictures, picture, when));
+  return report;
+}
+
+/**
+ * @param {Pictures} pictures
+ * @param {Picture[]} sorted
+ * @param {string} when
+ */
+function overview(pictures, sorted, when) {
+  const rows = sorted.map((picture) => {
+    const answer = pictures.decided(picture);
+    const said = verdict(picture, answer);
+    const values = [answer?.p_pneumonia, answer?.p_bacterial, answer?.p_viral];
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, picture.name),
+      h("td", {}, `${MARKS[said.tone]} ${said.short}`),
+      ...values.map((value) => h("td", {}, percent(value))),
+    );
+  });
+  const heads = ["Picture", "Answer", "Pneumonia", "Bacterial", "Viral"].map((name) => h("th", { scope: "col" }, name));
+  return h(
+    "section",
+    { class: "sheet" },
+    h("h1", {}, `Chest X-rays: ${pictureWords(sorted.length)}`),
+    h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...rows)),
+    colophon(pictures, when, null),
+  );
+}
+
+/**
+ * @param {Pictures} pictures
+ * @param {Picture} picture
+ * @param {string} when
+ */
+async function page(pictures, picture, when) {
+  const answer = pictures.decided(picture);
+  const said = verdict(picture, answer);
+  const judged = answer !== null && answer.p_pneumonia !== null;
+  return h(
+    "article",
+    { class: "sheet" },
+    h("h1", {}, picture.name),
+    h("p", { class: "verdict", "data-tone": said.tone }, `${MARKS[said.tone]} ${said.title}`),
+    said.detail ? h("p", {}, said.detail) : null,
+    await figures(picture),
+    judged ? numbers(pictures, answer) : null,
+    answer?.facts
+      ? h("p", { class: "facts" }, factWords(answer.facts).map(([name, value]) => `${name}: ${value}`).join(" · "))
+      : null,
+    colophon(pictures, when, answer),
+  );
+}
+
+/** @param {Picture} picture */
+async function figures(picture) {
+  const [canvas, heat] = await Promise.all([pictureCanvas(picture), heatLayer(picture.answer?.heatmap)]);
+  if (!canvas) return null;
+  const scale = Math.min(1, SIDE / Math.max(canvas.width, canvas.height));
+  const draw = (/** @type {boolean} */ withHeat) => {
+    const sheet = document.createElement("canvas");
+    sheet.width = Math.round(canvas.width * scale);
+    sheet.height = Math.round(canvas.height * scale);
+    const context = /** @type {CanvasRenderingContext2D} */ (sheet.getContext("2d"));
+    context.imageSmoothingQuality = "high";
+    context.drawImage(canvas, 0, 0, sheet.width, sheet.height);
+    const box = { left: 0, top: 0, width: sheet.width, height: sheet.height };
+    if (withHeat && heat) paintHeat(context, heat, box, OPACITY, 2);
+    return sheet.toDataURL("image/jpeg", 0.9);
+  };
+  const figure = (/** @type {string} */ source, /** @type {string} */ caption) =>
+    h("figure", {}, h("img", { src: source, alt: `${caption}: ${picture.name}` }), h("figcaption", {}, caption));
+  return h(
+    "div",
+    { class: "figures" },
+    figure(draw(false), "X-ray"),
+    heat ? figure(draw(true), `Evidence for ${heat.finding}; the line stands at ${CONTOUR_LEVEL}`) : null,
+  );
+}
+
+/**
+ * @param {Pictures} pictures
+ * @param {Prediction} answer
+ */
+function numbers(pictures, answer) {
+  /** @type {[string, number | null][]} */
+  const values = [
+    ["Pneumonia", answer.p_pneumonia],
+    ["Bacterial", answer.p_bacterial],
+    ["Viral", answer.p_viral],
+    ["Normal", answer.p_normal],
+  ];
+  const known = values.filter(([, value]) => value !== null);
+  const point = pictures.operatingPoint;
+  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer)];
+  return h(
+    "section",
+    {},
+    h("dl", {}, ...known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, percent(value))))),
+    h("p", {}, words.filter(Boolean).join(" ")),
+  );
+}
+
+/**
+ * @param {Pictures} pictures
+ * @param {string} when
+ * @param {Prediction | null} answer
+ */
+function colophon(pictures, when, answer) {
+  const model = answer?.bundle ?? pictures.bundle?.identity ?? "unknown";
+  const parts = [`Pneumoscope, model ${model}`, when, answer?.sha256 ? `picture ${answer.sha256.slice(0, 16)}` : ""];
+  return h("footer", {}, h("p", {}, NOTICE), h("p", {}, parts.filter(Boolean).join(" · ")));
+}

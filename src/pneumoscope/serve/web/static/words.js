@@ -1,0 +1,144 @@
+/**
+ * What the page says, in plain words.
+ *
+ * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./api.js").Prediction} Prediction
+ * @typedef {import("./api.js").Facts} Facts
+ * @typedef {import("./api.js").OperatingPoint} OperatingPoint
+ *
+ * @typedef {"suspected" | "uncertain" | "clear" | "refused" | "failed" | "reading"} Tone
+ *
+ * @typedef {object} Verdict
+ * @property {Tone} tone
+ * @property {string} short for a cell of the worklist
+ * @property {string} title one line
+ * @property {string} detail what it means or what to do; may be empty
+ */
+
+/** Tones from the one that needs a reader's eye most. @type {Tone[]} */
+export const TONES = ["suspected", "uncertain", "clear", "refused", "failed", "reading"];
+
+/** A shape for each tone, so that none is told by its colour alone. @type {Record<Tone, string>} */
+export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", refused: "■", failed: "✕", reading: "…" };
+
+/** @type {Record<string, string>} */
+const REASONS = {
+  not_found: "file not found",
+  no_permission: "file may not be read",
+  empty_file: "empty file",
+  file_too_large: "file too large",
+  too_many_pixels: "too many pixels",
+  not_an_image: "no picture",
+  truncated: "file cut short",
+  corrupt: "damaged file",
+  unsupported_encoding: "encoding not supported",
+  no_pixels: "no picture inside",
+  multi_frame: "several frames",
+  not_a_chest_radiograph: "not a chest X-ray",
+  lateral_view: "lateral view",
+  too_small: "too small",
+  cropped: "cropped",
+  over_exposed: "over-exposed or blank",
+  under_exposed: "under-exposed or blank",
+};
+
+/** @type {Record<string, string>} */
+const VIEWS = { PA: "PA (frontal)", AP: "AP (frontal)", LL: "lateral", other: "other" };
+
+/** @param {string} code */
+export function reasonWords(code) {
+  return REASONS[code] ?? code.replaceAll("_", " ");
+}
+
+/**
+ * @param {Picture} picture
+ * @param {Prediction | null} answer decided at the operating point in force
+ * @returns {Verdict}
+ */
+export function verdict(picture, answer) {
+  if (picture.stage === "failed") {
+    return { tone: "failed", short: "Not sent", title: "Not sent", detail: picture.note };
+  }
+  if (!answer) return { tone: "reading", short: "reading…", title: "Reading…", detail: picture.note };
+  if (answer.status !== "ok") {
+    const why = answer.reasons.map(reasonWords).join(", ") || answer.status;
+    return { tone: "refused", short: `Not judged: ${why}`, title: `Not judged: ${why}`, detail: answer.message };
+  }
+  const decided = answer.decision === "pneumonia" ? "Pneumonia suspected" : "No pneumonia seen";
+  if (answer.uncertain) {
+    const side = answer.decision === "pneumonia" ? "reaches" : "stays below";
+    return {
+      tone: "uncertain",
+      short: "Uncertain",
+      title: "Uncertain: normal and pneumonia are both possible",
+      detail: `The probability ${side} the operating point, but the model cannot rule out either. A reader must decide.`,
+    };
+  }
+  const tone = answer.decision === "pneumonia" ? "suspected" : "clear";
+  return { tone, short: decided, title: decided, detail: answer.message };
+}
+
+/** @param {Prediction} answer */
+export function notRuledOut(answer) {
+  if (!answer.prediction_set.length) return "";
+  return `Not ruled out: ${answer.prediction_set.join(", ")}.`;
+}
+
+/** @param {number | null | undefined} probability */
+export function percent(probability) {
+  if (probability === null || probability === undefined) return "–";
+  if (probability > 0 && probability < 0.001) return "<0.1%";
+  if (probability < 1 && probability > 0.999) return ">99.9%";
+  return `${(probability * 100).toFixed(1)}%`;
+}
+
+/** @param {OperatingPoint} point */
+export function pointWords(point) {
+  const measured = [
+    point.sensitivity === null ? "" : `sensitivity ${percent(point.sensitivity)}`,
+    point.specificity === null ? "" : `specificity ${percent(point.specificity)}`,
+  ].filter(Boolean);
+  const where = `${percent(point.threshold)} or more counts as suspected`;
+  return measured.length ? `${where}; chosen for ${measured.join(", ")}` : where;
+}
+
+/**
+ * The header facts that matter, as pairs of name and value.
+ *
+ * @param {Facts} facts
+ * @returns {[string, string][]}
+ */
+export function factWords(facts) {
+  /** @type {[string, string | null][]} */
+  const pairs = [
+    ["View", facts.view && facts.view !== "unknown" ? (VIEWS[facts.view] ?? facts.view) : "not stated"],
+    ["Age", facts.age_band || "not stated"],
+    ["Size", `${facts.width} × ${facts.height} pixels`],
+    ["Format", [facts.format?.toUpperCase(), facts.modality, facts.bits && `${facts.bits} bits`].filter(Boolean).join(", ")],
+  ];
+  return pairs.map(([name, value]) => [name, value ?? ""]);
+}
+
+/**
+ * @param {Map<Tone, number>} counts
+ * @returns {string} such as "12 suspected, 3 uncertain, 20 clear, 5 not judged"
+ */
+export function countWords(counts) {
+  /** @type {Record<Tone, string>} */
+  const names = {
+    suspected: "suspected",
+    uncertain: "uncertain",
+    clear: "no pneumonia seen",
+    refused: "not judged",
+    failed: "not sent",
+    reading: "being read",
+  };
+  return TONES.filter((tone) => counts.get(tone))
+    .map((tone) => `${counts.get(tone)} ${names[tone]}`)
+    .join(", ");
+}
+
+/** @param {number} count */
+export function pictureWords(count) {
+  return count === 1 ? "1 picture" : `${count} pictures`;
+}

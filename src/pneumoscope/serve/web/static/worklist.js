@@ -1,0 +1,224 @@
+/**
+ * The worklist: one line a picture, sortable by every column, the most suspicious first.
+ *
+ * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {"name" | "verdict" | "p_pneumonia" | "p_bacterial" | "p_viral"} Column
+ */
+
+import { byId, h } from "./dom.js";
+import { countWords, MARKS, percent, pictureWords, TONES, verdict } from "./words.js";
+
+/** @type {[Column, string, "ascending" | "descending"][]} column, heading, and the order of the first click */
+const COLUMNS = [
+  ["name", "Picture", "ascending"],
+  ["verdict", "Answer", "ascending"],
+  ["p_pneumonia", "Pneumonia", "descending"],
+  ["p_bacterial", "Bacterial", "descending"],
+  ["p_viral", "Viral", "descending"],
+];
+
+const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+
+export class Worklist {
+  /**
+   * @param {Pictures} pictures
+   * @param {(id: number, open: boolean) => void} choose
+   */
+  constructor(pictures, choose) {
+    this._pictures = pictures;
+    this._choose = choose;
+    /** @type {Column} */
+    this._column = "p_pneumonia";
+    this._direction = "descending";
+    /** @type {number | null} */
+    this._chosen = null;
+    /** @type {Map<number, HTMLTableRowElement>} */
+    this._rows = new Map();
+    this._body = byId("rows");
+    this._heads = COLUMNS.map((column) => this._head(column));
+    byId("heads").append(...this._heads);
+    this._body.addEventListener("keydown", (event) => this._onKey(event));
+  }
+
+  /** @returns {Picture[]} as they stand in the list */
+  sorted() {
+    const turn = this._direction === "ascending" ? 1 : -1;
+    return this._pictures
+      .all()
+      .map((picture) => ({ picture, key: this._key(picture) }))
+      .sort((one, other) => {
+        // What has no value stands last, whichever way the list is turned.
+        if (one.key === null || other.key === null) {
+          if (one.key !== other.key) return one.key === null ? 1 : -1;
+          return this._tone(one.picture) - this._tone(other.picture) || one.picture.id - other.picture.id;
+        }
+        const order =
+          typeof one.key === "string" ? byName.compare(one.key, String(other.key)) : one.key - Number(other.key);
+        return turn * order || one.picture.id - other.picture.id;
+      })
+      .map(({ picture }) => picture);
+  }
+
+  /**
+   * @param {number | null} chosen
+   */
+  render(chosen) {
+    this._chosen = chosen;
+    this._renderHeads();
+    const focused = document.activeElement;
+    const sorted = this.sorted();
+    for (const [id, row] of this._rows) {
+      if (!this._pictures.get(id)) {
+        row.remove();
+        this._rows.delete(id);
+      }
+    }
+    sorted.forEach((picture, index) => {
+      const row = this._rows.get(picture.id) ?? this._newRow(picture);
+      this._fill(row, picture);
+      // Rows that stand right are not touched: moving one would take its focus.
+      if (this._body.children[index] !== row) this._body.insertBefore(row, this._body.children[index] ?? null);
+    });
+    if (focused instanceof HTMLElement && focused !== document.activeElement && this._body.contains(focused)) {
+      focused.focus({ preventScroll: true });
+    }
+    byId("counts").textContent = this._counts();
+  }
+
+  /**
+   * @param {number} step
+   * @returns {number | null} the picture that many lines on
+   */
+  neighbour(step) {
+    const sorted = this.sorted();
+    if (!sorted.length) return null;
+    const at = sorted.findIndex((picture) => picture.id === this._chosen);
+    return sorted[Math.min(sorted.length - 1, Math.max(0, at + step))].id;
+  }
+
+  /** @param {number} id */
+  focus(id) {
+    this._rows.get(id)?.querySelector("button")?.focus();
+  }
+
+  /** @param {number} id */
+  reveal(id) {
+    this._rows.get(id)?.scrollIntoView({ block: "nearest" });
+  }
+
+  /** @returns {boolean} */
+  get hasFocus() {
+    return this._body.contains(document.activeElement);
+  }
+
+  /** @param {Picture} picture */
+  _tone(picture) {
+    return TONES.indexOf(verdict(picture, this._pictures.decided(picture)).tone);
+  }
+
+  /** @param {Picture} picture */
+  _key(picture) {
+    if (this._column === "name") return picture.name;
+    if (this._column === "verdict") {
+      const tone = this._tone(picture);
+      return tone === TONES.indexOf("reading") ? null : tone;
+    }
+    return picture.answer?.[this._column] ?? null;
+  }
+
+  /** @param {[Column, string, "ascending" | "descending"]} column */
+  _head([name, title, first]) {
+    const sort = () => {
+      const other = this._direction === "ascending" ? "descending" : "ascending";
+      this._direction = this._column === name ? other : first;
+      this._column = name;
+      this.render(this._chosen);
+    };
+    const arrow = h("span", { class: "arrow", "aria-hidden": "true" });
+    return h("th", { scope: "col", "data-column": name }, h("button", { type: "button", onclick: sort }, title, arrow));
+  }
+
+  _renderHeads() {
+    for (const head of this._heads) {
+      const sorted = head.dataset.column === this._column;
+      if (sorted) head.setAttribute("aria-sort", this._direction);
+      else head.removeAttribute("aria-sort");
+    }
+    const twoClasses = this._pictures.bundle !== null && !this._pictures.bundle.findings.includes("bacterial");
+    byId("worklist").toggleAttribute("data-two-classes", twoClasses);
+  }
+
+  /** @param {Picture} picture */
+  _newRow(picture) {
+    const cells = COLUMNS.map(([name]) =>
+      name === "name" ? h("th", { scope: "row", "data-column": name }) : h("td", { "data-column": name }),
+    );
+    cells[0].append(
+      h(
+        "span",
+        { class: "pick" },
+        h("span", { class: "thumbnail", "aria-hidden": "true" }),
+        h("button", { type: "button", class: "name", title: picture.name }, picture.name),
+      ),
+    );
+    const row = /** @type {HTMLTableRowElement} */ (h("tr", {}, ...cells));
+    row.addEventListener("click", (event) => this._choose(picture.id, event.detail === 0 || event.detail > 1));
+    this._rows.set(picture.id, row);
+    return row;
+  }
+
+  /**
+   * @param {HTMLTableRowElement} row
+   * @param {Picture} picture
+   */
+  _fill(row, picture) {
+    const answer = this._pictures.decided(picture);
+    const said = verdict(picture, answer);
+    const chosen = picture.id === this._chosen;
+    row.dataset.tone = said.tone;
+    row.classList.toggle("chosen", chosen);
+    const [name, words, ...numbers] = row.cells;
+    const button = /** @type {HTMLButtonElement} */ (name.querySelector("button"));
+    button.tabIndex = chosen ? 0 : -1; // one stop for the tab key, arrows within
+    if (chosen) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    const thumbnail = /** @type {HTMLElement} */ (name.querySelector(".thumbnail"));
+    if (picture.thumbnail && thumbnail.firstChild !== picture.thumbnail) thumbnail.replaceChildren(picture.thumbnail);
+    words.replaceChildren(
+      h("span", { class: "mark", "aria-hidden": "true" }, MARKS[said.tone]),
+      h("span", {}, said.short),
+    );
+    const values = [answer?.p_pneumonia, answer?.p_bacterial, answer?.p_viral];
+    numbers.forEach((cell, index) => {
+      cell.textContent = answer ? percent(values[index]) : "";
+    });
+  }
+
+  _counts() {
+    /** @type {Map<import("./words.js").Tone, number>} */
+    const counts = new Map();
+    for (const picture of this._pictures.all()) {
+      const { tone } = verdict(picture, this._pictures.decided(picture));
+      counts.set(tone, (counts.get(tone) ?? 0) + 1);
+    }
+    return `${pictureWords(this._pictures.size)}: ${countWords(counts)}`;
+  }
+
+  /** @param {KeyboardEvent} event */
+  _onKey(event) {
+    const all = this.sorted();
+    /** @type {Record<string, number | null | undefined>} */
+    const targets = {
+      ArrowDown: this.neighbour(1),
+      ArrowUp: this.neighbour(-1),
+      Home: all[0]?.id,
+      End: all.at(-1)?.id,
+    };
+    const target = targets[event.key];
+    if (target === null || target === undefined) return;
+    event.preventDefault();
+    this._choose(target, false);
+    this.focus(target);
+  }
+}
