@@ -60,6 +60,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     NO_PIXELS = "no_pixels"
     MULTI_FRAME = "multi_frame"
+    READER_STOPPED = "reader_stopped"
     # Rejected: a picture, but not one that this model may judge.
     NOT_A_CHEST_RADIOGRAPH = "not_a_chest_radiograph"
     LATERAL_VIEW = "lateral_view"
@@ -234,8 +235,11 @@ class Explanation:
         Evidence in [0, 1] over the region of the picture that the network saw.
     region : tuple of float
         That region in the picture: top, left, bottom, right as fractions of height and width.
+    method : {"cam", "occlusion"}
+        Class activation map, or occlusion sensitivity.
     """
 
     finding: str
     heatmap: npt.NDArray[np.float32]
     region: tuple[float, float, float, float]
+    method: Literal["cam", "occlusion"] = "cam"

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
     "data": Command("pneumoscope.cli.data", "app", "Fetch, draw, audit, split and summarise data sets."),
     "export": Command("pneumoscope.cli.export", "export", "Make a bundle of a trained checkpoint."),
+    "serve": Command("pneumoscope.cli.serve", "serve", "Serve the page and the REST interface."),
     "info": Command("pneumoscope.cli.info", "info", "Show a bundle, its card, versions and formats."),
 }
 

@@ -1,0 +1,110 @@
+"""`pneumoscope serve`: the page and the REST interface over one bundle."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumoscope.domain import MissingExtraError, PneumoscopeError
+
+if TYPE_CHECKING:
+    from pneumoscope.serve.web.limits import WebLimits
+    from pneumoscope.serve.web.server import Address
+
+__all__ = ["serve"]
+
+TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"
+SHORTEST_TOKEN = 16  # characters
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"File with the bearer token to ask for; or {TOKEN_VARIABLE}."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that judge; one for each usable CPU if not given.")
+    ] = None,
+    max_file_mb: Annotated[int, typer.Option(min=1, max=100, help="Size of one file.")] = 100,
+    max_request_mb: Annotated[int, typer.Option(min=1, help="Size of one request.")] = 256,
+    max_files: Annotated[int, typer.Option(min=1, help="Files in one request.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for their answer.")] = 64,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Time for reading and judging one file.")] = 30.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log a line a file: its salted hash, status and time.")
+    ] = False,
+) -> None:
+    """Serve the page and the REST interface; stop with Ctrl-C.
+
+    Nothing that is uploaded is written to disk. Listens on this machine alone unless --host says otherwise.
+    """
+    try:
+        from pneumoscope.serve.web.limits import MB, WebLimits
+        from pneumoscope.serve.web.server import Address
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("serving the page", "web") from error
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("give both --tls-cert and --tls-key, or neither")
+    limits = WebLimits(
+        max_file_bytes=max_file_mb * MB,
+        max_request_bytes=max_request_mb * MB,
+        max_held_bytes=max(WebLimits.max_held_bytes, 2 * max_request_mb * MB),
+        max_files=max_files,
+        max_queue=max_queue,
+        job_timeout=max_seconds,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    if verbose:
+        logging.getLogger("pneumoscope").setLevel(logging.INFO)
+    _run(Address(host, port, tls_cert, tls_key), bundle, limits, workers, _token(token_file))
+
+
+def _run(
+    address: Address, path: Path | None, limits: WebLimits, workers: int | None, token: str | None
+) -> None:
+    from pneumoscope.model.bundle import load_bundle
+    from pneumoscope.predict.pipeline import available_cpus
+    from pneumoscope.serve.web.app import create_app
+    from pneumoscope.serve.web.server import is_loopback
+    from pneumoscope.serve.web.server import serve as run
+
+    bundle = load_bundle(path)
+    app = create_app(bundle, workers=workers or available_cpus(), limits=limits, token=token)
+    local = is_loopback(address.host)
+
+    def say(url: str) -> None:
+        reach = "this machine alone can reach it" if local else "other machines can reach it"
+        typer.echo(f"{url}  ({bundle.identity}; {reach}; Ctrl-C stops)", err=True)
+
+    if not local and token is None:
+        typer.echo("warning: whoever reaches this port may use it; give --token-file", err=True)
+    run(app, address, limits, on_ready=say)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+        if not token:
+            return None
+    else:
+        source = str(path)
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PneumoscopeError(f"{path}: cannot read the token ({error}); check the file") from error
+    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise PneumoscopeError(
+            f"{source}: a token has {SHORTEST_TOKEN} or more printable ASCII characters and no spaces"
+        )
+    return token

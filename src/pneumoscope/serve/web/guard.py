@@ -1,0 +1,92 @@
+"""What every request passes: access, and the headers that confine a browser."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pneumoscope.serve.web.problems import problem_response
+
+__all__ = ["CONTENT_SECURITY_POLICY", "Guard"]
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+    )
+)
+
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
+
+# The page itself holds no secret, and must load to ask for the token. A heat map's URL is its own key.
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/favicon.ico"})
+OPEN_PREFIXES = ("/static/", "/pages/", "/v1/heatmaps/")
+
+
+class Guard:
+    """ASGI middleware: bearer token, no calls from foreign pages, security headers, counting.
+
+    Parameters
+    ----------
+    app : ASGI application
+        Behind the guard.
+    token : str or None
+        The bearer token; None lets everyone in.
+    on_answer : callable
+        Gets the path of the route and the status of each answer.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, on_answer: Callable[[str, int], None]) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._on_answer = on_answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+                route = getattr(scope.get("route"), "path", "other")
+                self._on_answer(route, message["status"])
+            await send(message)
+
+        headers = Headers(scope=scope)
+        path: str = scope["path"]
+        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in {"GET", "HEAD"}:
+            refusal = problem_response(403, "a page of another site may not send pictures here", path)
+            await refusal(scope, receive, guarded)
+        elif not self._may_pass(path, headers.get("authorization", "")):
+            detail = "send the bearer token of this server in the header Authorization"
+            refusal = problem_response(401, detail, path, {"WWW-Authenticate": "Bearer"})
+            await refusal(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _may_pass(self, path: str, authorization: str) -> bool:
+        if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+            return True
+        scheme, _, given = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)

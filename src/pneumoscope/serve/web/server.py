@@ -1,0 +1,133 @@
+"""Running the application: socket, TLS, signals, and an end that finishes what was begun."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from pneumoscope.domain import PneumoscopeError
+from pneumoscope.serve.web.limits import WebLimits
+from pneumoscope.serve.web.protocol import bounded_protocol
+
+__all__ = ["Address", "is_loopback", "serve"]
+
+BACKLOG = 256
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and with which certificate.
+
+    Parameters
+    ----------
+    host : str
+        Name or IP address of this machine.
+    port : int
+        0 takes any free one.
+    certificate, key : Path or None
+        PEM files for TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host can be reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then take nothing new and finish what was accepted.
+
+    Parameters
+    ----------
+    app : FastAPI
+        Made by `create_app` with the same limits.
+    address : Address
+        Where to listen.
+    limits : WebLimits
+        For connections and for the time to stop.
+    on_ready : callable
+        Gets the URL once requests are answered.
+
+    Raises
+    ------
+    PneumoscopeError
+        If the address cannot be listened on, or the certificate cannot be used.
+    """
+    _leave_no_core_dump()
+    config = uvicorn.Config(
+        app,
+        http=bounded_protocol(limits),
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=round(limits.stop_timeout),
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise PneumoscopeError(
+            f"{address.certificate}: not a usable certificate and key ({error}); give PEM files"
+        ) from error
+    with _listening(address) as listener:
+        port = listener.getsockname()[1]
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        scheme = "http" if address.certificate is None else "https"
+        _Server(config, app, lambda: on_ready(f"{scheme}://{host}:{port}")).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app, self._on_ready = app, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # Not passed on: a signal is not raised again after a stop that it asked for and that went well.
+        self._app.state.face.admission.stopping = True
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _listening(address: Address) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise PneumoscopeError(
+            f"{address.host}:{address.port}: cannot listen there ({error}); choose another --host or --port"
+        ) from error
+
+
+def _leave_no_core_dump() -> None:
+    """Keep uploads out of a core dump, should the process ever crash."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
