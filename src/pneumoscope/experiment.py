@@ -132,7 +132,9 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights, seed=recipe.seed)
     check_size(network, recipe.input.size)
     fabric = make_fabric()
-    if fabric.is_global_zero and not resumes:
+    if not fabric.is_global_zero:
+        progress = Progress()  # one process speaks for all
+    elif not resumes:
         _write_inputs(experiment, manifest)
     progress.on_step("reading pictures")
     train, val = (_pack(manifest, side, recipe, lungs, progress) for side in ("train", "val"))
@@ -239,7 +241,7 @@ def _lung_segmenter(experiment: Experiment) -> Path | None:
     path = experiment.lungs or default_bundle_path() / LUNGS_FILE
     if not path.is_file():
         raise DataError(
-            f"{path}: no lung segmenter; train one by 'pneumoscope train lungs', or give --lungs FILE"
+            f"{path}: no lung segmenter; train one by 'pneumoscope train-lungs', or give --lungs FILE"
         )
     return path
 

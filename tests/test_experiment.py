@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from bundles import lungs_onnx
+from pneumoscope import experiment as experiment_module
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.domain import DataError, MissingExtraError, RecipeError
+from pneumoscope.experiment import (
+    Experiment,
+    Progress,
+    divide,
+    prepare_manifest,
+    run_experiment,
+    with_split,
+)
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.train.networks import build_network, load_weights
+from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "tiny",
+        "description": "For tests.",
+        "input": {"size": 32, "lungs": "crop", "window": "lungs"},
+        "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [8, 8]}},
+        "phases": [{"epochs": 2, "lr": 0.01}],
+        "batch": 8,
+        "split": {"fractions": [0.6, 0.2, 0.2]},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    write_phantoms(folder, n=60, size=64, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lungs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lungs") / "lungs.onnx"
+    path.write_bytes(lungs_onnx())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data, lungs, tmp_path_factory):
+    """One whole run, with two pictures broken: one to train on and one to judge."""
+    folder = tmp_path_factory.mktemp("broken") / "phantoms"
+    manifest = divide(write_phantoms(folder, n=60, size=64, seed=3), RECIPE.split)
+    manifest.write(folder / "split.csv")
+    broken = [manifest.resolve(manifest.subset(side).records[0]) for side in ("train", "test")]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    out = tmp_path_factory.mktemp("run") / "run"
+    steps, epochs = [], []
+    told = Progress(on_step=steps.append, on_epoch=epochs.append)
+    result = run_experiment(
+        Experiment(RECIPE, folder / "split.csv", out, lungs=lungs, described_as="phantoms"), told
+    )
+    return result, out, broken, steps, epochs
+
+
+def small(**changes):
+    """The recipe without lungs, for what needs no whole run."""
+    return RECIPE.model_copy(update={"input": RECIPE.input.model_validate({"size": 32})} | changes)
+
+
+def test_the_run_folder_holds_all_that_the_run_was(run):
+    _, out, _, _, _ = run
+    assert {path.name for path in out.iterdir()} >= {
+        "bundle", "confusion_matrix.png", "environment.json", "history.csv", "last.ckpt", "metrics.json",
+        "model.safetensors", "plot.jpg", "recipe.yaml", "report.html", "split.csv", "tensorboard",
+        "unreadable.csv",
+    }  # fmt: skip
+    assert {path.name for path in (out / "bundle").iterdir()} == {
+        "bundle.json", "card.md", "head.npz", "lungs.onnx", "model.onnx",
+    }  # fmt: skip
+    for picture in ("plot.jpg", "confusion_matrix.png"):
+        assert min(cv2.imread(str(out / picture)).shape[:2]) > 100
+
+
+def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
+    _, out, _, _, _ = run
+    assert load_recipe(str(out / "recipe.yaml")) == RECIPE
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert environment["command"]
+    manifest = Manifest.read(out / "split.csv")
+    assert len(manifest) == 60
+    assert {record.split for record in manifest.records} == {"train", "val", "test"}
+
+
+def test_progress_is_told(run):
+    _, _, _, steps, epochs = run
+    assert steps[0] == "reading pictures"
+    assert steps[1] == "training"
+    assert [row.epoch for row in epochs] == [1, 2]
+
+
+def test_unreadable_pictures_are_listed_and_left_out_on_every_side(run):
+    result, out, broken, _, _ = run
+    with (out / "unreadable.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path) for path in broken]
+    assert {row["reason"] for row in rows} == {"not_an_image"}
+    assert all(row["detail"] for row in rows)
+    assert [error.path for error in result.unreadable] == [str(path) for path in broken]
+    assert len(result.judgement.not_judged) == 1
+
+
+def test_the_bundle_holds_the_weights_that_were_trained(run):
+    _, out, _, _, _ = run
+    network = load_weights(build_network(RECIPE.network, 3), out / "model.safetensors").eval()
+    bundle = load_bundle(out)
+    pictures = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
+    (logits,) = OnnxRuntime(bundle.model_path)(pictures, ("logits",))
+    with torch.inference_mode():
+        np.testing.assert_allclose(network(torch.from_numpy(pictures))[0].numpy(), logits, atol=1e-3)
+
+
+def test_the_bundle_is_calibrated_judged_and_signed(run):
+    result, out, _, _, _ = run
+    manifest = load_bundle(out).manifest
+    assert manifest.calibrator.method == "temperature"
+    assert manifest.calibrator.fitted_on == "phantoms, val split (by patient, seed 0)"
+    assert {point.name for point in manifest.operating_points} >= {"screening", "balanced", "rule-in"}
+    assert manifest.provenance.data_description == "phantoms"
+    assert manifest.provenance.recipe_sha256 == RECIPE.sha256
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert manifest.results["speaks_of"] == "phantoms, test split (by patient, seed 0)"
+    for key in ("pneumonia", "pictures"):
+        assert manifest.results[key] == metrics[key] == result.judgement.metrics[key]
+    assert metrics["pictures"] == len(Manifest.read(out / "split.csv").subset("test")) - 1
+
+
+# Before any epoch
+
+
+def refused(experiment, error=DataError):
+    with pytest.raises(error) as caught:
+        run_experiment(experiment)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run, data):
+    _, out, _, _, _ = run
+    before = (out / "recipe.yaml").read_bytes()
+    assert "holds a run already; use --resume" in refused(Experiment(RECIPE, data, out))
+    assert (out / "recipe.yaml").read_bytes() == before
+
+
+def test_resuming_by_another_recipe_is_refused_and_leaves_the_run_alone(run, data):
+    _, out, _, _, _ = run
+    before = (out / "recipe.yaml").read_bytes()
+    other = RECIPE.model_copy(update={"batch": 4})
+    assert "a run of another recipe" in refused(Experiment(other, data, out, resume=True))
+    assert (out / "recipe.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["other bytes", "gone"])
+def test_resuming_on_data_that_changed_is_refused(data, tmp_path, change):
+    manifest = prepare_manifest(load(data), RECIPE, limit=8)
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
+    first, *others = manifest.records
+    path = "elsewhere.jpeg" if change == "gone" else first.path
+    changed = dataclasses.replace(first, sha256="0" * 64, path=path)
+    manifest.with_records((changed, *others)).write(tmp_path / "split.csv")
+    message = refused(Experiment(RECIPE, data, tmp_path, resume=True))
+    assert message.startswith(f"{path}: has changed since the run began")
+
+
+def test_a_failed_start_leaves_no_folder(data, tmp_path):
+    pretrained = small(network=RECIPE.network.model_copy(update={"name": "nonet"}))
+    refused(Experiment(pretrained, data, tmp_path / "out"), RecipeError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "the run folder cannot be made" in refused(Experiment(small(), data, tmp_path / "file" / "out"))
+
+
+def test_lungs_are_needed_where_the_recipe_uses_them(data, tmp_path):
+    absent = tmp_path / "absent.onnx"
+    message = refused(Experiment(RECIPE, data, tmp_path / "out", lungs=absent))
+    assert str(absent) in message
+    assert "train-lungs" in message
+
+
+def test_too_small_an_input_is_refused(data, tmp_path):
+    network = RECIPE.network.model_copy(update={"options": {}})
+    tiny = small(input=RECIPE.input.model_validate({"size": 16}), network=network)
+    assert "16 pixels are too few" in refused(Experiment(tiny, data, tmp_path / "out"), RecipeError)
+
+
+def test_keras_is_asked_for_before_the_training_and_not_after(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment_module.importlib.util, "find_spec", lambda name: None)
+    message = refused(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
+    assert "pneumoscope[keras]" in message
+
+
+def test_too_many_unreadable_pictures_stop_the_run_and_are_listed(tmp_path):
+    manifest = write_phantoms(tmp_path / "data", n=60, size=64, seed=3)
+    for record in manifest.records[::8]:
+        manifest.resolve(record).write_bytes(b"no picture")
+    message = refused(Experiment(small(), tmp_path / "data", tmp_path / "out"))
+    assert "pictures are unreadable" in message
+    with (tmp_path / "out" / "unreadable.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) > 3
+    assert not (tmp_path / "out" / "last.ckpt").exists()
+
+
+# Data
+
+
+def test_limit_keeps_so_many_of_each_class(data):
+    manifest = prepare_manifest(load(data), RECIPE, limit=10)
+    assert {label: sum(r.label == label for r in manifest.records) for label in manifest.labels()} == {
+        "normal": 10, "bacterial": 10, "viral": 10,
+    }  # fmt: skip
+    assert manifest == prepare_manifest(load(data), RECIPE, limit=10)
+
+
+def test_a_split_that_the_data_have_is_kept(data):
+    manifest = divide(load(data), SplitSpec(seed=7))
+    assert prepare_manifest(manifest, RECIPE) == manifest
+
+
+def test_by_patient_copies_of_a_picture_stay_on_one_side_and_by_random_not(tmp_path):
+    """Every picture has a copy of a patient of its own, at another compression."""
+    rng = np.random.default_rng(0)
+    for label in ("normal", "bacterial", "viral"):
+        (tmp_path / label).mkdir()
+        for number in range(8):
+            grey = cv2.resize(
+                rng.integers(0, 256, (9, 9), dtype=np.uint8), (96, 96), interpolation=cv2.INTER_CUBIC
+            )
+            for copy, quality in (("a", 95), ("b", 70)):
+                path = tmp_path / label / f"{number}{copy}.jpeg"
+                cv2.imwrite(str(path), grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    manifest = load(tmp_path)
+    assert len({record.patient_id for record in manifest.records}) == 48
+
+    def divided_pairs(method):
+        sides = {r.path: r.split for r in divide(manifest, SplitSpec(method=method)).records}
+        return sum(
+            sides[path] != sides[path.replace("a.jpeg", "b.jpeg")] for path in sides if "a.jpeg" in path
+        )
+
+    assert divided_pairs("patient") == 0
+    assert divided_pairs("random") > 3
+
+
+def test_with_split_changes_only_what_is_asked():
+    assert with_split(RECIPE) == RECIPE
+    changed = with_split(RECIPE, method="random", seed=5)
+    assert changed.split == SplitSpec(method="random", seed=5, fractions=RECIPE.split.fractions)
+    assert changed.seed == 5
+    assert with_split(RECIPE, method="random").seed == RECIPE.seed
+
+
+def test_kept_weights_are_plain_safetensors(run):
+    _, out, _, _, _ = run
+    assert all(
+        key.startswith(("backbone.", "head.", "mean", "std")) for key in load_file(out / "model.safetensors")
+    )
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["name"] == "tiny"
