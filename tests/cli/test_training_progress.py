@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 
 import pytest
@@ -29,6 +30,10 @@ def epoch(number: int) -> Epoch:
     )
 
 
+def printed(stderr: io.StringIO) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", stderr.getvalue()).splitlines()
+
+
 @pytest.mark.parametrize("columns", ["40", "200"])
 @pytest.mark.parametrize("screen", [Terminal, io.StringIO])
 def test_every_epoch_stays_as_one_whole_line(
@@ -41,6 +46,17 @@ def test_every_epoch_stays_as_one_whole_line(
         progress.on_step("training")
         for number in (1, 2):
             progress.on_epoch(epoch(number))
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", stderr.getvalue()).splitlines()
-    whole = [line for line in lines if re.match(r"epoch \d/2 .*  7 s$", line)]
+    whole = [line for line in printed(stderr) if re.match(r"epoch \d/2 .*  7 s$", line)]
     assert [line[:9] for line in whole] == ["epoch 1/2", "epoch 2/2"]
+
+
+@pytest.mark.parametrize("screen", [Terminal, io.StringIO])
+def test_log_lines_stand_by_themselves(screen: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = screen()
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with show_progress(2) as progress:
+        progress.on_step("reading pictures")
+        logging.getLogger("pneumoscope.train").info("phase 1: 2 epochs")
+        progress.on_step("training")
+    assert "phase 1: 2 epochs" in [line.rstrip() for line in printed(stderr)]

@@ -23,25 +23,33 @@ def show_progress(epochs: int) -> Iterator[Progress]:
     # Fabric announces its precision through loggers that already print.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pneumoscope").setLevel(logging.INFO)
     if not sys.stderr.isatty():
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
         yield Progress(
             on_step=lambda step: typer.echo(step, err=True),
             on_epoch=lambda row: typer.echo(_line(row, epochs), err=True),
         )
         return
     from rich.console import Console
+    from rich.highlighter import NullHighlighter
+    from rich.logging import RichHandler
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    # Through the console of the bar, which makes room for the line.
+    handler = RichHandler(
+        console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    with Bars(*columns, console=console) as bars:
         task = bars.add_task("starting", total=None)
 
         def on_epoch(row: Epoch) -> None:
             # Above the bar, where all of them stay to be compared.
-            bars.console.print(_line(row, epochs), highlight=False, soft_wrap=True)
+            console.print(_line(row, epochs), highlight=False, soft_wrap=True)
             bars.update(task, total=epochs, completed=row.epoch)
 
         yield Progress(
