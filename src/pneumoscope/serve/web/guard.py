@@ -38,6 +38,10 @@ HEADERS = {
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/favicon.ico"})
 OPEN_PREFIXES = ("/static/", "/pages/", "/v1/heatmaps/")
 
+# What browsers say of requests that this server's own page makes, and that a person makes (Fetch Metadata).
+OWN_SITES = frozenset({"same-origin", "none"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class Guard:
     """ASGI middleware: bearer token, no calls from foreign pages, security headers, counting.
@@ -75,7 +79,7 @@ class Guard:
 
         headers = Headers(scope=scope)
         path: str = scope["path"]
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in {"GET", "HEAD"}:
+        if headers.get("sec-fetch-site", "none") not in OWN_SITES and scope["method"] not in SAFE_METHODS:
             refusal = problem_response(403, "a page of another site may not send pictures here", path)
             await refusal(scope, receive, guarded)
         elif not self._may_pass(path, headers.get("authorization", "")):

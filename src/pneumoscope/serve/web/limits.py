@@ -34,7 +34,8 @@ class WebLimits:
     job_timeout : float
         Seconds for reading and judging one picture.
     worker_memory : int
-        Bytes that a worker may take beyond what the loaded model takes.
+        Bytes that a worker may take beyond what the loaded model takes. The largest picture that is read, 50
+        megapixels of 16-bit RGB, takes about 400 MB.
     heatmap_seconds : float
         How long a heat map can be fetched by its URL.
     max_heatmaps : int
@@ -55,7 +56,7 @@ class WebLimits:
     body_timeout: float = 120.0
     write_timeout: float = 60.0
     job_timeout: float = 30.0
-    worker_memory: int = 2048 * MB
+    worker_memory: int = 1024 * MB
     heatmap_seconds: float = 120.0
     max_heatmaps: int = 512
     stop_timeout: float = 60.0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pneumoscope.domain import OperatingPoint, Prediction, Reason
 from pneumoscope.model.bundle import Bundle
@@ -99,7 +100,7 @@ def rest_router(face: Face) -> APIRouter:
             uploads = await receive(request, face.limits, seat)
             seat.received()
             began = time.perf_counter()
-            rows = await _judge_all(face, uploads, wishes, seat)
+            rows = await _judge_all(face, request, uploads, wishes, seat)
             took = time.perf_counter() - began
             face.admission.saw(took)
         face.metrics.seconds.observe(took)
@@ -112,7 +113,7 @@ def rest_router(face: Face) -> APIRouter:
     @router.get(
         "/v1/heatmaps/{token}",
         response_class=Response,
-        responses={200: {"content": {"image/png": {}}, "description": "8-bit grey"}, **answers(404, 422)},
+        responses={200: {"content": {"image/png": {}}, "description": "8-bit grey"}, **answers(404)},
         tags=["predictions"],
     )
     async def heatmap_picture(token: str) -> Response:
@@ -167,13 +168,17 @@ def _point(bundle: Bundle, name: str | None) -> OperatingPoint:
     return points[wanted]
 
 
-async def _judge_all(face: Face, uploads: list[Upload], wishes: _Wishes, seat: Seat) -> list[Row]:
+async def _judge_all(
+    face: Face, request: Request, uploads: list[Upload], wishes: _Wishes, seat: Seat
+) -> list[Row]:
     """Judge the files of a request, no more at a time than there are workers: others come between."""
     rows: list[Row | None] = [None] * len(uploads)
     left = iter(range(len(uploads)))
 
     async def lane(indices: Iterator[int]) -> None:
         for index in indices:
+            if await request.is_disconnected():
+                return
             upload = uploads[index]
             rows[index] = await _judge(face, upload, wishes)
             seat.shrink(len(upload.data))
@@ -182,7 +187,10 @@ async def _judge_all(face: Face, uploads: list[Upload], wishes: _Wishes, seat: S
     async with asyncio.TaskGroup() as group:
         for _ in range(min(face.pool.workers, len(uploads))):
             group.create_task(lane(left))
-    return [row for row in rows if row is not None]
+    done = [row for row in rows if row is not None]
+    if len(done) < len(rows):
+        raise ClientDisconnect
+    return done
 
 
 async def _judge(face: Face, upload: Upload, wishes: _Wishes) -> Row:

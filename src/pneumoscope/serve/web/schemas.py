@@ -15,7 +15,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    # An error must not quote what a file is called.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 class Facts(_Frozen):

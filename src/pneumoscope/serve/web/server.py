@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import ssl
@@ -71,6 +72,8 @@ def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callab
         If the address cannot be listened on, or the certificate cannot be used.
     """
     _leave_no_core_dump()
+    # Broken requests are the clients' affair; errors of this server stay in the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         http=bounded_protocol(limits),

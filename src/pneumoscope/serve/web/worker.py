@@ -181,6 +181,8 @@ def _confine(memory: int) -> None:
         import resource
     except ImportError:  # Windows: the time limit and the limit on pixels remain
         return
+    with contextlib.suppress(OSError):  # if memory ends all the same, a worker shall go first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if hasattr(signal, "SIGXFSZ"):
