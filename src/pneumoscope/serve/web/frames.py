@@ -47,11 +47,14 @@ def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
     (size,) = HEAD.unpack(_exactly(stream, HEAD.size))
     if size > MAX_HEAD:
         raise ValueError(f"a message head of {size} bytes")
-    text = json.loads(_exactly(stream, size))
+    try:
+        text = json.loads(_exactly(stream, size))
+    except RecursionError as error:
+        raise ValueError("a message head nested too deeply") from error
     if not isinstance(text, dict) or not isinstance(text.get("head"), dict):
         raise ValueError("a message without head")
-    sizes = text.get("sizes", [])
-    if not all(isinstance(size, int) and 0 <= size <= MAX_PIECE for size in sizes):
+    sizes = text.get("sizes")
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and 0 <= size <= MAX_PIECE for size in sizes):
         raise ValueError("a message whose pieces have no sizes")
     return text["head"], [_exactly(stream, size) for size in sizes]
 
