@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pneumoscope.domain import DataError
 
-__all__ = ["PNEUMONIA_KINDS", "class_index"]
+__all__ = ["PNEUMONIA_KINDS", "TWO_CLASSES", "class_index"]
 
 PNEUMONIA_KINDS = ("bacterial", "viral")
+TWO_CLASSES = ("normal", "pneumonia")
 
 
 def class_index(label: str, classes: tuple[str, ...], path: str) -> int:

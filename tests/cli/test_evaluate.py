@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bundles import make_bundle
+from pneumoscope.cli import main
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.data.split import split
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    manifest = split(write_phantoms(folder, n=36, size=128, seed=5))
+    manifest.write(folder / "split.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def evaluate(bundle, capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["evaluate", "--bundle", str(bundle.path), *map(str, words)])
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_folder_is_judged_with_report_metrics_and_intervals(evaluate, data, bundle, tmp_path):
+    code, out, err = evaluate(data, "--out", tmp_path / "out", "--resamples", 100)
+    assert (code, err) == (0, "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "metrics.json", "report.html", "confusion_matrix.png",
+    }  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["pictures"] == 36
+    auroc = metrics["pneumonia"]["auroc"]
+    assert f"[{auroc['low']:.3f}, {auroc['high']:.3f}]" in out
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in out
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert bundle.identity in report
+
+
+def test_one_side_of_a_split_can_be_judged_as_json(evaluate, data, tmp_path):
+    words = (data / "split.csv", "--out", tmp_path / "out", "--split", "train", "--resamples", 100, "--json")
+    code, out, _ = evaluate(*words)
+    assert code == 0
+    metrics = json.loads(out)
+    assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 20 < metrics["pictures"] < 36
+
+
+def test_pictures_that_were_not_judged_are_exit_code_3(evaluate, data, tmp_path):
+    write_phantoms(tmp_path / "data", n=18, size=128, seed=6)
+    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    code, _, err = evaluate(tmp_path / "data", "--out", tmp_path / "out", "--resamples", 100)
+    assert code == 3
+    assert "1 pictures were not judged; see the report" in err
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda data, tmp: (data, "--split", "test"), "no pictures to judge in split 'test'"),
+        (lambda data, tmp: (tmp / "nowhere",), "nowhere"),
+        (lambda data, tmp: (_other_label(tmp),), "label 'covid' is none of the classes"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line_and_exit_code_4(evaluate, data, tmp_path, make, said):
+    code, out, err = evaluate(*make(data, tmp_path), "--out", tmp_path / "out", "--resamples", 100)
+    assert (code, out) == (4, "")
+    (line,) = err.splitlines()
+    assert said in line
+
+
+def _other_label(folder):
+    manifest = write_phantoms(folder / "other", n=6, size=128)
+    (folder / "other" / "NORMAL").rename(folder / "other" / "COVID")
+    for number, path in enumerate(sorted((folder / "other" / "COVID").iterdir())):
+        path.rename(path.with_name(f"{number}.jpeg"))
+    del manifest
+    return folder / "other"
+
+
+def test_no_bundle_is_one_line(capsys, data, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(data), "--bundle", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert left.value.code == 4
+    assert "not a bundle" in capsys.readouterr().err
+
+
+def test_wrong_use_is_exit_code_2(evaluate, data, tmp_path):
+    code, _, err = evaluate(data, "--out", tmp_path, "--resamples", 5)
+    assert code == 2
+    assert "--resamples" in err
+
+
+def test_labels_that_do_not_tell_the_kind_are_judged_as_pneumonia(evaluate, data, tmp_path):
+    manifest = Manifest.read(data / "split.csv")
+    records = [
+        replace(record, label="normal" if record.label == "normal" else "pneumonia") for record in manifest
+    ]
+    manifest.with_records(records).write(data / "two.csv")
+    code, out, _ = evaluate(data / "two.csv", "--out", tmp_path / "out", "--resamples", 100, "--json")
+    assert code == 0
+    assert json.loads(out)["classes"] == ["normal", "pneumonia"]
