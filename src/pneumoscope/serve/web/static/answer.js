@@ -53,8 +53,8 @@ export function showAnswer(pictures, picture, actions) {
 function likelihoods(answer, point) {
   const rows = [
     bar("Pneumonia", answer.p_pneumonia, "whole", point),
-    answer.p_bacterial === null ? null : bar("of it bacterial", answer.p_bacterial, "part", null),
-    answer.p_viral === null ? null : bar("of it viral", answer.p_viral, "part", null),
+    answer.p_bacterial === null ? null : bar("Bacterial", answer.p_bacterial, "part", null),
+    answer.p_viral === null ? null : bar("Viral", answer.p_viral, "part", null),
   ];
   const possible = notRuledOut(answer);
   return h(

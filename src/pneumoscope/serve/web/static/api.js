@@ -76,9 +76,11 @@ export class Api {
     this._asking = null;
   }
 
-  /** @returns {boolean} whether requests carry a token, so that plain links would be refused */
-  get guarded() {
-    return this._token !== null;
+  /** @returns {Promise<Bundle>} */
+  async bundle() {
+    const { identity, manifest } = await (await this.request("v1/bundle")).json();
+    const { name, findings, operating_points, default_operating_point } = manifest;
+    return { identity, name, findings, operating_points, default_operating_point };
   }
 
   /**

@@ -29,13 +29,16 @@ const narrow = window.matchMedia("(max-width: 63.99rem)");
 
 /** @type {number | null} */
 let chosen = null;
+/** Until a person chooses, the page shows the most suspicious picture. */
+let chosenByHand = false;
 let frame = 0;
 
 /** @param {File[]} files */
 function take(files) {
   const added = pictures.add(files);
   announce(`Reading ${pictureWords(added.length)}.`);
-  chosen = added[0].id;
+  if (pictures.size === added.length) chosenByHand = false;
+  if (!chosenByHand) chosen = added[0].id;
   for (const picture of added) thumbnails.make(picture);
   uploads.send(added);
 }
@@ -46,6 +49,7 @@ function take(files) {
  */
 function choose(id, open) {
   chosen = id;
+  chosenByHand = true;
   render();
   if (open || narrow.matches) reading.focus();
 }
@@ -56,6 +60,7 @@ function move(step) {
   if (id === null) return;
   const inList = worklist.hasFocus;
   chosen = id;
+  chosenByHand = true;
   render();
   worklist.reveal(id);
   if (inList) worklist.focus(id);
@@ -65,7 +70,8 @@ function render() {
   cancelAnimationFrame(frame);
   frame = 0;
   const all = pictures.all();
-  if (!pictures.get(chosen)) chosen = worklist.sorted()[0]?.id ?? null;
+  const done = all.filter((one) => one.stage !== "reading").length;
+  if (!pictures.get(chosen) || (!chosenByHand && done === all.length)) chosen = worklist.sorted()[0]?.id ?? null;
   const picture = pictures.get(chosen);
   document.body.dataset.pictures = ["none", "one", "many"][Math.min(2, all.length)];
   for (const id of ["export", "print", "save", "clear"]) byId(id).toggleAttribute("hidden", !all.length);
@@ -74,7 +80,6 @@ function render() {
     /** @type {HTMLButtonElement} */ (byId(id)).disabled = !answered.length;
   }
   const progress = /** @type {HTMLProgressElement} */ (byId("progress"));
-  const done = all.filter((one) => one.stage !== "reading").length;
   progress.max = Math.max(1, all.length);
   progress.value = done;
   progress.hidden = done === all.length;
@@ -107,20 +112,17 @@ function exportCsv() {
   announce(`Saved ${pictureWords(answers.length)}${left ? `; ${left} without an answer left out` : ""}.`);
 }
 
-/** The model's name in the heading, and its card, which a guarded server gives to no plain link. */
+/** Name the model in the heading; a guarded server asks for its token at this first call. */
 async function introduceModel() {
-  const link = /** @type {HTMLAnchorElement} */ (byId("card"));
-  const name = () => {
-    if (pictures.bundle) byId("model").textContent = pictures.bundle.identity;
-  };
-  pictures.addEventListener("bundle", name);
-  link.addEventListener("click", async (event) => {
-    if (!api.guarded) return;
-    event.preventDefault();
-    const tab = window.open("", "_blank"); // before the first await, or it counts as a pop-up
-    const card = await (await api.request("card")).blob();
-    if (tab) tab.location.href = URL.createObjectURL(card);
+  pictures.addEventListener("bundle", () => {
+    byId("model").textContent = ` ${pictures.bundle?.identity ?? ""}`;
   });
+  try {
+    pictures.setBundle(await api.bundle());
+  } catch (error) {
+    // Not fatal: the first answer names the model too, and a server that is away is told of then.
+    announce(error instanceof Error ? `The model is not known yet: ${error.message}` : "");
+  }
 }
 
 /**

@@ -16,6 +16,11 @@
 
 import { loadImage, toCanvas } from "./decode.js";
 
+// Weak evidence is fainter than its share, so that the X-ray under it stays readable.
+const FADE = 1.4;
+// Pixels: eight bits have steps, which would make the contour tremble.
+const SMOOTHING = 2;
+
 /** Evidence at which the contour is drawn; 1 is the strongest. */
 export const CONTOUR_LEVEL = 0.5;
 
@@ -54,10 +59,10 @@ export async function heatLayer(heatmap) {
     const grey = pixels.data[place * 4];
     evidence[place] = grey / 255;
     pixels.data.set(table[grey], place * 4);
-    pixels.data[place * 4 + 3] = grey;
+    pixels.data[place * 4 + 3] = 255 * evidence[place] ** FADE;
   }
   context.putImageData(pixels, 0, 0);
-  const contour = contourPath(evidence, tint.width, tint.height, CONTOUR_LEVEL);
+  const contour = contourPath(smoothed(evidence, tint.width, tint.height), tint.width, tint.height, CONTOUR_LEVEL);
   return { finding: heatmap.finding, region: heatmap.region, tint, contour };
 }
 
@@ -107,6 +112,29 @@ export function paintLegend(canvas) {
   }
   context.fillStyle = "#fff3d6";
   context.fillRect(Math.round(CONTOUR_LEVEL * canvas.width) - 1, 0, 2, canvas.height);
+}
+
+/**
+ * The mean over a small square around each pixel.
+ *
+ * @param {Float32Array} values row by row
+ * @param {number} width
+ * @param {number} height
+ */
+function smoothed(values, width, height) {
+  const along = (/** @type {Float32Array} */ from, /** @type {number} */ step, /** @type {number} */ length) => {
+    const to = new Float32Array(from.length);
+    for (let at = 0; at < from.length; at += 1) {
+      const place = Math.floor(at / step) % length;
+      let sum = 0;
+      for (let off = -SMOOTHING; off <= SMOOTHING; off += 1) {
+        sum += from[at + (Math.min(length - 1, Math.max(0, place + off)) - place) * step];
+      }
+      to[at] = sum / (2 * SMOOTHING + 1);
+    }
+    return to;
+  };
+  return along(along(values, 1, width), width, height);
 }
 
 /**

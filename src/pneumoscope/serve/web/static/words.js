@@ -64,9 +64,9 @@ export function verdict(picture, answer) {
     const why = answer.reasons.map(reasonWords).join(", ") || answer.status;
     return { tone: "refused", short: `Not judged: ${why}`, title: `Not judged: ${why}`, detail: answer.message };
   }
-  const decided = answer.decision === "pneumonia" ? "Pneumonia suspected" : "No pneumonia seen";
+  const suspected = answer.decision === "pneumonia";
   if (answer.uncertain) {
-    const side = answer.decision === "pneumonia" ? "reaches" : "stays below";
+    const side = suspected ? "reaches" : "stays below";
     return {
       tone: "uncertain",
       short: "Uncertain",
@@ -74,8 +74,9 @@ export function verdict(picture, answer) {
       detail: `The probability ${side} the operating point, but the model cannot rule out either. A reader must decide.`,
     };
   }
-  const tone = answer.decision === "pneumonia" ? "suspected" : "clear";
-  return { tone, short: decided, title: decided, detail: answer.message };
+  return suspected
+    ? { tone: "suspected", short: "Suspected", title: "Pneumonia suspected", detail: answer.message }
+    : { tone: "clear", short: "Not seen", title: "No pneumonia seen", detail: answer.message };
 }
 
 /** @param {Prediction} answer */
@@ -128,7 +129,7 @@ export function countWords(counts) {
   const names = {
     suspected: "suspected",
     uncertain: "uncertain",
-    clear: "no pneumonia seen",
+    clear: "not seen",
     refused: "not judged",
     failed: "not sent",
     reading: "being read",
