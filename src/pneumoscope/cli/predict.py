@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from pneumoscope.domain import DataError
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
 if TYPE_CHECKING:
     from pneumoscope.domain import Prediction
-    from pneumoscope.predict.predictor import Examination, Predictor
+    from pneumoscope.predict.predictor import Examination, Method, Predictor
 
 __all__ = ["predict"]
 
@@ -38,6 +38,13 @@ def predict(
     heatmaps: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw a picture of each answer into this folder.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write one page with all pictures, for print.")
+    ] = None,
+    method: Annotated[
+        Literal["cam", "occlusion"],
+        typer.Option(help="How heat maps are made; occlusion takes two hundred times as long."),
+    ] = "cam",
     operating_point: Annotated[
         str | None, typer.Option(metavar="NAME", help="Operating point; the bundle's default if not given.")
     ] = None,
@@ -56,10 +63,14 @@ def predict(
     Exit code 0: all were judged; 3: some were rejected or unreadable; 4: none could be judged.
     """
     tally: Counter[str] = Counter()
+    if report is not None and report.suffix.lower() not in {".html", ".htm"}:
+        raise typer.BadParameter(f"{report}: end the name with .html", param_hint="--report")
+    explained = heatmaps is not None or report is not None
+    if method != "cam" and not explained:
+        raise typer.BadParameter("add --heatmaps or --report, or no map is made", param_hint="--method")
     predictor = _load(bundle, operating_point, workers, force=force)
-    draw = _drawing(heatmaps, predictor)
-    with _output(out, as_json=as_json) as show:
-        examinations = _examinations(predictor, paths, drawn=draw is not None)
+    with _output(out, as_json=as_json) as show, _pictures(heatmaps, report, predictor) as draw:
+        examinations = _examinations(predictor, paths, method=method if explained else None)
         for examination in _with_progress(examinations, paths):
             prediction = examination.prediction
             tally[prediction.status] += 1
@@ -67,13 +78,14 @@ def predict(
                 reasons = ", ".join(prediction.reasons)
                 typer.echo(f"{prediction.path}: {prediction.message} [{reasons}]", err=True)
             show(prediction)
-            if draw is not None:
-                draw(examination)
+            draw(examination)
     if not tally:
         raise DataError("there is no picture in what was given; name files, or a folder that holds some")
     if out is not None or tally.total() > PROGRESS_FROM:
         counts = ", ".join(f"{tally[status]} {status}" for status in ("ok", "rejected", "unreadable"))
         typer.echo(f"{tally.total()} pictures: {counts}{f'; answers in {out}' if out else ''}", err=True)
+    if report is not None:
+        typer.echo(f"report: {report}", err=True)
     raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))
 
 
@@ -93,12 +105,12 @@ def _load(path: Path | None, operating_point: str | None, workers: int | None, *
     return Predictor(bundle, point, workers=workers or available_cpus(), force=force)
 
 
-def _examinations(predictor: Predictor, paths: list[str], *, drawn: bool) -> Iterator[Examination]:
+def _examinations(predictor: Predictor, paths: list[str], *, method: Method | None) -> Iterator[Examination]:
     """Examine where pictures are drawn; predict, which is cheaper, where not."""
     from pneumoscope.predict.predictor import Examination
 
-    if drawn:
-        yield from predictor.examine_iter(paths)
+    if method is not None:
+        yield from predictor.examine_iter(paths, method=method)
     else:
         yield from map(Examination, predictor.predict_iter(paths))
 
@@ -157,10 +169,60 @@ def _lines() -> Iterator[Callable[[Prediction], None]]:
     yield lambda prediction: typer.echo(tsv_line(prediction))
 
 
-def _drawing(folder: Path | None, predictor: Predictor) -> Callable[[Examination], None] | None:
+@contextmanager
+def _pictures(
+    folder: Path | None, report: Path | None, predictor: Predictor
+) -> Iterator[Callable[[Examination], None]]:
+    """Open what pictures go into: a folder, a page, both or neither."""
+    with ExitStack() as stack:
+        sinks: list[Callable[[Examination], None]] = []
+        if folder is not None:
+            sinks.append(_drawing(folder, predictor))
+        if report is not None:
+            from pneumoscope.report.html import open_report
+
+            about, point = _identity(predictor), predictor.operating_point
+            add = stack.enter_context(open_report(report, about=about, operating_point=point))
+            sinks.append(lambda one: add(one.prediction, one.radiograph, one.explanation))
+
+        def draw(examination: Examination) -> None:
+            for sink in sinks:
+                sink(examination)
+
+        yield draw
+
+
+def _identity(predictor: Predictor) -> dict[str, str]:
+    """Say which model answers, and how: what a page is signed with."""
+    from pneumoscope import __version__
+
+    manifest, point = predictor.bundle.manifest, predictor.operating_point
+    made, calibrator = manifest.provenance, manifest.calibrator
+    reached = ", ".join(
+        f"{name} {value:.1%}"
+        for name, value in (("sensitivity", point.sensitivity), ("specificity", point.specificity))
+        if value is not None
+    )
+    facts = {
+        "Model": predictor.bundle.identity,
+        "Findings": ", ".join(manifest.findings),
+        "Operating point": f"{point.name}: pneumonia from {point.threshold:.4f} on"
+        + (f" ({reached} where it was chosen)" if reached else ""),
+        "Calibration": f"{calibrator.method}, fitted on {calibrator.fitted_on}"
+        if calibrator.fitted_on
+        else "",
+        "Gate": "overridden" if predictor.force else "pictures that the model cannot judge are refused",
+        "Trained on": made.data_description,
+        "Made": made.created,
+        "Intended use": manifest.intended_use,
+        **{f"sha256 of {name}": digest for name, digest in sorted(manifest.files.items())},
+        "Software": f"Pneumoscope {__version__}",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None]:
     """Make the folder and return a function that draws an examination into it."""
-    if folder is None:
-        return None
     from pneumoscope.report.picture import draw_answer, write_png
 
     try:

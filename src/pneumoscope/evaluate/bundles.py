@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.labels import class_index
+from pneumoscope.data.labels import TWO_CLASSES, class_index
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import DataError, Prediction
 from pneumoscope.evaluate.calibrate import (
@@ -20,10 +21,11 @@ from pneumoscope.evaluate.calibrate import (
     fit_vector,
 )
 from pneumoscope.evaluate.card import write_card
+from pneumoscope.evaluate.localisation import MapTruth, localise
 from pneumoscope.evaluate.metrics import evaluate_scores
 from pneumoscope.evaluate.report import write_report
 from pneumoscope.evaluate.scores import ScoredSet, scored_set
-from pneumoscope.model.bundle import Bundle, Calibrator, write_bundle
+from pneumoscope.model.bundle import HEAD_FILE, Bundle, Calibrator, write_bundle
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.predictor import Predictor
 
@@ -55,7 +57,7 @@ class Judgement:
 
 
 def calibrate_bundle(bundle: Bundle, manifest: Manifest, *, method: str, described_as: str) -> Bundle:
-    """Fit calibrator, operating points and prediction sets on labelled pictures; write them into the bundle.
+    """Fit calibrator, operating points, prediction sets and the background of heat maps; write them.
 
     Parameters
     ----------
@@ -84,7 +86,21 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, *, method: str, describ
         "conformal": conformal_thresholds(probabilities, labels, CONFORMAL_ALPHA),
         "conformal_alpha": CONFORMAL_ALPHA,
     }
-    return write_bundle(bundle.path, bundle.manifest.model_copy(update=update))
+    head = _head_with_background(bundle, manifest)
+    return write_bundle(bundle.path, bundle.manifest.model_copy(update=update), {HEAD_FILE: head})
+
+
+def _head_with_background(bundle: Bundle, manifest: Manifest) -> bytes:
+    """Return ``head.npz`` with the mean features of the normal pictures, to draw heat maps against."""
+    normal = [manifest.resolve(record) for record in manifest.records if record.label == "normal"]
+    background = Predictor.load(bundle.path).mean_features(normal)
+    with np.load(bundle.path / HEAD_FILE, allow_pickle=False) as stored:
+        head = {name: stored[name] for name in ("weight", "bias")}
+    if background is not None:
+        head["background"] = background
+    buffer = io.BytesIO()
+    np.savez(buffer, **head)
+    return buffer.getvalue()
 
 
 def _logits(bundle: Bundle, manifest: Manifest) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -127,6 +143,7 @@ def judge_bundle(
     about: Mapping[str, str],
     history: Path | None = None,
     n_boot: int = 1000,
+    maps: MapTruth | None = None,
 ) -> Judgement:
     """Run a bundle on labelled pictures and write ``metrics.json``, the plots and ``report.html``.
 
@@ -144,16 +161,22 @@ def judge_bundle(
         Training history to plot.
     n_boot : int
         Resamples for the intervals.
+    maps : MapTruth, optional
+        What heat maps are held against; they are not measured if not given.
 
     Raises
     ------
     DataError
-        If a label is none of the bundle's findings, or no picture could be judged.
+        If a label is none of the bundle's findings, no picture could be judged, or no mask or box belongs to
+        a picture.
     """
     predictor = Predictor.load(bundle.path)
     predictions = list(predictor.predict_iter([manifest.resolve(record) for record in manifest.records]))
-    scored, not_judged = scored_set(predictions, manifest.records, bundle.manifest.findings)
+    classes = _judged_classes(bundle.manifest.findings, manifest)
+    scored, not_judged = scored_set(predictions, manifest.records, classes)
     metrics = evaluate_scores(scored, threshold=predictor.operating_point.threshold, n_boot=n_boot)
+    if maps:
+        metrics["localisation"] = localise(predictor, manifest, maps, n_boot=n_boot)
     facts = {"Bundle": bundle.identity, "Operating point": predictor.operating_point.name, **about}
     report = write_report(
         out,
@@ -169,9 +192,15 @@ def judge_bundle(
     return Judgement(metrics, report, scored, not_judged)
 
 
+def _judged_classes(findings: tuple[str, ...], manifest: Manifest) -> tuple[str, ...]:
+    """Judge on normal against pneumonia where the labels do not tell its kind."""
+    return TWO_CLASSES if "pneumonia" in manifest.labels() else findings
+
+
 def sign_bundle(bundle: Bundle, metrics: Mapping[str, Any], speaks_of: str) -> Bundle:
     """Write measured results and the model card into a bundle."""
-    results = {"speaks_of": speaks_of, **metrics}
+    kept = {name: fact for name, fact in bundle.manifest.results.items() if name == "speed"}
+    results = {"speaks_of": speaks_of, **metrics, **kept}
     manifest = bundle.manifest.model_copy(update={"results": results})
     card = write_card(manifest.model_dump(mode="json"), metrics)
     return write_bundle(bundle.path, manifest, {"card.md": card.encode()})

@@ -10,7 +10,7 @@ from pneumoscope.domain import DataError
 from pneumoscope.evaluate import weighted
 from pneumoscope.evaluate.scores import FloatArray, ScoredSet
 
-__all__ = ["MIN_SUBGROUP", "evaluate_scores"]
+__all__ = ["MIN_SUBGROUP", "evaluate_scores", "figure"]
 
 MIN_SUBGROUP = 20
 """Fewest pictures of one source that are judged by themselves."""
@@ -77,7 +77,7 @@ def evaluate_scores(
         raise DataError(f"the threshold must lie in [0, 1], not {threshold}")
     replicates = _replicates(scored, threshold, n_boot, seed)
     n_patients = len(set(scored.patients))
-    figures = {key: _figure(key, values, n_patients) for key, values in replicates.items()}
+    figures = {key: figure(values, n_patients, reason=_reason(key)) for key, values in replicates.items()}
     counts = np.bincount(scored.labels, minlength=len(scored.classes))
     kinds = (scored.p_pneumonia >= threshold).astype(np.int64)
     return {
@@ -203,10 +203,21 @@ def _kind_auroc(scored: ScoredSet, weights: FloatArray) -> FloatArray:
     return auroc
 
 
-def _figure(key: _Key, values: FloatArray, n_patients: int) -> dict[str, Any]:
+def figure(values: FloatArray, n_patients: int, *, reason: str) -> dict[str, Any]:
+    """Return a measure with its 95% percentile interval.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (1 + B,)
+        The measure on the set itself, then on each resample; NaN where it is undefined.
+    n_patients : int
+        Patients that were resampled.
+    reason : str
+        Why the measure is undefined, where it is.
+    """
     value, resampled = values[0], values[1:]
     if np.isnan(value):
-        return {"value": None, "low": None, "high": None, "reason": _reason(key)}
+        return {"value": None, "low": None, "high": None, "reason": reason}
     defined = resampled[~np.isnan(resampled)]
     if n_patients < 2:
         reason = "no interval: all pictures are of one patient"

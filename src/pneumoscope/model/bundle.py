@@ -4,7 +4,8 @@
 
     model.onnx    [N, 1, H, W] float32 in [0, 1] → logits [N, K], features [N, D, h, w]
     lungs.onnx    the lung segmenter, where the input spec needs one
-    head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps
+    head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps; and, once
+                  calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
     bundle.json   `BundleManifest`
     card.md       the model card
 
@@ -32,6 +33,7 @@ from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.lungs import LUNGS_FILE
 
 __all__ = [
+    "HEAD_FILE",
     "Bundle",
     "BundleManifest",
     "Calibrator",
@@ -208,6 +210,15 @@ class Bundle:
     def identity(self) -> str:
         """Name and the first 12 digits of the network's hash: what results are signed with."""
         return f"{self.manifest.name}@{self.manifest.files[MODEL_FILE][:12]}"
+
+    @cached_property
+    def background(self) -> npt.NDArray[np.float32] | None:
+        """Mean features of normal chests, shape (D, h, w), that heat maps are drawn against; or None."""
+        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
+            background: npt.NDArray[np.float32] | None = head.get("background")
+        if background is not None and (background.ndim != 3 or len(background) != self.head_weight.shape[1]):
+            raise BundleError(f"{self.path / HEAD_FILE}: its background fits no head; calibrate it again")
+        return background
 
     @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -26,14 +28,18 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.calibration import calibrate, decide, prediction_set
-from pneumoscope.predict.explain import explain
+from pneumoscope.predict.explain import explain, heat_map
 from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
 from pneumoscope.predict.inputs import Item, expand
+from pneumoscope.predict.occlusion import occlusion_evidence
 from pneumoscope.predict.pipeline import available_cpus, in_order
 
-__all__ = ["Examination", "Predictor", "RawScore"]
+__all__ = ["Examination", "Method", "Predictor", "RawScore"]
 
 Floats = npt.NDArray[np.float32]
+Method = Literal["cam", "occlusion"]
+"""How a heat map is made: from the features of the same pass, or by hiding one place after the other."""
+
 Source = Item | bytes
 
 
@@ -76,12 +82,15 @@ class Examination:
         The network's outputs; None where the picture was not judged.
     explanation : Explanation or None
         The heat map for pneumonia; None where the picture was not judged.
+    standardised : Standardised or None
+        What the network saw; None where the picture was not judged.
     """
 
     prediction: Prediction
     radiograph: Radiograph | None = None
     logits: Floats | None = None
     explanation: Explanation | None = None
+    standardised: Standardised | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -189,7 +198,9 @@ class Predictor:
         sources = ((item, None) for item in expand(paths))
         return in_order(sources, self._scores, workers=self.workers)
 
-    def examine(self, source: str | Path | bytes, name: str | None = None) -> Examination:
+    def examine(
+        self, source: str | Path | bytes, name: str | None = None, *, method: Method = "cam"
+    ) -> Examination:
         """Judge one picture and keep what a report shows: the picture, the logits and the heat map.
 
         Parameters
@@ -198,14 +209,35 @@ class Predictor:
             A file, or its content.
         name : str, optional
             What to call it in the answer; the path, or ``"<bytes>"``, if not given.
+        method : {"cam", "occlusion"}
+            How the heat map is made; occlusion takes about two hundred passes.
         """
         one: Source = str(source) if isinstance(source, Path) else source
-        return self._examinations([(one, name)])[0]
+        return self._examinations([(one, name)], method=method)[0]
 
-    def examine_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[Examination]:
-        """Examine files, folders and manifests, in order; memory stays flat."""
+    def examine_iter(
+        self, paths: Iterable[str | Path] | str | Path, *, method: Method = "cam"
+    ) -> Iterator[Examination]:
+        """Examine files, folders and manifests, in order, with heat maps by `method`; memory stays flat."""
         sources = ((item, None) for item in expand(paths))
-        return in_order(sources, self._examinations, workers=self.workers)
+        return in_order(sources, partial(self._examinations, method=method), workers=self.workers)
+
+    def mean_features(self, paths: Iterable[str | Path]) -> Floats | None:
+        """Return the mean of the features over the pictures that can be judged, shape (D, h, w), or None."""
+        sources = [(str(path), None) for path in paths]
+        total, count = None, 0
+        for part in in_order(sources, self._features, workers=self.workers):
+            total = part if total is None else total + part
+            count += 1
+        return None if total is None else (total / count).astype(np.float32)
+
+    def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
+        """Return the calibrated log-odds of pneumonia, shape (N,), for standardised inputs, (N, C, S, S)."""
+        (logits,) = self._run(list(inputs), ("logits",))
+        calibrator = self.bundle.manifest.calibrator
+        scaled = np.asarray(calibrator.scale) * logits.astype(np.float64) + np.asarray(calibrator.bias)
+        odds: npt.NDArray[np.float64] = np.logaddexp.reduce(scaled[:, 1:], axis=1) - scaled[:, 0]
+        return odds
 
     def _scores(self, sources: Sequence[tuple[Source, str | None]]) -> list[RawScore]:
         prepared = [self._prepare(source, name) for source, name in sources]
@@ -213,21 +245,39 @@ class Predictor:
         logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
         return [replace(one.score, logits=next(logits)) if one.input else one.score for one in prepared]
 
-    def _examinations(self, sources: Sequence[tuple[Source, str | None]]) -> list[Examination]:
+    def _features(self, sources: Sequence[tuple[Source, str | None]]) -> list[npt.NDArray[np.float64]]:
         prepared = [self._prepare(source, name) for source, name in sources]
         inputs = [one.input.pixels for one in prepared if one.input is not None]
-        outputs = self._run(inputs, ("logits", "features")) if inputs else ((), ())
-        rows = zip(*outputs, strict=True)
-        return [self._examination(one, *(next(rows) if one.input else (None, None))) for one in prepared]
+        return list(self._run(inputs, ("logits", "features"))[1].astype(np.float64)) if inputs else []
 
-    def _examination(self, one: _Prepared, logits: Floats | None, features: Floats | None) -> Examination:
+    def _examinations(
+        self, sources: Sequence[tuple[Source, str | None]], *, method: Method
+    ) -> list[Examination]:
+        prepared = [self._prepare(source, name) for source, name in sources]
+        inputs = [one.input.pixels for one in prepared if one.input is not None]
+        rows = zip(*self._run(inputs, ("logits", "features")), strict=True) if inputs else iter(())
+        return [
+            self._examination(one, *(next(rows) if one.input else (None, None)), method=method)
+            for one in prepared
+        ]
+
+    def _examination(
+        self, one: _Prepared, logits: Floats | None, features: Floats | None, *, method: Method
+    ) -> Examination:
         prediction = self._prediction(replace(one.score, logits=logits))
         if logits is None or features is None or one.input is None:
             return Examination(prediction, one.radiograph)
-        calibrator = self.bundle.manifest.calibrator
-        probabilities = calibrate(logits, calibrator)
-        explanation = explain(features, self.bundle.head_weight, probabilities, one.input, calibrator)
-        return Examination(prediction, one.radiograph, logits, explanation)
+        if method == "occlusion":
+            evidence = occlusion_evidence(self.log_odds, one.input.pixels)
+            explanation = heat_map(evidence, one.input, method=method)
+        else:
+            calibrator = self.bundle.manifest.calibrator
+            probabilities = calibrate(logits, calibrator)
+            weight, background = self.bundle.head_weight, self.bundle.background
+            if background is not None and background.shape != features.shape:
+                raise BundleError(f"{self.bundle.path}: the background fits no features; calibrate it again")
+            explanation = explain(features, weight, probabilities, one.input, calibrator, background)
+        return Examination(prediction, one.radiograph, logits, explanation, one.input)
 
     def _prepare(self, source: Source, name: str | None) -> _Prepared:
         """Read, gate and standardise one picture."""

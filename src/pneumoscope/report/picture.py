@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.report.rows import plain_text
 
-__all__ = ["draw_answer", "overlay", "write_png"]
+__all__ = ["CONTOUR_AT", "Canvas", "colour_at", "draw_answer", "overlay", "write_png"]
 
 Canvas = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -36,14 +36,17 @@ CALM: Colour = (130, 190, 90)
 
 STRONGEST_TINT = 0.55
 CONTOUR_AT = 0.5
+"""Evidence at which a line is drawn, in [0, 1]."""
+
+METHODS = {"cam": "class activation map", "occlusion": "occlusion sensitivity"}
 NOT_FOR_DIAGNOSIS = "Research only. Not for diagnosis."
 
 
-def overlay(radiograph: Radiograph, explanation: Explanation | None) -> Canvas:
+def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: int = PICTURE_SIDE) -> Canvas:
     """Lay a heat map over an X-ray.
 
     The tint grows with the evidence and is absent where there is none, so that the X-ray stays readable;
-    a contour is drawn at half of the strongest evidence there can be.
+    a contour is drawn at `CONTOUR_AT`.
 
     Parameters
     ----------
@@ -51,16 +54,18 @@ def overlay(radiograph: Radiograph, explanation: Explanation | None) -> Canvas:
         At its own aspect.
     explanation : Explanation or None
         Without one the X-ray alone is drawn.
+    side : int
+        Pixels on the longer side.
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
-        Blue, green, red; `PICTURE_SIDE` pixels on the longer side.
+        Blue, green, red.
     """
     # The original's size gives the aspect: a scaled decode may be a pixel off.
-    scale = PICTURE_SIDE / max(radiograph.height, radiograph.width)
+    scale = side / max(radiograph.height, radiograph.width)
     height, width = (max(1, round(side * scale)) for side in (radiograph.height, radiograph.width))
-    shrinking = max(radiograph.pixels.shape) > PICTURE_SIDE
+    shrinking = max(radiograph.pixels.shape) > side
     method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
     grey = np.clip(cv2.resize(radiograph.pixels, (width, height), interpolation=method), 0, 1)
     picture = np.repeat((grey * 255)[:, :, None], 3, axis=2).astype(np.float32)
@@ -118,7 +123,7 @@ def draw_answer(
         if prediction.reasons:
             y = _paragraph(canvas, left, y, f"Judged all the same. {prediction.message}", ALARM)
         if explanation is not None:
-            _legend(canvas, left, y, explanation.finding)
+            _legend(canvas, left, y, explanation)
     bottom = panel_height - MARGIN
     _text(canvas, left, bottom - LINE, prediction.bundle, FAINT)
     _text(canvas, left, bottom, NOT_FOR_DIAGNOSIS, FAINT)
@@ -138,6 +143,12 @@ def write_png(picture: Canvas, path: Path) -> None:
         path.write_bytes(data.tobytes())
     except OSError as error:
         raise DataError(f"{path}: cannot write there ({error.strerror}); name another folder") from error
+
+
+def colour_at(evidence: float) -> Colour:
+    """Return the colour of evidence in [0, 1]: blue, green, red."""
+    blue, green, red = _colours(np.array([[evidence]], np.float32))[0, 0].tolist()
+    return blue, green, red
 
 
 def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
@@ -190,13 +201,16 @@ def _probabilities(
     return y + LINE // 2
 
 
-def _legend(canvas: Canvas, left: int, y: int, finding: str) -> None:
+def _legend(canvas: Canvas, left: int, y: int, explanation: Explanation) -> None:
     right = canvas.shape[1] - MARGIN
     ramp = np.linspace(0, 1, right - left, dtype=np.float32)[None].repeat(10, axis=0)
-    _text(canvas, left, y, f"evidence for {finding}", FAINT)
-    canvas[y + 10 : y + 20, left:right] = _colours(ramp)
-    _text(canvas, left, y + 38, "none", FAINT)
-    _text(canvas, right, y + 38, "strong", FAINT, align_right=True)
+    _text(canvas, left, y, f"evidence for {explanation.finding}", INK)
+    y = _paragraph(canvas, left, y + LINE, f"{METHODS[explanation.method]}; line at {CONTOUR_AT:.0%}", FAINT)
+    canvas[y - 4 : y + 6, left:right] = _colours(ramp)
+    at = left + round(CONTOUR_AT * (right - left))
+    canvas[y - 8 : y + 10, at : at + 2] = INK
+    _text(canvas, left, y + 28, "none", FAINT)
+    _text(canvas, right, y + 28, "strongest", FAINT, align_right=True)
 
 
 def _paragraph(canvas: Canvas, left: int, y: int, text: str, colour: Colour) -> int:
