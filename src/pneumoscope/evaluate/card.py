@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pneumoscope.evaluate.tables import MEASURES, span, summary, value
+from pneumoscope.evaluate.tables import MEASURES, map_measures, span, summary, value
 
 __all__ = ["write_card"]
 
@@ -112,6 +112,19 @@ def _measured(metrics: Mapping[str, Any], speaks_of: str) -> list[str]:
             _table(
                 ("source", "pictures", "with pneumonia", "AUROC", "sensitivity", "specificity"),
                 (_source_row(name, part) for name, part in metrics["by_source"].items()),
+            ),
+        ]
+    if localisation := metrics.get("localisation"):
+        parts += [
+            "### Heat maps",
+            "Where the maps point. By chance: what a map scores that knows nothing of the picture, by the area "
+            "or with the map of another patient; for blur, the probability of the blurred picture.",
+            _table(
+                ("measure", "pictures", "value", "95% interval", "by chance"),
+                (
+                    (row["name"], f"{row['pictures']:,}", *_cells(row["figure"]), value(row["chance"]))
+                    for row in map_measures(localisation)
+                ),
             ),
         ]
     parts.append(f"Intervals: 95%, {how['method']}, {how['resamples']:,} resamples, seed {how['seed']}.")

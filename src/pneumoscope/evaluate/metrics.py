@@ -77,7 +77,10 @@ def evaluate_scores(
         raise DataError(f"the threshold must lie in [0, 1], not {threshold}")
     replicates = _replicates(scored, threshold, n_boot, seed)
     n_patients = len(set(scored.patients))
-    figures = {key: figure(values, n_patients, reason=_reason(key)) for key, values in replicates.items()}
+    figures = {
+        key: figure(values, n_patients, reason=_reason(key) if np.isnan(values[0]) else "")
+        for key, values in replicates.items()
+    }
     counts = np.bincount(scored.labels, minlength=len(scored.classes))
     kinds = (scored.p_pneumonia >= threshold).astype(np.int64)
     return {

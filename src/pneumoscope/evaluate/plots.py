@@ -29,6 +29,7 @@ __all__ = [
     "MUTED",
     "confusion_matrix",
     "contact_sheet",
+    "insertion_deletion",
     "precision_recall",
     "reliability",
     "roc",
@@ -270,6 +271,37 @@ def contact_sheet(mistakes: Sequence[Mistake], root: Path, columns: int = 4) -> 
         kind = f"missed: {mistake.label}" if mistake.missed else "false alarm"
         caption = f"{Path(mistake.path).name}\n{kind}, p = {mistake.p_pneumonia:.3f}"
         ax.set_title(caption, fontsize=8, color=INK, loc="left")
+    return figure
+
+
+def insertion_deletion(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw mean insertion and deletion curves, each beside that of another patient's map and that by blur.
+
+    Parameters
+    ----------
+    curves : mapping
+        Probabilities at equal steps of the area, under the names of `evaluate.faithfulness.CURVES`.
+    """
+    figure, axes = _figure(9.4, 3.9, ncols=2, sharey=True)
+    styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("", "its own map", {"color": ACCENT, "linewidth": 2}),
+        ("_other", "another patient's map", {"color": SECOND, "linewidth": 1.6}),
+        ("_blur", "its own map, by blur", {"color": MUTED, "linewidth": 1.4, "linestyle": (0, (4, 2))}),
+    )
+    for ax, kind in zip(axes, ("insertion", "deletion"), strict=True):
+        for suffix, label, style in styles:
+            if values := curves.get(kind + suffix):
+                area = np.trapezoid(values, dx=1 / (len(values) - 1))
+                ax.plot(np.linspace(0, 1, len(values)), values, label=f"{label}  {area:.3f}", **style)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        _titles(
+            ax,
+            "share of the picture that is shown" if kind == "insertion" else "share that is covered",
+            "probability of pneumonia" if kind == "insertion" else "",
+            kind,
+        )
+        if ax.lines:
+            _legend(ax, "lower right" if kind == "insertion" else "lower left")
     return figure
 
 

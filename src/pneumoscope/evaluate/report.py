@@ -14,7 +14,15 @@ from pneumoscope.evaluate import plots
 from pneumoscope.evaluate.embed import inline_svg, thumbnail
 from pneumoscope.evaluate.extra import evaluate_extra
 from pneumoscope.evaluate.scores import Mistake, ScoredSet, worst_mistakes
-from pneumoscope.evaluate.tables import MEASURES, bar_floor, not_judged_counts, span, summary, value
+from pneumoscope.evaluate.tables import (
+    MEASURES,
+    bar_floor,
+    map_measures,
+    not_judged_counts,
+    span,
+    summary,
+    value,
+)
 from pneumoscope.report.rows import plain_text
 
 if TYPE_CHECKING:
@@ -102,6 +110,7 @@ def write_report(
         headline=[measure for measure in MEASURES if measure[0] in HEADLINE],
         without_bar=WITHOUT_BAR,
         floor=bar_floor(drawn),
+        maps=map_measures(metrics.get("localisation", {})),
         not_judged=counts,
         rejected=rejected,
         plots=_embedded(scored, metrics, matrix, curves),
@@ -143,6 +152,8 @@ def _embedded(
         "reliability": (plots.reliability(scored), "Reliability diagram"),
         "histograms": (plots.score_histograms(scored, threshold), "Histograms of the probability"),
     }
+    if mean := metrics.get("localisation", {}).get("curves", {}).get("mean"):
+        figures["insertion"] = (plots.insertion_deletion(mean), "Insertion and deletion curves")
     if curves is not None:
         figures["curves"] = (curves, "Training curves")
     return {name: inline_svg(figure, name, label) for name, (figure, label) in figures.items()}

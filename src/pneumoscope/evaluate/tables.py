@@ -8,7 +8,16 @@ from typing import Any
 
 from pneumoscope.domain import Prediction
 
-__all__ = ["MEASURES", "Measure", "bar_floor", "not_judged_counts", "span", "summary", "value"]
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "bar_floor",
+    "map_measures",
+    "not_judged_counts",
+    "span",
+    "summary",
+    "value",
+]
 
 Figure = Mapping[str, Any]
 Measure = tuple[str, str, str]
@@ -28,6 +37,56 @@ MEASURES: tuple[Measure, ...] = (
     ("brier", "Brier score", "mean squared error of the probability; lower is better"),
     ("ece", "ECE", "mean gap between probability and frequency; lower is better"),
 )
+
+# Section and key in metrics.json, what knows nothing of the picture, the name, and what it says.
+_MAPS = (
+    ("lungs", "energy_in_lungs", "lung_area", "Energy in the lungs", "share of the map inside lung masks"),
+    (
+        "boxes",
+        "pointing_game",
+        "pointing_chance",
+        "Pointing game",
+        "strongest place in or near a box",
+    ),
+    ("boxes", "pointing_game_strict", "box_area", "Pointing game, strict", "strongest place inside a box"),
+    ("boxes", "iou", None, "IoU", "overlap of boxes and map, at half its maximum"),
+    ("boxes", "energy_in_boxes", "box_area", "Energy in the boxes", "share of the map inside boxes"),
+    (
+        "curves",
+        "insertion",
+        "insertion_other",
+        "Insertion",
+        "score while the strongest come; more is better",
+    ),
+    (
+        "curves",
+        "deletion",
+        "deletion_other",
+        "Deletion",
+        "score while the strongest go; less is better",
+    ),
+    ("curves", "insertion_blur", "p_blurred", "Insertion, blur", "the same out of a blurred picture"),
+    ("curves", "deletion_blur", "p_blurred", "Deletion, blur", "the same into a blurred picture"),
+)
+
+
+def map_measures(localisation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the measures of heat maps that were made, in order: ``name, figure, chance, pictures, says``.
+
+    ``chance`` is what a map scores that knows nothing of the picture: by the area, or with the map of another
+    patient; for blur, the probability that the blurred picture gets by itself.
+    """
+    return [
+        {
+            "name": name,
+            "figure": localisation[section][key],
+            "chance": None if chance is None else localisation[section][chance],
+            "pictures": localisation[section]["pictures"],
+            "says": says,
+        }
+        for section, key, chance, name, says in _MAPS
+        if section in localisation
+    ]
 
 
 def value(figure: Figure | None, digits: int = 3) -> str:
