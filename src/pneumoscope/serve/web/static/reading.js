@@ -103,7 +103,7 @@ export class Reading {
     byId("heat").setAttribute("aria-pressed", String(on));
     byId("invert").setAttribute("aria-pressed", String(viewer.window.inverted));
     byId("zoom-value").textContent = viewer.zoom === 1 ? "fit" : `${viewer.zoom.toFixed(1)}×`;
-    byId("legend").toggleAttribute("hidden", !on);
+    byId("legend").classList.toggle("off", !on); // keeps its place: the picture must not jump
     for (const id of ["heat", "opacity"]) {
       /** @type {HTMLButtonElement | HTMLInputElement} */ (byId(id)).disabled = !viewer.hasHeat;
     }

@@ -159,6 +159,8 @@ export class Viewer extends EventTarget {
     context.imageSmoothingQuality = "high";
     const box = this._box();
     context.drawImage(this._windowed, box.left, box.top, box.width, box.height);
-    if (this._heat && this.heatShown) paintHeat(context, this._heat, box, this.opacity, 1.25);
+    if (this._heat && this.heatShown) {
+      paintHeat(context, this._heat, box, this.opacity, Math.max(1.25, this.canvas.clientHeight / 800));
+    }
   }
 }

@@ -40,6 +40,7 @@ const REASONS = {
   cropped: "cropped",
   over_exposed: "over-exposed or blank",
   under_exposed: "under-exposed or blank",
+  reader_stopped: "reading was stopped",
 };
 
 /** @type {Record<string, string>} */
@@ -62,7 +63,7 @@ export function verdict(picture, answer) {
   if (!answer) return { tone: "reading", short: "reading…", title: "Reading…", detail: picture.note };
   if (answer.status !== "ok") {
     const why = answer.reasons.map(reasonWords).join(", ") || answer.status;
-    return { tone: "refused", short: `Not judged: ${why}`, title: `Not judged: ${why}`, detail: answer.message };
+    return { tone: "refused", short: `Not judged: ${why}`, title: `Not judged: ${why}`, detail: sentence(answer.message) };
   }
   const suspected = answer.decision === "pneumonia";
   if (answer.uncertain) {
@@ -77,6 +78,12 @@ export function verdict(picture, answer) {
   return suspected
     ? { tone: "suspected", short: "Suspected", title: "Pneumonia suspected", detail: answer.message }
     : { tone: "clear", short: "Not seen", title: "No pneumonia seen", detail: answer.message };
+}
+
+/** @param {string} message */
+function sentence(message) {
+  if (!message) return "";
+  return `${message[0].toUpperCase()}${message.slice(1)}${/[.!?]$/.test(message) ? "" : "."}`;
 }
 
 /** @param {Prediction} answer */

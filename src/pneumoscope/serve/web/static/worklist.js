@@ -159,7 +159,7 @@ export class Worklist {
         "span",
         { class: "pick" },
         h("span", { class: "thumbnail", "aria-hidden": "true" }),
-        h("button", { type: "button", class: "name", title: picture.name }, picture.name),
+        h("button", { type: "button", class: "name", title: picture.name }, ...breakable(picture.name)),
       ),
     );
     const row = /** @type {HTMLTableRowElement} */ (h("tr", {}, ...cells));
@@ -221,4 +221,13 @@ export class Worklist {
     this._choose(target, false);
     this.focus(target);
   }
+}
+
+/**
+ * A file name that may break after its punctuation.
+ *
+ * @param {string} name
+ */
+function breakable(name) {
+  return name.split(/(?<=[_\-.\s])/).flatMap((part) => [part, h("wbr")]);
 }
