@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.image.lungs import WHOLE
+from pneumoscope.image.lungs import WHOLE, LungField
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Calibrator
 from pneumoscope.predict.calibration import calibrate
-from pneumoscope.predict.explain import explain, pneumonia_evidence
+from pneumoscope.predict.explain import LEAST_SCALE, MapStyle, explain, heat_map, pneumonia_evidence
 
 RNG = np.random.default_rng(3)
 FEATURES = RNG.normal(size=(5, 7, 7)).astype(np.float32)
@@ -51,7 +51,7 @@ EVEN = np.array([0.5, 0.5])
 
 
 def test_the_strongest_place_is_one_and_lies_where_the_features_are():
-    found = explain(one_hot_spot(9), HEAD, EVEN, standardised(), Calibrator())
+    found = explain(one_hot_spot(30), HEAD, EVEN, standardised(), Calibrator())
     assert found.heatmap.dtype == np.float32
     assert found.heatmap.min() >= 0
     assert found.heatmap.max() == pytest.approx(1)
@@ -60,7 +60,7 @@ def test_the_strongest_place_is_one_and_lies_where_the_features_are():
 
 
 def test_weak_evidence_stays_faint_and_evidence_against_is_not_shown():
-    assert explain(one_hot_spot(0.2), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() < 0.3
+    assert explain(one_hot_spot(2), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() < 0.3
     assert explain(one_hot_spot(-9), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() == 0
 
 
@@ -70,3 +70,60 @@ def test_borders_are_cut_off_and_the_region_is_kept():
     assert found.heatmap.shape == (42, 70)
     assert found.region == region
     assert found.finding == "pneumonia"
+
+
+def test_what_every_normal_chest_has_is_no_evidence():
+    background = one_hot_spot(30)
+    at_home = explain(background, HEAD, EVEN, standardised(), Calibrator(), background)
+    assert not at_home.heatmap.any()
+    elsewhere = np.zeros((1, 7, 7), np.float32)
+    elsewhere[0, 5, 1] = 30
+    found = explain(elsewhere + background, HEAD, EVEN, standardised(), Calibrator(), background)
+    row, column = np.unravel_index(found.heatmap.argmax(), found.heatmap.shape)
+    assert (row // 10, column // 10) == (5, 1)
+
+
+def test_a_map_is_smooth_and_makes_no_evidence_of_its_own():
+    rough = (np.indices((7, 7)).sum(axis=0) % 2 * 10 - 5).astype(np.float32)  # too weak to fill the scale
+    steps = [
+        np.abs(np.diff(heat_map(rough, standardised(), MapStyle(smoothing, None)).heatmap)).max()
+        for smoothing in (0.0, 0.06)
+    ]
+    assert steps[1] < steps[0] / 2
+    assert not heat_map(-np.abs(rough), standardised()).heatmap.any()
+
+
+def lungs(*, second: bool = True) -> LungField:
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 15:40] = True
+    mask[20:80, 60:85] = second
+    return LungField(mask, (0.2, 0.15, 0.8, 0.85 if second else 0.4), plausible=True)
+
+
+def inside(field: LungField | None, margin: float | None = 0.03) -> np.ndarray:
+    seen = Standardised(np.zeros((1, 100, 100), np.float32), WHOLE, WHOLE, field)
+    return heat_map(np.full((5, 5), 50, np.float32), seen, MapStyle(0.0, margin)).heatmap
+
+
+def test_a_map_is_kept_to_the_lungs_and_their_margin():
+    heat = inside(lungs())
+    assert heat[50, 25] == heat[50, 70] == 1
+    assert heat[50, 12] > 0.1  # in the margin
+    assert heat[50, 5] == heat[5, 50] == 0
+
+
+@pytest.mark.parametrize(
+    "field", [None, lungs(second=False), LungField(lungs().mask, WHOLE, plausible=False)]
+)
+def test_a_map_is_not_kept_to_lungs_that_are_in_doubt(field):
+    assert (inside(field) == 1).all()
+
+
+def test_the_margin_can_be_left_off():
+    assert (inside(lungs(), None) == 1).all()
+
+
+def test_weak_evidence_by_occlusion_has_a_scale_of_its_own():
+    weak = np.full((7, 7), LEAST_SCALE["occlusion"], np.float32)
+    assert heat_map(weak, standardised(), method="occlusion").heatmap.max() == pytest.approx(1)
+    assert heat_map(weak, standardised()).heatmap.max() == pytest.approx(1 / LEAST_SCALE["cam"])

@@ -27,8 +27,10 @@ __all__ = ["MAP_STYLE", "MapStyle", "explain", "heat_map", "pneumonia_evidence"]
 
 Floats = npt.NDArray[np.float32]
 
-# Evidence that never reaches one logit anywhere stays faint: a clear chest gets no red spot.
-LEAST_SCALE = 1.0
+# Weaker evidence, in logits, stays faint: a clear chest gets no red spot. Activation maps of the first shipped
+# bundle peak at 1.8 in normal chests (median of 25 validation pictures; 95% below 3.6), at 12.5 in pneumonia.
+# They speak of the log-odds that a picture would have that is like this place all over; occlusion of a patch.
+LEAST_SCALE = {"cam": 6.0, "occlusion": 1.0}
 # A consolidation can hide a lung from the segmenter as a whole: where one is less than this share of the
 # other, the map is not kept to them.
 LEAST_LUNG_RATIO = 0.3
@@ -132,8 +134,8 @@ def heat_map(
 ) -> Explanation:
     """Bring evidence on a grid over the network's input into the frame of the picture.
 
-    Only evidence for pneumonia is shown; what speaks against it is 0. The strongest place is 1, unless it
-    is worth less than one logit.
+    Only evidence for pneumonia is shown; what speaks against it is 0. The strongest place is 1, unless
+    it is weak: see `LEAST_SCALE`.
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ def heat_map(
     if style.lung_margin is not None:
         field = _lung_field(standardised, part.shape, style.lung_margin)
         part = part if field is None else part * field
-    scaled: Floats = part / np.float32(max(float(part.max(initial=0)), LEAST_SCALE))
+    scaled: Floats = part / np.float32(max(float(part.max(initial=0)), LEAST_SCALE[method]))
     return Explanation("pneumonia", scaled, standardised.region, method)
 
 
