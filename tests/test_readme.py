@@ -3,7 +3,7 @@
 What stands for what:
 
 * ``make demo`` runs with few phantoms and one epoch, in the virtual environment that runs the tests.
-* ``make test`` is these tests: only what it would do is looked at.
+* ``make check`` runs these tests: only what it would do is looked at.
 * ``pip install .`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
 * ``pneumoscope train`` runs every recipe on phantoms, small, for one epoch, from scratch.
 * ``pneumoscope data fetch`` meets a mirror that is not there, and must say so in one line.
@@ -83,7 +83,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
     assert everything == [line for line in everything if line in commands("make", "pip", "pneumoscope")], (
         "a program without a test below"
     )
-    assert commands("make") == ["make demo", "make test"]
+    assert commands("make") == ["make demo", "make check"]
     assert commands("pip") == ["pip install .", "pip install --constraint constraints.txt '.[all]'"]
 
 
@@ -107,10 +107,11 @@ def test_make_demo(tmp_path: Path) -> None:
     assert len(list((tmp_path / "demo" / "heatmaps").glob("*.png"))) == 6
 
 
-def test_make_test_runs_these_tests() -> None:
-    done = run(["make", "--dry-run", "--always-make", "test"], REPOSITORY)
+def test_make_check_runs_these_tests() -> None:
+    done = run(["make", "--dry-run", "--always-make", "check"], REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert "pip install --constraint constraints.txt" in done.stdout, "it sets up what it needs"
+    assert all(tool in done.stdout for tool in ("ruff check", "mypy", "lint-imports"))
     assert "-m pytest" in done.stdout.splitlines()[-1]
 
 
