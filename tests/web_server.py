@@ -159,7 +159,7 @@ def main() -> None:
     app = create_app(
         load_bundle(wishes["bundle"]), workers=wishes["workers"], limits=limits, token=wishes["token"]
     )
-    serve(app, Address(port=0), limits, on_ready=lambda url: print(f"URL {url}", file=sys.stderr, flush=True))
+    serve(app, Address(port=0), limits, on_ready=lambda url: sys.stderr.write(f"URL {url}\n"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from pneumoscope.serve.web.limits import WebLimits
 from pneumoscope.serve.web.uploads import base_name, receive
 from web_server import BOUNDARY, multipart_body
 
-LIMITS = WebLimits(max_file_bytes=100, max_request_bytes=2000, max_files=3, idle_timeout=0.2, body_timeout=0.5)
+LIMITS = WebLimits(
+    max_file_bytes=100, max_request_bytes=2000, max_files=3, idle_timeout=0.2, body_timeout=0.5
+)
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
 
 
@@ -30,7 +32,11 @@ def read(chunks, *, kind=KIND, limits=LIMITS, pause=0.0, end=True, **headers):
         return message or await asyncio.Future()
 
     pairs = {"content-type": kind, **headers}
-    scope = {"type": "http", "method": "POST", "headers": [(k.encode(), v.encode()) for k, v in pairs.items()]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
+    }
     admission = Admission(limits)
 
     async def run():
@@ -97,7 +103,14 @@ def test_the_whole_body_is_bounded_with_and_without_a_stated_length():
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "text/plain", "multipart/form-data", "multipart/mixed; boundary=a", 'multipart/form-data; boundary=""']
+    "kind",
+    [
+        "",
+        "text/plain",
+        "multipart/form-data",
+        "multipart/mixed; boundary=a",
+        'multipart/form-data; boundary=""',
+    ],
 )
 def test_what_is_no_form_is_refused(kind):
     assert refusal([b"x"], kind=kind).status_code == 415

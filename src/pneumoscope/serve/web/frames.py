@@ -54,7 +54,9 @@ def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
     if not isinstance(text, dict) or not isinstance(text.get("head"), dict):
         raise ValueError("a message without head")
     sizes = text.get("sizes")
-    if not isinstance(sizes, list) or not all(isinstance(size, int) and 0 <= size <= MAX_PIECE for size in sizes):
+    if not isinstance(sizes, list) or not all(
+        isinstance(size, int) and 0 <= size <= MAX_PIECE for size in sizes
+    ):
         raise ValueError("a message whose pieces have no sizes")
     return text["head"], [_exactly(stream, size) for size in sizes]
 

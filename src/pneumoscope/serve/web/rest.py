@@ -113,7 +113,7 @@ def rest_router(face: Face) -> APIRouter:
     @router.get(
         "/v1/heatmaps/{token}",
         response_class=Response,
-        responses={200: {"content": {"image/png": {}}, "description": "8-bit grey"}, **answers(404)},
+        responses={200: {"content": {"image/png": {}}, "description": "8-bit grey"}, **answers(404, 422)},
         tags=["predictions"],
     )
     async def heatmap_picture(token: str) -> Response:

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from bundles import make_bundle
+from pneumoscope.cli import main
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def refused(bundle, capsys):
+    """Run the command where it must not start; returns its exit code and what it said."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["serve", "--bundle", str(bundle.path), "--port", "0", *map(str, words)])
+        return left.value.code, capsys.readouterr().err
+
+    return run
+
+
+def started(bundle, *words, **environment):
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(bundle.path), "--port", "0"]
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(
+        [*command, "--workers", "1", *words], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_it_says_where_it_is_and_who_can_reach_it(bundle):
+    with started(bundle) as process:
+        line = process.stderr.readline()
+        url = line.split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        assert bundle.identity in line
+        assert "this machine alone" in line
+        assert httpx.get(f"{url}/readyz", timeout=30).json() == {"status": "ready"}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+
+
+def test_an_open_port_without_token_is_warned_about(bundle):
+    with started(bundle, "--host", "0.0.0.0") as process:
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        process.terminate()
+        assert process.wait(60) == 0
+    assert lines[0].startswith("warning: ")
+    assert "other machines can reach it" in lines[1]
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_token(bundle, tmp_path, by_file):
+    token = "0123456789abcdef"
+    (tmp_path / "token").write_text(f"{token}\n")
+    given = ([str(tmp_path / "token")], {}) if by_file else ([], {"PNEUMOSCOPE_TOKEN": token})
+    with started(
+        bundle, "--host", "0.0.0.0", *(["--token-file", *given[0]] if by_file else []), **given[1]
+    ) as process:
+        url = process.stderr.readline().split()[0]  # no warning
+        url = url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/v1/bundle", timeout=30).status_code == 401
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{url}/v1/bundle", headers=headers, timeout=30).status_code == 200
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "short", "with a space in it", "tökens-are-ascii-only", b"\xff" * 20]
+)
+def test_a_token_that_cannot_be_used(refused, tmp_path, content):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, said = refused("--token-file", file)
+    assert code == 4
+    assert said.startswith(f"error: {file}: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_half_a_certificate_is_wrong_use(refused, tmp_path):
+    code, said = refused("--tls-cert", tmp_path / "c.pem")
+    assert code == 2
+    assert "--tls-key" in said
+
+
+def test_no_bundle_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--bundle", str(tmp_path)])
+    assert left.value.code == 4
+    assert "not a bundle" in capsys.readouterr().err
+
+
+def test_without_the_web_packages_it_names_the_extra(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    for name in [name for name in sys.modules if name.startswith("pneumoscope.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, said = refused()
+    assert (code, said) == (
+        4,
+        "error: serving the page needs more packages: pip install 'pneumoscope[web]'\n",
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pneumoscope.serve.web.app import create_app
+from pneumoscope.serve.web.documents import card_html, interface_html
+
+
+@pytest.fixture(scope="module")
+def interface(web_bundle):
+    app = create_app(web_bundle)
+    return app.openapi(), interface_html(app.openapi())
+
+
+def test_a_card_is_shown_and_not_run():
+    page = card_html(
+        "m@1", "# Title\n\n<script>alert(1)</script>\n\n[x](javascript:alert(1))\n\n|a|b|\n|-|-|\n|1|2|\n"
+    )
+    assert "<h1>Title</h1>" in page
+    assert "<td>1</td>" in page
+    assert "<script" not in page
+    assert 'href="javascript' not in page
+
+
+def test_an_identity_cannot_break_out():
+    assert "<b>" not in card_html("<b>@1", "")
+
+
+def test_the_interface_names_every_operation_and_schema(interface):
+    document, page = interface
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert f"<code>{method.upper()} {path}</code>" in page
+    for name in document["components"]["schemas"]:
+        assert f"<h3 id='{name}'>" in page
+
+
+def test_documents_load_nothing_from_elsewhere(interface):
+    for page in (interface[1], card_html("m@1", "text")):
+        assert re.findall(r'(?:src|href)=["\'](?!/|#)', page) == []
+        assert "<style" not in page
+        assert " style=" not in page
+
+
+def test_every_reference_in_the_document_has_its_schema(interface):
+    document, _ = interface
+    names = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert "Problem" in names
+    assert names <= set(document["components"]["schemas"])
+    assert "HTTPValidationError" not in names

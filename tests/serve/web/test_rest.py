@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from pneumoscope.report.rows import COLUMNS
+from pneumoscope.serve.web.guard import CONTENT_SECURITY_POLICY
+from web_server import running_server
+
+PREDICTIONS = "/v1/predictions"
+TOKEN = "a-token-for-the-tests"
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def guarded(web_bundle, tmp_path_factory):
+    limits = {"max_queue": 1, "heatmap_seconds": 1}
+    folder = tmp_path_factory.mktemp("guarded")
+    with running_server(web_bundle.path, folder, workers=1, token=TOKEN, **limits) as running:
+        yield running
+
+
+def form(*files):
+    return [("files", file) for file in files]
+
+
+def pixels(url):
+    head, _, text = url.partition(",")
+    assert head in {"data:image/png;base64", "data:image/jpeg;base64"}
+    return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_files_become_rows_in_their_order(client, png, web_bundle):
+    answer = client.post(
+        PREDICTIONS, files=form(("one.png", png), ("../two.txt", b"no picture"), ("three.png", png))
+    )
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body["bundle"]["identity"] == web_bundle.identity
+    assert [point["name"] for point in body["bundle"]["operating_points"]] == ["screening", "rule-in"]
+    rows = body["predictions"]
+    assert [(row["path"], row["status"]) for row in rows] == [
+        ("one.png", "ok"),
+        ("two.txt", "unreadable"),
+        ("three.png", "ok"),
+    ]
+    assert all(list(row)[: len(COLUMNS)] == list(COLUMNS) for row in rows)
+    assert rows[0]["sha256"] == rows[2]["sha256"] != rows[1]["sha256"]
+    assert rows[1]["message"]
+    assert all(row["heatmap"] is row["preview"] is None for row in rows)
+
+
+def test_pictures_inline(client, png):
+    row = client.post(
+        PREDICTIONS, params={"heatmap": "inline", "preview": "inline"}, files=form(("a.png", png))
+    ).json()["predictions"][0]
+    assert max(pixels(row["heatmap"]["png"]).shape) == 256
+    assert pixels(row["preview"]).shape == (120, 140)
+    assert len(row["heatmap"]["region"]) == 4
+
+
+def test_a_heat_map_by_url(client, png):
+    row = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png))).json()[
+        "predictions"
+    ][0]
+    picture = client.get(row["heatmap"]["url"])
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.headers["cache-control"] == "no-store"
+    assert cv2.imdecode(np.frombuffer(picture.content, np.uint8), 0) is not None
+    assert client.get("/v1/heatmaps/unknown").status_code == 404
+
+
+def test_the_operating_point_can_be_chosen(client, png):
+    row = client.post(PREDICTIONS, params={"operating_point": "rule-in"}, files=form(("a.png", png))).json()
+    assert row["predictions"][0]["decision"] == "no pneumonia"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/nowhere", {}, 404),
+        ("GET", "/static/../app.py", {}, 404),
+        ("GET", "/static/%2e%2e/app.py", {}, 404),
+        ("GET", PREDICTIONS, {}, 405),
+        ("POST", PREDICTIONS, {}, 415),
+        ("POST", PREDICTIONS, {"json": {}}, 415),
+        ("POST", PREDICTIONS, {"files": {"other": b"x"}}, 422),
+        ("POST", f"{PREDICTIONS}?heatmap=colour", {"files": {"files": b"x"}}, 422),
+        ("POST", f"{PREDICTIONS}?operating_point=no", {"files": {"files": b"x"}}, 422),
+        ("POST", PREDICTIONS, {"files": {"files": bytes(3_000_001)}}, 413),
+        ("POST", PREDICTIONS, {"files": {"files": bytes(6_000_000)}}, 413),
+        ("POST", PREDICTIONS, {"files": [("files", ("a", b"x"))] * 9}, 413),
+    ],
+)
+def test_every_error_is_a_problem(client, method, path, options, status):
+    answer = client.request(method, path, **options)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert set(problem) == {"type", "title", "status", "detail", "instance"}
+    assert problem["status"] == status
+    assert problem["detail"] not in {"", problem["title"]}
+    assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/docs", "/card", "/metrics", "/v1/bundle", "/nowhere"])
+def test_security_headers_are_on_every_answer(client, path):
+    headers = client.get(path).headers
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["cache-control"] == ("no-cache" if path == "/" else "no-store")
+    assert "server" not in headers
+
+
+def test_static_files_are_asked_about_and_not_sent_twice(client):
+    first = client.get("/pages/document.css")
+    assert first.headers["cache-control"] == "no-cache"
+    again = client.get("/pages/document.css", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_bundle_is_shown_without_where_it_lies(client, web_bundle):
+    text = client.get("/v1/bundle").text
+    assert json.loads(text)["identity"] == web_bundle.identity
+    assert json.loads(text)["card"] == web_bundle.card
+    assert str(web_bundle.path.parent) not in text
+
+
+def test_state_and_figures(client, png):
+    client.post(PREDICTIONS, files=form(("a.png", png)))
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    text = client.get("/metrics").text
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(figures['pneumoscope_pictures_total{status="ok"}']) >= 1
+    assert float(figures['pneumoscope_requests_total{path="/v1/predictions",status="200"}']) >= 1
+    assert float(figures["pneumoscope_workers_alive"]) == 2
+    assert float(figures["pneumoscope_held_bytes"]) == 0
+
+
+@pytest.mark.parametrize(
+    "header", [None, "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer", "Bearer \u00e4"]
+)
+@pytest.mark.parametrize("path", ["/v1/bundle", "/metrics", PREDICTIONS])
+def test_without_the_token_there_is_no_way_in(guarded, header, path):
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    answer = httpx.request("POST" if path == PREDICTIONS else "GET", guarded.url + path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_with_the_token(guarded, png):
+    with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.get("/v1/bundle").status_code == 200
+        answer = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png)))
+        url = answer.json()["predictions"][0]["heatmap"]["url"]
+    # A picture element sends no token; the URL is a secret of its own, and soon gone.
+    assert httpx.get(guarded.url + url).status_code == 200
+    time.sleep(1.5)
+    assert httpx.get(guarded.url + url).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card"])
+def test_what_the_page_needs_to_ask_for_the_token_is_open(guarded, path):
+    assert httpx.get(guarded.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
+def test_pages_of_other_sites_cannot_send_pictures(client, png, site, status):
+    answer = client.post(PREDICTIONS, files=form(("a.png", png)), headers={"Sec-Fetch-Site": site})
+    assert answer.status_code == status
