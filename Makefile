@@ -20,17 +20,18 @@ XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
 SHIPPED := src/pneumoscope/bundles/default
 
-.PHONY: help setup demo test check docs bundle clean
+.PHONY: help setup demo test check docs tutorial bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make setup   virtual environment $(VENV) with everything in it'
-	@echo 'make demo    draw phantoms, train on them, judge, predict; IMAGE=chest.png asks the shipped model'
-	@echo 'make test    run the tests'
-	@echo 'make check   lint, types, import contracts and tests'
-	@echo 'make docs    build the documentation into build/docs'
-	@echo 'make bundle  train the shipped model again; XRAYS=folder MASKS=folder'
-	@echo 'make clean   remove what the others made, but for $(VENV) and runs/'
+	@echo 'make setup    virtual environment $(VENV) with everything in it'
+	@echo 'make demo     draw phantoms, train on them, judge, predict; IMAGE=chest.png asks the shipped model'
+	@echo 'make test     run the tests'
+	@echo 'make check    lint, types, import contracts and tests'
+	@echo 'make docs     build the documentation into build/docs'
+	@echo 'make tutorial run the walkthrough notebook and make its page again'
+	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder'
+	@echo 'make clean    remove what the others made, but for $(VENV) and runs/'
 
 setup: $(INSTALLED)
 
@@ -75,6 +76,9 @@ check: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
+
+tutorial: $(INSTALLED)
+	$(BIN)/python notebooks/build_page.py
 
 bundle: $(INSTALLED)
 	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }

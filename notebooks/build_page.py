@@ -1,0 +1,157 @@
+"""Make ``docs/tutorial/walkthrough.md`` of ``walkthrough.ipynb``: run it, and write down what it shows.
+
+The notebook is the one source and holds no outputs; the page is the same text and code with the outputs of
+a real run. ``make tutorial`` calls this; the tests call its parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbclient
+import nbformat
+from nbformat import NotebookNode
+from PIL import Image
+
+NOTEBOOK = Path(__file__).with_name("walkthrough.ipynb")
+PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "walkthrough.md"
+
+PICTURE_WIDTH, PICTURE_COLOURS = 720, 128  # small enough to live in the repository
+# A cell that begins a shell line with "!" does not stop at its error.
+FAILED = re.compile(r"^(error: .*|Usage: .*|.*command not found.*|Traceback .*)$", re.MULTILINE)
+TERMINAL_CODE = re.compile(r"(\n|\r|\x1b\[[0-9;?]*[A-Za-z])")
+
+
+def execute(notebook: NotebookNode, folder: Path) -> None:
+    """Run every cell in an empty folder, with the commands of this environment; fill in the outputs.
+
+    Raises
+    ------
+    nbclient.exceptions.CellExecutionError
+        If a cell raises.
+    RuntimeError
+        If a command line in a cell fails.
+    """
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": commands, "COLUMNS": "110"}
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    try:
+        client.execute(env=environment)
+    finally:  # a command that failed is why a later cell did
+        _check_commands(notebook)
+
+
+def _check_commands(notebook: NotebookNode) -> None:
+    for cell in notebook.cells:
+        shown = _screen("".join(_text(output) for output in cell.get("outputs", ()) if "text" in output))
+        if FAILED.search(shown):
+            raise RuntimeError(f"{cell.source}\n{shown}")
+
+
+def render(notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
+    """Return the page in Markdown and its pictures, file name to PNG."""
+    blocks: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            blocks.append(cell.source.replace("](../docs/", "](../"))
+        else:
+            text, drawn = render_code(cell)
+            blocks.append(text)
+            pictures |= drawn
+    return "\n\n".join(blocks) + "\n", pictures
+
+
+def render_code(cell: NotebookNode) -> tuple[str, dict[str, bytes]]:
+    """Return a code cell with its outputs in Markdown, and its pictures, which its id names."""
+    lines = cell.source.splitlines()
+    if all(line.startswith("!") for line in lines):
+        code = "\n".join(f"$ {line[1:]}" for line in lines)
+        blocks = [f"```console\n{code}\n```"]
+    else:
+        blocks = [f"```python\n{cell.source}\n```"]
+    pictures: dict[str, bytes] = {}
+    printed = ""
+    for output in cell.outputs:
+        if encoded := _picture(output):
+            name = f"walkthrough-{cell.id}.png"
+            pictures[name] = _small_png(base64.b64decode(encoded), _width(output))
+            blocks.append(f"![{cell.id.replace('-', ' ')}]({name})")
+        else:
+            printed += _text(output)
+    if printed.strip():
+        blocks.insert(1, f"```text\n{_screen(printed)}\n```")
+    return "\n\n".join(blocks), pictures
+
+
+def _picture(output: NotebookNode) -> str | None:
+    data = output.get("data", {})
+    return data.get("image/png") or data.get("image/jpeg")
+
+
+def _width(output: NotebookNode) -> int:
+    """Return the width in pixels that the cell asks for, if it is below what the page has."""
+    asked = [shown["width"] for shown in output.metadata.values() if "width" in shown]
+    return min([PICTURE_WIDTH, *asked])
+
+
+def _text(output: NotebookNode) -> str:
+    if output.output_type == "stream":
+        return str(output.text)
+    return f"{output.get('data', {}).get('text/plain', '')}\n"
+
+
+def _screen(text: str) -> str:
+    """Return what a terminal shows in the end: bars that redraw themselves once, nothing that was erased."""
+    lines, row, column = [""], 0, 0
+    for part in TERMINAL_CODE.split(text):
+        if part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\r":
+            column = 0
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row = max(0, row - 1)
+        elif not TERMINAL_CODE.fullmatch(part):
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def _small_png(data: bytes, width: int) -> bytes:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    if picture.width > width:
+        height = round(picture.height * width / picture.width)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.quantize(PICTURE_COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def main() -> None:
+    """Write the page and its pictures; remove those that it no longer shows."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        execute(notebook, Path(folder))
+    page, pictures = render(notebook)
+    for old in PAGE.parent.glob("walkthrough-*.png"):
+        old.unlink()
+    for name, data in pictures.items():
+        (PAGE.parent / name).write_bytes(data)
+    PAGE.write_text(page, encoding="utf-8")
+    size = sum(len(data) for data in pictures.values()) // 1024
+    print(f"{PAGE}: {len(pictures)} pictures, {size} KiB")
+
+
+if __name__ == "__main__":
+    main()

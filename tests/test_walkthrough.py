@@ -1,0 +1,68 @@
+"""The walkthrough: its notebook runs, and its page is that notebook with the outputs of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+REPOSITORY = Path(__file__).parents[1]
+builder = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "notebooks" / "build_page.py")))
+PAGE = builder.PAGE.read_text(encoding="utf-8")
+PICTURE = re.compile(r"^!\[.*\]\((walkthrough-.*\.png)\)$", re.MULTILINE)
+PRINTED = re.compile(r"^```text\n.*?^```$", re.MULTILINE | re.DOTALL)
+MEND = "run `make tutorial`"
+
+
+def notebook() -> NotebookNode:
+    return nbformat.read(builder.NOTEBOOK, as_version=4)
+
+
+def without_outputs(page: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", PICTURE.sub("", PRINTED.sub("", page))).strip()
+
+
+def test_the_page_is_the_notebook() -> None:
+    text, _ = builder.render(notebook())
+    assert without_outputs(PAGE) == text.strip(), MEND
+
+
+def test_the_notebook_holds_no_outputs() -> None:
+    kept = [cell.id for cell in notebook().cells if cell.get("outputs") or cell.get("execution_count")]
+    assert kept == [], "they belong to the page alone"
+
+
+def test_the_page_shows_small_pictures_that_are_there() -> None:
+    files = {path.name: path.stat().st_size for path in builder.PAGE.parent.glob("*.png")}
+    assert set(PICTURE.findall(PAGE)) == set(files), MEND
+    assert sum(files.values()) <= 300 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # a minute on two free cores
+def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None:
+    run = notebook()
+    builder.execute(run, tmp_path)
+    text, pictures = builder.render(run)
+    assert PICTURE.findall(PAGE) == list(pictures), MEND
+    assert without_outputs(text) == without_outputs(PAGE)
+    # What is drawn and counted is the same everywhere; what is learnt differs in the last digits.
+    same_everywhere = [cell for cell in run.cells if "same-everywhere" in cell.metadata.get("tags", ())]
+    assert len(same_everywhere) >= 5
+    for cell in same_everywhere:
+        shown, _ = builder.render_code(cell)
+        assert shown in PAGE, f"{cell.id}: {MEND}"
+    metrics = json.loads((tmp_path / "judged" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["pneumonia"]["auroc"]["low"] > 0.5, "it learnt something"
+
+
+def test_a_command_that_fails_stops_the_run(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell("!pneumoscope data audit nowhere")]
+    with pytest.raises(RuntimeError, match="nowhere"):
+        builder.execute(nbformat.v4.new_notebook(cells=cells), tmp_path)
