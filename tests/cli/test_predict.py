@@ -156,3 +156,27 @@ def test_predicting_loads_no_training_stack_and_a_closed_pipe_is_quiet(bundle, f
     closed = f"{' '.join(map(repr, [sys.executable, '-m', 'pneumoscope', *words[3:]]))} | head -c 1"
     done = subprocess.run(closed, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_a_report_is_one_page_signed_by_the_model(predict, bundle, folder, tmp_path):
+    (folder / "bad.png").write_bytes(b"")
+    code, _, err = predict(folder, "--report", tmp_path / "r.html", "--operating-point", "balanced")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert code == 3
+    assert str(tmp_path / "r.html") in err
+    assert page.count("<article") == 5
+    assert page.count("<img") == 8
+    for digest in (bundle.identity, *bundle.manifest.files.values()):
+        assert digest in page
+
+
+def test_maps_by_occlusion_are_others_and_need_somewhere_to_go(predict, folder, tmp_path):
+    by_cam, by_occlusion = tmp_path / "cam", tmp_path / "occlusion"
+    assert predict(folder / "0.png", "--heatmaps", by_cam)[0] == 0
+    assert predict(folder / "0.png", "--heatmaps", by_occlusion, "--method", "occlusion")[0] == 0
+    (one,), (other,) = by_cam.iterdir(), by_occlusion.iterdir()
+    assert one.read_bytes() != other.read_bytes()
+    code, _, err = predict(folder, "--method", "occlusion")
+    assert code == 2
+    assert "--heatmaps or --report" in " ".join(err.split())
+    assert predict(folder, "--report", tmp_path / "r.pdf")[0] == 2

@@ -117,8 +117,8 @@ def _measured(metrics: Mapping[str, Any], speaks_of: str) -> list[str]:
     if localisation := metrics.get("localisation"):
         parts += [
             "### Heat maps",
-            "Where the maps point. By chance: what a map scores that knows nothing of the picture, by the area "
-            "or with the map of another patient; for blur, the probability of the blurred picture.",
+            "Where the maps point. By chance: what a map scores that knows nothing of the picture, by "
+            "area or with the map of another patient; for blur, the probability of the blurred picture.",
             _table(
                 ("measure", "pictures", "value", "95% interval", "by chance"),
                 (

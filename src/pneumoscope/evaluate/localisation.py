@@ -312,15 +312,15 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
 
 
 def _normal_chests(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:
-    """Return normal pictures that the network calls so, in its frame."""
+    """Return the clearest of some normal pictures, in the network's frame."""
     normal = [manifest.resolve(record) for record in manifest.records if record.label == "normal"]
     order = np.random.default_rng(seed).permutation(len(normal))[: 2 * _NORMAL_CHESTS]
     found = [
-        examined.standardised
+        (examined.prediction.p_pneumonia, examined.standardised)
         for examined in predictor.examine_iter([normal[index] for index in order])
-        if examined.standardised is not None and examined.prediction.decision == "no pneumonia"
+        if examined.standardised is not None and examined.prediction.p_pneumonia is not None
     ]
-    return found[:_NORMAL_CHESTS]
+    return [seen for _, seen in sorted(found, key=lambda one: one[0])[:_NORMAL_CHESTS]]
 
 
 def _figure(

@@ -27,9 +27,9 @@ __all__ = ["MAP_STYLE", "MapStyle", "explain", "heat_map", "pneumonia_evidence"]
 
 Floats = npt.NDArray[np.float32]
 
-# Weaker evidence, in logits, stays faint: a clear chest gets no red spot. Activation maps of the first shipped
-# bundle peak at 1.8 in normal chests (median of 25 validation pictures; 95% below 3.6), at 12.5 in pneumonia.
-# They speak of the log-odds that a picture would have that is like this place all over; occlusion of a patch.
+# Weaker evidence, in logits, stays faint: a clear chest gets no red spot. Activation maps of the default
+# recipe peak at 1.8 in normal chests (median of 25 validation pictures; 95% below 3.6), at 12.5 in pneumonia:
+# they say what the log-odds would be if the whole picture were like this place. Occlusion speaks of one patch.
 LEAST_SCALE = {"cam": 6.0, "occlusion": 1.0}
 # A consolidation can hide a lung from the segmenter as a whole: where one is less than this share of the
 # other, the map is not kept to them.
