@@ -113,3 +113,19 @@ def test_labels_that_do_not_tell_the_kind_are_judged_as_pneumonia(evaluate, data
     code, out, _ = evaluate(data / "two.csv", "--out", tmp_path / "out", "--resamples", 100, "--json")
     assert code == 0
     assert json.loads(out)["classes"] == ["normal", "pneumonia"]
+
+
+def test_maps_are_measured_and_signed_into_the_bundle(data, tmp_path, capsys):
+    own = make_bundle(tmp_path / "own")
+    first = next(record for record in Manifest.read(data / "split.csv") if record.label != "normal")
+    (tmp_path / "boxes.csv").write_text(f"path,x,y,width,height\n{first.path},0,0,9999,9999\n")
+    words = ["--bundle", own.path, "--out", tmp_path / "out", "--resamples", 100, "--curves", 2, "--sign"]
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(data / "split.csv"), "--boxes", str(tmp_path / "boxes.csv"), *map(str, words)])
+    out, err = capsys.readouterr()
+    assert left.value.code == 0, err
+    assert "pointing game" in out
+    assert "deletion" in out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["localisation"]["boxes"]["pictures"] == 1
+    assert "| Pointing game | 1 |" in (own.path / "card.md").read_text(encoding="utf-8")

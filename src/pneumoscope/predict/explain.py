@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 # Weaker evidence, in logits, stays faint: a clear chest gets no red spot. Activation maps of the default
 # recipe peak at 1.8 in normal chests (median of 25 validation pictures; 95% below 3.6), at 12.5 in pneumonia:
-# they say what the log-odds would be if the whole picture were like this place. Occlusion speaks of one patch.
+# they say what the log-odds would be if the whole picture were like this place. Occlusion speaks of a patch.
 LEAST_SCALE = {"cam": 6.0, "occlusion": 1.0}
 # A consolidation can hide a lung from the segmenter as a whole: where one is less than this share of the
 # other, the map is not kept to them.
