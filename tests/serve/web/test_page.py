@@ -1,0 +1,531 @@
+"""The page in a real browser, over the real server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from bundles import make_bundle
+from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.report.rows import COLUMNS
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser tests need axe")
+httpx = pytest.importorskip("httpx", reason="the browser tests need httpx")
+pytest.importorskip("fastapi", reason="the page needs the extra [web]")
+
+expect = playwright.expect
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("the browser tests need Chromium: install the package chromium", allow_module_level=True)
+
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+PATIENCE = 60  # seconds; the machine may be busy with other things
+DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
+
+
+@contextmanager
+def serving(bundle: Path) -> Iterator[str]:
+    """Run the server as a process of its own; gives its address."""
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", "--workers", "1"]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--bundle", str(bundle)], stderr=subprocess.PIPE, text=True, env=quiet
+    )
+    assert process.stderr is not None
+    drain: threading.Thread | None = None
+    try:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if found := re.search(r"http://[\d.]+:\d+", line):
+                # A full pipe would stop the server.
+                drain = threading.Thread(target=process.stderr.read)
+                drain.start()
+                yield found[0]
+                break
+        else:
+            pytest.fail(f"the server did not start: {said}")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        if drain is not None:
+            drain.join(PATIENCE)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("page") / "bundle"
+    # Of the random networks, one that finds evidence, so that there is a heat map to look at.
+    bundle = make_bundle(folder, seed=4, operating_points=POINTS, default_operating_point="low")
+    with serving(bundle.path) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, site: str) -> Iterator[Any]:
+    """Open the page; at the end there was no error in its console and no call to elsewhere."""
+    contexts, trouble = [], []
+
+    def _open(*, address: str = site, viewport: dict[str, int] = DESK, theme: str = "light") -> Any:
+        context = browser.new_context(viewport=viewport, color_scheme=theme)
+        context.set_default_timeout(PATIENCE * 1000)
+        contexts.append(context)
+        page = context.new_page()
+
+        def check(request: Any) -> None:
+            if not request.url.startswith((address, "data:", f"blob:{address}")):
+                trouble.append(f"call to {request.url}")
+
+        page.on("request", check)
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page.goto(address)
+        return page
+
+    expect.set_options(timeout=PATIENCE * 1000)
+    yield _open
+    for context in contexts:
+        context.close()
+    # Answers such as 429 are logged by the browser itself; the tests that provoke them look at the page.
+    assert [line for line in trouble if "Failed to load resource" not in line] == []
+
+
+def drawn(seed: int, *, height: int = 300, width: int = 360) -> bytes:
+    """Return a JPEG with two dark fields, different for each seed."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((height, width), 190, np.float32)
+    for centre in (0.3, 0.7):
+        axes = (int(width * rng.uniform(0.1, 0.17)), int(height * rng.uniform(0.25, 0.38)))
+        cv2.ellipse(picture, (int(width * centre), height // 2), axes, 0, 0, 360, rng.uniform(30, 110), -1)
+    picture += rng.normal(0, rng.uniform(4, 25), picture.shape)
+    _, data = cv2.imencode(".jpg", np.clip(picture, 0, 255).astype(np.uint8))
+    return data.tobytes()
+
+
+def upload(name: str, data: bytes) -> dict[str, Any]:
+    kind = "image/jpeg" if name.endswith((".jpeg", ".jpg")) else "application/octet-stream"
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+def give(page: Any, *files: dict[str, Any]) -> None:
+    """Pick files and wait until all are answered."""
+    page.locator("#picker").set_input_files(list(files))
+    rows = page.locator("#rows tr")
+    expect(rows).to_have_count(len(files))
+    expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
+
+
+def asked(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the interface itself says of the files."""
+    form = [("files", (one["name"], one["buffer"], one["mimeType"])) for one in files]
+    response = httpx.post(f"{site}/v1/predictions", files=form, timeout=PATIENCE)
+    assert response.status_code == 200
+    return response.json()["predictions"]
+
+
+def percent(value: float) -> str:
+    if 0 < value < 0.001:
+        return "<0.1%"
+    return ">99.9%" if 0.999 < value < 1 else f"{value:.1%}"
+
+
+def canvas_picture(page: Any) -> np.ndarray:
+    expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shot = np.frombuffer(page.locator("#canvas").screenshot(), np.uint8)
+    return cv2.imdecode(shot, cv2.IMREAD_COLOR).astype(int)
+
+
+def serious(page: Any) -> list[str]:
+    """Return what axe finds that keeps people out."""
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
+    ]
+
+
+def set_slider(page: Any, name: str, value: int) -> None:
+    page.get_by_role("slider", name=name).fill(str(value))
+
+
+def test_a_jpeg_is_answered_with_bars_and_the_operating_point(open_page: Any, site: str) -> None:
+    file = upload("one.jpeg", drawn(1))
+    (answer,) = asked(site, file)
+    page = open_page()
+    give(page, file)
+    title = "Pneumonia suspected" if answer["decision"] == "pneumonia" else "No pneumonia seen"
+    expect(page.locator(".answer .verdict")).to_contain_text(title)
+    bars = page.locator(".bars .bar")
+    for index, name in enumerate(("p_pneumonia", "p_bacterial", "p_viral")):
+        expect(bars.nth(index).locator("b")).to_have_text(percent(answer[name]))
+    track = bars.nth(0).locator(".track").bounding_box()
+    mark = bars.nth(0).locator(".threshold").bounding_box()
+    share = (mark["x"] + mark["width"] / 2 - track["x"]) / track["width"]
+    assert share == pytest.approx(POINTS[0].threshold, abs=0.01)
+    expect(page.locator(".facts")).to_contain_text("360 × 300 pixels")
+    expect(page.locator("#announcements")).to_contain_text(f"one.jpeg: {title}")
+    assert page.get_by_role("link", name="Model card").get_attribute("href") == "card"
+
+
+def test_the_operating_point_moves_the_decision_and_not_the_probability(open_page: Any, site: str) -> None:
+    files = [upload(f"{seed}.jpeg", drawn(seed)) for seed in range(6)]
+    between = [
+        file
+        for file, one in zip(files, asked(site, *files), strict=True)
+        if POINTS[0].threshold <= one["p_pneumonia"] < POINTS[1].threshold
+    ]
+    assert between, "no picture lies between the two thresholds"
+    page = open_page()
+    give(page, between[0])
+    expect(page.locator(".verdict")).to_contain_text("Pneumonia suspected")
+    before = page.locator(".bars").inner_text()
+    page.get_by_label("Operating point").select_option("high")
+    expect(page.locator(".verdict")).to_contain_text("No pneumonia seen")
+    expect(page.locator(".point")).to_contain_text("99.0% or more counts as suspected")
+    assert page.locator(".bars").inner_text() == before
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Export CSV").click()
+    (row,) = csv.DictReader(io.StringIO(Path(waiting.value.path()).read_text("utf-8")))
+    assert (row["decision"], row["operating_point"]) == ("no pneumonia", "high")
+
+
+def test_heat_map_window_and_zoom_change_the_picture(open_page: Any) -> None:
+    page = open_page()
+    give(page, upload("one.jpeg", drawn(1)))
+    heat = page.get_by_role("button", name="Heat map")
+    expect(heat).to_be_enabled()
+    tinted = canvas_picture(page)
+    assert np.ptp(tinted, axis=2).max() > 40, "the heat map shows no colour"
+
+    set_slider(page, "Opacity", 100)
+    expect(page.locator("#opacity-value")).to_have_text("100%")
+    assert np.ptp(canvas_picture(page), axis=2).sum() > np.ptp(tinted, axis=2).sum()
+
+    page.keyboard.press("h")
+    expect(heat).to_have_attribute("aria-pressed", "false")
+    plain = canvas_picture(page)
+    # The picture alone is grey; the dark area around it is nearly so.
+    assert np.ptp(plain, axis=2).max() <= 8
+    assert plain.std() > 20
+
+    box = page.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down(button="right")
+    page.mouse.move(x - 200, y, steps=4)
+    page.mouse.up(button="right")
+    expect(page.locator("#width-value")).to_have_text("50%")
+    page.mouse.wheel(0, -500)
+    expect(page.locator("#zoom-value")).not_to_have_text("fit")
+    page.keyboard.press("0")
+    expect(page.locator("#zoom-value")).to_have_text("fit")
+    expect(page.locator("#width-value")).to_have_text("100%")
+    page.keyboard.press("+")
+    expect(page.locator("#zoom-value")).to_have_text("1.3×")
+
+
+def test_a_dicom_is_shown_with_its_header(open_page: Any, site: str, shared_data: Path) -> None:
+    file = upload("chest.dcm", (shared_data / "dicom/CR-MONO1-10-chest.dcm").read_bytes())
+    (answer,) = asked(site, file)
+    page = open_page()
+    give(page, file)
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("DICOM, CR, 10 bits")
+    expect(facts).to_contain_text(f"{answer['facts']['view']} (frontal)")
+    assert canvas_picture(page).std() > 20
+    expect(page.locator(".thumbnail canvas")).to_have_count(1)
+
+
+def test_a_broken_file_is_told_and_does_not_stop_the_others(open_page: Any) -> None:
+    page = open_page()
+    give(page, upload("good.jpeg", drawn(1)), upload("broken.jpeg", drawn(2)[:900]))
+    expect(page.locator("#counts")).to_contain_text("1 not judged")
+    page.locator("#rows").get_by_role("button", name="broken.jpeg").click()
+    expect(page.locator(".verdict")).to_have_text("■Not judged: file cut short")
+    expect(page.locator(".detail")).not_to_be_empty()
+    expect(page.locator("#nothing")).to_have_text("There is no picture to show.")
+    expect(page.get_by_role("button", name="Heat map")).to_be_disabled()
+
+
+def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
+    try:
+        shipped = load_bundle(None)
+    except BundleError as error:
+        pytest.skip(f"only a trained bundle knows a chest: {error}")
+    photographs = sorted((shared_data / "not-chest").glob("fruit-*.jpg"))[:2]
+    with serving(shipped.path) as address:
+        page = open_page(address=address)
+        give(page, *(upload(path.name, path.read_bytes()) for path in photographs))
+        expect(page.locator("#rows tr[data-tone=refused]")).to_have_count(2)
+        expect(page.locator(".verdict")).to_contain_text("Not judged: not a chest X-ray")
+        expect(page.locator(".detail")).to_contain_text("give a frontal chest X-ray")
+        expect(page.locator(".bars")).to_have_count(0)
+
+
+@pytest.fixture
+def forty() -> list[dict[str, Any]]:
+    names = ["=1+1.jpeg", *(f"person{index}.jpeg" for index in range(2, 41))]
+    return [upload(name, drawn(index)) for index, name in enumerate(names)]
+
+
+def test_forty_files_make_a_worklist(open_page: Any, site: str, forty: list[dict[str, Any]]) -> None:
+    expected = {one["path"]: one for one in asked(site, *forty)}
+    page = open_page()
+    give(page, *forty)
+    names = page.locator("#rows button")
+    by_suspicion = [expected[name]["p_pneumonia"] for name in names.all_inner_texts()]
+    assert by_suspicion == sorted(by_suspicion, reverse=True)
+    assert len(set(by_suspicion)) > 10
+    expect(names.first).to_have_attribute("aria-current", "true")
+    heading = page.get_by_role("columnheader", name="Pneumonia")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+
+    heading = page.get_by_role("columnheader", name="Picture")
+    heading.get_by_role("button").click()
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    assert names.all_inner_texts()[:3] == ["=1+1.jpeg", "person2.jpeg", "person3.jpeg"]
+    heading.get_by_role("button").click()
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    assert names.all_inner_texts()[:2] == ["person40.jpeg", "person39.jpeg"]
+
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Export CSV").click()
+    text = Path(waiting.value.path()).read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows][::39] == ["person40.jpeg", "'=1+1.jpeg"]
+    for row in rows:
+        truth = expected[row["path"].lstrip("'")]
+        assert float(row["p_pneumonia"]) == pytest.approx(truth["p_pneumonia"], abs=1e-6)
+        assert row["decision"] == truth["decision"]
+        assert row["prediction_set"] == ";".join(truth["prediction_set"])
+
+
+def test_a_report_is_printed_and_saved_whole(open_page: Any, tmp_path: Path) -> None:
+    page = open_page()
+    give(page, *(upload(f"{seed}.jpeg", drawn(seed)) for seed in range(3)), upload("bad.dcm", b"nothing"))
+    page.evaluate("() => { window.print = () => { document.body.dataset.printed = 'yes'; }; }")
+    page.get_by_role("button", name="Print report").click()
+    expect(page.locator("body")).to_have_attribute("data-printed", "yes")
+    page.emulate_media(media="print")
+    expect(page.locator("#report .sheet")).to_have_count(5)  # the overview and four pictures
+    expect(page.locator("#report article").first).to_be_visible()
+    expect(page.locator("header.top")).to_be_hidden()
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 5
+    page.emulate_media(media="screen")
+
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save report").click()
+    saved = tmp_path / "report.html"
+    waiting.value.save_as(saved)
+    text = saved.read_text("utf-8")
+    assert set(re.findall(r'(?:src|href)="([a-z]+:|/|\w)', text)) == {"data:"}
+    assert text.count("Not a medical device") == 5
+    assert text.count("Evidence for pneumonia") == 2 * 3  # caption and description
+
+
+def test_the_worklist_is_worked_by_keys(open_page: Any) -> None:
+    page = open_page()
+    give(page, *(upload(f"{seed}.jpeg", drawn(seed)) for seed in range(5)))
+    current = page.locator("#rows button[aria-current=true]")
+    names = page.locator("#rows button").all_inner_texts()
+    expect(current).to_have_text(names[0])
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(current).to_have_text(names[1])
+    expect(page.locator(".answer .file-name")).to_have_text(names[1])
+    current.focus()
+    page.keyboard.press("ArrowDown")
+    expect(current).to_have_text(names[2])
+    expect(current).to_be_focused()
+    page.keyboard.press("End")
+    expect(current).to_have_text(names[-1])
+    page.keyboard.press("Enter")
+    expect(page.locator("#frame")).to_be_focused()
+    page.get_by_role("button", name="Keys").click()
+    page.get_by_label("Single keys are on").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("k")
+    expect(current).to_have_text(names[-1])
+
+
+def test_clearing_leaves_nothing(open_page: Any) -> None:
+    page = open_page()
+    give(page, *(upload(f"{seed}.jpeg", drawn(seed)) for seed in range(2)))
+    page.get_by_role("button", name="Theme").click()
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Keep").click()
+    expect(page.locator("#rows tr")).to_have_count(2)
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("dialog").get_by_role("button", name="Clear").click()
+    expect(page.locator("#rows tr")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Drop chest X-rays here")).to_be_visible()
+    kept = "() => [Object.keys(localStorage), Object.keys(sessionStorage), document.cookie]"
+    assert page.evaluate(kept) == [["pneumoscope-theme"], [], ""]
+
+
+def test_dropped_and_pasted_pictures_are_read(open_page: Any) -> None:
+    page = open_page()
+    for index, (event, field) in enumerate((("drop", "dataTransfer"), ("paste", "clipboardData")), start=1):
+        page.evaluate(
+            """([bytes, event, field]) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([new Uint8Array(bytes)], "image.jpeg", { type: "image/jpeg" }));
+                const kind = event === "drop" ? DragEvent : ClipboardEvent;
+                document.dispatchEvent(new kind(event, { [field]: transfer, cancelable: true }));
+            }""",
+            [list(drawn(index)), event, field],
+        )
+        expect(page.locator("#rows tr")).to_have_count(index)
+    expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
+    expect(page.locator("#rows button", has_text="pasted")).to_have_count(1)
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_told(open_page: Any) -> None:
+    page = open_page()
+    seen = []
+
+    def busy(route: Any) -> None:
+        seen.append(route.request.url)
+        if len(seen) == 1:
+            route.fulfill(
+                status=429, headers={"Retry-After": "0"}, json={"title": "queue full", "status": 429}
+            )
+        elif len(seen) == 2:
+            route.fulfill(status=413, json={"title": "too large", "detail": "more than 1 MB", "status": 413})
+        else:
+            route.continue_()
+
+    page.route("**/v1/predictions*", busy)
+    page.locator("#picker").set_input_files([upload("one.jpeg", drawn(1))])
+    expect(page.locator(".verdict")).to_contain_text("Not sent")
+    expect(page.locator(".detail")).to_have_text("more than 1 MB")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".bars")).to_be_visible()
+    assert len(seen) == 3
+
+
+def test_a_token_is_asked_for_once_and_kept_in_memory(browser: Any, site: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        given = []
+
+        def guarded(route: Any) -> None:
+            given.append(route.request.headers.get("authorization"))
+            if given[-1] == "Bearer open sesame":
+                route.continue_()
+            else:
+                route.fulfill(status=401, json={"title": "token", "status": 401})
+
+        page.route("**/v1/**", guarded)
+        page.goto(site)
+        for attempt in ("wrong", "open sesame"):
+            page.get_by_role("textbox", name="Access token").fill(attempt)
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#token-refused")).to_be_visible(visible=attempt == "wrong")
+        give(page, upload("one.jpeg", drawn(1)))
+        expect(page.locator(".bars")).to_be_visible()
+        assert given == [None, "Bearer wrong", "Bearer open sesame", "Bearer open sesame"]
+        assert page.evaluate("() => localStorage.length") == 0
+
+
+def test_axe_finds_nothing_serious(open_page: Any) -> None:
+    page = open_page()
+    assert serious(page) == []
+    give(
+        page,
+        upload("one.jpeg", drawn(1)),
+        upload("broken.jpeg", b"\xff\xd8 no"),
+        upload("two.jpeg", drawn(2)),
+    )
+    assert serious(page) == []
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert serious(page) == []
+    page.get_by_role("button", name="Keys").click()
+    assert serious(page) == []
+
+
+def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
+    page = open_page()
+    give(page, upload("one.jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
+    expect(page.locator("body")).to_match_aria_snapshot(
+        """
+        - banner:
+          - heading "Pneumoscope" [level=1]
+          - paragraph: Research use only. Not for diagnosis.
+          - button "Add X-rays"
+          - button "Export CSV"
+          - button "Print report"
+          - button "Save report"
+          - button "Clear"
+          - link /Model card/
+          - button "Keys"
+          - button /Theme/
+        - main:
+          - region "Worklist":
+            - paragraph: /2 pictures/
+            - table:
+              - rowgroup:
+                - row:
+                  - columnheader /Picture/
+                  - columnheader /Answer/
+                  - columnheader /Pneumonia/
+              - rowgroup
+          - region "X-ray":
+            - group /X-ray viewer/:
+              - img /X-ray .*jpeg\\. .*Probability of pneumonia/
+            - group "View":
+              - button "Heat map" [pressed]
+              - slider "Opacity"
+              - button "Invert"
+              - button "Zoom out"
+              - button "Zoom in"
+              - button "Reset"
+              - slider "Window"
+              - slider "Level"
+          - region "Answer":
+            - heading "Answer" [level=2]
+            - region "Probabilities":
+              - heading "Probability" [level=3]
+            - paragraph:
+              - combobox /Operating point/
+        """
+    )
+
+
+@pytest.mark.parametrize(("viewport", "theme"), [(PHONE, "light"), (DESK, "dark")])
+def test_nothing_runs_over_the_side(open_page: Any, viewport: dict[str, int], theme: str) -> None:
+    page = open_page(viewport=viewport, theme=theme)
+    wide = "() => document.documentElement.scrollWidth - window.innerWidth"
+    assert page.evaluate(wide) <= 0
+    give(page, upload("a-rather-long-name-" * 6 + ".jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
+    assert page.evaluate(wide) <= 0
+    # The picture is read on a dark ground in either theme.
+    assert page.locator("#frame").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(8, 11, 13)"
