@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pneumoscope.cli.extras import needs_extra
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'pneumoscope train'.")],
@@ -20,7 +22,8 @@ def export(
         bundle = copy_bundle(load_bundle(run), out)
         typer.echo(f"{bundle.path}: {bundle.identity}")
         return
-    from pneumoscope.experiment import export_run_to_keras
+    with needs_extra("keras", "Writing a Keras file"):
+        from pneumoscope.experiment import export_run_to_keras
 
     difference = export_run_to_keras(run, out)
     typer.echo(f"{out}: agrees with the network within {difference:.1e}")

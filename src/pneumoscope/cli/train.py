@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.domain import MissingExtraError
+from pneumoscope.cli.extras import needs_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
@@ -39,13 +39,9 @@ def train(
     """Train a network by a recipe, then calibrate, judge and pack it as a bundle."""
     from pneumoscope.cli.training_progress import show_progress
 
-    try:
+    with needs_extra("train", "Training"):
         from pneumoscope.experiment import Experiment, run_experiment, with_split
         from pneumoscope.train.recipe import load_recipe
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pneumoscope"):
-            raise
-        raise MissingExtraError("Training", "train") from error
 
     chosen = with_split(load_recipe(recipe), method=split, seed=seed)
     chosen = _changed(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pneumoscope.cli.extras import needs_extra
+
 
 def train_lungs(
     data: Annotated[Path, typer.Option(help="Folder or manifest of pictures.")],
@@ -19,9 +21,11 @@ def train_lungs(
     import logging
 
     from pneumoscope.data.manifest import load
-    from pneumoscope.experiment import divide
-    from pneumoscope.train.lungs import fit_lungs
-    from pneumoscope.train.recipe import load_recipe
+
+    with needs_extra("train", "Training"):
+        from pneumoscope.experiment import divide
+        from pneumoscope.train.lungs import fit_lungs
+        from pneumoscope.train.recipe import load_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     how = load_recipe("default").split

@@ -179,6 +179,10 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
     )
     splits = np.array([manifest.records[index].split for index in kept])
     train, val = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
+    if not (train.size and val.size):
+        raise DataError(
+            f"{masks}: {train.size} masks belong to training and {val.size} to validation pictures; give more"
+        )
     network = _fit(pictures[train], targets[train], epochs=epochs, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     path = out / LUNGS_FILE
@@ -190,7 +194,7 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
 def _fit(
     pictures: npt.NDArray[np.uint8], targets: npt.NDArray[np.float32], *, epochs: int, seed: int
 ) -> LungNet:
-    batch = 32
+    batch = min(32, len(pictures))
     generator = torch.Generator().manual_seed(seed)
     network = LungNet()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

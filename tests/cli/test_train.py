@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from pneumoscope.cli import main
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.train.recipe import load_recipe
+
+EPOCHS = 25
+RECIPE = {
+    "name": "tiny",
+    "description": "For tests.",
+    "classes": ["normal", "bacterial", "viral"],
+    "input": {"size": 32},
+    "network": {"name": "custom-cnn", "channels": 1, "dropout": 0.2, "options": {"widths": [4, 8]}},
+    "phases": [
+        {"epochs": 5, "lr": 0.01, "frozen": 1},
+        {"epochs": EPOCHS - 5, "lr": 0.01, "schedule": "cosine"},
+    ],
+    "augmentation": {"area": [0.8, 1.1], "flip": 0.5, "noise": 0.05},
+    "batch": 8,
+    "ema": 0.95,
+    "split": {"fractions": [0.6, 0.2, 0.2]},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with phantoms and a recipe."""
+    folder = tmp_path_factory.mktemp("train")
+    write_phantoms(folder / "phantoms", n=45, size=64, seed=1)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return folder
+
+
+def start(place, *words, launcher=("-m", "pneumoscope")):
+    """Start `pneumoscope train` as its users do, with warnings as errors."""
+    command = [sys.executable, "-W", "error::UserWarning:pneumoscope", *launcher, "train", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=place, env=environment, **pipes)
+
+
+def finished(process):
+    try:
+        out, err = process.communicate(timeout=280)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out, err
+
+
+TINY = ("tiny.yaml", "--data", "phantoms")
+
+
+@pytest.fixture(scope="module")
+def unbroken(place):
+    return *finished(start(place, *TINY, "--out", "unbroken", "--json")), place / "unbroken"
+
+
+def test_it_tells_its_progress_in_plain_lines_and_its_result_as_json(unbroken):
+    out, err, run = unbroken
+    summary = json.loads(out)
+    assert summary["bundle"] == str(Path("unbroken") / "bundle")
+    assert summary["identity"] == load_bundle(run).identity
+    assert summary["left_out"] == 0
+    assert 0 <= summary["auroc"]["low"] <= summary["auroc"]["value"] <= summary["auroc"]["high"] <= 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert summary["accuracy_all_classes"] == metrics["all_classes"]["accuracy"]
+    assert summary["test_pictures"] == metrics["pictures"]
+    lines = err.splitlines()
+    assert lines[0] == "reading pictures"
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == [
+        f"{number}/{EPOCHS}" for number in range(1, EPOCHS + 1)
+    ]
+    assert "Warning" not in err
+
+
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(place, unbroken):
+    history = place / "killed" / "history.csv"
+    process = start(place, *TINY, "--out", "killed")
+    while not history.exists() or len(history.read_text().splitlines()) < 4:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    rows = len(history.read_text().splitlines()) - 1
+    assert rows < EPOCHS, "killed in the middle"
+    assert not (place / "killed" / "model.safetensors").exists()
+
+    _, err = finished(start(place, *TINY, "--out", "killed", "--resume"))
+    done = [int(line.split()[1].split("/")[0]) for line in err.splitlines() if line.startswith("epoch ")]
+    assert done[0] > 1, "it goes on"
+    assert done[-1] == EPOCHS
+    whole = load_file(unbroken[2] / "model.safetensors")
+    resumed = load_file(place / "killed" / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    with history.open(encoding="utf-8") as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_with_two_processes_and_writes_one_bundle(place):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "pneumoscope")
+    out, err = finished(start(place, *TINY, "--out", "two", "--epochs", "3", "--json", launcher=launcher))
+    summary = json.loads(out)
+    assert summary["identity"] == load_bundle(place / "two").identity
+    assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch ")] == [
+        "1/3",
+        "2/3",
+        "3/3",
+    ]
+    with (place / "two" / "history.csv").open(encoding="utf-8") as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+# In this process
+
+
+@pytest.fixture
+def train(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["train", *map(str, words)])
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_picture_is_exit_code_3(train, tmp_path):
+    write_phantoms(tmp_path / "data", n=48, size=64, seed=2)
+    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    out = tmp_path / "run"
+    options = ("--epochs", 1, "--limit", 17, "--size", 32, "--seed", 3, "--split", "random")
+    code, said, err = train("custom-cnn", "--data", tmp_path / "data", "--out", out, *options)
+    assert code == 3
+    assert f"1 unreadable pictures left out: {out / 'unreadable.csv'}" in err
+    recipe = load_recipe(str(out / "recipe.yaml"))
+    assert recipe.epochs == 1
+    assert recipe.input.size == 32
+    assert (recipe.seed, recipe.split.seed, recipe.split.method) == (3, 3, "random")
+    assert "AUROC, pneumonia against normal" in said
+    assert f"bundle: {out / 'bundle'}" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert {path.name for path in out.iterdir()} >= {
+        "plot.jpg",
+        "report.html",
+        "model.safetensors",
+        "split.csv",
+    }
+
+
+def test_an_existing_run_is_refused(train, unbroken):
+    code, out, err = train(*TINY, "--out", "unbroken")
+    assert (code, out) == (4, "")
+    assert err == "error: unbroken: holds a run already; use --resume to go on with it, or another --out\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("custom-cn",), "did you mean 'custom-cnn'?"),
+        (("absent.yaml",), "recipe cannot be read"),
+        (("vgg16", "--weights", "absent.pth"), "no such weights file"),
+        (("custom-cnn", "--pretrained"), "use --no-pretrained"),
+        (("custom-cnn", "--size", 16), "input.size: 16 pixels are too few"),
+        (("custom-cnn", "--data", "nowhere"), "nowhere"),
+        (("default", "--lungs", "absent.onnx"), "absent.onnx: no lung segmenter"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_4(train, tmp_path, words, said):
+    recipe, *options = words
+    code, out, err = train(recipe, "--data", "phantoms", "--out", tmp_path / "run", *options)
+    assert (code, out) == (4, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--epochs", 0), ("--limit", 2), ("--size", 8), ("--size", 4000), ("--split", "by-eye"),
+        ("--no-pretrained", "--weights", "w.pth"), ("--unknown",),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_exit_code_2(train, tmp_path, words):
+    code, out, err = train("custom-cnn", "--data", "phantoms", "--out", tmp_path / "run", *words)
+    assert (code, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, place, tmp_path):
+    """With weights the frozen layers stay frozen, and so keep the file's values."""
+    import timm
+
+    options = {"channels": [8, 8, 16, 16], "stem_width": 8}
+    source = timm.create_model("resnet10t", **options)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    changes = {
+        "network": {"name": "resnet10t", "pretrained": True, "options": options},
+        "phases": [{"epochs": 1, "lr": 0.01, "frozen": "backbone"}],
+        "ema": None,
+    }
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
+    words = (tmp_path / "net.yaml", "--data", "phantoms", "--out", tmp_path / "run")
+    code, _, err = train(*words, "--weights", tmp_path / "w.safetensors")
+    assert code == 0, err
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    assert torch.equal(trained["backbone.model.layer1.0.conv1.weight"], source.layer1[0].conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "custom-cnn", "--data", "phantoms", "--out", "none"), "Training needs"),
+        (("export", "run", "--out", "m.h5", "--to", "keras"), "Writing a Keras file needs"),
+        (("train-lungs", "--data", "phantoms", "--masks", "m", "--out", "none"), "Training needs"),
+    ],
+)
+def test_without_the_packages_for_training_it_says_what_to_install(place, words, said):
+    script = "import sys; sys.modules['torch'] = None; from pneumoscope.cli import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {said} more packages: pip install 'pneumoscope[")
