@@ -1,0 +1,196 @@
+"""The web face under load: latency for one client, throughput and errors for many, and memory. Linux only.
+
+A server is started as a process of its own and asked three things in turn: one client sends one X-ray after
+the other (light load); many clients do so at the same time; and, for comparison, `pneumoscope predict` judges
+as many files as it can. The clients run on the same processors as the server and take their share of them.
+
+    python benchmarks/load_web.py FOLDER [--bundle B] [--clients 64] [--seconds 60] [--images 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from copies import PICTURE_SUFFIXES, link_copies
+
+from pneumoscope.predict.pipeline import available_cpus
+
+MIB = 1024
+TENTHS = 10
+LIGHT_SECONDS = 10
+SAMPLE_SECONDS = 0.5
+BOUNDARY = "load-web"
+
+
+@dataclass
+class Load:
+    """What came back, and how much memory the server held meanwhile."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    server_mib: list[float] = field(default_factory=list)
+    workers_mib: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Start the server, load it, print a table and one JSON object."""
+    parser = argparse.ArgumentParser(description="Load on `pneumoscope serve`.")
+    parser.add_argument("folder", type=Path, help="X-rays (JPEG or PNG); they are used in turn")
+    parser.add_argument("--bundle", help="the shipped bundle if not given")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--images", type=int, default=2000, help="for `predict`; 0 leaves it out")
+    options = parser.parse_args()
+    bodies = [
+        form(path.read_bytes())
+        for path in sorted(options.folder.rglob("*"))
+        if path.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    if not bodies:
+        raise SystemExit(f"{options.folder}: no JPEG or PNG picture in this folder")
+    bundle = ["--bundle", options.bundle] if options.bundle else []
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", *bundle]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            url = re.match(r"https?://\S+", server.stderr.readline())
+            if url is None:
+                raise SystemExit("the server did not start")
+            asyncio.run(drive(url[0], bodies, 1, 3, server.pid))  # the first answers are slower
+            light = asyncio.run(drive(url[0], bodies, 1, LIGHT_SECONDS, server.pid))
+            heavy = asyncio.run(drive(url[0], bodies, options.clients, options.seconds, server.pid))
+        finally:
+            server.terminate()
+    rate = predict_rate(options.folder, bundle, options.images) if options.images else None
+    report(options.clients, light, heavy, rate)
+
+
+def form(data: bytes) -> bytes:
+    """Return a multipart body with one picture."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="chest.jpeg"\r\n\r\n'
+    return head.encode() + data + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+async def drive(url: str, bodies: list[bytes], clients: int, seconds: float, pid: int) -> Load:
+    """Let so many clients send one picture after the other for so long."""
+    load = Load()
+    turn = itertools.cycle(bodies)
+    began = time.perf_counter()
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=60) as client:
+
+        async def send() -> None:
+            while time.perf_counter() - began < seconds:
+                start = time.perf_counter()
+                try:
+                    answer = await client.post("/v1/predictions", content=next(turn))
+                except httpx.HTTPError as error:
+                    load.answers[type(error).__name__] += 1
+                    continue
+                load.answers[str(answer.status_code)] += 1
+                if answer.status_code == 200:
+                    load.latencies.append(time.perf_counter() - start)
+                elif answer.status_code == 429:
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))
+
+        watching = asyncio.create_task(watch(pid, load))
+        await asyncio.gather(*(send() for _ in range(clients)))
+        load.seconds = time.perf_counter() - began
+        watching.cancel()
+    return load
+
+
+async def watch(pid: int, load: Load) -> None:
+    """Note the resident memory of the server and of its workers together."""
+    while True:
+        children = {
+            int(child)
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+            for child in (thread / "children").read_text(encoding="ascii").split()
+        }
+        load.server_mib.append(resident(pid))
+        load.workers_mib.append(sum(map(resident, children)))
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def resident(pid: int) -> float:
+    """Return the resident memory of a process in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(r"VmRSS:\s+(\d+)", status)
+    return int(found[1]) / MIB if found else 0.0
+
+
+def predict_rate(folder: Path, bundle: list[str], images: int) -> float:
+    """Return how many pictures a second `predict` judges, its start-up left out."""
+    command = [sys.executable, "-m", "pneumoscope", "predict", *bundle]
+
+    def seconds(pictures: Path, out: Path) -> float:
+        began = time.perf_counter()
+        # Pictures that are rejected make exit code 3; they are judged as far as any.
+        done = subprocess.run(
+            [*command, str(pictures), "--out", str(out)], stderr=subprocess.DEVNULL, check=False
+        )
+        if done.returncode not in {0, 3}:
+            raise SystemExit(f"predict ended with exit code {done.returncode}")
+        return time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as place:
+        one = link_copies(folder, 1, Path(place, "one"))
+        many = link_copies(folder, images, Path(place, "many"))
+        start = seconds(one, Path(place, "one.csv"))
+        return (images - 1) / (seconds(many, Path(place, "many.csv")) - start)
+
+
+def report(clients: int, light: Load, heavy: Load, predicted: float | None) -> None:
+    """Print a table for people and one JSON object."""
+    facts = {"cpus": available_cpus(), "python": platform.python_version(), "predict_per_s": predicted}
+    print(f"{'clients':>8}{'answers/s':>12}{'median ms':>12}{'95% ms':>10}{'worst ms':>10}  answers")
+    for count, load in ((1, light), (clients, heavy)):
+        rate = len(load.latencies) / load.seconds
+        ordered = sorted(load.latencies)
+        median, worst = 1000 * statistics.median(ordered), 1000 * ordered[-1]
+        late = 1000 * ordered[int(0.95 * (len(ordered) - 1))]
+        print(f"{count:>8}{rate:>12.1f}{median:>12.1f}{late:>10.1f}{worst:>10.1f}  {dict(load.answers)}")
+        facts[f"clients_{count}"] = {
+            "per_s": rate,
+            "median_ms": median,
+            "p95_ms": late,
+            "worst_ms": worst,
+            "answers": dict(load.answers),
+            "server_mib": tenths(load.server_mib),
+            "workers_mib": tenths(load.workers_mib),
+        }
+    if predicted is not None:
+        facts["share_of_predict"] = len(heavy.latencies) / heavy.seconds / predicted
+        print(
+            f"predict: {predicted:.1f} pictures/s; the server reaches {facts['share_of_predict']:.0%} of it"
+        )
+    print("memory, MiB, most in each tenth of the time under load:")
+    print("  server ", *(f"{value:6.0f}" for value in tenths(heavy.server_mib)))
+    print("  workers", *(f"{value:6.0f}" for value in tenths(heavy.workers_mib)))
+    print(json.dumps(facts))
+
+
+def tenths(samples: list[float]) -> list[float]:
+    """Return the largest sample of each tenth."""
+    edges = [i * len(samples) // TENTHS for i in range(TENTHS + 1)]
+    return [round(max(samples[a:b]), 1) for a, b in itertools.pairwise(edges) if b > a]
+
+
+if __name__ == "__main__":
+    main()
