@@ -9,6 +9,7 @@ import { percent, pictureWords, verdict } from "./words.js";
 
 const FEW = 3;
 const PAUSE_MS = 3000;
+const GATHER_MS = 100;
 
 /** @param {string} text */
 export function announce(text) {
@@ -20,29 +21,33 @@ export function announceAnswers(pictures) {
   /** @type {Set<number>} */
   const told = new Set();
   let last = 0;
-  pictures.addEventListener("change", (event) => {
-    const ids = /** @type {CustomEvent<number[]>} */ (event).detail;
-    const news = ids.filter((id) => !told.has(id) && (pictures.get(id)?.stage ?? "reading") !== "reading");
-    for (const id of news) told.add(id);
+  let timer = 0;
+  const tell = () => {
+    timer = 0;
     const all = pictures.all();
-    const done = all.filter((picture) => picture.stage !== "reading").length;
+    const answered = all.filter((picture) => picture.stage !== "reading");
+    const news = answered.filter((picture) => !told.has(picture.id));
+    for (const picture of news) told.add(picture.id);
+    const done = answered.length === all.length;
     if (!news.length) return;
     if (all.length <= FEW) {
-      announce(news.map((id) => sentence(pictures, id)).join(" "));
-    } else if (done === all.length || Date.now() - last > PAUSE_MS) {
+      announce(news.map((picture) => sentence(pictures, picture)).join(" "));
+    } else if (done || Date.now() - last > PAUSE_MS) {
       last = Date.now();
-      announce(done === all.length ? `All ${pictureWords(done)} answered.` : `${done} of ${all.length} answered.`);
+      announce(done ? `All ${pictureWords(all.length)} answered.` : `${answered.length} of ${all.length} answered.`);
     }
+  };
+  // The answers of a batch come one by one within an instant: they are told together.
+  pictures.addEventListener("change", () => {
+    timer ||= window.setTimeout(tell, GATHER_MS);
   });
 }
 
 /**
  * @param {Pictures} pictures
- * @param {number} id
+ * @param {import("./pictures.js").Picture} picture
  */
-function sentence(pictures, id) {
-  const picture = pictures.get(id);
-  if (!picture) return "";
+function sentence(pictures, picture) {
   const answer = pictures.decided(picture);
   const said = verdict(picture, answer);
   const likely = answer && answer.p_pneumonia !== null ? ` Probability of pneumonia ${percent(answer.p_pneumonia)}.` : "";

@@ -34,7 +34,7 @@ export function showAnswer(pictures, picture, actions) {
       picture.stage === "failed"
         ? h("button", { type: "button", onclick: () => actions.retry(picture) }, "Try again")
         : null,
-      judged ? likelihoods(answer, pictures.operatingPoint) : null,
+      judged ? likelihoods(answer, pictures) : null,
       judged ? operatingPoints(pictures) : null,
       answer?.facts ? facts(answer) : null,
       h(
@@ -48,15 +48,15 @@ export function showAnswer(pictures, picture, actions) {
 
 /**
  * @param {Prediction} answer
- * @param {OperatingPoint | null} point
+ * @param {Pictures} pictures
  */
-function likelihoods(answer, point) {
+function likelihoods(answer, pictures) {
   const rows = [
-    bar("Pneumonia", answer.p_pneumonia, "whole", point),
+    bar("Pneumonia", answer.p_pneumonia, "whole", pictures.operatingPoint),
     answer.p_bacterial === null ? null : bar("Bacterial", answer.p_bacterial, "part", null),
     answer.p_viral === null ? null : bar("Viral", answer.p_viral, "part", null),
   ];
-  const possible = notRuledOut(answer);
+  const possible = notRuledOut(answer, pictures.bundle);
   return h(
     "section",
     { "aria-label": "Probabilities" },

@@ -13,6 +13,7 @@
  * @property {string[]} findings
  * @property {OperatingPoint[]} operating_points
  * @property {string} default_operating_point
+ * @property {number[] | null} [conformal] thresholds behind the prediction sets; null where there are none
  *
  * @typedef {object} Facts
  * @property {string} format
@@ -79,8 +80,8 @@ export class Api {
   /** @returns {Promise<Bundle>} */
   async bundle() {
     const { identity, manifest } = await (await this.request("v1/bundle")).json();
-    const { name, findings, operating_points, default_operating_point } = manifest;
-    return { identity, name, findings, operating_points, default_operating_point };
+    const { name, findings, operating_points, default_operating_point, conformal } = manifest;
+    return { identity, name, findings, operating_points, default_operating_point, conformal };
   }
 
   /**

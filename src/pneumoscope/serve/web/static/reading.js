@@ -41,10 +41,12 @@ export class Reading {
     const turn = this._turn;
     if (!same) this.viewer.show(null, null, false);
     if (!picture) return;
+    this._frame.setAttribute("aria-busy", "true");
     const [canvas, heat] = await Promise.all([pictureCanvas(picture), heatLayer(picture.answer?.heatmap)]);
     if (turn !== this._turn) return; // another picture was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
+    this._frame.setAttribute("aria-busy", String(picture.stage === "reading"));
   }
 
   toggleHeat() {

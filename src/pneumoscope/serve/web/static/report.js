@@ -165,7 +165,7 @@ function numbers(pictures, answer) {
   ];
   const known = values.filter(([, value]) => value !== null);
   const point = pictures.operatingPoint;
-  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer)];
+  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer, pictures.bundle)];
   return h(
     "section",
     {},

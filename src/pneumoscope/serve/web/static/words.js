@@ -19,7 +19,7 @@
 export const TONES = ["suspected", "uncertain", "clear", "refused", "failed", "reading"];
 
 /** A shape for each tone, so that none is told by its colour alone. @type {Record<Tone, string>} */
-export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", refused: "■", failed: "✕", reading: "…" };
+export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", refused: "■", failed: "✕", reading: "○" };
 
 /** @type {Record<string, string>} */
 const REASONS = {
@@ -86,10 +86,15 @@ function sentence(message) {
   return `${message[0].toUpperCase()}${message.slice(1)}${/[.!?]$/.test(message) ? "" : "."}`;
 }
 
-/** @param {Prediction} answer */
-export function notRuledOut(answer) {
-  if (!answer.prediction_set.length) return "";
-  return `Not ruled out: ${answer.prediction_set.join(", ")}.`;
+/**
+ * @param {Prediction} answer
+ * @param {import("./api.js").Bundle | null} bundle
+ */
+export function notRuledOut(answer, bundle) {
+  if (answer.prediction_set.length) return `Not ruled out: ${answer.prediction_set.join(", ")}.`;
+  // An empty set of a model that gives sets is a finding of its own.
+  if (!bundle?.conformal) return "";
+  return "No class is as probable as it usually is where it is right: read this picture with care.";
 }
 
 /** @param {number | null | undefined} probability */
