@@ -144,7 +144,7 @@ def _worklist(lines: list[_Line]) -> str:
     )
     return (
         '<section><h2>Worklist</h2><div class="card table"><table><thead><tr><th scope="col">Picture</th>'
-        '<th scope="col">Answer</th><th scope="col" class="number">Probability of pneumonia</th></tr></thead>'
+        '<th scope="col">Answer</th><th scope="col" class="number">Pneumonia</th></tr></thead>'
         f"<tbody>\n{rows}\n</tbody></table></div></section>"
     )
 
