@@ -35,7 +35,7 @@ if CHROMIUM is None:
     pytest.skip("the browser tests need Chromium: install the package chromium", allow_module_level=True)
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-PATIENCE = 60  # seconds; the machine may be busy with other things
+PATIENCE = 120  # seconds; the machine may be busy with other things
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
 
@@ -264,13 +264,33 @@ def test_a_dicom_is_shown_with_its_header(open_page: Any, site: str, shared_data
 
 def test_a_broken_file_is_told_and_does_not_stop_the_others(open_page: Any) -> None:
     page = open_page()
-    give(page, upload("good.jpeg", drawn(1)), upload("broken.jpeg", drawn(2)[:900]))
+    hostile = "<img src=x onerror=alert(1)>.jpeg"
+    give(page, upload(hostile, drawn(1)), upload("broken.jpeg", drawn(2)[:900]))
+    expect(page.locator(".answer .file-name")).to_have_text(hostile)
     expect(page.locator("#counts")).to_contain_text("1 not judged")
     page.locator("#rows").get_by_role("button", name="broken.jpeg").click()
     expect(page.locator(".verdict")).to_have_text("■Not judged: file cut short")
     expect(page.locator(".detail")).not_to_be_empty()
     expect(page.locator("#nothing")).to_have_text("There is no picture to show.")
     expect(page.get_by_role("button", name="Heat map")).to_be_disabled()
+
+
+def test_an_uncertain_answer_says_so_whatever_the_decision(open_page: Any) -> None:
+    page = open_page()
+
+    def doubt(route: Any) -> None:
+        response = route.fetch()
+        answer = response.json()
+        answer["predictions"][0] |= {"uncertain": True, "prediction_set": ["normal", "viral"]}
+        route.fulfill(response=response, json=answer)
+
+    page.route("**/v1/predictions*", doubt)
+    give(page, upload("one.jpeg", drawn(1)))
+    expect(page.locator(".verdict")).to_contain_text("Uncertain: normal and pneumonia are both possible")
+    expect(page.locator(".answer")).to_contain_text("Not ruled out: normal, viral.")
+    expect(page.locator(".detail")).to_contain_text("reaches the operating point")
+    page.get_by_label("Operating point").select_option("high")
+    expect(page.locator(".detail")).to_contain_text("stays below the operating point")
 
 
 def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
