@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -25,9 +19,24 @@ from pneumoscope.model.bundle import load_bundle
 from pneumoscope.report.rows import COLUMNS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser tests need axe")
-httpx = pytest.importorskip("httpx", reason="the browser tests need httpx")
+pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser tests need axe")
+pytest.importorskip("httpx", reason="the browser tests need httpx")
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
+
+from page_driver import (  # noqa: E402  what it imports may be absent
+    DESK,
+    PHONE,
+    asked,
+    canvas_picture,
+    drawn,
+    give,
+    percent,
+    serious,
+    serving,
+    set_slider,
+    upload,
+    watched_pages,
+)
 
 expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -35,39 +44,7 @@ if CHROMIUM is None:
     pytest.skip("the browser tests need Chromium: install the package chromium", allow_module_level=True)
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-PATIENCE = 120  # seconds; the machine may be busy with other things
-DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
-
-
-@contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """Run the server as a process of its own; gives its address."""
-    command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", "--workers", "1"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "--bundle", str(bundle)], stderr=subprocess.PIPE, text=True, env=quiet
-    )
-    assert process.stderr is not None
-    drain: threading.Thread | None = None
-    try:
-        said = ""
-        for line in process.stderr:
-            said += line
-            if found := re.search(r"http://[\d.]+:\d+", line):
-                # A full pipe would stop the server.
-                drain = threading.Thread(target=process.stderr.read)
-                drain.start()
-                yield found[0]
-                break
-        else:
-            pytest.fail(f"the server did not start: {said}")
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-        if drain is not None:
-            drain.join(PATIENCE)
-        process.stderr.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,89 +66,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, site: str) -> Iterator[Any]:
-    """Open the page; at the end there was no error in its console and no call to elsewhere."""
-    contexts, trouble = [], []
-
-    def _open(*, address: str = site, viewport: dict[str, int] = DESK, theme: str = "light") -> Any:
-        context = browser.new_context(viewport=viewport, color_scheme=theme)
-        context.set_default_timeout(PATIENCE * 1000)
-        contexts.append(context)
-        page = context.new_page()
-
-        def check(request: Any) -> None:
-            if not request.url.startswith((address, "data:", f"blob:{address}")):
-                trouble.append(f"call to {request.url}")
-
-        page.on("request", check)
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
-        page.goto(address)
-        return page
-
-    expect.set_options(timeout=PATIENCE * 1000)
-    yield _open
-    for context in contexts:
-        context.close()
-    # Answers such as 429 are logged by the browser itself; the tests that provoke them look at the page.
-    assert [line for line in trouble if "Failed to load resource" not in line] == []
-
-
-def drawn(seed: int, *, height: int = 300, width: int = 360) -> bytes:
-    """Return a JPEG with two dark fields, different for each seed."""
-    rng = np.random.default_rng(seed)
-    picture = np.full((height, width), 190, np.float32)
-    for centre in (0.3, 0.7):
-        axes = (int(width * rng.uniform(0.1, 0.17)), int(height * rng.uniform(0.25, 0.38)))
-        cv2.ellipse(picture, (int(width * centre), height // 2), axes, 0, 0, 360, rng.uniform(30, 110), -1)
-    picture += rng.normal(0, rng.uniform(4, 25), picture.shape)
-    _, data = cv2.imencode(".jpg", np.clip(picture, 0, 255).astype(np.uint8))
-    return data.tobytes()
-
-
-def upload(name: str, data: bytes) -> dict[str, Any]:
-    kind = "image/jpeg" if name.endswith((".jpeg", ".jpg")) else "application/octet-stream"
-    return {"name": name, "mimeType": kind, "buffer": data}
-
-
-def give(page: Any, *files: dict[str, Any]) -> None:
-    """Pick files and wait until all are answered."""
-    page.locator("#picker").set_input_files(list(files))
-    rows = page.locator("#rows tr")
-    expect(rows).to_have_count(len(files))
-    expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
-
-
-def asked(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the interface itself says of the files."""
-    form = [("files", (one["name"], one["buffer"], one["mimeType"])) for one in files]
-    response = httpx.post(f"{site}/v1/predictions", files=form, timeout=PATIENCE)
-    assert response.status_code == 200
-    return response.json()["predictions"]
-
-
-def percent(value: float) -> str:
-    if 0 < value < 0.001:
-        return "<0.1%"
-    return ">99.9%" if 0.999 < value < 1 else f"{value:.1%}"
-
-
-def canvas_picture(page: Any) -> np.ndarray:
-    expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    shot = np.frombuffer(page.locator("#canvas").screenshot(), np.uint8)
-    return cv2.imdecode(shot, cv2.IMREAD_COLOR).astype(int)
-
-
-def serious(page: Any) -> list[str]:
-    """Return what axe finds that keeps people out."""
-    found = axe.Axe().run(page).response["violations"]
-    return [
-        f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
-    ]
-
-
-def set_slider(page: Any, name: str, value: int) -> None:
-    page.get_by_role("slider", name=name).fill(str(value))
+    with watched_pages(browser, site) as opener:
+        yield opener
 
 
 def test_a_jpeg_is_answered_with_bars_and_the_operating_point(open_page: Any, site: str) -> None:
@@ -308,13 +204,9 @@ def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
         expect(page.locator(".bars")).to_have_count(0)
 
 
-@pytest.fixture
-def forty() -> list[dict[str, Any]]:
-    names = ["=1+1.jpeg", *(f"person{index}.jpeg" for index in range(2, 41))]
-    return [upload(name, drawn(index)) for index, name in enumerate(names)]
-
-
-def test_forty_files_make_a_worklist(open_page: Any, site: str, forty: list[dict[str, Any]]) -> None:
+def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
+    forty = [upload(f"person{index}.jpeg", drawn(index)) for index in range(2, 41)]
+    forty.append(upload("=1+1.jpeg", drawn(0)))
     expected = {one["path"]: one for one in asked(site, *forty)}
     page = open_page()
     give(page, *forty)
