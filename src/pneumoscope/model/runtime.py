@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+# Official builds of ONNX Runtime report their use to Microsoft and keep files under HOME and TMPDIR, from the
+# moment they are imported; this alone prevents it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from pneumoscope.domain import BundleError
