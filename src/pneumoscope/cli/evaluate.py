@@ -37,8 +37,6 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
 ) -> None:
     """Judge a bundle on labelled pictures: figures with 95% intervals, plots, worst mistakes."""
-    import json
-
     from pneumoscope.data.manifest import load
     from pneumoscope.domain import DataError
     from pneumoscope.evaluate.bundles import judge_bundle, sign_bundle
@@ -69,7 +67,7 @@ def evaluate(
     if sign:
         sign_bundle(judged, judgement.metrics, speaks_of)
     if json_:
-        typer.echo(json.dumps(judgement.metrics, indent=2))
+        typer.echo((out / "metrics.json").read_text(encoding="utf-8"))
     else:
         for name, figure in judgement.metrics["pneumonia"].items():
             if isinstance(figure, dict):

@@ -150,7 +150,7 @@ def crop(picture: Pixels, region: Box) -> Pixels:
     if region == WHOLE:
         return picture
     height, width = picture.shape
-    top, left = int(region[0] * height), int(region[1] * width)
+    top, left = min(round(region[0] * height), height - 1), min(round(region[1] * width), width - 1)
     bottom = max(top + 1, round(region[2] * height))
     right = max(left + 1, round(region[3] * width))
     return picture[top:bottom, left:right]
