@@ -84,6 +84,7 @@ class UnreadableImageError(PneumoscopeError):
     """
 
     def __init__(self, path: str, reason: Reason, detail: str) -> None:
+        detail = " ".join(detail.split())  # a codec's own words may run over several lines
         super().__init__(f"{path}: {detail}")
         self.path = path
         self.reason = reason
