@@ -7,6 +7,7 @@ What stands for what:
 * ``pip install .`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
 * ``pneumoscope train`` runs every recipe on phantoms, small, for one epoch, from scratch.
 * ``pneumoscope data fetch`` meets a mirror that is not there, and must say so in one line.
+* ``pneumoscope serve`` is started on a free port, asked whether it lives, and stopped.
 * Everything else runs as it stands, in a folder that holds what it names.
 """
 
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def test_fetch(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in commands("pneumoscope") if not re.search(r" (predict|train|data fetch) ", c)],
+    [c for c in commands("pneumoscope") if not re.search(r" (predict|train|data fetch|serve)\b", c)],
 )
 def test_as_it_stands(command: str, desk: Path) -> None:
     if "--bundle runs/default" in command:
@@ -200,6 +202,29 @@ def test_as_it_stands(command: str, desk: Path) -> None:
     words = shlex.split(command)
     if "--out" in words:
         assert (desk / words[words.index("--out") + 1]).exists()
+
+
+@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " serve" in c])
+def test_serve(command: str, tmp_path: Path) -> None:
+    # A free port in place of the usual one, which may be taken.
+    process = subprocess.Popen(
+        [BIN / "pneumoscope", *shlex.split(command)[1:], "--port", "0"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "http://127.0.0.1:" in line)
+        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert address is not None
+        with urllib.request.urlopen(f"{address[0]}/healthz", timeout=30) as answer:
+            assert answer.status == 200
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        process.stdout.close()
 
 
 @pytest.mark.parametrize("code", [block for kind, block in BLOCK.findall(README) if kind == "python"])
