@@ -110,7 +110,7 @@ def test_make_demo(tmp_path: Path) -> None:
 
 
 def test_make_check_runs_these_tests() -> None:
-    done = run(["make", "--dry-run", "--always-make", "check"], REPOSITORY)
+    done = run(["make", "--no-print-directory", "--dry-run", "--always-make", "check"], REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert "pip install --constraint constraints.txt" in done.stdout, "it sets up what it needs"
     assert all(tool in done.stdout for tool in ("ruff check", "mypy", "lint-imports"))

@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from pneumoscope.domain import MissingExtraError
 from pneumoscope.evaluate import plots, worst_mistakes
@@ -107,4 +108,4 @@ def test_plots_without_matplotlib_name_the_extra(draw, monkeypatch):
 def test_plots_leave_pyplot_alone(draw):
     plots.reliability(draw(n=30))
     plots.training_curves([{"epoch": 1, "lr": 1.0}])
-    assert "matplotlib.pyplot" not in sys.modules
+    assert pyplot.get_fignums() == []
