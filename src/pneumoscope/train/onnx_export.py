@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from torch import Tensor, nn
 
 from pneumoscope.domain import PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 
-__all__ = ["TOLERANCE", "export_onnx"]
+__all__ = ["TOLERANCE", "export_onnx", "strip_traces"]
 
 TOLERANCE = 1e-3
 """Largest difference allowed between the network and its export, as a share of its largest output above 1."""
@@ -79,6 +80,7 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
             dynamo=True,
             verbose=False,
         )
+    strip_traces(path)
     with torch.inference_mode():
         expected = network(pictures)
     wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)
@@ -91,3 +93,12 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
 
 def _difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
     return float(np.abs(expected - found).max()) / max(1.0, float(np.abs(expected).max()))
+
+
+def strip_traces(path: Path) -> None:
+    """Take the exporter's stack traces out of an ONNX file: they name the folders of this machine."""
+    model = onnx.load(path)
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
