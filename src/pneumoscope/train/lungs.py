@@ -23,6 +23,7 @@ from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import resize
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.train.augment import Augmentation, photometric, sample_affine, warp
+from pneumoscope.train.fit import cpu_has_bf16
 from pneumoscope.train.onnx_export import export_onnx
 
 __all__ = ["LungNet", "LungTraining", "dice", "fit_lungs", "read_masks"]
@@ -210,7 +211,7 @@ def _fit(
             pair = both[order[start : start + batch]].float() / 255
             pair = warp(pair, sample_affine(batch, AUGMENTATION, generator))
             image = photometric(pair[:, :1], AUGMENTATION, generator)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
                 logits = network(image.contiguous(memory_format=torch.channels_last))
             loss = _loss(logits.float(), pair[:, 1:])
             optimizer.zero_grad(set_to_none=True)
