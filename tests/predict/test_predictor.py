@@ -75,6 +75,14 @@ def test_threads_and_company_do_not_change_an_answer(bundle, folder):
         assert one.p_pneumonia == pytest.approx(other.p_pneumonia, abs=1e-6)
 
 
+def test_pictures_in_memory_are_judged_as_files_are(bundle, folder):
+    predictor = Predictor.load(bundle.path, workers=1)
+    paths = [str(folder / f"{number:02}.png") for number in (0, 1, 7)]
+    in_memory = predictor.predict_radiographs([read_radiograph(path) for path in paths])
+    assert in_memory == predictor.predict(paths)
+    assert [one.status for one in in_memory] == ["ok", "ok", "rejected"]
+
+
 def test_two_classes_have_no_kinds_of_pneumonia(tmp_path):
     make_bundle(tmp_path, findings=("normal", "pneumonia"))
     (one,) = Predictor.load(tmp_path).predict(write_picture(tmp_path / "x.png"))

@@ -193,6 +193,11 @@ class Predictor:
         """Judge a picture that is in memory; `name` stands for it in the answer."""
         return self._prediction(self._scores([(data, name)])[0])
 
+    def predict_radiographs(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
+        """Judge pictures that were decoded already, in one pass of the network and in the calling thread."""
+        prepared = [self._admit(radiograph.source, radiograph) for radiograph in radiographs]
+        return [self._prediction(score) for score in self._scored(prepared)]
+
     def scores_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[RawScore]:
         """Yield raw logits for files, folders and manifests, in order; memory stays flat."""
         sources = ((item, None) for item in expand(paths))
@@ -240,7 +245,9 @@ class Predictor:
         return odds
 
     def _scores(self, sources: Sequence[tuple[Source, str | None]]) -> list[RawScore]:
-        prepared = [self._prepare(source, name) for source, name in sources]
+        return self._scored([self._prepare(source, name) for source, name in sources])
+
+    def _scored(self, prepared: Sequence[_Prepared]) -> list[RawScore]:
         inputs = [one.input.pixels for one in prepared if one.input is not None]
         logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
         return [replace(one.score, logits=next(logits)) if one.input else one.score for one in prepared]
@@ -281,7 +288,7 @@ class Predictor:
 
     def _prepare(self, source: Source, name: str | None) -> _Prepared:
         """Read, gate and standardise one picture."""
-        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
+        spec = self.bundle.manifest.input
         known = name or (source if isinstance(source, str) else "<bytes>")
         try:
             if isinstance(source, UnreadableImageError):
@@ -290,6 +297,11 @@ class Predictor:
         except UnreadableImageError as error:
             path = error.path if isinstance(source, UnreadableImageError) else known
             return _Prepared(RawScore(path, "unreadable", (error.reason,), message=error.detail))
+        return self._admit(known, radiograph)
+
+    def _admit(self, known: str, radiograph: Radiograph) -> _Prepared:
+        """Gate and standardise one picture that was read."""
+        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
         reasons: list[Reason] = check_header(radiograph, limits)
         if not reasons or self.force:
             reasons += check_pixels(radiograph, limits)
