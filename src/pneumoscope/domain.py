@@ -206,7 +206,9 @@ class Prediction:
     ``p_bacterial`` and ``p_viral`` are None for a two-class bundle. The decision compares
     ``p_pneumonia`` with the threshold of the operating point and is a thing apart from them.
 
-    ``message`` is the line for people that goes with the reasons; it is no column.
+    ``message`` is the line for people that goes with the reasons; it is no column. Nor is ``set_coverage``,
+    the share of pictures of each class whose prediction set holds their class; None where the bundle makes
+    no sets.
     """
 
     path: str
@@ -222,6 +224,19 @@ class Prediction:
     prediction_set: tuple[str, ...] = ()
     bundle: str = ""
     message: str = field(default="", compare=False)
+    set_coverage: float | None = field(default=None, compare=False)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the prediction set settles nothing between normal and pneumonia.
+
+        It holds both, or, where the bundle makes sets, nothing at all: the picture is like no class.
+        """
+        if self.status != "ok":
+            return False
+        if not self.prediction_set:
+            return self.set_coverage is not None
+        return "normal" in self.prediction_set and len(self.prediction_set) > 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bundles import make_bundle
 from pneumoscope.domain import BundleError, OperatingPoint
 from pneumoscope.image.standardise import InputSpec
-from pneumoscope.model.bundle import BundleManifest, Calibrator, load_bundle, write_bundle
+from pneumoscope.model.bundle import BundleManifest, Calibrator, head_bytes, load_bundle, write_bundle
 
 
 @pytest.fixture
@@ -34,6 +34,29 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert read.head_weight.dtype == np.float32
     assert read.card.startswith("# ")
     assert read.identity == f"tiny@{read.manifest.files['model.onnx'][:12]}"
+
+
+def test_a_child_of_a_bundle_is_told_from_it_and_from_other_children(tmp_path):
+    parent = make_bundle(tmp_path / "parent")
+    child = {"provenance": {"parent": parent.identity}}
+    one = make_bundle(tmp_path / "one", calibrator={"scale": (0.5,)}, **child)
+    two = make_bundle(tmp_path / "two", calibrator={"scale": (0.4,)}, **child)
+    again = make_bundle(tmp_path / "again", calibrator={"scale": (0.5,)}, **child)
+    assert one.manifest.files["model.onnx"] == parent.manifest.files["model.onnx"]
+    assert one.identity.startswith(f"{parent.identity}+")
+    assert one.identity == again.identity
+    assert len({parent.identity, one.identity, two.identity}) == 3
+
+
+def test_the_head_keeps_what_it_was_given(tmp_path):
+    weight, bias = np.eye(3, 4, dtype=np.float32), np.arange(3, dtype=np.float32)
+    background = np.ones((4, 2, 2), np.float32)
+    bundle = make_bundle(tmp_path)
+    for stored in (None, background):
+        bundle = write_bundle(tmp_path, bundle.manifest, {"head.npz": head_bytes(weight, bias, stored)})
+        np.testing.assert_array_equal(bundle.head_weight, weight)
+        np.testing.assert_array_equal(bundle.head_bias, bias)
+    np.testing.assert_array_equal(bundle.background, background)
 
 
 def test_a_run_folder_stands_for_the_bundle_in_it(bundle):

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from pneumoscope.domain import OperatingPoint
 from pneumoscope.model.bundle import Calibrator
-from pneumoscope.predict.calibration import calibrate, decide, prediction_set
+from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 
 LOGITS = arrays(np.float32, (4, 3), elements=st.floats(-1e4, 1e4, width=32))
 
@@ -35,6 +35,15 @@ def test_vector_scaling_has_a_scale_and_a_bias_for_each_class():
     calibrator = Calibrator(method="vector", scale=(1.0, 2.0), bias=(0.5, -0.5))
     expected = np.exp([1.5, 3.5]) / np.exp([1.5, 3.5]).sum()
     np.testing.assert_allclose(calibrate([1.0, 2.0], calibrator), expected)
+
+
+@given(LOGITS, st.floats(0.05, 20), st.floats(-10, 10))
+def test_log_odds_are_moved_and_the_kinds_keep_their_shares(logits, scale, bias):
+    base = Calibrator(method="vector", scale=(1.0, 2.0, 0.5), bias=(0.5, -0.5, 0.0))
+    moved = base.model_copy(update={"odds_scale": scale, "odds_bias": bias})
+    before, after = calibrated_logits(logits, base), calibrated_logits(logits, moved)
+    np.testing.assert_allclose(log_odds(after), scale * log_odds(before) + bias, rtol=1e-9, atol=1e-6)
+    np.testing.assert_array_equal(after[..., 1:], before[..., 1:])
 
 
 def test_the_threshold_itself_counts_as_pneumonia():

@@ -111,6 +111,9 @@ def test_a_batch_has_a_worklist_most_suspicious_first_and_what_nobody_saw_before
     ("fields", "words"),
     [
         ({"prediction_set": ("normal", "viral")}, "uncertain, leaning towards pneumonia"),
+        ({"prediction_set": (), "set_coverage": 0.9}, "uncertain, leaning towards pneumonia"),
+        ({"prediction_set": (), "set_coverage": 0.9}, "no class is as probable"),
+        ({"prediction_set": ()}, "pneumonia suspected"),
         ({"prediction_set": ("bacterial", "viral")}, "pneumonia suspected"),
         ({"reasons": ("too_small",)}, "overridden: too small"),
     ],

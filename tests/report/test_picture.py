@@ -43,6 +43,12 @@ def test_colour_lies_where_the_evidence_is_and_nowhere_else():
     assert rows.max() < plain.shape[0] * 0.65
 
 
+def test_doubt_is_drawn():
+    sure = draw_answer(judged(prediction_set=("pneumonia",)), radiograph())
+    unsure = draw_answer(judged(prediction_set=(), set_coverage=0.9), radiograph())
+    assert (sure != unsure).any()
+
+
 def test_the_bar_is_as_long_as_the_probability():
     def bar_pixels(value: float) -> int:
         drawn = draw_answer(judged(p_pneumonia=value, p_normal=None), radiograph())

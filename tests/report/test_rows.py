@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +17,7 @@ JUDGED = Prediction(
 def test_the_columns_are_those_of_the_contract():
     contract = (
         "path, status, reasons, p_normal, p_bacterial, p_viral, p_pneumonia, finding, decision, "
-        "operating_point, prediction_set, bundle"
+        "operating_point, prediction_set, bundle, uncertain"
     )
     assert ", ".join(COLUMNS) == contract
     assert tuple(to_row(JUDGED)) == COLUMNS
@@ -25,6 +28,23 @@ def test_flat_cells_are_text():
     two = Prediction("x.png", "rejected", ("too_small", "cropped"))
     assert flat_row(two)["reasons"] == "too_small;cropped"
     assert flat_row(two)["p_normal"] == ""
+
+
+@pytest.mark.parametrize(
+    ("classes", "coverage", "uncertain"),
+    [
+        (("normal",), 0.9, False),
+        (("bacterial", "viral"), 0.9, False),
+        (("normal", "viral"), 0.9, True),
+        ((), 0.9, True),
+        ((), None, False),
+    ],
+)
+def test_doubt_is_a_column(classes, coverage, uncertain):
+    judged = Prediction("x.png", "ok", prediction_set=classes, set_coverage=coverage)
+    assert to_row(judged)["uncertain"] is uncertain
+    assert flat_row(judged)["uncertain"] == ("true" if uncertain else "false")
+    assert flat_row(replace(judged, status="rejected"))["uncertain"] == "false"
 
 
 @given(st.text(st.characters(codec=None)))

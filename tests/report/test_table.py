@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from pneumoscope.domain import Prediction
@@ -21,6 +23,13 @@ def test_reasons_stand_where_there_is_no_answer():
     assert "[bold]a[/bold].png" in text  # a file name is no markup
     assert "0.900" in text
     assert "lateral_view" in text
+
+
+def test_doubt_stands_beside_the_decision():
+    sure = Prediction("a.png", "ok", (), 0.4, None, None, 0.6, "pneumonia", "pneumonia")
+    unsure = replace(sure, prediction_set=("normal", "pneumonia"))
+    assert "uncertain" not in shown(sure)
+    assert "pneumonia (uncertain)" in shown(unsure)
 
 
 def test_columns_that_nothing_fills_are_left_out():

@@ -16,6 +16,7 @@ threshold cannot part from the network it was chosen for: a bundle whose hashes 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ __all__ = [
     "Provenance",
     "copy_bundle",
     "default_bundle_path",
+    "head_bytes",
     "load_bundle",
     "write_bundle",
 ]
@@ -61,12 +63,26 @@ class _Frozen(BaseModel):
 class Calibrator(_Frozen):
     """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. After it the log-odds of pneumonia may be
+    scaled and moved (Platt, 1999), while the kinds of pneumonia keep their shares in it: what labels can tell
+    that do not know the kind.
+
+    Parameters
+    ----------
+    method : {"none", "temperature", "vector"}
+    scale, bias : tuple of float
+        One value, or one per finding.
+    odds_scale, odds_bias : float
+        Of the log-odds of pneumonia against normal; 1 and 0 leave them alone.
+    fitted_on : str
+        What pictures it was fitted on.
     """
 
     method: Literal["none", "temperature", "vector"] = "none"
     scale: tuple[float, ...] = (1.0,)
     bias: tuple[float, ...] = (0.0,)
+    odds_scale: float = Field(default=1.0, gt=0)
+    odds_bias: float = 0.0
     fitted_on: str = ""
 
 
@@ -110,6 +126,7 @@ class Provenance(_Frozen):
     data_description: str = ""
     split_seed: int | None = None
     split_method: str = ""
+    teachers: tuple[str, ...] = ()
     code_version: str = ""
     created: str = ""
     parent: str | None = None
@@ -167,6 +184,15 @@ class BundleManifest(_Frozen):
             raise ValueError("the calibrator needs one scale and one bias, or one of each per finding")
         return self
 
+    @property
+    def calibration_sha256(self) -> str:
+        """Hash of all that turns logits into answers: calibrator, operating points, conformal thresholds."""
+        parts = self.model_dump(
+            mode="json",
+            include={"calibrator", "operating_points", "default_operating_point", "conformal"},
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """Return the operating point called `name`, or the default one.
 
@@ -208,8 +234,15 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Name and the first 12 digits of the network's hash: what results are signed with."""
-        return f"{self.manifest.name}@{self.manifest.files[MODEL_FILE][:12]}"
+        """Name and the first 12 digits of the network's hash: what results are signed with.
+
+        A bundle with a parent shares its network with it; ``+`` and 8 digits of the hash of its calibration
+        tell the two apart.
+        """
+        network = f"{self.manifest.name}@{self.manifest.files[MODEL_FILE][:12]}"
+        if self.manifest.provenance.parent is None:
+            return network
+        return f"{network}+{self.manifest.calibration_sha256[:8]}"
 
     @cached_property
     def background(self) -> npt.NDArray[np.float32] | None:
@@ -228,6 +261,33 @@ class Bundle:
         if weight.ndim != 2 or len(weight) != len(self.manifest.findings):
             raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per finding; export it again")
         return weight
+
+    @cached_property
+    def head_bias(self) -> npt.NDArray[np.float32]:
+        """Biases of the pooled-linear head, shape (K,)."""
+        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
+            bias: npt.NDArray[np.float32] = head["bias"]
+        return bias
+
+
+def head_bytes(
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    background: npt.NDArray[np.float32] | None = None,
+) -> bytes:
+    """Return the content of ``head.npz``.
+
+    Parameters
+    ----------
+    weight : ndarray of float32, shape (K, D)
+    bias : ndarray of float32, shape (K,)
+    background : ndarray of float32, shape (D, h, w), optional
+        Mean features of normal chests.
+    """
+    arrays = {"weight": weight, "bias": bias} | ({} if background is None else {"background": background})
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def default_bundle_path() -> Path:

@@ -10,13 +10,42 @@ import numpy.typing as npt
 from pneumoscope.domain import OperatingPoint
 from pneumoscope.model.bundle import Calibrator
 
-__all__ = ["Decision", "calibrate", "decide", "prediction_set"]
+__all__ = ["Decision", "calibrate", "calibrated_logits", "decide", "log_odds", "prediction_set"]
 
 Decision = Literal["pneumonia", "no pneumonia"]
 
 
+def calibrated_logits(logits: npt.ArrayLike, calibrator: Calibrator) -> npt.NDArray[np.float64]:
+    """Return scale * logits + bias, the first moved so that the log-odds of pneumonia are as calibrated.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., K)
+        The network's outputs; the first is normal.
+    calibrator : Calibrator
+        Its scale and bias have one value, or K.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., K)
+    """
+    scale, bias = np.asarray(calibrator.scale), np.asarray(calibrator.bias)
+    scaled: npt.NDArray[np.float64] = scale * np.asarray(logits, dtype=np.float64) + bias
+    if (calibrator.odds_scale, calibrator.odds_bias) != (1.0, 0.0):
+        wanted = calibrator.odds_scale * log_odds(scaled) + calibrator.odds_bias
+        # Only the normal logit moves, so the kinds of pneumonia keep their shares in it.
+        scaled[..., 0] = np.logaddexp.reduce(scaled[..., 1:], axis=-1) - wanted
+    return scaled
+
+
+def log_odds(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the log-odds of any pneumonia against normal, shape (...), of logits of shape (..., K)."""
+    odds: npt.NDArray[np.float64] = np.logaddexp.reduce(logits[..., 1:], axis=-1) - logits[..., 0]
+    return odds
+
+
 def calibrate(logits: npt.ArrayLike, calibrator: Calibrator) -> npt.NDArray[np.float64]:
-    """Return softmax(scale * logits + bias) over the last axis.
+    """Return the softmax of `calibrated_logits` over the last axis.
 
     Parameters
     ----------
@@ -30,8 +59,7 @@ def calibrate(logits: npt.ArrayLike, calibrator: Calibrator) -> npt.NDArray[np.f
     ndarray of float64, shape (..., K)
         Probabilities in [0, 1] that add up to 1.
     """
-    scale, bias = np.asarray(calibrator.scale), np.asarray(calibrator.bias)
-    scaled = scale * np.asarray(logits, dtype=np.float64) + bias
+    scaled = calibrated_logits(logits, calibrator)
     odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = odds / odds.sum(axis=-1, keepdims=True)
     return probabilities

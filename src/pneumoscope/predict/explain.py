@@ -121,7 +121,8 @@ def explain(
         How the map is made of the evidence.
     """
     beyond = features if background is None else features - background
-    evidence = pneumonia_evidence(beyond, weight, probabilities, calibrator.scale)
+    scale = calibrator.odds_scale * np.asarray(calibrator.scale)
+    evidence = pneumonia_evidence(beyond, weight, probabilities, scale)
     return heat_map(evidence, standardised, style)
 
 

@@ -27,7 +27,7 @@ from pneumoscope.image.standardise import Standardised, standardise
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
-from pneumoscope.predict.calibration import calibrate, decide, prediction_set
+from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 from pneumoscope.predict.explain import explain, heat_map
 from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
 from pneumoscope.predict.inputs import Item, expand
@@ -239,10 +239,7 @@ class Predictor:
     def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
         """Return the calibrated log-odds of pneumonia, shape (N,), for standardised inputs, (N, C, S, S)."""
         (logits,) = self._run(list(inputs), ("logits",))
-        calibrator = self.bundle.manifest.calibrator
-        scaled = np.asarray(calibrator.scale) * logits.astype(np.float64) + np.asarray(calibrator.bias)
-        odds: npt.NDArray[np.float64] = np.logaddexp.reduce(scaled[:, 1:], axis=1) - scaled[:, 0]
-        return odds
+        return log_odds(calibrated_logits(logits, self.bundle.manifest.calibrator))
 
     def _scores(self, sources: Sequence[tuple[Source, str | None]]) -> list[RawScore]:
         return self._scored([self._prepare(source, name) for source, name in sources])
@@ -349,4 +346,5 @@ class Predictor:
             ),
             bundle=self.bundle.identity,
             message=score.message,
+            set_coverage=None if manifest.conformal is None else 1 - (manifest.conformal_alpha or 0.1),
         )

@@ -23,7 +23,7 @@ import cv2
 
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.report.picture import CONTOUR_AT, Canvas, colour_at, overlay
-from pneumoscope.report.rows import plain_text
+from pneumoscope.report.rows import NO_CLASS, plain_text
 from pneumoscope.report.writers import replacing
 
 __all__ = ["AddAnswer", "open_report"]
@@ -178,7 +178,7 @@ def _decision(prediction: Prediction) -> tuple[str, str]:
         return "could not be read", "doubt"
     if prediction.status == "rejected":
         return "not judged", "doubt"
-    if "normal" in prediction.prediction_set and len(prediction.prediction_set) > 1:
+    if prediction.uncertain:
         leaning = "towards" if prediction.decision == "pneumonia" else "away from"
         return f"uncertain, leaning {leaning} pneumonia", "doubt"
     if prediction.decision == "pneumonia":
@@ -232,6 +232,8 @@ def _header(
             facts["Age"] = _age_band(radiograph.age)
     if prediction.prediction_set:
         facts["Not ruled out"] = ", ".join(prediction.prediction_set)
+    elif prediction.uncertain:
+        facts["Not ruled out"] = NO_CLASS
     if prediction.p_pneumonia is not None and point is not None:
         facts["Operating point"] = f"{point.name}: pneumonia from {point.threshold:.1%} on"
     if prediction.reasons:

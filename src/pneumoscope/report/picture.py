@@ -168,6 +168,8 @@ def _heading(canvas: Canvas, left: int, prediction: Prediction) -> int:
         colour = ALARM if prediction.decision == "pneumonia" else CALM
     y += LINE // 2
     _text(canvas, left, y, headline, colour, height=22, bold=True)
+    if prediction.uncertain:
+        _text(canvas, left, y + LINE, "uncertain", INK)
     return y + 2 * LINE
 
 
@@ -196,8 +198,9 @@ def _probabilities(
     if operating_point is not None:
         _text(canvas, left, y, f"| {operating_point.name}: {operating_point.threshold:.1%}", FAINT)
         y += LINE
-    if prediction.prediction_set:
-        y = _paragraph(canvas, left, y, f"not ruled out: {', '.join(prediction.prediction_set)}", FAINT)
+    if prediction.prediction_set or prediction.uncertain:
+        kept = ", ".join(prediction.prediction_set) or "no class"
+        y = _paragraph(canvas, left, y, f"not ruled out: {kept}", FAINT)
     return y + LINE // 2
 
 

@@ -6,7 +6,20 @@ from typing import TypedDict
 
 from pneumoscope.domain import Prediction
 
-__all__ = ["COLUMNS", "Row", "csv_safe", "flat_row", "plain_text", "to_row", "tsv_header", "tsv_line"]
+__all__ = [
+    "COLUMNS",
+    "NO_CLASS",
+    "Row",
+    "csv_safe",
+    "flat_row",
+    "plain_text",
+    "to_row",
+    "tsv_header",
+    "tsv_line",
+]
+
+NO_CLASS = "none: no class is as probable as it usually is where it is right"
+"""What an empty prediction set says."""
 
 LIST_SEPARATOR = ";"
 DECIMALS = 6
@@ -30,6 +43,7 @@ class Row(TypedDict):
     operating_point: str | None
     prediction_set: list[str]
     bundle: str
+    uncertain: bool
 
 
 COLUMNS: tuple[str, ...] = tuple(Row.__annotations__)
@@ -55,6 +69,7 @@ def to_row(prediction: Prediction) -> Row:
         operating_point=prediction.operating_point,
         prediction_set=list(prediction.prediction_set),
         bundle=prediction.bundle,
+        uncertain=prediction.uncertain,
     )
 
 
@@ -88,6 +103,8 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, list):
         return LIST_SEPARATOR.join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.{DECIMALS}f}"
     return str(value)

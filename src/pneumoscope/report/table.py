@@ -42,6 +42,11 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
             Text(plain_text(one.path)),
             status,
             *("" if value is None else f"{value:.3f}" for value in values),
-            Text(one.decision or "", "bold" if one.decision == "pneumonia" else ""),
+            _decision(one),
         )
     return table
+
+
+def _decision(prediction: Prediction) -> Text:
+    text = Text(prediction.decision or "", "bold" if prediction.decision == "pneumonia" else "")
+    return text.append(" (uncertain)", "yellow") if prediction.uncertain else text

@@ -125,7 +125,7 @@ def _parquet(path: Path) -> Iterator[Write]:
     except ImportError as error:
         raise MissingExtraError("writing Parquet", "parquet") from error
     types = {"reasons": pa.list_(pa.string()), "prediction_set": pa.list_(pa.string())}
-    types |= {name: pa.float64() for name in COLUMNS if name.startswith("p_")}
+    types |= {name: pa.float64() for name in COLUMNS if name.startswith("p_")} | {"uncertain": pa.bool_()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
     waiting: list[Row] = []
     with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as table:

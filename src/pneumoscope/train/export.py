@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import io
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import pneumoscope
-from pneumoscope.model.bundle import Bundle, BundleManifest, GateLimits, Provenance, write_bundle
+from pneumoscope.model.bundle import (
+    Bundle,
+    BundleManifest,
+    GateLimits,
+    Provenance,
+    head_bytes,
+    write_bundle,
+)
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.train.networks import Network
 from pneumoscope.train.onnx_export import export_onnx
@@ -72,8 +78,7 @@ def export_bundle(
 
 def _head(network: Network) -> bytes:
     """Return the head's weight and bias as an ``.npz`` file."""
-    buffer = io.BytesIO()
-    weight = network.head.weight.detach().cpu().numpy().astype(np.float32)
-    bias = network.head.bias.detach().cpu().numpy().astype(np.float32)
-    np.savez(buffer, weight=weight, bias=bias)
-    return buffer.getvalue()
+    weight, bias = (
+        part.detach().cpu().numpy().astype(np.float32) for part in (network.head.weight, network.head.bias)
+    )
+    return head_bytes(weight, bias)

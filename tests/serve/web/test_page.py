@@ -189,6 +189,21 @@ def test_an_uncertain_answer_says_so_whatever_the_decision(open_page: Any) -> No
     expect(page.locator(".detail")).to_contain_text("stays below the operating point")
 
 
+def test_a_picture_like_no_class_is_uncertain_too(open_page: Any) -> None:
+    page = open_page()
+
+    def doubt(route: Any) -> None:
+        response = route.fetch()
+        answer = response.json()
+        answer["predictions"][0] |= {"uncertain": True, "prediction_set": []}
+        route.fulfill(response=response, json=answer)
+
+    page.route("**/v1/predictions*", doubt)
+    give(page, upload("one.jpeg", drawn(1)))
+    expect(page.locator(".verdict")).to_contain_text("Uncertain: the picture is like no class")
+    expect(page.locator(".answer")).to_contain_text("No class is as probable")
+
+
 def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
     try:
         shipped = load_bundle(None)

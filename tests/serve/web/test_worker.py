@@ -29,7 +29,7 @@ def test_the_answer_is_that_of_predict(predictor, png):
     prediction = predictor.predict_bytes(png, "a.png")
     assert head["row"]["p_pneumonia"] == pytest.approx(prediction.p_pneumonia, abs=1e-6)
     assert head["row"]["decision"] == prediction.decision == "pneumonia"
-    assert head["uncertain"]  # the bundle for tests rules nothing out
+    assert head["row"]["uncertain"]  # the bundle for tests rules nothing out
     assert head["facts"] == {
         "format": "png",
         "width": 140,

@@ -217,7 +217,7 @@ async def _judge(face: Face, upload: Upload, wishes: _Wishes) -> Row:
 
 def _stopped_row(bundle: Bundle, name: str, message: str) -> dict[str, Any]:
     row = Prediction(name, "unreadable", (Reason.READER_STOPPED,), bundle=bundle.identity)
-    return {"row": to_row(row), "message": message, "uncertain": False, "facts": None, "heatmap": None}
+    return {"row": to_row(row), "message": message, "facts": None, "heatmap": None}
 
 
 def _data_url(media_type: str, data: bytes) -> str:

@@ -62,8 +62,8 @@ class Row(_Frozen):
     operating_point: str | None
     prediction_set: list[str]
     bundle: str
+    uncertain: bool = Field(description="the prediction set holds normal and pneumonia, or no class at all")
     message: str = Field(description="what to do, for people; empty if there is nothing to do")
-    uncertain: bool = Field(description="neither normal nor pneumonia can be ruled out")
     facts: Facts | None
     sha256: str = Field(description="salted hash of the upload; the salt changes when the server starts")
     heatmap: InlineHeatmap | HeatmapLink | None

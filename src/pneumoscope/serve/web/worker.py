@@ -88,7 +88,7 @@ def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict
     Returns
     -------
     tuple of dict and list of bytes
-        The row, the facts, whether it is uncertain, where the heat map lies; and the pictures, PNG for the
+        The row, the facts, where the heat map lies; and the pictures, PNG for the
         heat map and JPEG for the preview, each empty if there is none.
     """
     try:
@@ -107,7 +107,6 @@ def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict
     head = {
         "row": to_row(prediction),
         "message": prediction.message,
-        "uncertain": "normal" in prediction.prediction_set and len(prediction.prediction_set) > 1,
         "facts": None if examination.radiograph is None else _facts(examination.radiograph),
         "heatmap": explanation and {"finding": explanation.finding, "region": explanation.region},
     }

@@ -18,6 +18,7 @@ export const COLUMNS = [
   "operating_point",
   "prediction_set",
   "bundle",
+  "uncertain",
 ];
 
 const DECIMALS = 6;

@@ -68,11 +68,13 @@ export function verdict(picture, answer) {
   const suspected = answer.decision === "pneumonia";
   if (answer.uncertain) {
     const side = suspected ? "reaches" : "stays below";
+    const both = answer.prediction_set.length > 0;
+    const why = both ? "but the model cannot rule out either" : "but the picture is like no class";
     return {
       tone: "uncertain",
       short: "Uncertain",
-      title: "Uncertain: normal and pneumonia are both possible",
-      detail: `The probability ${side} the operating point, but the model cannot rule out either. A reader must decide.`,
+      title: both ? "Uncertain: normal and pneumonia are both possible" : "Uncertain: the picture is like no class",
+      detail: `The probability ${side} the operating point, ${why}. A reader must decide.`,
     };
   }
   return suspected
