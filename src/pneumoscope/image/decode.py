@@ -198,7 +198,8 @@ def _not_an_image(label: str, data: bytes) -> UnreadableImageError:
 def _read_jpeg(label: str, data: bytes, min_side: int | None, limits: Limits) -> Radiograph:
     header = read_jpeg_header(label, data)
     check_pixels(label, header.height, header.width, limits)
-    samples = decode_jpeg(label, data, header, min_side)
+    # A scaled decode reaches beyond the picture by part of a pixel, which must stay at its right and bottom.
+    samples = decode_jpeg(label, data, header, min_side if header.orientation == 1 else None)
     white = (1 << header.bits) - 1
     photometric = {1: "grey", 3: "rgb", 4: "cmyk"}[header.components]
     raster = Raster(samples, white, header.bits, photometric, header.orientation)

@@ -13,7 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Box", "LungField", "LungSegmenter", "lung_field"]
+__all__ = ["LUNG_INPUT_SIZE", "Box", "LungField", "LungSegmenter", "lung_field"]
+
+LUNG_INPUT_SIZE = 128
+"""Height and width at which a segmenter sees the whole picture, squashed."""
 
 Box = tuple[float, float, float, float]
 """Top, left, bottom, right as fractions of the picture's height and width."""
@@ -36,8 +39,8 @@ class LungSegmenter(Protocol):
 
         Parameters
         ----------
-        pixels : ndarray of float32, shape (H, W)
-            Grey levels in [0, 1].
+        pixels : ndarray of float32, shape (128, 128)
+            The whole picture, grey levels in [0, 1].
 
         Returns
         -------

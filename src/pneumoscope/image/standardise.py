@@ -15,13 +15,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from pneumoscope.domain import Radiograph
-from pneumoscope.image.lungs import WHOLE, Box, LungField, LungSegmenter, lung_field
+from pneumoscope.image.lungs import LUNG_INPUT_SIZE, WHOLE, Box, LungField, LungSegmenter, lung_field
+from pneumoscope.image.resample import resample
 
-__all__ = ["InputSpec", "Standardised", "standardise"]
+__all__ = ["InputSpec", "Standardised", "lung_view", "standardise", "standardise_with_lungs"]
 
 Pixels = npt.NDArray[np.float32]
-
-RESAMPLING = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
 
 class InputSpec(BaseModel):
@@ -71,11 +70,12 @@ class InputSpec(BaseModel):
 
     @property
     def decode_side(self) -> int:
-        """Pixels on the shorter side that decoding must keep: twice the input, more where a crop follows.
+        """Pixels on the shorter side that decoding must keep: twice the input.
 
-        With these a DCT-scaled JPEG gives the same input as a full one within one grey level.
+        With these a DCT-scaled JPEG gives the same input as a full one within one grey level, also where a
+        lung crop follows.
         """
-        return self.size * (3 if self.lungs.startswith("crop") else 2)
+        return 2 * self.size
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,14 +124,28 @@ def standardise(
     ValueError
         If the spec needs lungs and no segmenter is given.
     """
-    if spec.needs_lungs and segment is None:
+    if not spec.needs_lungs:
+        return standardise_with_lungs(radiograph, spec, None)
+    if segment is None:
         raise ValueError("this input spec needs a lung segmenter, and none was given")
-    picture = _registered(radiograph)
-    lungs = lung_field(segment(picture)) if segment is not None and spec.needs_lungs else None
+    return standardise_with_lungs(radiograph, spec, lung_field(segment(lung_view(radiograph))))
+
+
+def lung_view(radiograph: Radiograph) -> Pixels:
+    """Return the whole picture as lung segmenters see it, shape (128, 128)."""
+    return resample(radiograph.pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, extent=_extent(radiograph))
+
+
+def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungField | None) -> Standardised:
+    """Do what `standardise` does where the lungs are known: for many pictures they are found together.
+
+    Parameters
+    ----------
+    lungs : LungField or None
+        Of this picture; None where the spec asks for none.
+    """
     region = lungs.padded_box(spec.lung_margin) if lungs and spec.lungs.startswith("crop") else WHOLE
-    height = radiograph.height * (region[2] - region[0])
-    width = radiograph.width * (region[3] - region[1])
-    pixels, content = _fit(crop(picture, region), spec, height / width)
+    pixels, content = _fit(radiograph, region, spec)
     pixels = _denoise(pixels, spec.denoise)
     pixels = _contrast(pixels, spec.contrast)
     mask = _mask_of_input(lungs, region, content, spec.size) if lungs and lungs.plausible else None
@@ -156,66 +170,43 @@ def crop(picture: Pixels, region: Box) -> Pixels:
     return picture[top:bottom, left:right]
 
 
-def resize(picture: Pixels, height: int, width: int, resampling: str = "area") -> Pixels:
-    """Resize an (H, W) picture to (`height`, `width`) without aliasing.
-
-    ``area`` averages along an axis that shrinks and is linear along one that grows; the other filters
-    are preceded by a Gaussian of sigma = (scale - 1) / 2, as scikit-image does.
-    """
-    if picture.shape == (height, width):
-        return picture
-    scale_y, scale_x = picture.shape[0] / height, picture.shape[1] / width
-    if resampling == "area":
-        if max(scale_y, scale_x) > 1 > min(scale_y, scale_x):
-            # OpenCV averages only where both axes shrink, so the one that grows waits for its turn.
-            smaller = (min(width, picture.shape[1]), min(height, picture.shape[0]))
-            picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
-            scale_y = scale_x = 0.0
-        method = cv2.INTER_AREA if max(scale_y, scale_x) > 1 else cv2.INTER_LINEAR
-    else:
-        method = RESAMPLING[resampling]
-        sigma_y, sigma_x = max(0.0, (scale_y - 1) / 2), max(0.0, (scale_x - 1) / 2)
-        if sigma_y > 0 or sigma_x > 0:
-            # OpenCV reads sigma 0 as "choose for me", so an axis that does not shrink gets almost none.
-            picture = cv2.GaussianBlur(picture, (0, 0), max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
-    resized: Pixels = cv2.resize(picture, (width, height), interpolation=method)
-    return np.clip(resized, 0, 1, out=resized) if method == cv2.INTER_CUBIC else resized
-
-
-def _registered(radiograph: Radiograph) -> Pixels:
-    """Return the pixels so that they cover the original and no more.
+def _extent(radiograph: Radiograph) -> tuple[float, float]:
+    """Return the rows and columns of the pixels that are picture.
 
     A JPEG that was decoded at a half, a quarter or an eighth of its size ends in a row and a column that
-    reach beyond the original by a part of a pixel, which would stretch what follows.
+    reach beyond the original by a part of a pixel.
     """
-    pixels = radiograph.pixels
-    height, width = pixels.shape
-    extent_y = radiograph.height / max(1, round(radiograph.height / height))
-    extent_x = radiograph.width / max(1, round(radiograph.width / width))
-    scale_y, scale_x = extent_y / height, extent_x / width
-    if scale_y == scale_x == 1:
-        return pixels
-    to_source = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2]], np.float32)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    registered: Pixels = cv2.warpAffine(
-        pixels, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    height, width = radiograph.pixels.shape
+    return (
+        radiograph.height / max(1, round(radiograph.height / height)),
+        radiograph.width / max(1, round(radiograph.width / width)),
     )
-    return registered
 
 
-def _fit(picture: Pixels, spec: InputSpec, aspect: float) -> tuple[Pixels, Box]:
-    """Bring the picture to the square input; return it with the box that is not border.
-
-    `aspect` is height over width of what is shown; a DCT-scaled picture has it only nearly.
-    """
-    if spec.fit == "squash":
-        return resize(picture, spec.size, spec.size, spec.resampling), WHOLE
-    height = max(1, round(spec.size * min(1.0, aspect)))
-    width = max(1, round(spec.size / max(1.0, aspect)))
-    top, left = (spec.size - height) // 2, (spec.size - width) // 2
-    square = np.zeros((spec.size, spec.size), np.float32)
-    square[top : top + height, left : left + width] = resize(picture, height, width, spec.resampling)
-    side = spec.size
+def _fit(radiograph: Radiograph, region: Box, spec: InputSpec) -> tuple[Pixels, Box]:
+    """Bring a part of the picture to the square input; return it with the box that is not border."""
+    height = width = side = spec.size
+    if spec.fit == "pad":
+        # Of the original: a DCT-scaled picture has its aspect ratio only nearly.
+        rows, columns = (
+            radiograph.height * (region[2] - region[0]),
+            radiograph.width * (region[3] - region[1]),
+        )
+        height = max(1, round(side * min(1.0, rows / columns)))
+        width = max(1, round(side * min(1.0, columns / rows)))
+    pixels = resample(
+        radiograph.pixels,
+        height,
+        width,
+        region=region,
+        extent=_extent(radiograph),
+        resampling=spec.resampling,
+    )
+    if height == width == side:
+        return pixels, WHOLE
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side), np.float32)
+    square[top : top + height, left : left + width] = pixels
     return square, (top / side, left / side, (top + height) / side, (left + width) / side)
 
 
@@ -260,10 +251,9 @@ def _pixel_box(box: Box, size: int) -> tuple[slice, slice]:
 def _mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt.NDArray[np.bool_]:
     """Bring the lung mask into the frame of the network's input, shape (size, size)."""
     rows, columns = _pixel_box(content, size)
-    part = crop(lungs.mask.astype(np.float32), region)
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
     mask = np.zeros((size, size), bool)
-    shape = (columns.stop - columns.start, rows.stop - rows.start)
-    mask[rows, columns] = cv2.resize(part, shape, interpolation=cv2.INTER_LINEAR) >= 0.5
+    mask[rows, columns] = resample(lungs.mask.astype(np.float32), *shape, region=region) >= 0.5
     return mask
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.image.standardise import resize
+from pneumoscope.image.lungs import LUNG_INPUT_SIZE
 from pneumoscope.model.runtime import OnnxRuntime
 
 __all__ = ["LUNGS_FILE", "LUNG_INPUT_SIZE", "OnnxLungSegmenter"]
 
 LUNGS_FILE = "lungs.onnx"
-LUNG_INPUT_SIZE = 128
+
+Floats = npt.NDArray[np.float32]
 
 
 class OnnxLungSegmenter:
@@ -28,9 +29,13 @@ class OnnxLungSegmenter:
     def __init__(self, path: Path) -> None:
         self._run = OnnxRuntime(path)
 
-    def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the probability of lung, shape (128, 128), over the whole (H, W) picture."""
-        small = resize(pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)
-        (probability,) = self._run(small[None, None], ("probability",))
-        one: npt.NDArray[np.float32] = probability[0, 0]
+    def __call__(self, pixels: Floats) -> Floats:
+        """Return the probability of lung for one picture of shape (128, 128), in that shape."""
+        one: Floats = self.batch(pixels[None])[0]
         return one
+
+    def batch(self, pixels: Floats) -> Floats:
+        """Return the probability of lung for pictures of shape (N, 128, 128), in that shape."""
+        (probability,) = self._run(pixels[:, None], ("probability",))
+        found: Floats = probability[:, 0]
+        return found
