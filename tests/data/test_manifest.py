@@ -24,6 +24,9 @@ RECORDS = st.builds(
     width=st.integers(0, 5000),
     height=st.integers(0, 5000),
     source=st.sampled_from(["", "IM", 'site, "two"']),
+    age=st.none() | st.sampled_from([0.0, 0.5, 3.0, 88.0]),
+    sex=st.sampled_from(["", "F", "M", "O"]),
+    view=st.sampled_from(["", "AP", "PA", "LL"]),
 )
 
 
@@ -52,6 +55,25 @@ def test_manifest_that_lies_elsewhere_keeps_the_root(tmp_path, suffix):
     assert again.records == manifest.records
     assert all(again.resolve(record).is_file() for record in again)
     assert again.fingerprint() == manifest.fingerprint()
+
+
+def test_columns_about_the_patient_are_written_where_one_is_known(tmp_path):
+    plain = Record("a.png", "normal", "p")
+    Manifest((plain,), tmp_path).write(tmp_path / "plain.csv")
+    assert (tmp_path / "plain.csv").read_text().splitlines()[0].endswith(",source")
+    Manifest((plain, replace(plain, path="b.png", age=0.0)), tmp_path).write(tmp_path / "aged.csv")
+    assert (tmp_path / "aged.csv").read_text().splitlines()[0].endswith(",source,age")
+
+
+def test_a_folder_takes_age_sex_view_and_original_size_from_its_tables(tmp_path):
+    touch(tmp_path, "normal/a.png", "normal/b.png")
+    (tmp_path / "labels.csv").write_text(
+        "file,label,Patient Age,Patient Gender,View Position\na.png,normal,058Y,F,PA\nb.png,normal,old,?,x\n"
+    )
+    (tmp_path / "sizes.csv").write_text("file,original_width,original_height\na.png,2090,1858\nb.png,,\n")
+    first, second = scan(tmp_path)
+    assert (first.age, first.sex, first.view, first.width, first.height) == (58.0, "F", "PA", 2090, 1858)
+    assert (second.age, second.sex, second.view, second.width, second.height) == (None, "", "", 0, 0)
 
 
 def test_absolute_paths_and_unknown_columns(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,73 @@ def test_no_interval_says_why(draw):
 def test_small_sources_are_left_out(draw):
     scored = draw(n=30)  # 15 of each source
     assert evaluate_scores(scored, threshold=0.5, n_boot=5)["by_source"] == {}
+
+
+def test_kinds_are_held_against_all_normals(draw):
+    scored = draw(n=200)
+    viral = evaluate_scores(scored, threshold=0.5, n_boot=50)["by_kind"]["viral"]
+    index = scored.classes.index("viral")
+    among = (scored.labels == 0) | (scored.labels == index)
+    assert viral["pictures"] == among.sum()
+    assert viral["pneumonia"] == (scored.labels == index).sum()
+    expected = sk.roc_auc_score(scored.labels[among] == index, scored.p_pneumonia[among])
+    assert viral["auroc"]["value"] == pytest.approx(expected)
+    assert (
+        evaluate_scores(draw(n=200, classes=("normal", "pneumonia")), threshold=0.5, n_boot=5)["by_kind"]
+        == {}
+    )
+
+
+def test_views_ages_and_sexes_are_subgroups_in_their_order(draw):
+    scored = draw(n=120)
+    ages = tuple(("65 years and over", "1-5 years", "18-39 years", "")[i % 4] for i in range(120))
+    views = tuple("AP" if i < 110 else "PA" for i in range(120))
+    result = evaluate_scores(
+        replace(scored, attributes={"age": ages, "view": views}), threshold=0.5, n_boot=20
+    )
+    assert list(result["by_age"]) == ["1-5 years", "18-39 years", "65 years and over"]
+    assert result["by_age"]["1-5 years"]["pictures"] == 30
+    assert list(result["by_view"]) == ["AP"]  # ten PA are too few
+    assert result["by_sex"] == {}
+
+
+def test_a_subgroup_of_one_label_has_a_rate_and_no_ranking(draw):
+    scored = draw(n=200)
+    sources = tuple("normals" if label == 0 else "ill" for label in scored.labels)
+    by_source = evaluate_scores(replace(scored, sources=sources), threshold=0.5, n_boot=50)["by_source"]
+    assert by_source["normals"]["auroc"]["value"] is None
+    assert by_source["normals"]["sensitivity"]["value"] is None
+    low, value, high = (by_source["normals"]["specificity"][key] for key in ("low", "value", "high"))
+    assert low < value < high
+    assert by_source["ill"]["sensitivity"]["value"] is not None
+
+
+def test_operating_points_bins_and_mistakes(draw):
+    scored = draw(n=150)
+    points = {"screening": 0.2, "rule-in": 0.8}
+    result = evaluate_scores(scored, threshold=0.5, n_boot=20, points=points)
+    for name, threshold in points.items():
+        called = scored.p_pneumonia >= threshold
+        point = result["operating_points"][name]
+        assert point["threshold"] == threshold
+        assert point["sensitivity"]["value"] == pytest.approx(called[scored.is_pneumonia].mean())
+        assert point["specificity"]["value"] == pytest.approx(1 - called[~scored.is_pneumonia].mean())
+    bins = result["reliability"]
+    assert sum(one["pictures"] for one in bins) == 150
+    gap = sum(one["pictures"] * abs(one["said"] - one["found"]) for one in bins) / 150
+    assert gap == pytest.approx(result["pneumonia"]["ece"]["value"])
+    assert all(one["low"] <= one["said"] <= one["high"] for one in bins)
+    assert 0 < len(result["mistakes"]) <= 10
+    for one in result["mistakes"]:
+        assert one["missed"] == (one["label"] != "normal") == (one["p_pneumonia"] < 0.5)
+    with pytest.raises(DataError, match="threshold"):
+        evaluate_scores(scored, threshold=0.5, points={"odd": -0.1})
+
+
+def test_absolute_paths_of_mistakes_are_not_told(draw):
+    scored = draw(n=60)
+    moved = replace(scored, paths=tuple(f"/home/someone/{path}" for path in scored.paths))
+    assert "someone" not in json.dumps(evaluate_scores(moved, threshold=0.5, n_boot=0))
 
 
 def test_nothing_judged_is_one_line(draw):

@@ -7,6 +7,7 @@ import pytest
 
 from pneumoscope.domain import DataError, Prediction
 from pneumoscope.evaluate import ScoredSet, scored_set, worst_mistakes
+from pneumoscope.evaluate.scores import age_group
 
 THREE = ("normal", "bacterial", "viral")
 TWO = ("normal", "pneumonia")
@@ -20,6 +21,9 @@ class Row:
     label: str
     patient_id: str = "p"
     source: str = "s"
+    age: float | None = None
+    sex: str = ""
+    view: str = ""
 
 
 def three(path: str, normal: float, bacterial: float, viral: float) -> Prediction:
@@ -109,3 +113,23 @@ def test_worst_mistakes_are_the_furthest_from_the_threshold():
     assert [m.path for m in worst_mistakes(scored, 0.5, count=1)] == ["a", "e"]
     assert found[0].label == "pneumonia"
     assert found[0].p_pneumonia == pytest.approx(0.1)
+
+
+def test_what_the_records_know_of_the_patients_stays_beside_the_scores():
+    records = [Row("a", "normal", age=4.0, sex="F", view="AP"), Row("b", "viral", age=70.5)]
+    scored, _ = scored_set([three("a", 0.7, 0.2, 0.1), three("b", 0.1, 0.3, 0.6)], records, THREE)
+    assert scored.attributes == {
+        "view": ("AP", ""), "age": ("1-5 years", "65 years and over"), "sex": ("F", ""),
+    }  # fmt: skip
+    assert scored.select(scored.is_pneumonia).attributes["age"] == ("65 years and over",)
+    with pytest.raises(DataError, match="each attribute"):
+        ScoredSet(
+            THREE, scored.labels, scored.probabilities, ("p",) * 2, ("a", "b"), ("", ""), {"sex": ("F",)}
+        )
+
+
+def test_groups_of_ages():
+    years = (None, 0.0, 0.9, 1.0, 5.9, 6, 17.9, 18, 39, 40, 64.5, 65, 120)
+    assert [age_group(one)[:3] for one in years] == [
+        "", "0 y", "0 y", "1-5", "1-5", "6-1", "6-1", "18-", "18-", "40-", "40-", "65 ", "65 ",
+    ]  # fmt: skip

@@ -8,6 +8,9 @@ The label of a picture is, in this order:
    the topmost folder that is no part of a split (``train``, ``val``, ``test``) and no mere container
    (``images``, ...).
 
+Age, sex and view position are what the table of labels says. Where the folder holds a table ``sizes.csv``
+(``file,original_width,original_height``), the pictures were made smaller or squashed, and that is the size.
+
 The patient is its row in the table of patients or labels, what the Kermany name says, the folder
 directly under the class folder (``normal/patient7/view1.png``), else the picture alone.
 """
@@ -17,8 +20,10 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from pneumoscope.data.attributes import parse_age, parse_sex, parse_view
 from pneumoscope.data.kermany import parse_name
 from pneumoscope.data.manifest import Manifest, Record, read_csv, read_parquet
 from pneumoscope.domain import DataError
@@ -51,6 +56,14 @@ _CLASSES = {
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
 _LABEL_COLUMNS = ("label", "class", "finding")
 _PATIENT_COLUMNS = ("patient_id", "patient")
+_OTHER_COLUMNS = {
+    "age": ("age", "patient age", "patient_age", "patientage"),
+    "sex": ("sex", "gender", "patient gender", "patient sex", "patient_sex", "patientsex"),
+    "view": ("view", "view position", "view_position", "viewposition"),
+    "width": ("original_width",),
+    "height": ("original_height",),
+}
+SIZES_FILE = "sizes.csv"
 
 
 def class_name(text: str) -> str:
@@ -83,6 +96,8 @@ def scan_folder(
         labels_csv = folder / "labels.csv"
     labels = _table(Path(labels_csv), paths, _LABEL_COLUMNS) if labels_csv else None
     patients = _table(Path(patients_csv), paths, _PATIENT_COLUMNS) if patients_csv else {}
+    sizes_csv = folder / SIZES_FILE
+    sizes = _table(sizes_csv, paths, _OTHER_COLUMNS["width"]) if sizes_csv.is_file() else {}
     records = []
     for path in paths:
         row = None
@@ -91,7 +106,9 @@ def scan_folder(
             if row is None:
                 continue
         digest = _sha256(folder / path) if hash_files else ""
-        records.append(_record(path, folder, row, patients.get(path, {}), digest))
+        width, height = _size(sizes.get(path, {}))
+        record = _record(path, folder, row, patients.get(path, {}), digest)
+        records.append(replace(record, width=width, height=height))
     return Manifest(tuple(records), folder)
 
 
@@ -151,7 +168,15 @@ def _record(
         split=split,
         sha256=digest,
         source=known[2] if known else _source(parents, depth, folder),
+        age=parse_age((row or {}).get("age")),
+        sex=parse_sex((row or {}).get("sex")),
+        view=parse_view((row or {}).get("view")),
     )
+
+
+def _size(row: Mapping[str, str]) -> tuple[int, int]:
+    width, height = row.get("width", ""), row.get("height", "")
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
 def _class_depth(parents: tuple[str, ...]) -> int | None:
@@ -196,6 +221,7 @@ def _table(path: Path, pictures: list[str], wanted: tuple[str, ...]) -> dict[str
         "label": column(_LABEL_COLUMNS),
         "patient": column(_PATIENT_COLUMNS),
         "split": column(("split",)),
+        **{name: column(names) for name, names in _OTHER_COLUMNS.items()},
     }
     for number, row in enumerate(rows, start=1):
         name = str(row.get(key) or "").strip().replace("\\", "/")

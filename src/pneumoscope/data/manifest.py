@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from pneumoscope.data.attributes import parse_age, parse_sex, parse_view
 from pneumoscope.domain import DataError, MissingExtraError
 
 __all__ = ["SPLITS", "Manifest", "Record", "load", "scan"]
@@ -37,9 +38,15 @@ class Record:
     sha256 : str
         Of the file's bytes, as 64 hexadecimal digits; empty where it was not computed.
     width, height : int
-        In pixels; 0 where unknown.
+        Of the original in pixels; 0 where unknown.
     source : str
         Data set, site or series that the picture is from.
+    age : float or None
+        Of the patient, in years.
+    sex : {"F", "M", "O", ""}
+        Of the patient; empty where unknown.
+    view : {"AP", "PA", "LL", ""}
+        View position; empty where unknown.
 
     Raises
     ------
@@ -55,6 +62,9 @@ class Record:
     width: int = 0
     height: int = 0
     source: str = ""
+    age: float | None = None
+    sex: str = ""
+    view: str = ""
 
     def __post_init__(self) -> None:
         for name in _REQUIRED:
@@ -68,7 +78,9 @@ class Record:
             raise DataError(f"{self.path}: width and height must not be negative")
 
 
-COLUMNS = tuple(field.name for field in fields(Record))
+# Columns that are written only where some record knows what belongs there, and how they are read.
+_OPTIONAL: dict[str, Callable[[object], Any]] = {"age": parse_age, "sex": parse_sex, "view": parse_view}
+COLUMNS = tuple(field.name for field in fields(Record) if field.name not in _OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -148,8 +160,14 @@ class Manifest:
         path = Path(path)
         root = self.root.resolve()
         extra = {} if path.parent.resolve() == root else {"root": root.as_posix()}
-        rows = [{name: getattr(record, name) for name in COLUMNS} | extra for record in self.records]
-        _write_table(path, rows, (*COLUMNS, *extra))
+        known = [
+            name
+            for name in _OPTIONAL
+            if any(getattr(record, name) not in {None, ""} for record in self.records)
+        ]
+        columns = (*COLUMNS, *known)
+        rows = [{name: getattr(record, name) for name in columns} | extra for record in self.records]
+        _write_table(path, rows, (*columns, *extra))
 
     def subset(self, split: str) -> Manifest:
         """Return the records on one side of the split, in order."""
@@ -250,6 +268,7 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
                 raise DataError(f"{where}: {name} '{value}' is no whole number") from error
         else:
             values[name] = "" if value is None else str(value).strip()
+    values |= {name: parse(row.get(name)) for name, parse in _OPTIONAL.items()}
     try:
         # A manifest written by hand on Windows may have backslashes.
         values["path"] = str(PurePosixPath(values["path"].replace("\\", "/"))) if values["path"] else ""
@@ -325,5 +344,6 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], columns: tuple[str, .
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("writing Parquet", "parquet") from error
-    kinds = {name: pa.int32() if name in ("width", "height") else pa.string() for name in columns}
+    numbers = {"width": pa.int32(), "height": pa.int32(), "age": pa.float64()}
+    kinds = {name: numbers.get(name, pa.string()) for name in columns}
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items()))), path)

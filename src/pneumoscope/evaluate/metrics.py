@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate import weighted
-from pneumoscope.evaluate.scores import FloatArray, ScoredSet
+from pneumoscope.evaluate.scores import NORMAL, BoolArray, FloatArray, ScoredSet, worst_mistakes
 
-__all__ = ["MIN_SUBGROUP", "evaluate_scores", "figure"]
+__all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores", "figure"]
 
 MIN_SUBGROUP = 20
-"""Fewest pictures of one source that are judged by themselves."""
+"""Fewest pictures of a subgroup that is judged by itself."""
+
+SUBGROUPS = ("by_source", "by_kind", "by_view", "by_age", "by_sex")
+"""Sections of ``metrics.json`` for parts of the set; a kind of pneumonia is held against all normals."""
+
+MISTAKES = 10
 
 LEVEL = 0.95
 # Weights of one block of resamples: 4 million float64 are 32 MB.
@@ -35,16 +44,22 @@ _REASONS = {
 
 # Section, and for the sections with parts the part, then the measure.
 _Key = tuple[str, ...]
+_Figures = Mapping[_Key, dict[str, Any]]
 
 
 def evaluate_scores(
-    scored: ScoredSet, *, threshold: float, n_boot: int = 1000, seed: int = 0
+    scored: ScoredSet,
+    *,
+    threshold: float,
+    n_boot: int = 1000,
+    seed: int = 0,
+    points: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Judge a scored set.
 
     Each figure is ``{"value", "low", "high"}``: the measure and its 95% percentile interval over `n_boot`
     resamples of the patients (Efron; clustered, since pictures of one patient are alike). A figure that the
-    set does not define is None, with a ``reason`` beside it.
+    set does not define is None, with a ``reason`` beside it. `docs/reference/metrics.md` names every section.
 
     Parameters
     ----------
@@ -56,48 +71,65 @@ def evaluate_scores(
         Resamples; 0 gives figures without intervals.
     seed : int
         Of the resampling.
+    points : mapping of str to float, optional
+        Thresholds of further operating points by name, each in [0, 1].
 
     Returns
     -------
     dict
-        JSON-ready: ``pneumonia`` (against normal, at `threshold`), ``all_classes`` and ``by_class`` (by the
-        most likely class), ``bacterial_vs_viral`` (among true pneumonia), ``by_source`` (sources of at least
-        20 pictures), counts, confusion matrices (rows true, columns called), how intervals were made.
+        JSON-ready: the content of ``metrics.json``.
 
     Raises
     ------
     DataError
-        If there is no picture to judge, or `threshold` is outside [0, 1].
+        If there is no picture to judge, or a threshold is outside [0, 1].
     """
     if not len(scored):
         raise DataError(
             "no picture was judged, so there is nothing to measure; see the reasons of the rejected"
         )
-    if not 0 <= threshold <= 1:
-        raise DataError(f"the threshold must lie in [0, 1], not {threshold}")
-    replicates = _replicates(scored, threshold, n_boot, seed)
+    thresholds = dict(points or {})
+    for one in (threshold, *thresholds.values()):
+        if not 0 <= one <= 1:
+            raise DataError(f"the threshold must lie in [0, 1], not {one}")
+    replicates = _replicates(scored, threshold, thresholds, n_boot, seed)
     n_patients = len(set(scored.patients))
     figures = {
         key: figure(values, n_patients, reason=_reason(key) if np.isnan(values[0]) else "")
         for key, values in replicates.items()
     }
+    method = "percentile bootstrap, patients resampled with replacement"
+    return {
+        **_what_was_judged(scored, threshold),
+        "intervals": {"level": LEVEL, "method": method, "resamples": n_boot, "seed": seed},
+        **_by_measure(scored, threshold, figures),
+        "operating_points": {
+            name: {"threshold": at, **_section(figures, "operating_points", name)}
+            for name, at in thresholds.items()
+        },
+        **_by_subgroup(scored, figures),
+        "reliability": _reliability(scored),
+        "mistakes": _mistakes(scored, threshold),
+    }
+
+
+def _what_was_judged(scored: ScoredSet, threshold: float) -> dict[str, Any]:
     counts = np.bincount(scored.labels, minlength=len(scored.classes))
-    kinds = (scored.p_pneumonia >= threshold).astype(np.int64)
     return {
         "classes": list(scored.classes),
         "pictures": len(scored),
-        "patients": n_patients,
+        "patients": len(set(scored.patients)),
         "pictures_by_class": dict(zip(scored.classes, counts.tolist(), strict=True)),
         "threshold": threshold,
-        "intervals": {
-            "level": LEVEL,
-            "method": "percentile bootstrap, patients resampled with replacement",
-            "resamples": n_boot,
-            "seed": seed,
-        },
+    }
+
+
+def _by_measure(scored: ScoredSet, threshold: float, figures: _Figures) -> dict[str, Any]:
+    called = (scored.p_pneumonia >= threshold).astype(np.int64)
+    return {
         "pneumonia": {
             **_section(figures, "pneumonia"),
-            "confusion": _counts(scored.is_pneumonia.astype(np.int64), kinds, 2),
+            "confusion": _counts(scored.is_pneumonia.astype(np.int64), called, 2),
         },
         "all_classes": {
             **_section(figures, "all_classes"),
@@ -105,18 +137,45 @@ def evaluate_scores(
         },
         "by_class": {name: _section(figures, "by_class", name) for name in scored.classes},
         "bacterial_vs_viral": _section(figures, "bacterial_vs_viral") or None,
-        "by_source": {
-            name: {
-                "pictures": scored.sources.count(name),
-                "pneumonia": int(scored.is_pneumonia[_of_source(scored, name)].sum()),
-                **_section(figures, "by_source", name),
-            }
-            for name in _large_sources(scored)
-        },
     }
 
 
-def _section(figures: dict[_Key, dict[str, Any]], *start: str) -> dict[str, dict[str, Any]]:
+def _by_subgroup(scored: ScoredSet, figures: _Figures) -> dict[str, Any]:
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SUBGROUPS}
+    for (section, name), mask in _subgroups(scored).items():
+        sections[section][name] = {
+            "pictures": int(mask.sum()),
+            "pneumonia": int(scored.is_pneumonia[mask].sum()),
+            **_section(figures, section, name),
+        }
+    return sections
+
+
+def _reliability(scored: ScoredSet) -> list[dict[str, float]]:
+    """What was said and what was found in each of the 15 bins of the ECE that holds a picture."""
+    p, truth = scored.p_pneumonia, scored.is_pneumonia
+    bins = weighted.bin_of(p)
+    return [
+        {
+            "low": index / weighted.N_BINS,
+            "high": (index + 1) / weighted.N_BINS,
+            "pictures": int((bins == index).sum()),
+            "said": float(p[bins == index].mean()),
+            "found": float(truth[bins == index].mean()),
+        }
+        for index in np.unique(bins).tolist()
+    ]
+
+
+def _mistakes(scored: ScoredSet, threshold: float) -> list[dict[str, Any]]:
+    """The most confident mistakes; a path that is absolute would tell of this machine, so only its name."""
+    return [
+        {**asdict(one), "path": PurePath(one.path).name if PurePath(one.path).is_absolute() else one.path}
+        for one in worst_mistakes(scored, threshold, MISTAKES // 2)
+    ]
+
+
+def _section(figures: _Figures, *start: str) -> dict[str, dict[str, Any]]:
     return {key[-1]: figure for key, figure in figures.items() if key[:-1] == start}
 
 
@@ -126,36 +185,60 @@ def _counts(truth: Any, called: Any, n_classes: int) -> list[list[int]]:
     return counts
 
 
-def _large_sources(scored: ScoredSet) -> list[str]:
-    return sorted(name for name in set(scored.sources) if name and scored.sources.count(name) >= MIN_SUBGROUP)
+def _subgroups(scored: ScoredSet) -> dict[tuple[str, str], BoolArray]:
+    """Masks of the subgroups that are large enough, by section of ``metrics.json`` and name, shape (N,)."""
+    found: dict[tuple[str, str], BoolArray] = {}
+    values = {"by_source": scored.sources} | {
+        f"by_{name}": values for name, values in scored.attributes.items() if f"by_{name}" in SUBGROUPS
+    }
+    for section, each in values.items():
+        column = np.array(each, dtype=np.str_)
+        names, counts = np.unique(column, return_counts=True)
+        large = [name for name, count in zip(names.tolist(), counts, strict=True) if count >= MIN_SUBGROUP]
+        found |= {(section, name): column == name for name in sorted(large, key=_in_order) if name}
+    if len(scored.classes) > 2:
+        for index, name in enumerate(scored.classes):
+            if name != NORMAL and (scored.labels == index).sum() >= MIN_SUBGROUP:
+                found["by_kind", name] = ~scored.is_pneumonia | (scored.labels == index)
+    return found
 
 
-def _of_source(scored: ScoredSet, name: str) -> Any:
-    return np.array([source == name for source in scored.sources], dtype=np.bool_)
+def _in_order(name: str) -> tuple[float, str]:
+    """Sort groups of ages by their lower end, everything else by name."""
+    lower = re.match(r"\d+", name)
+    return (float(lower[0]) if lower else -1.0, name)
 
 
-def _replicates(scored: ScoredSet, threshold: float, n_boot: int, seed: int) -> dict[_Key, FloatArray]:
+def _replicates(
+    scored: ScoredSet, threshold: float, points: Mapping[str, float], n_boot: int, seed: int
+) -> dict[_Key, FloatArray]:
     """Every measure on the set itself (first element) and on each resample, shape (1 + n_boot,)."""
     rng = np.random.default_rng(seed)
     patients = scored.patient_index
-    parts = [_measures(scored, threshold, np.ones((1, len(scored))))]
+    parts = [_measures(scored, threshold, points, np.ones((1, len(scored))))]
     block = max(1, _BLOCK // len(scored))
     for start in range(0, n_boot, block):
         weights = weighted.patient_weights(patients, min(block, n_boot - start), rng)
-        parts.append(_measures(scored, threshold, weights))
+        parts.append(_measures(scored, threshold, points, weights))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _measures(scored: ScoredSet, threshold: float, weights: FloatArray) -> dict[_Key, FloatArray]:
+def _measures(
+    scored: ScoredSet, threshold: float, points: Mapping[str, float], weights: FloatArray
+) -> dict[_Key, FloatArray]:
     out: dict[_Key, FloatArray] = {}
     out.update({("pneumonia", name): v for name, v in _against_normal(scored, threshold, weights).items()})
     out.update(_over_classes(scored, weights))
     if "bacterial" in scored.classes and "viral" in scored.classes:
         out["bacterial_vs_viral", "auroc"] = _kind_auroc(scored, weights)
-    for source in _large_sources(scored):
-        mask = _of_source(scored, source)
+    for point, at in points.items():
+        called = (scored.p_pneumonia >= at).astype(np.int64)
+        matrix = weighted.confusion(scored.is_pneumonia.astype(np.int64), called, 2, weights)
+        part = weighted.rates(matrix, 1)
+        out.update({("operating_points", point, name): part[name] for name in ("sensitivity", "specificity")})
+    for group, mask in _subgroups(scored).items():
         part = _against_normal(scored.select(mask), threshold, weights[:, mask])
-        out.update({("by_source", source, name): values for name, values in part.items()})
+        out.update({(*group, name): values for name, values in part.items()})
     return out
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,16 @@ from pneumoscope.domain import DataError, Prediction
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Record
 
-__all__ = ["BoolArray", "FloatArray", "IntArray", "Mistake", "ScoredSet", "scored_set", "worst_mistakes"]
+__all__ = [
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
+    "Mistake",
+    "ScoredSet",
+    "age_group",
+    "scored_set",
+    "worst_mistakes",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,6 +40,16 @@ _FIELDS = {
     "viral": "p_viral",
     "pneumonia": "p_pneumonia",
 }
+
+
+# First whole year of each group after the one from birth.
+_AGES = (1, 6, 18, 40, 65)
+_AGE_GROUPS = ("0 years", "1-5 years", "6-17 years", "18-39 years", "40-64 years", "65 years and over")
+
+
+def age_group(years: float | None) -> str:
+    """Return the group of an age in years, or an empty text where it is unknown."""
+    return "" if years is None else _AGE_GROUPS[bisect(_AGES, years)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +70,9 @@ class ScoredSet:
         As the manifest has them.
     sources : tuple of str, length N
         Hospital, series or data set each picture comes from.
+    attributes : mapping of str to tuple of str of length N
+        ``view``, ``age`` (a group, as `age_group` names them) and ``sex`` of each picture; empty where
+        unknown.
 
     Raises
     ------
@@ -64,6 +87,7 @@ class ScoredSet:
     patients: tuple[str, ...]
     paths: tuple[str, ...]
     sources: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
@@ -78,6 +102,8 @@ class ScoredSet:
             )
         if not len(self.patients) == len(self.paths) == len(self.sources) == n:
             raise DataError(f"{n} labels need as many patients, paths and sources")
+        if any(len(values) != n for values in self.attributes.values()):
+            raise DataError(f"{n} labels need as many values of each attribute")
         if n and not (self.labels.min() >= 0 and self.labels.max() < k):
             raise DataError(f"labels must lie in 0..{k - 1}")
         # Written so that NaN fails as well.
@@ -115,6 +141,7 @@ class ScoredSet:
             tuple(self.patients[i] for i in kept),
             tuple(self.paths[i] for i in kept),
             tuple(self.sources[i] for i in kept),
+            {name: tuple(values[i] for i in kept) for name, values in self.attributes.items()},
         )
 
 
@@ -170,6 +197,11 @@ def scored_set(
         tuple(record.patient_id for record in kept),
         tuple(record.path for record in kept),
         tuple(record.source for record in kept),
+        {
+            "view": tuple(record.view for record in kept),
+            "age": tuple(age_group(record.age) for record in kept),
+            "sex": tuple(record.sex for record in kept),
+        },
     )
     return scored, not_judged
 
