@@ -81,10 +81,10 @@ def test_a_grating_finer_than_the_output_turns_grey(resampling, shape):
 
 
 def test_two_points_a_pixel_leave_a_quarter_of_such_a_grating():
-    """At the worst scale, between whole ones; the exact mean leaves 0.15."""
+    """At the worst scale, between whole ones; the exact mean leaves a fifth."""
     grating = np.tile(0.5 + 0.5 * np.cos(2 * np.pi * np.arange(160) * 0.47), (160, 1)).astype(np.float32)
     assert resample(grating, 64, 64).std() < 0.25 * grating.std()
-    assert exact(grating, 64, 64).std() == pytest.approx(0.15 * grating.std(), rel=0.1)
+    assert exact(grating, 64, 64).std() == pytest.approx(0.19 * grating.std(), rel=0.05)
 
 
 @pytest.mark.parametrize("resampling", ["area", "linear", "cubic"])

@@ -60,3 +60,10 @@ def test_the_segmenter_gives_its_own_map_for_a_picture_of_any_size(tmp_path):
         assert found.shape == (128, 128)
         assert found[60, 60] == 1
         assert found[0, 0] == 0
+
+
+def test_many_pictures_at_once_give_the_same_maps(tmp_path):
+    (tmp_path / "lungs.onnx").write_bytes(lungs_onnx())
+    segment = OnnxLungSegmenter(tmp_path / "lungs.onnx")
+    pictures = np.random.default_rng(0).random((5, 128, 128), dtype=np.float32)
+    np.testing.assert_array_equal(segment.batch(pictures), [segment(picture) for picture in pictures])

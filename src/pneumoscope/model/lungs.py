@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.image.lungs import LUNG_INPUT_SIZE
+from pneumoscope.image.resample import resample
 from pneumoscope.model.runtime import OnnxRuntime
 
 __all__ = ["LUNGS_FILE", "LUNG_INPUT_SIZE", "OnnxLungSegmenter"]
@@ -30,12 +31,12 @@ class OnnxLungSegmenter:
         self._run = OnnxRuntime(path)
 
     def __call__(self, pixels: Floats) -> Floats:
-        """Return the probability of lung for one picture of shape (128, 128), in that shape."""
-        one: Floats = self.batch(pixels[None])[0]
+        """Return the probability of lung, shape (128, 128), over the whole (H, W) picture."""
+        one: Floats = self.batch(resample(pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)[None])[0]
         return one
 
     def batch(self, pixels: Floats) -> Floats:
-        """Return the probability of lung for pictures of shape (N, 128, 128), in that shape."""
+        """Return the probability of lung for N squashed pictures, shape (N, 128, 128), in that shape."""
         (probability,) = self._run(pixels[:, None], ("probability",))
         found: Floats = probability[:, 0]
         return found
