@@ -46,7 +46,7 @@ class PneumoscopeError(Exception):
 
 
 class Reason(StrEnum):
-    """Why a picture was not read or not judged, as a code that programs may test."""
+    """Why a picture was not read or not judged, or what to know of it, as a code that programs may test."""
 
     # Unreadable: the file never became a picture.
     NOT_FOUND = "not_found"
@@ -68,6 +68,9 @@ class Reason(StrEnum):
     CROPPED = "cropped"
     OVER_EXPOSED = "over_exposed"
     UNDER_EXPOSED = "under_exposed"
+    # Cautions: judged, but with something to know.
+    INVERTED = "inverted"
+    ADULT_UNVALIDATED = "adult_unvalidated"
 
 
 class UnreadableImageError(PneumoscopeError):

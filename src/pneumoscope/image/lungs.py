@@ -65,12 +65,29 @@ class LungField:
     certainty : float
         Mean probability over the mask, in [0, 1]; 0 for an empty one. A segmenter that finds lungs in
         something else is not sure of them.
+    view : ndarray of float32, shape (h, w), or None
+        What the segmenter saw, grey levels in [0, 1]; None where it was not kept.
     """
 
     mask: npt.NDArray[np.bool_]
     box: Box
     plausible: bool
     certainty: float = 0.0
+    view: npt.NDArray[np.float32] | None = None
+
+    @property
+    def bridge(self) -> float:
+        """How much lung joins left and right, in [0, 1]: about 0 for two lungs, near 1 for a single field.
+
+        The lowest column of the middle third of the lungs' width, over the highest of all.
+        """
+        columns = self.mask.sum(axis=0)
+        found = np.flatnonzero(columns)
+        if found.size == 0:
+            return 0.0
+        left, right = int(found[0]), int(found[-1]) + 1
+        middle, sixth = (left + right) // 2, max(1, (right - left) // 6)
+        return float(columns[max(left, middle - sixth) : middle + sixth].min() / columns.max())
 
     def padded_box(self, margin: float) -> Box:
         """Return the box grown on each side by `margin` times its own size, kept inside the picture."""
@@ -81,7 +98,12 @@ class LungField:
         return (max(0.0, top - dy), max(0.0, left - dx), min(1.0, bottom + dy), min(1.0, right + dx))
 
 
-def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) -> LungField:
+def lung_field(
+    probability: npt.NDArray[np.float32],
+    *,
+    threshold: float = 0.5,
+    view: npt.NDArray[np.float32] | None = None,
+) -> LungField:
     """Clean a segmenter's map and take its box.
 
     Specks are dropped: at most the two largest components stay.
@@ -92,6 +114,8 @@ def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) 
         Lung probability in [0, 1] over the whole picture.
     threshold : float
         Probability from which a pixel is lung.
+    view : ndarray of float32, shape (h, w), optional
+        What the segmenter saw; kept for the gate.
 
     Returns
     -------
@@ -111,7 +135,7 @@ def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) 
                 mask |= components == index + 1
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
-        return LungField(mask, WHOLE, plausible=False)
+        return LungField(mask, WHOLE, plausible=False, view=view)
     height, width = mask.shape
     box = (
         float(rows[0] / height),
@@ -123,4 +147,4 @@ def lung_field(probability: npt.NDArray[np.float32], *, threshold: float = 0.5) 
     sides_fit = min(box[2] - box[0], box[3] - box[1]) >= MIN_BOX_SIDE
     plausible = MIN_AREA <= area <= MAX_AREA and sides_fit
     certainty = float(probability[mask].mean())
-    return LungField(mask, box if plausible else WHOLE, plausible, certainty)
+    return LungField(mask, box if plausible else WHOLE, plausible, certainty, view)

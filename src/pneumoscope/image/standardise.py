@@ -128,7 +128,8 @@ def standardise(
         return standardise_with_lungs(radiograph, spec, None)
     if segment is None:
         raise ValueError("this input spec needs a lung segmenter, and none was given")
-    return standardise_with_lungs(radiograph, spec, lung_field(segment(lung_view(radiograph))))
+    view = lung_view(radiograph)
+    return standardise_with_lungs(radiograph, spec, lung_field(segment(view), view=view))
 
 
 def lung_view(radiograph: Radiograph) -> Pixels:

@@ -6,6 +6,7 @@
     lungs.onnx    the lung segmenter, where the input spec needs one
     head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps; and, once
                   calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
+    gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, where the gate was fitted
     bundle.json   `BundleManifest`
     card.md       the model card
 
@@ -34,6 +35,7 @@ from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.lungs import LUNGS_FILE
 
 __all__ = [
+    "GATE_FILE",
     "HEAD_FILE",
     "Bundle",
     "BundleManifest",
@@ -49,6 +51,7 @@ __all__ = [
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
+GATE_FILE = "gate.npz"
 
 INTENDED_USE = (
     "Research and teaching on frontal chest radiographs. Not a medical device: not for diagnosis, "
@@ -105,7 +108,19 @@ class GateLimits(_Frozen):
         Share of pixels at the lowest or highest level.
     min_lung_certainty : float
         Mean probability that the lung segmenter gives to the lungs it found; where the bundle has one.
-        Refused at 0.91: none of 5,232 children, 4 of 516 adults, 113 of 120 knees and photographs.
+        At 0.91 and without `max_novelty` this refuses none of 5,232 children, 4 of 516 adults and 113 of 120
+        knees and photographs.
+    sure_lung_certainty : float
+        Below it the negative of the picture is tried as well. Nine of ten adults and 99 of 100 children are
+        above it, and no negative of either.
+    max_lung_bridge : float
+        Share of the height of the lungs at which they may join in the middle; one field of lung is no frontal
+        view.
+    max_novelty : float or None
+        Distance from the chest radiographs that the statistics in ``gate.npz`` stand for; see
+        `pneumoscope.predict.novelty`. None where there are none.
+    validated_ages : tuple of float
+        Years; at the second and above the model is not validated, and the answer says so.
     """
 
     min_side: int = 64
@@ -115,6 +130,10 @@ class GateLimits(_Frozen):
     min_contrast: float = 0.04
     max_clipped: float = 0.6
     min_lung_certainty: float = 0.91
+    sure_lung_certainty: float = 0.945
+    max_lung_bridge: float = 0.2
+    max_novelty: float | None = None
+    validated_ages: tuple[float, float] = (0.0, 18.0)
 
 
 class Provenance(_Frozen):
@@ -254,6 +273,19 @@ class Bundle:
         return background
 
     @cached_property
+    def gate_statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+        """Mean, shape (D,), and whitener, shape (D, D), of chest radiographs; None where it was not fitted."""
+        if self.manifest.gate.max_novelty is None:
+            return None
+        if GATE_FILE not in self.manifest.files:
+            raise BundleError(f"{self.path}: bundle.json limits novelty but lists no {GATE_FILE}; fit it again")
+        with np.load(self.path / GATE_FILE, allow_pickle=False) as stored:
+            mean, whitener = stored.get("mean"), stored.get("whitener")
+        if mean is None or whitener is None or whitener.shape != (mean.size, mean.size):
+            raise BundleError(f"{self.path / GATE_FILE}: no mean and whitener of one size; fit it again")
+        return mean, whitener
+
+    @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:
         """Weights of the pooled-linear head, shape (K, D)."""
         with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
@@ -369,7 +401,7 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (files or {}).items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    known = (MODEL_FILE, HEAD_FILE, LUNGS_FILE, CARD_FILE)
+    known = (MODEL_FILE, HEAD_FILE, LUNGS_FILE, GATE_FILE, CARD_FILE)
     hashes = {name: sha256_of(folder / name) for name in known if (folder / name).is_file()}
     complete = manifest.model_copy(update={"files": hashes})
     text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
