@@ -10,6 +10,7 @@ from pneumoscope.cli import main
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.split import split
+from pneumoscope.model.bundle import BundleManifest, load_bundle, write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,44 @@ def test_maps_are_measured_and_signed_into_the_bundle(data, tmp_path, capsys):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["localisation"]["boxes"]["pictures"] == 1
     assert "| Pointing game | 1 |" in (own.path / "card.md").read_text(encoding="utf-8")
+
+
+def test_robustness_is_measured_shown_and_written(evaluate, data, tmp_path):
+    words = ("--robustness", "--pictures", 9, "--resamples", 100)
+    code, out, err = evaluate(data, "--out", tmp_path / "out", *words)
+    assert code == 0, err
+    assert err.splitlines()[-1] == "corruptions: 9 of 9 pictures"
+    assert "gaussian blur" in out
+    robustness = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["robustness"]
+    assert robustness["pictures"] == 9
+    assert len(robustness["medmnist_c"]["corruptions"]) == 13
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Corruptions of MedMNIST-C" in page
+    assert "gamma corr down" in page
+
+
+def test_other_sets_are_added_to_the_card_and_go_when_the_answers_change(data, tmp_path, capsys):
+    own = make_bundle(tmp_path / "own")
+    write_phantoms(tmp_path / "adults", n=24, size=128, seed=9)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["evaluate", *map(str, words), "--bundle", str(own.path), "--resamples", "100"])
+        return left.value.code, capsys.readouterr().err
+
+    assert run(data / "split.csv", "--out", tmp_path / "a", "--sign") == (0, "")
+    assert run(tmp_path / "adults", "--out", tmp_path / "b", "--add-to-card", "grown-ups") == (0, "")
+    signed = load_bundle(own.path)
+    assert "| grown-ups | 24 |" in signed.card
+    assert "36 pictures of" in signed.card  # the bundle's own figures stay
+    assert signed.manifest.results["elsewhere"]["grown-ups"]["pictures"] == 24
+    assert run(data / "split.csv", "--out", tmp_path / "c", "--sign") == (0, "")
+    assert "| grown-ups | 24 |" in load_bundle(own.path).card
+    points = ({"name": "balanced", "threshold": 0.9},)
+    fields = {**load_bundle(own.path).manifest.model_dump(), "operating_points": points}
+    write_bundle(own.path, BundleManifest.model_validate(fields))
+    assert run(data / "split.csv", "--out", tmp_path / "d", "--sign") == (0, "")
+    assert "grown-ups" not in load_bundle(own.path).card
+    code, err = run(data, "--out", tmp_path / "e", "--sign", "--add-to-card", "x")
+    assert code == 2
+    assert "--add-to-card" in err

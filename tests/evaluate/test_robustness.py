@@ -10,8 +10,10 @@ from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate import robustness
 from pneumoscope.evaluate.corruptions import CORRUPTIONS, TRANSFERS, Corruption
-from pneumoscope.evaluate.robustness import chosen_records, measure_robustness
+from pneumoscope.evaluate.robustness import CorruptionPlan, chosen_records, measure_robustness
 from pneumoscope.predict.predictor import Predictor
+
+PLAN = CorruptionPlan()
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,8 @@ def predictor(tmp_path_factory):
 
 def test_every_corruption_at_every_strength_is_measured(predictor, manifest):
     steps = []
-    result = measure_robustness(
-        predictor, manifest, n_boot=20, progress=lambda done, total: steps.append((done, total))
-    )
+    plan = CorruptionPlan(progress=lambda done, total: steps.append((done, total)))
+    result = measure_robustness(predictor, manifest, plan, n_boot=20)
     assert steps == [(done, 12) for done in range(1, 13)]
     assert result["pictures"] == 12
     assert set(result["medmnist_c"]["corruptions"]) == {one.name for one in CORRUPTIONS}
@@ -42,14 +43,14 @@ def test_every_corruption_at_every_strength_is_measured(predictor, manifest):
         assert noise[f"{key}_change"]["value"] == pytest.approx(change, abs=1e-9)
     means = [one["auroc"]["value"] for one in result["medmnist_c"]["corruptions"].values()]
     assert result["medmnist_c"]["mean"]["auroc"]["value"] == pytest.approx(np.mean(means))
-    assert measure_robustness(predictor, manifest, n_boot=20) == result
+    assert measure_robustness(predictor, manifest, PLAN, n_boot=20) == result
 
 
 def test_clean_is_what_the_predictor_says(predictor, manifest, monkeypatch):
     """And a change of nothing changes no figure, on no resample."""
     nothing = Corruption("nothing", (0,), lambda pixels, _, __: pixels)
     monkeypatch.setattr(robustness, "GROUPS", {"medmnist_c": (nothing,)})
-    result = measure_robustness(predictor, manifest, n_boot=50)
+    result = measure_robustness(predictor, manifest, PLAN, n_boot=50)
     predictions = predictor.predict([manifest.resolve(record) for record in manifest])
     truth = np.array([record.label != "normal" for record in manifest])
     called = np.array([one.decision == "pneumonia" for one in predictions])
@@ -64,7 +65,7 @@ def test_what_the_gate_refuses_is_a_share_and_leaves_the_other_figures(predictor
     half = Corruption("dark_half", (0,), lambda pixels, _, rng: pixels * (rng.random() < 0.5))
     black = Corruption("black", (0,), lambda pixels, _, __: pixels * 0)
     monkeypatch.setattr(robustness, "GROUPS", {"medmnist_c": (half, black)})
-    rows = measure_robustness(predictor, manifest, n_boot=20)["medmnist_c"]["corruptions"]
+    rows = measure_robustness(predictor, manifest, PLAN, n_boot=20)["medmnist_c"]["corruptions"]
     assert 0 < rows["dark_half"]["refused"]["value"] < 1
     assert rows["black"]["refused"]["value"] == 1
     assert rows["black"]["auroc"]["value"] is None
@@ -80,7 +81,9 @@ def test_aspects_concern_only_pictures_that_have_another(predictor, tmp_path):
         Record("square.png", "normal", "a", width=1400, height=1000),
         Record("wide.png", "viral", "b", width=140, height=100),
     )
-    rows = measure_robustness(predictor, Manifest(records, tmp_path), n_boot=10)["transfer"]["corruptions"]
+    rows = measure_robustness(predictor, Manifest(records, tmp_path), PLAN, n_boot=10)["transfer"][
+        "corruptions"
+    ]
     assert rows["aspect_squashed"]["pictures"] == 1
     assert rows["aspect_restored"]["pictures"] == 1
     assert rows["aspect_restored"]["specificity"]["value"] is not None  # the square one, a normal
@@ -91,7 +94,7 @@ def test_unreadable_pictures_are_left_out_and_none_left_is_one_line(predictor, m
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = Record("broken.png", "normal", "x")
     with pytest.raises(DataError, match="no picture could be read"):
-        measure_robustness(predictor, Manifest((broken,), tmp_path), n_boot=10)
+        measure_robustness(predictor, Manifest((broken,), tmp_path), PLAN, n_boot=10)
 
 
 def test_pictures_are_chosen_by_whole_patients_and_evenly_over_labels():

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from pneumoscope.data.manifest import Manifest
+
+_Masks = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Lung masks: PNG under the pictures' names.")
+]
+_Boxes = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.csv", help="Boxes: path,x,y,width,height, or RSNA's layout."),
+]
+_Curves = Annotated[
+    int | None,
+    typer.Option(min=0, help="Pictures for insertion and deletion curves; 100 if masks or boxes are given."),
+]
+_Robustness = Annotated[
+    bool,
+    typer.Option("--robustness", help="Judge every picture under 13 corruptions and 8 ways of handling too."),
+]
+_Pictures = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most pictures for --robustness, by whole patients; all if not given."),
+]
+_Sign = Annotated[bool, typer.Option("--sign", help="Write the results and the model card into the bundle.")]
+_Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Add the results to the bundle's card as those of another set."),
+]
 
 
 def evaluate(
@@ -18,63 +49,100 @@ def evaluate(
         Literal["train", "val", "test"] | None, typer.Option(help="Judge this split of the manifest only.")
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for the intervals.")] = 1000,
-    masks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Lung masks: PNG under the pictures' names.")
-    ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv", help="Boxes: path,x,y,width,height, or RSNA's layout."),
-    ] = None,
-    curves: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Pictures for insertion and deletion curves; 100 if masks or boxes are given."
-        ),
-    ] = None,
-    sign: Annotated[
-        bool, typer.Option("--sign", help="Write the results and the model card into the bundle.")
-    ] = False,
+    masks: _Masks = None,
+    boxes: _Boxes = None,
+    curves: _Curves = None,
+    robustness: _Robustness = False,
+    pictures: _Pictures = None,
+    sign: _Sign = False,
+    add_to_card: _Name = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
 ) -> None:
     """Judge a bundle on labelled pictures: figures with 95% intervals, plots, worst mistakes."""
+    from pneumoscope.evaluate.bundles import judge_bundle, sign_bundle
+    from pneumoscope.evaluate.elsewhere import add_elsewhere
+    from pneumoscope.evaluate.localisation import CURVE_PICTURES, MapTruth
+    from pneumoscope.evaluate.robustness import CorruptionPlan
+    from pneumoscope.model.bundle import load_bundle
+
+    if sign and add_to_card is not None:
+        raise typer.BadParameter("a set is the bundle's own or another one: give --sign or --add-to-card")
+    manifest, speaks_of = _pictures_of(data, split)
+    if curves is None:
+        curves = CURVE_PICTURES if masks or boxes else 0
+    judged, about = load_bundle(bundle), {"Data": speaks_of}
+    maps = MapTruth(masks, boxes, curves)
+    with _progress(robustness) as on_picture:
+        plan = CorruptionPlan(pictures, progress=on_picture) if robustness else None
+        judgement = judge_bundle(
+            judged,
+            manifest,
+            out,
+            speaks_of=speaks_of,
+            about=about,
+            n_boot=resamples,
+            maps=maps,
+            corruptions=plan,
+        )
+    if sign:
+        sign_bundle(judged, judgement.metrics, speaks_of)
+    if add_to_card is not None:
+        add_elsewhere(judged, add_to_card, judgement.metrics, speaks_of)
+    if json_:
+        typer.echo((out / "metrics.json").read_text(encoding="utf-8"))
+    else:
+        _print(judgement.metrics)
+        typer.echo(f"report: {judgement.report}")
+    if judgement.not_judged:
+        typer.echo(f"{len(judgement.not_judged)} pictures were not judged; see the report", err=True)
+        raise typer.Exit(3)
+
+
+def _pictures_of(data: Path, split: str | None) -> tuple[Manifest, str]:
+    """Load what is to be judged, and say what it is."""
     from pneumoscope.data.manifest import load
     from pneumoscope.domain import DataError
-    from pneumoscope.evaluate.bundles import judge_bundle, sign_bundle
-    from pneumoscope.evaluate.localisation import CURVE_PICTURES, MapTruth
-    from pneumoscope.evaluate.tables import map_measures, with_interval
-    from pneumoscope.model.bundle import load_bundle
 
     manifest = load(data)
     if split is not None:
         manifest = manifest.subset(split)
     if not len(manifest):
         raise DataError(f"{data}: no pictures to judge" + (f" in split {split!r}" if split else ""))
-    speaks_of = f"{data.resolve().name}" + (
-        f", {split} split" if split else f", all {len(manifest)} pictures"
-    )
-    if curves is None:
-        curves = CURVE_PICTURES if masks or boxes else 0
-    judged = load_bundle(bundle)
-    judgement = judge_bundle(
-        judged,
-        manifest,
-        out,
-        speaks_of=speaks_of,
-        about={"Data": speaks_of},
-        n_boot=resamples,
-        maps=MapTruth(masks, boxes, curves),
-    )
-    if sign:
-        sign_bundle(judged, judgement.metrics, speaks_of)
-    if json_:
-        typer.echo((out / "metrics.json").read_text(encoding="utf-8"))
+    which = f"{split} split" if split else f"all {len(manifest)} pictures"
+    return manifest, f"{data.resolve().name}, {which}"
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what shows the pictures that were put through all corruptions; nothing where none are."""
+    if not shown:
+        yield None
+    elif not sys.stderr.isatty():
+        yield _say_every_tenth
     else:
-        for name, figure in judgement.metrics["pneumonia"].items():
-            if isinstance(figure, dict):
-                typer.echo(f"{name:20s} {with_interval(figure)}")
-        for row in map_measures(judgement.metrics.get("localisation", {})):
-            typer.echo(f"{row['name'].lower():24s} {with_interval(row['figure'])}")
-        typer.echo(f"report: {judgement.report}")
-    if judgement.not_judged:
-        typer.echo(f"{len(judgement.not_judged)} pictures were not judged; see the report", err=True)
-        raise typer.Exit(3)
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task("corruptions", total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _say_every_tenth(done: int, total: int) -> None:
+    if done == total or done * 10 // total > (done - 1) * 10 // total:
+        typer.echo(f"corruptions: {done} of {total} pictures", err=True)
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    from pneumoscope.evaluate.tables import CHANGES, change, map_measures, robustness_rows, with_interval
+
+    for name, figure in metrics["pneumonia"].items():
+        if isinstance(figure, dict):
+            typer.echo(f"{name:20s} {with_interval(figure)}")
+    for row in map_measures(metrics.get("localisation", {})):
+        typer.echo(f"{row['name'].lower():24s} {with_interval(row['figure'])}")
+    if robustness := metrics.get("robustness"):
+        for group in CHANGES:
+            for row in robustness_rows(robustness, group):
+                refused = with_interval(row["refused"])
+                typer.echo(f"{row['name']:24s} AUROC {change(row['auroc_change'])}, refused {refused}")

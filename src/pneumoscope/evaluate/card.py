@@ -5,10 +5,14 @@ After Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pneumoscope.evaluate.tables import MEASURES, map_measures, span, summary, value
+from pneumoscope.evaluate import card_figures
+from pneumoscope.evaluate.calibrate import SENSITIVITY_FLOOR, SPECIFICITY_FLOOR
+from pneumoscope.evaluate.comparison import recalibration_sections
+from pneumoscope.evaluate.markdown import facts, line, table
+from pneumoscope.evaluate.tables import value, with_span
 
 __all__ = ["write_card"]
 
@@ -20,6 +24,18 @@ _LIMITS = (
     "The labels are those of the data set and hold its errors.",
 )
 _KINDS = "Bacterial and viral pneumonia often look alike; the kind is far less certain than the presence."
+# By what the description of the training data says: whom they show, and under which licence.
+_TRAINING_SETS = {
+    "kermany": (
+        "Trained on children of 1 to 5 years, AP view, of one hospital (Guangzhou Women and Children's "
+        "Medical Center).",
+        "CC BY 4.0 (Kermany et al., Cell 2018)",
+    ),
+}
+_ADULTS_MEASURED = (
+    "Whom else it was measured on stands under *On other sets*; for anybody else, nobody knows."
+)
+_ADULTS_UNKNOWN = "It was not measured on adults: for them, nobody knows how well it reads."
 _PROVENANCE = (
     ("data_description", "Data"),
     ("data_fingerprint", "Data fingerprint"),
@@ -27,11 +43,17 @@ _PROVENANCE = (
     ("recipe_sha256", "Recipe sha256"),
     ("split_method", "Split by"),
     ("split_seed", "Split seed"),
+    ("teachers", "Taught by"),
     ("code_version", "Code"),
     ("created", "Made"),
     ("parent", "Made from"),
 )
 _INPUT = ("size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
+_FLOORS = {
+    "screening": f"sensitivity at least {SENSITIVITY_FLOOR:.2f}",
+    "balanced": "greatest sum of sensitivity and specificity",
+    "rule-in": f"specificity at least {SPECIFICITY_FLOOR:.2f}",
+}
 
 
 def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -41,10 +63,11 @@ def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     ----------
     bundle : mapping
         Content of ``bundle.json`` (``manifest.model_dump(mode="json")``). What it lacks is left out. Its
-        ``results`` may hold ``speaks_of``, the pictures that were measured, and ``speed``, a mapping of
-        facts.
+        ``results`` may hold ``speaks_of``, the pictures that were measured; ``elsewhere``, figures on other
+        sets by name; ``gate`` and ``speed``, mappings of facts.
     metrics : mapping
-        From `evaluate_scores`; empty for a bundle that was not measured.
+        From `evaluate_scores`, with ``not_judged``, ``localisation`` and ``robustness`` where they were
+        measured; empty for a bundle that was not measured.
 
     Returns
     -------
@@ -52,26 +75,44 @@ def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         Markdown.
     """
     results = bundle.get("results") or {}
+    others = results.get("elsewhere") or {}
     parts = [
-        f"# {bundle['name']}",
+        f"# {line(bundle['name'])}",
         f"Reads a frontal chest radiograph as {_either(bundle['findings'])}, with calibrated probabilities.",
         "## Intended use and limits",
-        _line(bundle.get("intended_use", "")),
-        "\n".join(
-            f"- {limit}" for limit in (*_LIMITS, *((_KINDS,) if "viral" in bundle["findings"] else ()))
-        ),
+        line(bundle.get("intended_use", "")),
+        "\n".join(f"- {limit}" for limit in _limits(bundle, bool(others))),
         "## Where it comes from",
-        _facts(_origin(bundle)),
+        facts(_origin(bundle)),
     ]
     if metrics:
-        parts += _measured(metrics, str(results.get("speaks_of", "")))
-    parts += _answers(bundle)
+        parts += card_figures.reading(metrics, str(results.get("speaks_of", "")))
+    parts += recalibration_sections(bundle)
+    parts += card_figures.elsewhere(others)
+    parts += _answers(bundle, metrics)
+    parts += _gate(bundle, metrics)
+    if robustness := metrics.get("robustness"):
+        parts += card_figures.robustness(robustness)
+    if localisation := metrics.get("localisation"):
+        parts += card_figures.heat_maps(localisation)
+    parts += card_figures.mistakes(metrics.get("mistakes", ()))
     if speed := results.get("speed"):
-        parts += ["## Speed", _facts((str(name), fact) for name, fact in speed.items())]
+        parts += ["## Speed", facts((str(name), fact) for name, fact in speed.items())]
     hashes = {name: f"`{sha256}`" for name, sha256 in bundle.get("files", {}).items() if name != "card.md"}
     if hashes:
-        parts += ["## Files", _table(("file", "sha256"), sorted(hashes.items()))]
+        parts += ["## Files", table(("file", "sha256"), sorted(hashes.items()))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _training_set(bundle: Mapping[str, Any]) -> tuple[str, str]:
+    described = str((bundle.get("provenance") or {}).get("data_description", "")).lower()
+    return next((known for name, known in _TRAINING_SETS.items() if name in described), ("", ""))
+
+
+def _limits(bundle: Mapping[str, Any], others: bool) -> list[str]:
+    population, _ = _training_set(bundle)
+    limits = [population, _ADULTS_MEASURED if others else _ADULTS_UNKNOWN] if population else []
+    return [*limits, *_LIMITS, *((_KINDS,) if "viral" in bundle["findings"] else ())]
 
 
 def _origin(bundle: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -79,143 +120,84 @@ def _origin(bundle: Mapping[str, Any]) -> list[tuple[str, Any]]:
     spec = bundle.get("input") or {}
     steps = ", ".join(f"{name} {spec[name]}" for name in _INPUT if spec.get(name) not in {None, "", "none"})
     return [
-        *((label, provenance.get(name)) for name, label in _PROVENANCE),
+        *((label, _plain(provenance.get(name))) for name, label in _PROVENANCE),
+        ("Licence of the data", _training_set(bundle)[1]),
         ("Input", steps),
         ("Licence", bundle.get("licence")),
     ]
 
 
-def _measured(metrics: Mapping[str, Any], speaks_of: str) -> list[str]:
-    counts = ", ".join(f"{count:,} {name}" for name, count in metrics["pictures_by_class"].items())
-    how = metrics["intervals"]
-    parts = [
-        "## How well it reads",
-        f"Measured on {speaks_of or 'a labelled set'}: {metrics['pictures']:,} pictures of "
-        f"{metrics['patients']:,} patients ({counts}). {summary(metrics)}",
-        "### Pneumonia or not",
-        _table(
-            ("measure", "value", "95% interval"),
-            ((name, *_cells(metrics["pneumonia"][key])) for key, name, _ in MEASURES),
-        ),
-        "### Classes",
-        "The most likely class is the answer; each class against all others.",
-        _table(
-            ("class", "pictures", "AUROC", "sensitivity", "specificity", "PPV", "F1"),
-            (_class_row(name, metrics) for name in metrics["by_class"]),
-        ),
-        _overall(metrics),
-    ]
-    if metrics["by_source"]:
-        parts += [
-            "### Sources",
-            "Sources of at least 20 pictures; a dash where a source holds one class only.",
-            _table(
-                ("source", "pictures", "with pneumonia", "AUROC", "sensitivity", "specificity"),
-                (_source_row(name, part) for name, part in metrics["by_source"].items()),
-            ),
-        ]
-    if localisation := metrics.get("localisation"):
-        parts += [
-            "### Heat maps",
-            "Where the maps point. By chance: what a map scores that knows nothing of the picture, by "
-            "area or with the map of another patient; for blur, the probability of the blurred picture.",
-            _table(
-                ("measure", "pictures", "value", "95% interval", "by chance"),
-                (
-                    (row["name"], f"{row['pictures']:,}", *_cells(row["figure"]), value(row["chance"]))
-                    for row in map_measures(localisation)
-                ),
-            ),
-        ]
-    parts.append(f"Intervals: 95%, {how['method']}, {how['resamples']:,} resamples, seed {how['seed']}.")
-    return parts
+def _plain(fact: object) -> object:
+    return ", ".join(map(str, fact)) if isinstance(fact, list | tuple) else fact
 
 
-def _class_row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    part = metrics["by_class"][name]
-    keys = ("auroc", "sensitivity", "specificity", "ppv", "f1")
-    return (name, f"{metrics['pictures_by_class'][name]:,}", *(_with_span(part[key]) for key in keys))
-
-
-def _source_row(name: str, part: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = ("auroc", "sensitivity", "specificity")
-    return (name, f"{part['pictures']:,}", f"{part['pneumonia']:,}", *(_with_span(part[key]) for key in keys))
-
-
-def _overall(metrics: Mapping[str, Any]) -> str:
-    overall, kind = metrics["all_classes"], metrics["bacterial_vs_viral"]
-    facts = [
-        ("Accuracy", _with_span(overall["accuracy"])),
-        ("Balanced accuracy", _with_span(overall["balanced_accuracy"])),
-        ("Macro AUROC", _with_span(overall["macro_auroc"])),
-        ("Macro F1", _with_span(overall["macro_f1"])),
-        ("MCC", _with_span(overall["mcc"])),
-    ]
-    if kind:
-        facts.append(("Bacterial against viral, AUROC among true pneumonia", _with_span(kind["auroc"])))
-    return _facts(facts)
-
-
-def _answers(bundle: Mapping[str, Any]) -> list[str]:
+def _answers(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Calibration, operating points, prediction sets."""
     calibrator = bundle.get("calibrator") or {}
-    parts = ["## How it answers"]
+    parts = ["## How it answers", "### Calibration"]
     method = calibrator.get("method", "none")
     if method == "none":
         parts.append("The probabilities are those of the network; no calibrator was fitted.")
     else:
-        on = calibrator.get("fitted_on")
+        on = line(calibrator.get("fitted_on") or "")
         parts.append(f"Calibrated by {method} scaling" + (f", fitted on {on}." if on else "."))
-    points = bundle.get("operating_points") or ()
-    default = bundle.get("default_operating_point")
-    rows = [
-        (
-            f"{point['name']} (default)" if point["name"] == default else point["name"],
-            f"{point['threshold']:.4f}",
-            _number(point.get("sensitivity")),
-            _number(point.get("specificity")),
-        )
-        for point in points
-    ]
-    if rows:
-        parts.append(
-            "Operating points, with sensitivity and specificity on the pictures they were chosen on:"
-        )
-        parts.append(_table(("operating point", "threshold", "sensitivity", "specificity"), rows))
+    parts += card_figures.calibration(metrics)
+    parts += _operating_points(bundle, metrics.get("operating_points") or {})
     if bundle.get("conformal"):
         share = 1 - float(bundle.get("conformal_alpha") or 0.1)
-        parts.append(
+        parts += [
+            "### Prediction sets",
             f"Prediction sets hold the true class for {share:.0%} of the pictures of each class, as long as "
-            "they are like those of the calibration."
-        )
+            "they are like those of the calibration.",
+        ]
     return parts
+
+
+def _operating_points(bundle: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    """Return the thresholds, what they were chosen for, and what they gave; as chosen, then as measured."""
+    default = bundle.get("default_operating_point")
+    rows = []
+    for point in bundle.get("operating_points") or ():
+        name, here = point["name"], measured.get(point["name"], {})
+        rows.append(
+            (
+                f"{name} (default)" if name == default else name,
+                _FLOORS.get(name, ""),
+                f"{point['threshold']:.4f}",
+                *(value(_figure(point.get(rate))) for rate in ("sensitivity", "specificity")),
+                *(with_span(here.get(rate)) for rate in ("sensitivity", "specificity")),
+            )
+        )
+    if not rows:
+        return []
+    head = ("operating point", "chosen for", "threshold", "sens. when chosen", "spec. when chosen")
+    return [
+        "### Operating points",
+        "Figures when chosen are those of the pictures the threshold was chosen on, which flatters them; the "
+        "measured ones are those of the pictures above.",
+        table((*head, "sensitivity measured", "specificity measured"), rows),
+    ]
+
+
+def _figure(number: float | None) -> dict[str, float | None]:
+    return {"value": number, "low": None, "high": None}
+
+
+def _gate(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Return what a picture must satisfy, and how many did not."""
+    limits = {
+        name.replace("_", " "): fact
+        for name, fact in (bundle.get("gate") or {}).items()
+        if isinstance(fact, bool | int | float | str)
+    }
+    measured = (bundle.get("results") or {}).get("gate") or {}
+    parts = [
+        *card_figures.refusals(metrics.get("not_judged"), metrics.get("pictures", 0)),
+        facts((str(name), fact) for name, fact in measured.items()),
+        facts(limits.items()),
+    ]
+    return ["## What it refuses", *parts] if any(parts) else []
 
 
 def _either(findings: Sequence[str]) -> str:
     return f"{', '.join(findings[:-1])} or {findings[-1]}"
-
-
-def _cells(figure: Mapping[str, Any]) -> tuple[str, str]:
-    return value(figure), span(figure) or str(figure["reason"])
-
-
-def _with_span(figure: Mapping[str, Any]) -> str:
-    interval = span(figure)
-    return f"{value(figure)} ({interval})" if interval else value(figure)
-
-
-def _number(number: float | None) -> str:
-    return "–" if number is None else f"{number:.3f}"
-
-
-def _line(text: object) -> str:
-    """Return text that cannot break a table or a line of Markdown."""
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _facts(facts: Iterable[tuple[str, Any]]) -> str:
-    return "\n".join(f"- {name}: {_line(fact)}" for name, fact in facts if fact is not None and fact != "")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_line(cell) for cell in line) + " |" for line in lines)

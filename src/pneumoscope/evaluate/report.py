@@ -15,11 +15,15 @@ from pneumoscope.evaluate.embed import inline_svg, thumbnail
 from pneumoscope.evaluate.extra import evaluate_extra
 from pneumoscope.evaluate.scores import Mistake, ScoredSet, worst_mistakes
 from pneumoscope.evaluate.tables import (
+    CHANGES,
     MEASURES,
     bar_floor,
+    change,
     map_measures,
     not_judged_counts,
+    robustness_rows,
     span,
+    subgroup_rows,
     summary,
     value,
 )
@@ -97,32 +101,50 @@ def write_report(
     matrix = plots.confusion_matrix(metrics["all_classes"]["confusion"], scored.classes)
     counts = not_judged_counts(rejected)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(value=value, span=span, plain=plain_text)
-    drawn = [metrics["pneumonia"][key] for key, _, _ in MEASURES if key not in WITHOUT_BAR]
+    environment.filters.update(value=value, span=span, plain=plain_text, change=change)
     template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
     page = template.render(
         title=title,
         speaks_of=speaks_of,
         about=about,
-        metrics=metrics,
-        summary=summary(metrics),
-        measures=MEASURES,
-        headline=[measure for measure in MEASURES if measure[0] in HEADLINE],
-        without_bar=WITHOUT_BAR,
-        floor=bar_floor(drawn),
-        maps=map_measures(metrics.get("localisation", {})),
+        **_figures(metrics),
         not_judged=counts,
         rejected=rejected,
         plots=_embedded(scored, metrics, matrix, curves),
         mistakes=_shown(worst_mistakes(scored, metrics["threshold"]), root),
     )
-    out_dir.mkdir(parents=True, exist_ok=True)
     content = {"title": title, "speaks_of": speaks_of, "about": dict(about), "not_judged": counts, **metrics}
+    return _written(out_dir, page, content, {MATRIX_FILE: matrix, CURVES_FILE: curves})
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of ``metrics.json``, in the order and the words of people."""
+    drawn = [metrics["pneumonia"][key] for key, _, _ in MEASURES if key not in WITHOUT_BAR]
+    robustness = metrics.get("robustness")
+    return {
+        "metrics": metrics,
+        "summary": summary(metrics),
+        "measures": MEASURES,
+        "headline": [measure for measure in MEASURES if measure[0] in HEADLINE],
+        "without_bar": WITHOUT_BAR,
+        "floor": bar_floor(drawn),
+        "subgroups": subgroup_rows(metrics),
+        "maps": map_measures(metrics.get("localisation", {})),
+        "robustness": robustness,
+        "changes": {name: robustness_rows(robustness, name) for name in CHANGES} if robustness else {},
+        "change_titles": CHANGES,
+    }
+
+
+def _written(
+    out_dir: Path, page: str, content: Mapping[str, Any], figures: Mapping[str, Figure | None]
+) -> Path:
+    out_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (out_dir / METRICS_FILE).write_text(plain_text(text), encoding="utf-8")
-    matrix.savefig(out_dir / MATRIX_FILE, dpi=DPI)
-    if curves is not None:
-        curves.savefig(out_dir / CURVES_FILE, dpi=DPI)
+    for name, figure in figures.items():
+        if figure is not None:
+            figure.savefig(out_dir / name, dpi=DPI)
     report = out_dir / REPORT_FILE
     report.write_text(plain_text(page), encoding="utf-8")
     return report

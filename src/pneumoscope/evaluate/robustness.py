@@ -31,7 +31,7 @@ from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.pipeline import CHUNK, in_order
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["GROUPS", "chosen_records", "measure_robustness"]
+__all__ = ["GROUPS", "CorruptionPlan", "chosen_records", "measure_robustness"]
 
 GROUPS = {"medmnist_c": CORRUPTIONS, "transfer": TRANSFERS}
 """Corruptions by the section of ``metrics.json`` that they stand in."""
@@ -57,14 +57,27 @@ class _Condition:
     make: Callable[[Pixels, Record], Pixels | None]
 
 
+@dataclass(frozen=True, slots=True)
+class CorruptionPlan:
+    """How robustness is measured.
+
+    Parameters
+    ----------
+    pictures : int, optional
+        Most pictures to use, by whole patients and evenly over the labels; all if not given.
+    seed : int
+        Of the choice of patients, the noise and the resampling.
+    progress : callable, optional
+        Called with the number of pictures done and in all.
+    """
+
+    pictures: int | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+
 def measure_robustness(
-    predictor: Predictor,
-    manifest: Manifest,
-    *,
-    pictures: int | None = None,
-    n_boot: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
+    predictor: Predictor, manifest: Manifest, plan: CorruptionPlan, *, n_boot: int = 1000
 ) -> dict[str, Any]:
     """Judge every picture clean and under every corruption at every strength.
 
@@ -74,14 +87,10 @@ def measure_robustness(
         Its operating point decides.
     manifest : Manifest
         Labelled pictures.
-    pictures : int, optional
-        Most pictures to use, by whole patients and evenly over the labels; all if not given.
+    plan : CorruptionPlan
+        Which pictures, and by which seed.
     n_boot : int
         Resamples of the patients for the intervals; changes are measured on the same resample as clean.
-    seed : int
-        Of the choice of patients, the noise and the resampling.
-    progress : callable, optional
-        Called with the number of pictures done and in all.
 
     Returns
     -------
@@ -94,14 +103,14 @@ def measure_robustness(
     DataError
         If no picture could be read.
     """
-    records = chosen_records(manifest.records, pictures, seed)
-    conditions = _conditions(seed)
+    records = chosen_records(manifest.records, plan.pictures, plan.seed)
+    conditions = _conditions(plan.seed)
     work = partial(_judge, predictor, manifest, conditions)
     rows: list[FloatArray] = []
     for row in in_order(records, work, workers=predictor.workers, chunk=2):
         rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(records))
+        if plan.progress is not None:
+            plan.progress(len(rows), len(records))
     read = np.array([len(row) > 0 for row in rows], dtype=np.bool_)
     if not read.any():
         raise DataError(f"{manifest.root}: no picture could be read, so there is nothing to corrupt")
@@ -111,9 +120,9 @@ def measure_robustness(
         "pictures": len(judged),
         "patients": table.n_patients,
         "side": REFERENCE_SIDE,
-        "seed": seed,
+        "seed": plan.seed,
         "resamples": n_boot,
-        **_figures(table, conditions, n_boot, seed),
+        **_figures(table, conditions, n_boot, plan.seed),
     }
 
 

@@ -9,14 +9,21 @@ from typing import Any
 from pneumoscope.domain import Prediction
 
 __all__ = [
+    "CHANGES",
     "MEASURES",
+    "SUBGROUP_NAMES",
     "Measure",
     "bar_floor",
+    "change",
     "map_measures",
     "not_judged_counts",
+    "robustness_rows",
     "span",
+    "subgroup_rows",
     "summary",
     "value",
+    "with_interval",
+    "with_span",
 ]
 
 Figure = Mapping[str, Any]
@@ -37,6 +44,18 @@ MEASURES: tuple[Measure, ...] = (
     ("brier", "Brier score", "mean squared error of the probability; lower is better"),
     ("ece", "ECE", "mean gap between probability and frequency; lower is better"),
 )
+
+SUBGROUP_NAMES = {
+    "by_source": "source",
+    "by_kind": "kind",
+    "by_view": "view",
+    "by_age": "age",
+    "by_sex": "sex",
+}
+"""Sections of metrics.json that hold parts of the set, and what the parts differ in."""
+
+CHANGES = {"medmnist_c": "Corruptions of MedMNIST-C", "transfer": "Harmless handling"}
+"""Sections of the robustness in metrics.json, and what they hold."""
 
 # Section and key in metrics.json, what knows nothing of the picture, the name, and what it says.
 _MAPS = (
@@ -106,6 +125,44 @@ def with_interval(figure: Figure | None, digits: int = 3) -> str:
     if figure is None or figure["low"] is None:
         return value(figure, digits)
     return f"{value(figure, digits)} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def with_span(figure: Figure | None, digits: int = 3) -> str:
+    """Return a figure as "value (low to high)", as far as it is defined."""
+    interval = span(figure, digits)
+    return f"{value(figure, digits)} ({interval})" if interval else value(figure, digits)
+
+
+def change(figure: Figure, digits: int = 3) -> str:
+    """Return a difference with its sign, as "+value (low to high)", as far as it is defined."""
+    if figure["value"] is None:
+        return value(figure)
+    ends = () if figure["low"] is None else (figure["low"], figure["high"])
+    interval = " to ".join(f"{end:+.{digits}f}" for end in ends)
+    return f"{figure['value']:+.{digits}f}" + (f" ({interval})" if interval else "")
+
+
+def subgroup_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the subgroups with their ``name``, counts and figures; a group that is the whole set is none."""
+    return [
+        {**part, "name": f"{what}: {name}"}
+        for section, what in SUBGROUP_NAMES.items()
+        for name, part in metrics.get(section, {}).items()
+        if part["pictures"] < metrics["pictures"]
+    ]
+
+
+def robustness_rows(result: Mapping[str, Any], group: str) -> list[dict[str, Any]]:
+    """Return the corruptions of one group, then their mean: ``name, strengths`` (AUROC), and the figures."""
+    section = result[group]
+    rows = [
+        {**one, "name": name.replace("_", " "), "strengths": [part["auroc"] for part in one["strengths"]]}
+        for name, one in section["corruptions"].items()
+    ]
+    for row in rows:
+        if row["pictures"] < result["pictures"]:
+            row["name"] += f", {row['pictures']:,} pictures"
+    return [*rows, {**section["mean"], "name": "mean", "strengths": []}]
 
 
 def bar_floor(figures: Iterable[Figure]) -> float:

@@ -1,0 +1,70 @@
+"""Figures of one bundle on further sets: another age group, another hospital, another device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pneumoscope.domain import DataError
+from pneumoscope.evaluate.card import write_card
+from pneumoscope.evaluate.metrics import SUBGROUPS
+from pneumoscope.model.bundle import CARD_FILE, Bundle, BundleManifest, write_bundle
+
+__all__ = ["add_elsewhere", "answers_of", "still_true"]
+
+_KEPT = (
+    "pictures",
+    "patients",
+    "pictures_by_class",
+    "threshold",
+    "intervals",
+    "pneumonia",
+    *SUBGROUPS,
+    "not_judged",
+)
+
+
+def answers_of(manifest: BundleManifest) -> str:
+    """Return what decides a bundle's answers, as one text: its networks and its calibration."""
+    networks = [sha256 for name, sha256 in sorted(manifest.files.items()) if name.endswith(".onnx")]
+    return "+".join(sha256[:12] for sha256 in (*networks, manifest.calibration_sha256))
+
+
+def add_elsewhere(bundle: Bundle, name: str, metrics: Mapping[str, Any], speaks_of: str) -> Bundle:
+    """Store figures on another set beside a bundle's own, and show them in its card.
+
+    The bundle's own figures stay as they are; an older entry of the same name is replaced.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Judged by `judge_bundle`, without a change since.
+    name : str
+        What the card calls the set, in a word or two.
+    metrics : mapping
+        From `judge_bundle`.
+    speaks_of : str
+        What the pictures are.
+
+    Raises
+    ------
+    DataError
+        If the name is empty.
+    """
+    if not (name := " ".join(name.split())):
+        raise DataError("figures on another set need a name; call it by what it shows, such as 'adults'")
+    manifest = bundle.manifest
+    entry = {key: metrics[key] for key in _KEPT if key in metrics}
+    entry |= {"speaks_of": speaks_of, "answers": answers_of(manifest)}
+    sets = {**still_true(manifest), name: entry}
+    signed = manifest.model_copy(update={"results": {**manifest.results, "elsewhere": sets}})
+    own = signed.results if "pneumonia" in signed.results else {}
+    card = write_card(signed.model_dump(mode="json"), own)
+    return write_bundle(bundle.path, signed, {CARD_FILE: card.encode()})
+
+
+def still_true(manifest: BundleManifest) -> dict[str, Any]:
+    """Return the figures on other sets that were got by the very answers the bundle gives now."""
+    answers = answers_of(manifest)
+    stored = manifest.results.get("elsewhere") or {}
+    return {name: entry for name, entry in stored.items() if entry.get("answers") == answers}
