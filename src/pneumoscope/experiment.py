@@ -14,11 +14,12 @@ import logging
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
@@ -28,7 +29,9 @@ from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bund
 from pneumoscope.model.bundle import Bundle, Provenance, default_bundle_path
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
 from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.predict.predictor import Predictor
 from pneumoscope.train.dataset import Packed, check_classes, check_packed, check_split, pack
+from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.export import export_bundle
 from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, Epoch, fit, make_fabric
 from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
@@ -43,6 +46,9 @@ __all__ = [
     "Result",
     "divide",
     "export_run_to_keras",
+    "limited",
+    "lung_segmenter",
+    "pack_pictures",
     "prepare_manifest",
     "run_experiment",
     "with_split",
@@ -52,6 +58,7 @@ log = logging.getLogger(__name__)
 
 BUNDLE_FOLDER, RECIPE_FILE, SPLIT_FILE = "bundle", "recipe.yaml", "split.csv"
 ENVIRONMENT_FILE, UNREADABLE_FILE = "environment.json", "unreadable.csv"
+TEACHER_FOLDER = "teacher"
 WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
 
 
@@ -70,6 +77,10 @@ class Experiment:
         A timm checkpoint in place of the hub's.
     lungs : Path, optional
         A lung segmenter; the shipped one if not given.
+    also : Path, optional
+        A second data set to learn from only: its pictures without a split, and those of split ``train``.
+    teachers : tuple of Path
+        Bundles in place of the teacher that the recipe would train; of the same data and split.
     limit : int, optional
         Use at most so many pictures of each class.
     keras : bool
@@ -85,6 +96,8 @@ class Experiment:
     out: Path
     weights: Path | None = None
     lungs: Path | None = None
+    also: Path | None = None
+    teachers: tuple[Path, ...] = ()
     limit: int | None = None
     keras: bool = False
     resume: bool = False
@@ -128,7 +141,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     if experiment.keras and importlib.util.find_spec("keras") is None:
         raise MissingExtraError("Writing model.h5", "keras")
     manifest = _manifest(experiment, resumes=resumes)
-    lungs = _lung_segmenter(experiment)
+    lungs = lung_segmenter(experiment)
     network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights, seed=recipe.seed)
     check_size(network, recipe.input.size)
     fabric = make_fabric()
@@ -137,11 +150,16 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     elif not resumes:
         _write_inputs(experiment, manifest)
     progress.on_step("reading pictures")
-    train, val = (_pack(manifest, side, recipe, lungs, progress) for side in ("train", "val"))
+    learnt = _with_more(manifest.subset("train"), experiment.also)
+    train, val = (pack_pictures(part, recipe, lungs, progress) for part in (learnt, manifest.subset("val")))
     unreadable = train.unreadable + val.unreadable
     if fabric.is_global_zero:
         _write_unreadable(out / UNREADABLE_FILE, unreadable)
     check_packed(manifest.root, recipe.classes, train=train, val=val)
+    teacher: npt.NDArray[np.float32] | None = None
+    taught_by: tuple[str, ...] = ()
+    if recipe.distillation:
+        teacher, taught_by = _teach(experiment, manifest, train, lungs, progress)
     progress.on_step("training")
     network = fit(
         recipe,
@@ -150,13 +168,14 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         val,
         out,
         fabric=fabric,
+        teacher=teacher,
         resume=experiment.resume,
         on_epoch=progress.on_epoch,
     )
     if not fabric.is_global_zero:
         return None
     progress.on_step("exporting")
-    bundle = _export(experiment, network, manifest, lungs)
+    bundle = _export(experiment, network, manifest, lungs, taught_by)
     progress.on_step("calibrating on validation patients")
     bundle = calibrate_bundle(
         bundle, manifest.subset("val"), method=recipe.calibration, described_as=_speaks_of(experiment, "val")
@@ -210,7 +229,7 @@ def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = 
     """
     check_classes(manifest, recipe.classes)
     if limit is not None:
-        manifest = _limited(manifest, limit, recipe.seed)
+        manifest = limited(manifest, limit, recipe.seed)
     if not any(record.split for record in manifest.records):
         manifest = divide(manifest, recipe.split)
     check_split(manifest, recipe.classes)
@@ -223,7 +242,8 @@ def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
     return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
 
 
-def _limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
+def limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
+    """Return at most `limit` pictures of each class, chosen by seed."""
     order = np.random.default_rng(seed).permutation(len(manifest))
     taken: dict[str, int] = {}
     kept = []
@@ -235,7 +255,14 @@ def _limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
     return manifest.with_records(tuple(manifest.records[index] for index in sorted(kept)))
 
 
-def _lung_segmenter(experiment: Experiment) -> Path | None:
+def lung_segmenter(experiment: Experiment) -> Path | None:
+    """Return the segmenter that the recipe's input needs, or None.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
     if not experiment.recipe.input.needs_lungs:
         return None
     path = experiment.lungs or default_bundle_path() / LUNGS_FILE
@@ -246,8 +273,55 @@ def _lung_segmenter(experiment: Experiment) -> Path | None:
     return path
 
 
-def _pack(manifest: Manifest, side: str, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
-    records = manifest.subset(side)
+def _with_more(train: Manifest, also: Path | None) -> Manifest:
+    """Add the pictures of a second set that are there to learn from."""
+    if also is None:
+        return train
+    more = load(also)
+    added = [
+        replace(
+            record,
+            path=str(more.resolve(record).resolve()),
+            patient_id=f"{record.source}/{record.patient_id}",
+            split="train",
+        )
+        for record in more.records
+        if record.split in ("", "train")
+    ]
+    return train.with_records([*train.records, *added])
+
+
+def _teach(
+    experiment: Experiment, manifest: Manifest, train: Packed, lungs: Path | None, progress: Progress
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Return what the teachers say of the training pictures, shape (N, K), and who they are."""
+    recipe = experiment.recipe
+    assert recipe.distillation is not None
+    taught_by = experiment.teachers
+    if not taught_by:
+        teacher = replace(
+            experiment,
+            recipe=load_recipe(recipe.distillation.teacher),
+            out=experiment.out / TEACHER_FOLDER,
+            lungs=lungs,
+            keras=False,
+            resume=True,
+        )
+        run_experiment(teacher, progress)
+        taught_by = (teacher.out,)
+    predictors = [Predictor.load(path) for path in taught_by]
+    fingerprint = manifest.fingerprint()
+    for predictor in predictors:
+        check_teacher(predictor.bundle, recipe, fingerprint)
+    progress.on_step("asking the teachers")
+    opinions = [
+        ask(predictor, [manifest.resolve(record) for record in train.records]) for predictor in predictors
+    ]
+    return np.mean(opinions, axis=0), tuple(predictor.bundle.identity for predictor in predictors)
+
+
+def pack_pictures(records: Manifest, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
+    """Read and standardise pictures as a recipe says, telling how far it is."""
     segment = OnnxLungSegmenter(lungs) if lungs else None
     packed = pack(
         records,
@@ -257,7 +331,7 @@ def _pack(manifest: Manifest, side: str, recipe: Recipe, lungs: Path | None, pro
         progress=lambda done: progress.on_pictures(done, len(records)),
     )
     if packed.unreadable:
-        log.warning("%d unreadable pictures left out of split %r", len(packed.unreadable), side)
+        log.warning("%d of %d pictures are unreadable and left out", len(packed.unreadable), len(records))
     return packed
 
 
@@ -296,7 +370,13 @@ def _not_read(judgement: Judgement) -> tuple[UnreadableImageError, ...]:
     )
 
 
-def _export(experiment: Experiment, network: Network, manifest: Manifest, lungs: Path | None) -> Bundle:
+def _export(
+    experiment: Experiment,
+    network: Network,
+    manifest: Manifest,
+    lungs: Path | None,
+    taught_by: tuple[str, ...],
+) -> Bundle:
     recipe, out = experiment.recipe, experiment.out
     save_weights(network, out / WEIGHTS_FILE)
     provenance = Provenance(
@@ -304,6 +384,7 @@ def _export(experiment: Experiment, network: Network, manifest: Manifest, lungs:
         data_description=_data_name(experiment),
         split_seed=recipe.split.seed,
         split_method=recipe.split.method,
+        teachers=taught_by,
     )
     bundle = export_bundle(network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs)
     if experiment.keras:

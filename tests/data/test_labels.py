@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscope.data.labels import class_index
+from pneumoscope.data.labels import class_index, possible_classes
 from pneumoscope.domain import DataError
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")

@@ -201,11 +201,12 @@ def test_gamma_leaves_black_and_white_alone():
     )
 
 
-def test_mixup_mixes_pictures_and_targets_by_the_same_share():
+def test_mixup_tells_whom_it_mixed_and_by_which_share():
     pictures = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 8, 8)
-    mixed, targets = mixup(pictures, torch.eye(6), 0.4, generator(3))
-    torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
-    torch.testing.assert_close(targets @ torch.arange(6.0), mixed[:, 0, 0, 0])
+    mixed, other, share = mixup(pictures, 0.4, generator(3))
+    assert sorted(other.tolist()) == list(range(6))
+    assert 0.5 <= share <= 1
+    torch.testing.assert_close(share * pictures + (1 - share) * pictures[other], mixed)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])

@@ -39,7 +39,7 @@ def pictures(count=32, seed=0, share=0.5):
     grey = rng.integers(60, 120, (count, 1, 16, 16))
     grey[labels == 1, :, :, 8:] += 80
     records = tuple(Record(f"{i}.png", "normal", f"p{i}") for i in range(count))
-    return Packed(grey.astype(np.uint8), labels, records)
+    return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_every_optimizer_runs(tmp_path, fabric, optimizer):
 def test_class_weights_make_up_for_a_rare_class(tmp_path, fabric):
     """Pictures that say nothing are answered by the share of the class, or by a half where it is balanced."""
     rare = pictures(40, share=0.1)
-    blank = Packed(np.full_like(rare.pictures, 90), rare.labels, rare.records)
+    blank = Packed(np.full_like(rare.pictures, 90), rare.possible, rare.records)
     shares = {}
     for weights in ("none", "balanced"):
         made = recipe(

@@ -34,7 +34,13 @@ COMMANDS: dict[str, Command] = {
     "train-lungs": Command(
         "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on pictures and masks."
     ),
+    "cross-validate": Command(
+        "pneumoscope.cli.cross_validate", "cross_validate", "Judge a recipe on patients it was not trained on."
+    ),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
+    "recalibrate": Command(
+        "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's thresholds to a site's own X-rays."
+    ),
     "data": Command("pneumoscope.cli.data", "app", "Fetch, draw, audit, split and summarise data sets."),
     "export": Command("pneumoscope.cli.export", "export", "Make a bundle of a trained checkpoint."),
     "serve": Command("pneumoscope.cli.serve", "serve", "Serve the page and the REST interface."),

@@ -19,6 +19,14 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
+    also: Annotated[
+        Path | None,
+        typer.Option(help="A second data set to learn from; never judged on."),
+    ] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Bundle to learn from in place of the recipe's own teacher; may be repeated."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=3, help="At most so many pictures of each class.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
@@ -44,9 +52,18 @@ def train(
         from pneumoscope.train.recipe import load_recipe
 
     chosen = with_split(load_recipe(recipe), method=split, seed=seed)
-    chosen = _changed(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
+    chosen = changed_recipe(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
     experiment = Experiment(
-        chosen, data, out, weights=weights, lungs=lungs, limit=limit, keras=keras, resume=resume
+        chosen,
+        data,
+        out,
+        weights=weights,
+        lungs=lungs,
+        also=also,
+        teachers=tuple(teacher or ()),
+        limit=limit,
+        keras=keras,
+        resume=resume,
     )
     with show_progress(chosen.epochs) as progress:
         result = run_experiment(experiment, progress)
@@ -56,7 +73,7 @@ def train(
             raise typer.Exit(3)
 
 
-def _changed(
+def changed_recipe(
     recipe: Recipe, *, epochs: int | None, size: int | None, pretrained: bool | None, weights: Path | None
 ) -> Recipe:
     """Apply the options that take the place of what the recipe says."""

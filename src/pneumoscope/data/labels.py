@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pneumoscope.domain import DataError
 
-__all__ = ["PNEUMONIA_KINDS", "TWO_CLASSES", "class_index"]
+__all__ = ["PNEUMONIA_KINDS", "TWO_CLASSES", "class_index", "possible_classes"]
 
 PNEUMONIA_KINDS = ("bacterial", "viral")
 TWO_CLASSES = ("normal", "pneumonia")
@@ -37,3 +37,25 @@ def class_index(label: str, classes: tuple[str, ...], path: str) -> int:
             "choose a recipe or bundle that knows it"
         )
     return classes.index(label)
+
+
+def possible_classes(label: str, classes: tuple[str, ...], path: str) -> tuple[int, ...]:
+    """Return the positions of all classes that a label leaves open.
+
+    One, but where the label says pneumonia and the classes tell its kinds apart: then those kinds.
+
+    Parameters
+    ----------
+    label, classes, path
+        As for `class_index`.
+
+    Raises
+    ------
+    DataError
+        If the label is none of the classes.
+    """
+    if label == "pneumonia" and label not in classes:
+        kinds = tuple(classes.index(kind) for kind in PNEUMONIA_KINDS if kind in classes)
+        if kinds:
+            return kinds
+    return (class_index(label, classes, path),)

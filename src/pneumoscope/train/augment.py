@@ -184,15 +184,15 @@ def augment(images: Tensor, config: Augmentation, generator: torch.Generator) ->
     return photometric(warp(images, sample_affine(len(images), config, generator)), config, generator)
 
 
-def mixup(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each picture and its target (N, K) with another one of the batch.
+def mixup(images: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Mix each picture with another one of the batch; return also which one, and the share of the first.
 
     The weight is drawn from Beta(alpha, alpha) by the ratio of two Gamma draws, which torch cannot seed
     by generator; Johnk's method uses uniform draws alone.
     """
     share = _beta(alpha, generator)
     order = torch.randperm(len(images), generator=generator, device=generator.device)
-    return share * images + (1 - share) * images[order], share * targets + (1 - share) * targets[order]
+    return share * images + (1 - share) * images[order], order, share
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:

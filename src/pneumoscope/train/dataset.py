@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.labels import class_index
+from pneumoscope.data.labels import class_index, possible_classes
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
@@ -40,8 +40,8 @@ class Packed:
     Parameters
     ----------
     pictures : ndarray of uint8, shape (N, C, S, S)
-    labels : ndarray of int64, shape (N,)
-        Index into the recipe's classes.
+    possible : ndarray of bool, shape (N, K)
+        Classes that each label leaves open: one, or both kinds where it says pneumonia alone.
     records : tuple of Record
         Of the pictures, in the same order.
     unreadable : tuple of UnreadableImageError
@@ -49,13 +49,24 @@ class Packed:
     """
 
     pictures: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    possible: npt.NDArray[np.bool_]
     records: tuple[Record, ...]
     unreadable: tuple[UnreadableImageError, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return len(self.labels)
+        return len(self.pictures)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Index into the recipe's classes, shape (N,); the first one where several are possible."""
+        first: npt.NDArray[np.int64] = self.possible.argmax(axis=1)
+        return first
+
+    def subset(self, positions: npt.NDArray[np.intp]) -> Packed:
+        """Return some of the pictures, in the order of `positions`."""
+        records = tuple(self.records[position] for position in positions)
+        return Packed(self.pictures[positions], self.possible[positions], records)
 
 
 def class_indices(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
@@ -170,7 +181,7 @@ def pack(
     DataError
         If a label is none of the classes.
     """
-    labels = class_indices(manifest.records, classes)
+    possible = _possible(manifest.records, classes)
 
     def one(record: Record) -> npt.NDArray[np.uint8] | UnreadableImageError:
         try:
@@ -193,4 +204,11 @@ def pack(
     shape = (0, spec.channels, spec.size, spec.size)
     stacked = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
     records = tuple(manifest.records[index] for index in kept)
-    return Packed(stacked, labels[kept], records, tuple(unreadable))
+    return Packed(stacked, possible[kept], records, tuple(unreadable))
+
+
+def _possible(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    possible = np.zeros((len(records), len(classes)), dtype=np.bool_)
+    for row, record in zip(possible, records, strict=True):
+        row[list(possible_classes(record.label, classes, record.path))] = True
+    return possible

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor
 
@@ -29,10 +28,19 @@ from pneumoscope.domain import DataError
 from pneumoscope.train.augment import augment, mixup
 from pneumoscope.train.dataset import Packed
 from pneumoscope.train.ema import WeightAverage
+from pneumoscope.train.loss import Targets, cross_entropy
 from pneumoscope.train.networks import Network, freeze, set_training
 from pneumoscope.train.recipe import Phase, Recipe
 
-__all__ = ["CHECKPOINT_FILE", "HISTORY_FILE", "Epoch", "cpu_has_bf16", "fit", "make_fabric"]
+__all__ = [
+    "CHECKPOINT_FILE",
+    "HISTORY_FILE",
+    "Epoch",
+    "cpu_has_bf16",
+    "fit",
+    "make_fabric",
+    "predict_logits",
+]
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +110,7 @@ def fit(
     run: Path,
     *,
     fabric: Fabric,
+    teacher: npt.NDArray[np.float32] | None = None,
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Network:
@@ -115,6 +124,8 @@ def fit(
     train, val : Packed
     run : Path
         Gets a checkpoint after every epoch, ``history.csv`` and TensorBoard logs.
+    teacher : ndarray of float32, shape (N, K), optional
+        A teacher's probabilities for the training pictures; see `pneumoscope.train.distil`.
     resume : bool
         Go on from the run's checkpoint, if there is one.
 
@@ -127,7 +138,7 @@ def fit(
         log.info("nothing to resume in %s: starting from the first epoch", run)
     if fabric.world_size == 1:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = _Trainer(recipe, network, train, val, run, fabric)
+    trainer = _Trainer(recipe, network, train, val, run, fabric, teacher)
     if resume and (run / CHECKPOINT_FILE).exists():
         trainer.load()
     first = 0
@@ -141,7 +152,14 @@ def fit(
 
 class _Trainer:
     def __init__(
-        self, recipe: Recipe, network: Network, train: Packed, val: Packed, run: Path, fabric: Fabric
+        self,
+        recipe: Recipe,
+        network: Network,
+        train: Packed,
+        val: Packed,
+        run: Path,
+        fabric: Fabric,
+        teacher: npt.NDArray[np.float32] | None,
     ) -> None:
         self.recipe, self.run, self.fabric = recipe, run, fabric
         self.network: Network = network.to(fabric.device)
@@ -151,11 +169,23 @@ class _Trainer:
         self.optimizer_state: dict[str, Any] | None = None
         self.train, self.val = train, val
         self.pictures = torch.from_numpy(train.pictures).to(fabric.device)
-        self.labels = torch.from_numpy(train.labels).to(fabric.device)
         counts = np.bincount(train.labels, minlength=len(recipe.classes))
         balanced = len(train) / (len(recipe.classes) * np.maximum(counts, 1))
-        weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
-        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=fabric.device)
+        self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
+        self.targets = self._targets(train, teacher)
+
+    def _targets(self, packed: Packed, teacher: npt.NDArray[np.float32] | None = None) -> Targets:
+        recipe, device = self.recipe, self.fabric.device
+        smoothing = [
+            recipe.label_noise.get(record.source, recipe.label_smoothing) for record in packed.records
+        ]
+        return Targets(
+            torch.from_numpy(packed.possible).to(device),
+            torch.tensor(smoothing, dtype=torch.float32, device=device),
+            torch.tensor(self.class_weights[packed.labels], dtype=torch.float32, device=device),
+            None if teacher is None else torch.from_numpy(teacher).to(device),
+            recipe.distillation.trust if recipe.distillation else 0.0,
+        )
 
     def run_phase(self, number: int, phase: Phase, first: int, on_epoch: Callable[[Epoch], None]) -> None:
         """Train the epochs of one phase that are still to do."""
@@ -198,7 +228,7 @@ class _Trainer:
             _mix(recipe.seed, epoch, 1 + fabric.global_rank)
         )
         torch.manual_seed(_mix(recipe.seed, epoch, 1000 + fabric.global_rank))  # dropout
-        order = torch.randperm(len(self.labels), generator=order_generator)
+        order = torch.randperm(len(self.train), generator=order_generator)
         # Every process must take as many steps as the others, or they wait for each other for ever.
         whole = len(order) // fabric.world_size * fabric.world_size
         batches = _batches(order[:whole][fabric.global_rank :: fabric.world_size], recipe.batch)
@@ -210,13 +240,13 @@ class _Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(phase, epoch - first + step / len(batches))
             images = augment(self.pictures[batch].float() / 255, recipe.augmentation, generator)
-            targets = F.one_hot(self.labels[batch], len(recipe.classes)).float()
+            targets = self.targets[batch.to(fabric.device)]
             if recipe.augmentation.mixup:
-                images, targets = mixup(images, targets, recipe.augmentation.mixup, generator)
+                images, other, share = mixup(images, recipe.augmentation.mixup, generator)
             logits, _ = model(images.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(
-                logits.float(), targets, weight=self.class_weights, label_smoothing=recipe.label_smoothing
-            )
+            loss = cross_entropy(logits, targets)
+            if recipe.augmentation.mixup:
+                loss = share * loss + (1 - share) * cross_entropy(logits, targets[other])
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
@@ -236,11 +266,12 @@ class _Trainer:
 
     def _validate(self) -> tuple[float, float, float]:
         logits = predict_logits(self._judged(), self.val.pictures, self.fabric)
-        labels = torch.from_numpy(self.val.labels)
-        loss = float(F.cross_entropy(logits, labels, weight=self.class_weights.cpu()))
-        accuracy = float((logits.argmax(dim=1) == labels).float().mean())
+        weight = torch.tensor(self.class_weights[self.val.labels], dtype=torch.float32)
+        targets = Targets(torch.from_numpy(self.val.possible), torch.zeros(len(self.val)), weight)
+        loss = float(cross_entropy(logits, targets))
+        hits = self.val.possible[np.arange(len(self.val)), logits.argmax(dim=1).numpy()]
         normal = logits.softmax(dim=1)[:, 0].numpy()
-        return loss, _auroc(1 - normal, self.val.labels != 0), accuracy
+        return loss, _auroc(1 - normal, self.val.labels != 0), float(hits.mean())
 
     def _keep_score(self, row: Epoch) -> None:
         self.state.epoch = row.epoch

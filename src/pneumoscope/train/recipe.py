@@ -15,7 +15,7 @@ from pneumoscope.domain import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.train.augment import Augmentation
 
-__all__ = ["NetworkSpec", "Phase", "Recipe", "SplitSpec", "load_recipe", "recipe_names"]
+__all__ = ["Distillation", "NetworkSpec", "Phase", "Recipe", "SplitSpec", "load_recipe", "recipe_names"]
 
 
 class _Strict(BaseModel):
@@ -81,6 +81,22 @@ class SplitSpec(_Strict):
         return self
 
 
+class Distillation(_Strict):
+    """A teacher for the network (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
+
+    Parameters
+    ----------
+    teacher : str
+        Recipe by name or file, with the same classes and the same split; its input may be another. It is
+        trained first, unless bundles are given in its place.
+    trust : float
+        Share of the loss that follows the teacher and not the label.
+    """
+
+    teacher: str
+    trust: float = Field(default=0.5, ge=0, le=1)
+
+
 class Recipe(_Strict):
     """One training run.
 
@@ -94,6 +110,10 @@ class Recipe(_Strict):
         Weights of the epoch with the least validation loss, or of the last one.
     patience : int or None
         Stop after so many epochs without a lower validation loss.
+    label_noise : dict
+        By source, the share of a label that is spread over all classes, in place of `label_smoothing`.
+    distillation : Distillation or None
+        A teacher to learn from besides the labels.
     ema : float or None
         Decay of the exponential moving average of the weights, which is then what is judged and kept.
     """
@@ -109,7 +129,9 @@ class Recipe(_Strict):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_noise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
     class_weights: Literal["none", "balanced"] = "none"
+    distillation: Distillation | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     patience: int | None = Field(default=None, ge=1)
@@ -218,6 +240,7 @@ def _first_fault(error: ValidationError) -> str:
             "input": InputSpec,
             "augmentation": Augmentation,
             "phases": Phase,
+            "distillation": Distillation,
             "split": SplitSpec,
         }
         model = nested.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe

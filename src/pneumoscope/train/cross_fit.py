@@ -1,0 +1,91 @@
+"""Cross-fitting: one network for each part of the data that is held out, every part judged by strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from lightning.fabric import Fabric
+
+from pneumoscope.domain import DataError
+from pneumoscope.train.dataset import Packed
+from pneumoscope.train.fit import Epoch, fit, predict_logits
+from pneumoscope.train.networks import build_network
+from pneumoscope.train.recipe import Recipe
+
+__all__ = ["cross_fit"]
+
+LOGITS_FILE = "held-out.npz"
+
+
+def cross_fit(
+    recipe: Recipe,
+    packed: Packed,
+    parts: Sequence[npt.NDArray[np.intp]],
+    out: Path,
+    *,
+    fabric: Fabric,
+    weights: Path | None = None,
+    on_part: Callable[[int], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> list[npt.NDArray[np.float32]]:
+    """Train once without each part and judge that part; every part is a run of its own that resumes.
+
+    The weights of the last epoch are taken: a held-out part that chose the epoch would flatter itself.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    packed : Packed
+        All pictures.
+    parts : sequence of ndarray of intp
+        Positions held out, in turn.
+    out : Path
+        Gets ``part-1`` and so on.
+    weights : Path, optional
+        A timm checkpoint to start from.
+    on_part : callable
+        Told the number of the part that begins, from 1.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (n, K)
+        Logits of each part's pictures.
+
+    Raises
+    ------
+    DataError
+        If what is in `out` belongs to other pictures.
+    """
+    last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
+    logits = []
+    for number, held_out in enumerate(parts, start=1):
+        on_part(number)
+        run = out / f"part-{number}"
+        stored = run / LOGITS_FILE
+        if not stored.exists():
+            run.mkdir(parents=True, exist_ok=True)
+            learnt_from = np.setdiff1d(np.arange(len(packed)), held_out)
+            judged = packed.subset(held_out)
+            network = build_network(last.network, len(last.classes), weights=weights, seed=last.seed)
+            network = fit(
+                last,
+                network,
+                packed.subset(learnt_from),
+                judged,
+                run,
+                fabric=fabric,
+                resume=True,
+                on_epoch=on_epoch,
+            )
+            found = predict_logits(network, judged.pictures, fabric).numpy()
+            if fabric.is_global_zero:
+                np.savez(stored, logits=found, held_out=held_out)
+            fabric.barrier()
+        with np.load(stored, allow_pickle=False) as saved:
+            if not np.array_equal(saved["held_out"], held_out):
+                raise DataError(f"{stored}: belongs to other pictures; delete {out} and begin again")
+            logits.append(saved["logits"])
+    return logits

@@ -1,0 +1,68 @@
+"""Teachers: bundles whose judgement of the training pictures a student learns from besides the labels.
+
+Hinton et al., Distilling the Knowledge in a Neural Network, 2015. A teacher is any bundle, so it may see
+other pictures than its student, larger ones say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import DataError, RecipeError
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.predictor import Predictor
+from pneumoscope.train.recipe import Recipe
+
+__all__ = ["ask", "check_teacher"]
+
+
+def check_teacher(bundle: Bundle, student: Recipe, data_fingerprint: str) -> None:
+    """Refuse a teacher that would hand on what the student must not know.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The teacher.
+    student : Recipe
+    data_fingerprint : str
+        Of the student's data, its validation and test pictures included.
+
+    Raises
+    ------
+    RecipeError
+        If it has other classes, or learnt from other data or by another split: it could have seen the
+        student's test patients.
+    """
+    source = bundle.manifest.provenance
+    if bundle.manifest.findings != student.classes:
+        raise RecipeError(f"{bundle.path}: the teacher knows {', '.join(bundle.manifest.findings)} only")
+    split = (source.data_fingerprint, source.split_seed, source.split_method)
+    if split != (data_fingerprint, student.split.seed, student.split.method):
+        raise RecipeError(
+            f"{bundle.path}: the teacher learnt from other data or by another split, so it may know the test "
+            "patients; train one on this data with the same split"
+        )
+
+
+def ask(teacher: Predictor, paths: Sequence[Path]) -> npt.NDArray[np.float32]:
+    """Return a teacher's calibrated probabilities, shape (N, K).
+
+    A picture that its gate would refuse is judged all the same.
+
+    Raises
+    ------
+    DataError
+        If a picture cannot be read.
+    """
+    forced = Predictor(teacher.bundle, teacher.operating_point, workers=teacher.workers, force=True)
+    rows = []
+    for score in forced.scores_iter(paths):
+        if score.logits is None:
+            raise DataError(f"{score.path}: the teacher cannot read it ({score.message})")
+        rows.append(calibrate(score.logits, teacher.bundle.manifest.calibrator))
+    return np.stack(rows).astype(np.float32)
