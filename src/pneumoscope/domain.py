@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "CAUTIONS",
     "BundleError",
     "DataError",
     "DownloadError",
@@ -71,6 +72,10 @@ class Reason(StrEnum):
     # Cautions: judged, but with something to know.
     INVERTED = "inverted"
     ADULT_UNVALIDATED = "adult_unvalidated"
+
+
+CAUTIONS = frozenset({Reason.INVERTED, Reason.ADULT_UNVALIDATED})
+"""Reasons that do not keep a picture from being judged."""
 
 
 class UnreadableImageError(PneumoscopeError):

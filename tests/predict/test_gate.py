@@ -85,9 +85,9 @@ def test_lungs_must_be_plausible_and_certain_where_the_bundle_looks_for_them():
     lungless = Standardised(np.zeros((1, 64, 64), np.float32), WHOLE, WHOLE, nothing)
     assert check_lungs(replace(lungless, lungs=None), LIMITS) == []
     assert check_lungs(lungless, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
-    assert "no lungs" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), LIMITS)
+    assert "two lungs" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), LIMITS)
     chest = np.zeros((128, 128), np.float32)
-    chest[30:100, 20:110] = 1
+    chest[30:100, 20:60] = chest[30:100, 70:110] = 1
     assert check_lungs(replace(lungless, lungs=lung_field(chest)), LIMITS) == []
     doubtful = lung_field(chest * np.float32(0.8))
     assert doubtful.plausible

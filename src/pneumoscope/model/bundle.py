@@ -274,15 +274,19 @@ class Bundle:
 
     @cached_property
     def gate_statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-        """Mean, shape (D,), and whitener, shape (D, D), of chest radiographs; None where it was not fitted."""
+        """Mean, shape (D,), and whitener, shape (D, D), of known chests; None where it was not fitted."""
         if self.manifest.gate.max_novelty is None:
             return None
         if GATE_FILE not in self.manifest.files:
-            raise BundleError(f"{self.path}: bundle.json limits novelty but lists no {GATE_FILE}; fit it again")
+            raise BundleError(
+                f"{self.path}: novelty is limited but there is no {GATE_FILE}; fit the gate again"
+            )
         with np.load(self.path / GATE_FILE, allow_pickle=False) as stored:
-            mean, whitener = stored.get("mean"), stored.get("whitener")
+            mean, whitener, lungs = (stored.get(name) for name in ("mean", "whitener", "lungs"))
         if mean is None or whitener is None or whitener.shape != (mean.size, mean.size):
             raise BundleError(f"{self.path / GATE_FILE}: no mean and whitener of one size; fit it again")
+        if str(lungs) != self.manifest.files.get(LUNGS_FILE):
+            raise BundleError(f"{self.path / GATE_FILE}: fitted with other lungs.onnx; fit it again")
         return mean, whitener
 
     @cached_property

@@ -1,7 +1,9 @@
 """The gate: decides whether a picture may be judged at all.
 
-Three looks, from cheap to dear: at the header, at the grey levels, at the lungs. Each returns reasons as
-codes; `advice` turns a code into the sentence that says what to do.
+Three looks, from cheap to dear: at the header, at the grey levels, at the lungs and their surroundings. Each
+returns reasons as codes; `advice` turns a code into the sentence that says what to do. Most reasons refuse
+the picture; the cautions do not: it is judged, and they say what to know of the
+answer.
 
 Exposure is meant as radiographers mean it: too much of it makes the picture black, too little makes
 it white.
@@ -11,23 +13,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Radiograph, Reason, ViewPosition
+from pneumoscope.domain import CAUTIONS, Radiograph, Reason, ViewPosition
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import GateLimits
+from pneumoscope.predict.novelty import Novelty, describe
 
-__all__ = ["advice", "check_header", "check_lungs", "check_pixels"]
+__all__ = [
+    "advice",
+    "check_header",
+    "check_lungs",
+    "check_pixels",
+    "is_negative",
+    "may_be_negative",
+    "negative",
+    "refuses",
+]
 
 # Grey levels are judged on a sample of about this many rows and columns: enough for a histogram.
-SAMPLE_SIDE = 192
+SAMPLE_SIDE = 128
 ONE_LEVEL = 1 / 255
 
 
+def refuses(reasons: Iterable[Reason]) -> bool:
+    """Tell whether any of the reasons keeps a picture from being judged."""
+    return any(reason not in CAUTIONS for reason in reasons)
+
+
 def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Judge what the file says about itself: modality, body part, view, size, shape.
+    """Judge what the file says about itself: modality, body part, view, size, shape, age.
 
     A plain picture has no modality, body part or view; what is absent is not held against it.
 
@@ -53,6 +71,8 @@ def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
         reasons.append(Reason.TOO_SMALL)
     if long > limits.max_aspect * short:
         reasons.append(Reason.CROPPED)
+    if radiograph.age is not None and radiograph.age >= limits.validated_ages[1]:
+        reasons.append(Reason.ADULT_UNVALIDATED)
     return reasons
 
 
@@ -72,7 +92,8 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
         ``over_exposed`` for a dark picture, ``under_exposed`` for a white one, or nothing.
     """
     sample = _sample(radiograph.pixels)
-    black, white = float((sample <= ONE_LEVEL).mean()), float((sample >= 1 - ONE_LEVEL).mean())
+    black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
+    white = np.count_nonzero(sample >= 1 - ONE_LEVEL) / sample.size
     if max(black, white) > limits.max_clipped:
         return [Reason.OVER_EXPOSED if black >= white else Reason.UNDER_EXPOSED]
     if float(sample.std()) < limits.min_contrast:
@@ -80,16 +101,67 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     return []
 
 
-def check_lungs(standardised: Standardised, limits: GateLimits) -> list[Reason]:
-    """Judge whether the lung segmenter, where the bundle has one, is sure of the lungs of a frontal chest."""
+def check_lungs(
+    standardised: Standardised, limits: GateLimits, novelty: Novelty | None = None
+) -> list[Reason]:
+    """Judge the lungs, where the bundle has a segmenter, and what surrounds them, where it has statistics.
+
+    Parameters
+    ----------
+    standardised : Standardised
+        Only its lungs are read.
+    limits : GateLimits
+        What the bundle asks for.
+    novelty : Novelty, optional
+        The chest radiographs that the bundle knows.
+
+    Returns
+    -------
+    list of Reason
+        ``not_a_chest_radiograph`` where the segmenter is not sure of plausible lungs or the surroundings are
+        like no chest that is known; ``lateral_view`` for a single field of lung; or nothing.
+    """
     lungs = standardised.lungs
-    if lungs is None or (lungs.plausible and lungs.certainty >= limits.min_lung_certainty):
+    if lungs is None:
         return []
-    return [Reason.NOT_A_CHEST_RADIOGRAPH]
+    if not lungs.plausible or lungs.certainty < limits.min_lung_certainty:
+        return [Reason.NOT_A_CHEST_RADIOGRAPH]
+    if lungs.bridge > limits.max_lung_bridge:
+        return [Reason.LATERAL_VIEW]
+    if novelty is None or limits.max_novelty is None:
+        return []
+    # Not "greater than": a distance that is no number must refuse.
+    return [] if novelty(describe(lungs)) <= limits.max_novelty else [Reason.NOT_A_CHEST_RADIOGRAPH]
+
+
+def may_be_negative(standardised: Standardised, limits: GateLimits) -> bool:
+    """Tell whether the lungs leave it open that the grey levels are inverted: worth a second look."""
+    lungs = standardised.lungs
+    return lungs is not None and not (lungs.plausible and lungs.certainty >= limits.sure_lung_certainty)
+
+
+def negative(radiograph: Radiograph) -> Radiograph:
+    """Return the picture with black and white exchanged."""
+    return replace(radiograph, pixels=1 - radiograph.pixels)
+
+
+def is_negative(given: Standardised, turned: Standardised, found: list[Reason], other: list[Reason]) -> bool:
+    """Tell whether a picture is a negative: turned it passes, and its lungs are more certain than as given.
+
+    Parameters
+    ----------
+    given, turned : Standardised
+        The picture and its `negative`.
+    found, other : list of Reason
+        What `check_lungs` said of either.
+    """
+    if given.lungs is None or turned.lungs is None or other:
+        return False
+    return bool(found) or turned.lungs.certainty > given.lungs.certainty
 
 
 def advice(reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits) -> str:
-    """Say in one line why the picture is not judged and what to do about it."""
+    """Say in one line why the picture is not judged or what to know of the answer, and what to do."""
     return " ".join(_sentence(reason, radiograph, limits) for reason in reasons)
 
 
@@ -101,10 +173,14 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         elif _wrong_body_part(radiograph, limits):
             found = f"its body part is {radiograph.body_part}"
         else:
-            found = "no lungs were found in it"
+            found = "the two lungs of one were not found in it"
         return f"Not a chest radiograph ({found}): give a frontal chest X-ray."
     sentences = {
-        Reason.LATERAL_VIEW: "A lateral view: give the frontal (PA or AP) picture of the study.",
+        Reason.LATERAL_VIEW: (
+            "A lateral view: give the frontal (PA or AP) picture of the study."
+            if radiograph.view is ViewPosition.LATERAL
+            else "One field of lung, as in a lateral view or half a chest: give the frontal (PA or AP) one."
+        ),
         Reason.TOO_SMALL: (
             f"Too small ({size}, the shorter side must have {limits.min_side}): give the original picture."
         ),
@@ -117,6 +193,11 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         ),
         Reason.UNDER_EXPOSED: (
             "Almost nothing but white (under-exposed or blank): give the original, or a repeated exposure."
+        ),
+        Reason.INVERTED: "Caution: a negative; it was turned before it was judged.",
+        Reason.ADULT_UNVALIDATED: (
+            f"Caution: the model is validated on patients under {limits.validated_ages[1]:g} years only, "
+            "and this one is older: trust the answer less."
         ),
     }
     return sentences[reason]
@@ -136,4 +217,4 @@ def _wrong_body_part(radiograph: Radiograph, limits: GateLimits) -> bool:
 
 def _sample(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     step_y, step_x = (max(1, side // SAMPLE_SIDE) for side in pixels.shape)
-    return pixels[::step_y, ::step_x]
+    return np.ascontiguousarray(pixels[::step_y, ::step_x])

@@ -29,8 +29,18 @@ from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 from pneumoscope.predict.explain import explain, heat_map
-from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
+from pneumoscope.predict.gate import (
+    advice,
+    check_header,
+    check_lungs,
+    check_pixels,
+    is_negative,
+    may_be_negative,
+    negative,
+    refuses,
+)
 from pneumoscope.predict.inputs import Item, expand
+from pneumoscope.predict.novelty import Novelty
 from pneumoscope.predict.occlusion import occlusion_evidence
 from pneumoscope.predict.pipeline import available_cpus, in_order
 
@@ -140,6 +150,8 @@ class Predictor:
             found = " x ".join(map(str, self._network.input_shape[1:]))
             raise BundleError(f"{bundle.model_path}: takes {found} pictures, but bundle.json says {expected}")
         self._segment = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
+        statistics = bundle.gate_statistics
+        self._novelty = Novelty(*statistics) if statistics else None
 
     @classmethod
     def load(
@@ -298,19 +310,31 @@ class Predictor:
 
     def _admit(self, known: str, radiograph: Radiograph) -> _Prepared:
         """Gate and standardise one picture that was read."""
-        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
+        limits = self.bundle.manifest.gate
         reasons: list[Reason] = check_header(radiograph, limits)
-        if not reasons or self.force:
+        if not refuses(reasons) or self.force:
             reasons += check_pixels(radiograph, limits)
         picture: Standardised | None = None
-        if not reasons or self.force:
-            picture = standardise(radiograph, spec, self._segment)
-            reasons += check_lungs(picture, limits)
+        if not refuses(reasons) or self.force:
+            radiograph, picture, found = self._upright(radiograph)
+            reasons += found
         unique = tuple(dict.fromkeys(reasons))
         message = advice(unique, radiograph, limits)
-        if unique and not self.force:
+        if refuses(unique) and not self.force:
             return _Prepared(RawScore(known, "rejected", unique, message=message), radiograph)
         return _Prepared(RawScore(known, "ok", unique, message=message), radiograph, picture)
+
+    def _upright(self, radiograph: Radiograph) -> tuple[Radiograph, Standardised, list[Reason]]:
+        """Standardise a picture and look at its lungs; a negative is turned first."""
+        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
+        given = standardise(radiograph, spec, self._segment)
+        found = check_lungs(given, limits, self._novelty)
+        if self._novelty and (found or may_be_negative(given, limits)):
+            positive = negative(radiograph)
+            turned = standardise(positive, spec, self._segment)
+            if is_negative(given, turned, found, check_lungs(turned, limits, self._novelty)):
+                return positive, turned, [Reason.INVERTED]
+        return radiograph, given, found
 
     def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
         arrays = self._network(np.stack(inputs), outputs)

@@ -21,7 +21,7 @@ from typing import IO
 
 import cv2
 
-from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.domain import CAUTIONS, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.report.picture import CONTOUR_AT, Canvas, colour_at, overlay
 from pneumoscope.report.rows import NO_CLASS, plain_text
 from pneumoscope.report.writers import replacing
@@ -238,7 +238,9 @@ def _header(
         facts["Operating point"] = f"{point.name}: pneumonia from {point.threshold:.1%} on"
     if prediction.reasons:
         reasons = ", ".join(reason.replace("_", " ") for reason in prediction.reasons)
-        facts["Gate"] = f"overridden: {reasons}" if prediction.status == "ok" else reasons
+        cautions = all(reason in CAUTIONS for reason in prediction.reasons)
+        lead = "passed, with caution: " if cautions else "overridden: "
+        facts["Gate"] = f"{lead}{reasons}" if prediction.status == "ok" else reasons
     elif prediction.status == "ok":
         facts["Gate"] = "passed"
     return facts

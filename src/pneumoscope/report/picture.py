@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.domain import CAUTIONS, DataError, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.report.rows import plain_text
 
 __all__ = ["CONTOUR_AT", "Canvas", "colour_at", "draw_answer", "overlay", "write_png"]
@@ -121,7 +121,9 @@ def draw_answer(
     else:
         y = _probabilities(canvas, left, y, prediction, operating_point)
         if prediction.reasons:
-            y = _paragraph(canvas, left, y, f"Judged all the same. {prediction.message}", ALARM)
+            overridden = any(reason not in CAUTIONS for reason in prediction.reasons)
+            lead = "Judged all the same. " if overridden else ""
+            y = _paragraph(canvas, left, y, f"{lead}{prediction.message}", ALARM)
         if explanation is not None:
             _legend(canvas, left, y, explanation)
     bottom = panel_height - MARGIN

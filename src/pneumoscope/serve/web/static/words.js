@@ -40,6 +40,8 @@ const REASONS = {
   cropped: "cropped",
   over_exposed: "over-exposed or blank",
   under_exposed: "under-exposed or blank",
+  inverted: "a negative, turned",
+  adult_unvalidated: "adult: not validated",
   reader_stopped: "reading was stopped",
 };
 
@@ -74,7 +76,7 @@ export function verdict(picture, answer) {
       tone: "uncertain",
       short: "Uncertain",
       title: both ? "Uncertain: normal and pneumonia are both possible" : "Uncertain: the picture is like no class",
-      detail: `The probability ${side} the operating point, ${why}. A reader must decide.`,
+      detail: `The probability ${side} the operating point, ${why}. A reader must decide. ${answer.message}`.trim(),
     };
   }
   return suspected
