@@ -98,7 +98,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         "Operating points": points,
         "Gate": bundle["gate"],
         "Provenance": bundle["provenance"],
-        "Results": _flat(bundle["results"]),
+        "Results": _flat({name: part for name, part in bundle["results"].items() if name not in _IN_CARD}),
         "Versions": {"pneumoscope": facts["pneumoscope"], "python": facts["python"], **libraries},
         "Decodable formats": facts["formats"],
     }
@@ -110,6 +110,10 @@ def _point(point: dict[str, Any]) -> str:
         f"{name} {point[name]:.3f}" for name in ("sensitivity", "specificity") if point[name] is not None
     ]
     return ", ".join([f"P(pneumonia) >= {point['threshold']:.4f}", *measured])
+
+
+# Tables rather than figures: they read well in the card only.
+_IN_CARD = {"robustness", "elsewhere", "reliability", "mistakes"}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

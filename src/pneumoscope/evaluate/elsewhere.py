@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate.card import write_card
 from pneumoscope.evaluate.metrics import SUBGROUPS
-from pneumoscope.model.bundle import CARD_FILE, Bundle, BundleManifest, write_bundle
+from pneumoscope.model.bundle import CARD_FILE, HEAD_FILE, Bundle, BundleManifest, write_bundle
 
 __all__ = ["add_elsewhere", "answers_of", "still_true"]
 
@@ -25,9 +27,12 @@ _KEPT = (
 
 
 def answers_of(manifest: BundleManifest) -> str:
-    """Return what decides a bundle's answers, as one text: its networks and its calibration."""
-    networks = [sha256 for name, sha256 in sorted(manifest.files.items()) if name.endswith(".onnx")]
-    return "+".join(sha256[:12] for sha256 in (*networks, manifest.calibration_sha256))
+    """Return the hash of all that decides an answer: networks, input, gate, calibration and thresholds."""
+    # The head is for heat maps alone: the network holds its own.
+    files = {name: sha256 for name, sha256 in manifest.files.items() if name not in {CARD_FILE, HEAD_FILE}}
+    rest = manifest.model_dump(mode="json", include={"input", "gate"})
+    parts = {"files": files, "calibration": manifest.calibration_sha256, **rest}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def add_elsewhere(bundle: Bundle, name: str, metrics: Mapping[str, Any], speaks_of: str) -> Bundle:
