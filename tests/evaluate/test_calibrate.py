@@ -78,6 +78,8 @@ def test_calibrators_name_what_is_wrong(fit):
         fit(np.zeros((0, 3)), np.zeros(0, int))
     with pytest.raises(DataError, match="labels must lie"):
         fit(np.zeros((2, 3)), np.array([0, 3]))
+    with pytest.raises(DataError, match="at least one of 3 classes"):
+        fit(np.zeros((1, 3)), np.zeros((1, 3), bool))
     with pytest.raises(DataError, match="not finite"):
         fit(np.array([[np.nan, 0.0]]), np.array([0]))
 
@@ -152,6 +154,71 @@ def test_conformal_sets_cover_each_class():
     coverage = np.mean(covered, axis=0)
     assert (coverage >= 0.895).all()
     assert (coverage <= 0.92).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(8, 60), st.floats(0.05, 0.4))
+@settings(deadline=None, max_examples=40)
+def test_a_patients_views_are_no_new_evidence(seed, patients, alpha):
+    """One row a patient and five copies of it promise the same; and more would be missed just above."""
+    rng = np.random.default_rng(seed)
+    p0 = rng.uniform(size=patients)
+    once = np.c_[p0, 1 - p0]
+    copies = np.repeat(once, 5, axis=0)
+    labels = np.zeros(patients, int)
+    (plain, _), (grouped, _), (naive, _) = (
+        conformal_thresholds(once, labels, alpha),
+        conformal_thresholds(copies, np.repeat(labels, 5), alpha, np.repeat(np.arange(patients), 5)),
+        conformal_thresholds(copies, np.repeat(labels, 5), alpha),
+    )
+    assert grouped == plain
+    assert naive >= plain
+    assert ((p0 < plain).sum() + 1) / (patients + 1) <= alpha + 1e-9 or plain == 0
+
+
+def test_sets_cover_a_row_of_a_new_patient_however_many_rows_each_has():
+    rng = np.random.default_rng(1)
+    hits = []
+    for _ in range(400):
+        rows = rng.integers(1, 9, 60)
+        patients = np.repeat(np.arange(60), rows)
+        # Patients differ far more than their pictures do; those with many pictures are harder.
+        p = 1 / (
+            1 + np.exp(-(rng.normal(2 - 0.2 * rows, 1)[patients] + 0.2 * rng.normal(size=len(patients))))
+        )
+        old = patients < 40
+        probabilities = np.c_[p, 1 - p]
+        threshold, _ = conformal_thresholds(probabilities[old], np.zeros(old.sum(), int), 0.1, patients[old])
+        hits.append(np.mean([(p[patients == new] >= threshold).mean() for new in range(40, 60)]))
+    assert 0.9 - 0.01 <= np.mean(hits) <= 0.94
+
+
+def test_rows_of_unknown_kind_fit_temperature_but_no_conformal_threshold():
+    logits, labels = drawn(3000, 3, 4)
+    possible = labels[:, None] == np.arange(3)
+    hidden = (labels > 0) & (np.arange(3000) % 2 == 0)
+    possible[hidden] = [False, True, True]
+    assert fit_temperature(2 * logits, possible) == pytest.approx(2, rel=0.1)
+    scale, bias = fit_vector(logits, possible)
+    np.testing.assert_allclose(scale, 1, rtol=0.15)
+    np.testing.assert_allclose(bias, 0, atol=0.2)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert conformal_thresholds(p, possible) == conformal_thresholds(p[~hidden], labels[~hidden])
+
+
+@given(scores_and_truth(), st.integers(1, 4))
+@settings(deadline=None)
+def test_weights_are_counts(case, often):
+    p, truth = case
+    weights = 1.0 + np.arange(len(p)) % often
+    rows = np.repeat(np.arange(len(p)), weights.astype(int))
+    for one, other in zip(
+        choose_operating_points(p, truth, weights / 7),
+        choose_operating_points(p[rows], truth[rows]),
+        strict=True,
+    ):
+        assert one.threshold == pytest.approx(other.threshold)
+        assert one.sensitivity == pytest.approx(other.sensitivity)
+        assert one.specificity == pytest.approx(other.specificity)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])

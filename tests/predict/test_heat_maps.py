@@ -100,7 +100,8 @@ def against_normal(folder: Path, real: dict[str, list[Path]], **files: bytes) ->
         return buffer.getvalue()
 
     write_bundle(folder, bundle.manifest, {HEAD_FILE: head(), **files})
-    background = Predictor.load(folder).mean_features(real["normal"])
+    outputs = Predictor.load(folder).outputs_iter(real["normal"])
+    background = np.mean([one.features for (one,) in outputs if one.features is not None], axis=0)
     write_bundle(folder, bundle.manifest, {HEAD_FILE: head(background=background)})
     return Predictor.load(folder, workers=1)
 

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pneumoscope.data.labels import TWO_CLASSES, class_index
+from pneumoscope.data.labels import TWO_CLASSES
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import DataError, Prediction
-from pneumoscope.evaluate.calibrate import (
-    choose_operating_points,
-    conformal_thresholds,
-    fit_temperature,
-    fit_vector,
-)
+from pneumoscope.domain import Prediction
+from pneumoscope.evaluate.calibration import Method, fit_calibration
 from pneumoscope.evaluate.card import write_card
+from pneumoscope.evaluate.elsewhere import still_true
 from pneumoscope.evaluate.localisation import MapTruth, localise
 from pneumoscope.evaluate.metrics import evaluate_scores
+from pneumoscope.evaluate.observe import MeanFeatures, observe
 from pneumoscope.evaluate.report import write_report
+from pneumoscope.evaluate.robustness import CorruptionPlan, measure_robustness
 from pneumoscope.evaluate.scores import ScoredSet, scored_set
-from pneumoscope.model.bundle import HEAD_FILE, Bundle, Calibrator, write_bundle
-from pneumoscope.predict.calibration import calibrate
+from pneumoscope.evaluate.tables import not_judged_counts
+from pneumoscope.model.bundle import HEAD_FILE, Bundle, head_bytes, write_bundle
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["Judgement", "calibrate_bundle", "judge_bundle"]
+__all__ = ["Judgement", "calibrate_bundle", "judge_bundle", "sign_bundle"]
 
-CONFORMAL_ALPHA = 0.1
+
+KEPT_RESULTS = ("speed", "recalibration", "parent")
+"""Results that another judgement does not replace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +52,9 @@ class Judgement:
     not_judged: Sequence[Prediction]
 
 
-def calibrate_bundle(bundle: Bundle, manifest: Manifest, *, method: str, described_as: str) -> Bundle:
+def calibrate_bundle(
+    bundle: Bundle, manifest: Manifest, *, method: Method, described_as: str, views: int = 0, seed: int = 0
+) -> Bundle:
     """Fit calibrator, operating points, prediction sets and the background of heat maps; write them.
 
     Parameters
@@ -69,69 +67,24 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, *, method: str, describ
         How the logits are scaled.
     described_as : str
         What the pictures are, for the record.
+    views : int
+        Mildly disturbed copies of each picture that are fitted on as well (`mild_views`), a picture and its
+        copies weighing as one: thresholds chosen on clean pictures alone do not survive another device.
+    seed : int
+        Of the disturbances.
 
     Raises
     ------
     DataError
         If no picture could be judged.
     """
-    logits, labels = _logits(bundle, manifest)
-    calibrator = _fit_calibrator(logits, labels, method, described_as)
-    probabilities = calibrate(logits, calibrator)
-    points = choose_operating_points(1 - probabilities[:, 0], labels != 0)
-    update = {
-        "calibrator": calibrator,
-        "operating_points": points,
-        "default_operating_point": "balanced",
-        "conformal": conformal_thresholds(probabilities, labels, CONFORMAL_ALPHA),
-        "conformal_alpha": CONFORMAL_ALPHA,
-    }
-    head = _head_with_background(bundle, manifest)
-    return write_bundle(bundle.path, bundle.manifest.model_copy(update=update), {HEAD_FILE: head})
-
-
-def _head_with_background(bundle: Bundle, manifest: Manifest) -> bytes:
-    """Return ``head.npz`` with the mean features of the normal pictures, to draw heat maps against."""
-    normal = [manifest.resolve(record) for record in manifest.records if record.label == "normal"]
-    background = Predictor.load(bundle.path).mean_features(normal)
-    with np.load(bundle.path / HEAD_FILE, allow_pickle=False) as stored:
-        head = {name: stored[name] for name in ("weight", "bias")}
-    if background is not None:
-        head["background"] = background
-    buffer = io.BytesIO()
-    np.savez(buffer, **head)
-    return buffer.getvalue()
-
-
-def _logits(bundle: Bundle, manifest: Manifest) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    background = MeanFeatures()
     predictor = Predictor.load(bundle.path)
-    paths = [manifest.resolve(record) for record in manifest.records]
-    rows, labels = [], []
-    for score, record in zip(predictor.scores_iter(paths), manifest.records, strict=True):
-        if score.logits is not None:
-            rows.append(score.logits)
-            labels.append(class_index(record.label, bundle.manifest.findings, record.path))
-    if not rows:
-        raise DataError(f"{manifest.root}: none of its pictures could be judged; see 'pneumoscope predict'")
-    return np.stack(rows).astype(np.float64), np.array(labels, dtype=np.int64)
-
-
-def _fit_calibrator(
-    logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], method: str, fitted_on: str
-) -> Calibrator:
-    classes = logits.shape[1]
-    if method == "temperature":
-        scale = (1 / fit_temperature(logits, labels),) * classes
-        return Calibrator(method="temperature", scale=scale, bias=(0.0,) * classes, fitted_on=fitted_on)
-    if method == "vector":
-        fitted_scale, fitted_bias = fit_vector(logits, labels)
-        return Calibrator(
-            method="vector",
-            scale=tuple(fitted_scale.tolist()),
-            bias=tuple(fitted_bias.tolist()),
-            fitted_on=fitted_on,
-        )
-    return Calibrator()
+    observed = observe(predictor, manifest, views=views, seed=seed, collectors=(background,))
+    fitted_on = f"{described_as}, each with {views} disturbed views" if views else described_as
+    calibration = fit_calibration(observed, method, fitted_on=fitted_on)
+    head = head_bytes(bundle.head_weight, bundle.head_bias, background.mean_)
+    return write_bundle(bundle.path, calibration.written_into(bundle.manifest), {HEAD_FILE: head})
 
 
 def judge_bundle(
@@ -144,6 +97,7 @@ def judge_bundle(
     history: Path | None = None,
     n_boot: int = 1000,
     maps: MapTruth | None = None,
+    corruptions: CorruptionPlan | None = None,
 ) -> Judgement:
     """Run a bundle on labelled pictures and write ``metrics.json``, the plots and ``report.html``.
 
@@ -163,6 +117,8 @@ def judge_bundle(
         Resamples for the intervals.
     maps : MapTruth, optional
         What heat maps are held against; they are not measured if not given.
+    corruptions : CorruptionPlan, optional
+        How robustness is measured; it is not if not given.
 
     Raises
     ------
@@ -174,9 +130,14 @@ def judge_bundle(
     predictions = list(predictor.predict_iter([manifest.resolve(record) for record in manifest.records]))
     classes = _judged_classes(bundle.manifest.findings, manifest)
     scored, not_judged = scored_set(predictions, manifest.records, classes)
-    metrics = evaluate_scores(scored, threshold=predictor.operating_point.threshold, n_boot=n_boot)
+    points = {point.name: point.threshold for point in bundle.manifest.operating_points}
+    threshold = predictor.operating_point.threshold
+    metrics = evaluate_scores(scored, threshold=threshold, n_boot=n_boot, points=points)
+    metrics["not_judged"] = not_judged_counts(not_judged)
     if maps:
         metrics["localisation"] = localise(predictor, manifest, maps, n_boot=n_boot)
+    if corruptions:
+        metrics["robustness"] = measure_robustness(predictor, manifest, corruptions, n_boot=n_boot)
     facts = {"Bundle": bundle.identity, "Operating point": predictor.operating_point.name, **about}
     report = write_report(
         out,
@@ -199,8 +160,9 @@ def _judged_classes(findings: tuple[str, ...], manifest: Manifest) -> tuple[str,
 
 def sign_bundle(bundle: Bundle, metrics: Mapping[str, Any], speaks_of: str) -> Bundle:
     """Write measured results and the model card into a bundle."""
-    kept = {name: fact for name, fact in bundle.manifest.results.items() if name == "speed"}
-    results = {"speaks_of": speaks_of, **metrics, **kept}
+    kept = {name: fact for name, fact in bundle.manifest.results.items() if name in KEPT_RESULTS}
+    others = still_true(bundle.manifest)
+    results = {"speaks_of": speaks_of, **metrics, **kept, **({"elsewhere": others} if others else {})}
     manifest = bundle.manifest.model_copy(update={"results": results})
     card = write_card(manifest.model_dump(mode="json"), metrics)
     return write_bundle(bundle.path, manifest, {"card.md": card.encode()})

@@ -5,8 +5,6 @@ All of it is fitted on pictures that neither trained the network nor judge it.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from pneumoscope.domain import DataError, OperatingPoint
@@ -20,19 +18,26 @@ SENSITIVITY_FLOOR = SPECIFICITY_FLOOR = 0.98
 MIN_SCALE, MAX_SCALE = 0.02, 50.0
 # Pulls towards plain temperature scaling; without it a separable set sends scales and biases to infinity.
 RIDGE = 1e-3
+# Sums of weights that are no whole numbers miss a floor by less.
+ROUNDING = 1e-9
 
 
-def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
+def fit_temperature(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None = None
+) -> float:
     """Find the temperature that makes ``softmax(logits / T)`` most likely.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. The loss is convex in 1/T.
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. The loss is convex in 1/T where every
+    label names one class; where some leave several open, this is a local minimum.
 
     Parameters
     ----------
     logits : ndarray, shape (N, K)
         Raw outputs of the network.
-    labels : ndarray of int, shape (N,)
-        True classes in 0..K-1.
+    labels : ndarray of int, shape (N,), or of bool, shape (N, K)
+        True classes in 0..K-1; or the classes that each label leaves open, of which one is true.
+    weights : ndarray of float64, shape (N,), optional
+        How much each row counts; all alike if not given.
 
     Returns
     -------
@@ -46,14 +51,13 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     MissingExtraError
         If scipy is absent.
     """
-    logits, labels = _checked(logits, labels)
+    logits, possible, weights = _checked(logits, labels, weights)
     with evaluate_extra("Fitting a calibrator"):
         from scipy.optimize import brentq
-    rows = np.arange(len(labels))
-    own = logits[rows, labels]
 
     def slope(scale: float) -> float:
-        return float(((_softmax(scale * logits) * logits).sum(axis=1) - own).mean())
+        excess = _softmax(scale * logits) - _softmax(np.where(possible, scale * logits, -np.inf))
+        return float(weights @ (excess * logits).sum(axis=1))
 
     if slope(MIN_SCALE) >= 0:  # the logits tell nothing, or the contrary
         return 1 / MIN_SCALE
@@ -62,7 +66,9 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     return 1 / float(brentq(slope, MIN_SCALE, MAX_SCALE, xtol=1e-9))
 
 
-def fit_vector(logits: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatArray]:
+def fit_vector(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Find scale and bias per class that make ``softmax(scale * logits + bias)`` most likely.
 
     Vector scaling (Guo et al., ICML 2017) with a weak ridge towards the temperature that `fit_temperature`
@@ -70,8 +76,8 @@ def fit_vector(logits: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatA
 
     Parameters
     ----------
-    logits : ndarray, shape (N, K)
-    labels : ndarray of int, shape (N,)
+    logits, labels, weights
+        As for `fit_temperature`.
 
     Returns
     -------
@@ -83,21 +89,20 @@ def fit_vector(logits: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatA
     DataError, MissingExtraError
         As `fit_temperature`.
     """
-    logits, labels = _checked(logits, labels)
-    start = 1 / fit_temperature(logits, labels)
+    start = 1 / fit_temperature(logits, labels, weights)
+    logits, possible, weights = _checked(logits, labels, weights)
     with evaluate_extra("Fitting a calibrator"):
         from scipy.optimize import minimize
-    n, k = logits.shape
-    truth = (labels[:, None] == np.arange(k)).astype(np.float64)
+    k = logits.shape[1]
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         scale, bias = parameters[:k], parameters[k:]
         scaled = scale * logits + bias
-        top = scaled.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(scaled - top).sum(axis=1)) + top[:, 0]
+        within = np.where(possible, scaled, -np.inf)
         away = parameters - np.r_[np.full(k, start), np.zeros(k)]
-        value = (log_sum - (scaled * truth).sum(axis=1)).mean() + RIDGE * (away**2).sum() / 2
-        error = (np.exp(scaled - log_sum[:, None]) - truth) / n
+        surprise = np.logaddexp.reduce(scaled, axis=1) - np.logaddexp.reduce(within, axis=1)
+        value = weights @ surprise + RIDGE * (away**2).sum() / 2
+        error = (_softmax(scaled) - _softmax(within)) * weights[:, None]
         return float(value), np.r_[(error * logits).sum(axis=0), error.sum(axis=0)] + RIDGE * away
 
     bounds = [(MIN_SCALE, MAX_SCALE)] * k + [(None, None)] * k
@@ -106,19 +111,35 @@ def fit_vector(logits: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatA
     return scale, bias - bias.mean()
 
 
-def _checked(logits: FloatArray, labels: IntArray) -> tuple[FloatArray, IntArray]:
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+def _checked(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None
+) -> tuple[FloatArray, BoolArray, FloatArray]:
+    """Return logits, the classes that each label leaves open, and weights that sum to 1."""
+    logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
         raise DataError(
             f"a calibrator needs logits (N, K) and N labels, not {logits.shape} and {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise DataError(f"labels must lie in 0..{logits.shape[1] - 1}")
+    possible = _possible(labels, logits.shape[1])
     if not np.isfinite(logits).all():
         raise DataError(
             "a logit is not finite; the network diverged, train it again with a lower learning rate"
         )
-    return logits, labels
+    shares = np.ones(len(logits)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return logits, possible, shares / shares.sum()
+
+
+def _possible(labels: IntArray | BoolArray, classes: int) -> BoolArray:
+    """Return the classes that each label leaves open, shape (N, K)."""
+    if labels.dtype == np.bool_:
+        possible: BoolArray = labels.astype(np.bool_)
+        if possible.shape[1:] != (classes,) or not possible.any(axis=1).all():
+            raise DataError(f"labels must leave at least one of {classes} classes open")
+        return possible
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(f"labels must lie in 0..{classes - 1}")
+    named: BoolArray = labels[:, None] == np.arange(classes)
+    return named
 
 
 def _softmax(logits: FloatArray) -> FloatArray:
@@ -127,7 +148,9 @@ def _softmax(logits: FloatArray) -> FloatArray:
     return probabilities
 
 
-def choose_operating_points(p_pneumonia: FloatArray, is_pneumonia: BoolArray) -> tuple[OperatingPoint, ...]:
+def choose_operating_points(
+    p_pneumonia: FloatArray, is_pneumonia: BoolArray, weights: FloatArray | None = None
+) -> tuple[OperatingPoint, ...]:
     """Choose the thresholds ``screening``, ``balanced`` and ``rule-in``.
 
     * ``balanced`` has the greatest sensitivity + specificity (Youden, 1950).
@@ -143,6 +166,8 @@ def choose_operating_points(p_pneumonia: FloatArray, is_pneumonia: BoolArray) ->
         Calibrated probability of pneumonia, in [0, 1].
     is_pneumonia : ndarray of bool, shape (N,)
         The truth.
+    weights : ndarray of float64, shape (N,), optional
+        How much each counts; all alike if not given.
 
     Returns
     -------
@@ -162,15 +187,14 @@ def choose_operating_points(p_pneumonia: FloatArray, is_pneumonia: BoolArray) ->
     if not np.all((p >= 0) & (p <= 1)):
         raise DataError("operating points need probabilities in [0, 1]")
     thresholds = _cuts(np.unique(p))
-    # Pictures at or above each threshold.
-    hits = truth.sum() - np.searchsorted(np.sort(p[truth]), thresholds, side="left")
-    sensitivity = hits / truth.sum()
-    specificity = np.searchsorted(np.sort(p[~truth]), thresholds, side="left") / (~truth).sum()
+    shares = np.ones(len(p)) if weights is None else np.asarray(weights, dtype=np.float64)
+    sensitivity = 1 - _share_below(p[truth], shares[truth], thresholds)
+    specificity = _share_below(p[~truth], shares[~truth], thresholds)
     youden = np.round(sensitivity + specificity, 12)
     balanced = int(np.lexsort((np.abs(sensitivity - specificity), -youden))[0])
     # Sensitivity falls and specificity rises with the threshold; the lowest threshold calls everything.
-    screening = min(int(np.flatnonzero(sensitivity >= SENSITIVITY_FLOOR)[-1]), balanced)
-    reached = np.flatnonzero(specificity >= SPECIFICITY_FLOOR)
+    screening = min(int(np.flatnonzero(sensitivity >= SENSITIVITY_FLOOR - ROUNDING)[-1]), balanced)
+    reached = np.flatnonzero(specificity >= SPECIFICITY_FLOOR - ROUNDING)
     rule_in = max(int(reached[0]) if reached.size else len(thresholds) - 1, balanced)
     # The same specificity with more sensitivity is free, and the other way round.
     screening = int(np.flatnonzero(specificity == specificity[screening])[0])
@@ -179,6 +203,14 @@ def choose_operating_points(p_pneumonia: FloatArray, is_pneumonia: BoolArray) ->
         OperatingPoint(name, float(thresholds[i]), float(sensitivity[i]), float(specificity[i]))
         for name, i in (("screening", screening), ("balanced", balanced), ("rule-in", rule_in))
     )
+
+
+def _share_below(scores: FloatArray, weights: FloatArray, thresholds: FloatArray) -> FloatArray:
+    """Share of the weight that lies on scores below each threshold, in [0, 1]."""
+    order = np.argsort(scores)
+    so_far = np.r_[0.0, np.cumsum(weights[order])]
+    share: FloatArray = so_far[np.searchsorted(scores[order], thresholds, side="left")] / so_far[-1]
+    return share
 
 
 def _cuts(levels: FloatArray) -> FloatArray:
@@ -192,21 +224,31 @@ def _cuts(levels: FloatArray) -> FloatArray:
 
 
 def conformal_thresholds(
-    probabilities: FloatArray, labels: IntArray, alpha: float = 0.1
+    probabilities: FloatArray,
+    labels: IntArray | BoolArray,
+    alpha: float = 0.1,
+    patients: IntArray | None = None,
 ) -> tuple[float, ...]:
     """Fit prediction sets that hold the true class with probability ≥ 1 - alpha, class by class.
 
     Split conformal prediction, conditional on the class (Vovk, 2012, "Mondrian"), with the score 1 - p of the
     true class and the finite-sample correction: class k is in the set where ``p_k >= threshold_k``.
 
+    Pictures of one patient, and disturbed views of one picture, are no new evidence. So it is patients that
+    are counted, each weighing one, shared out evenly over the patient's rows of the class; that keeps the
+    promise for one row, drawn at random, of a patient to come (Lee, Barber and Willett, Distribution-free
+    inference with hierarchical data, 2023).
+
     Parameters
     ----------
     probabilities : ndarray of float64, shape (N, K)
         Calibrated, of pictures exchangeable with those to come.
-    labels : ndarray of int, shape (N,)
-        True classes.
+    labels : ndarray of int, shape (N,), or of bool, shape (N, K)
+        True classes; or the classes that each label leaves open: rows with more than one are passed over.
     alpha : float
         Share of misses allowed, in (0, 1).
+    patients : ndarray of int, shape (N,), optional
+        Rows of one number belong together; each row stands for itself if not given.
 
     Returns
     -------
@@ -220,10 +262,22 @@ def conformal_thresholds(
     """
     if not 0 < alpha < 1:
         raise DataError(f"alpha must lie between 0 and 1, not {alpha}")
-    thresholds = []
-    for k in range(probabilities.shape[1]):
-        own = np.sort(probabilities[labels == k, k])
-        # A new score falls below the r-th smallest of n with probability at most r / (n + 1).
-        allowed = min(math.floor((len(own) + 1) * alpha + 1e-9), len(own))
-        thresholds.append(float(own[allowed - 1]) if allowed else 0.0)
-    return tuple(thresholds)
+    classes = probabilities.shape[1]
+    possible = _possible(labels, classes)
+    known = possible & (possible.sum(axis=1) == 1)[:, None]
+    groups = np.arange(len(probabilities)) if patients is None else patients
+    return tuple(
+        _least_kept(probabilities[known[:, k], k], groups[known[:, k]], alpha) for k in range(classes)
+    )
+
+
+def _least_kept(p: FloatArray, patients: IntArray, alpha: float) -> float:
+    """Return the greatest threshold that less than a share `alpha` of patients to come fall below."""
+    _, index, rows = np.unique(patients, return_inverse=True, return_counts=True)
+    # The patient to come may lie below any threshold: one of those who may be missed is spent on him.
+    allowed = (len(rows) + 1) * alpha - 1 + ROUNDING
+    if allowed < 0:
+        return 0.0
+    order = np.argsort(p)
+    below = np.r_[0.0, np.cumsum(1 / rows[index[order]])][:-1]
+    return float(p[order][np.flatnonzero(below <= allowed)[-1]])

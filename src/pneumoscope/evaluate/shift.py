@@ -76,14 +76,16 @@ def _noise(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 def _blur(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Up to one pixel of a picture of 224."""
     sigma = rng.uniform(0.1, 1.0) * min(pixels.shape) / 224
-    return cv2.GaussianBlur(pixels, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT_101)
+    changed: Pixels = cv2.GaussianBlur(pixels, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT_101)
+    return changed
 
 
 def _squeeze(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Another aspect, by up to a tenth either way."""
     height, width = pixels.shape
     wanted = max(1, round(width * rng.uniform(0.9, 1.1)))
-    return cv2.resize(pixels, (wanted, height), interpolation=cv2.INTER_LINEAR)
+    changed: Pixels = cv2.resize(pixels, (wanted, height), interpolation=cv2.INTER_LINEAR)
+    return changed
 
 
 def _marker(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -105,7 +107,8 @@ def _border(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     height, width = pixels.shape
     top, bottom = (round(share * height) for share in rng.uniform(0, 0.05, 2))
     left, right = (round(share * width) for share in rng.uniform(0, 0.05, 2))
-    return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+    changed: Pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+    return changed
 
 
 def _resample(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -115,14 +118,16 @@ def _resample(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     small = (max(1, round(width * factor)), max(1, round(height * factor)))
     down, up = rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC], 2)
     coarse = cv2.resize(pixels, small, interpolation=int(down))
-    return cv2.resize(coarse, (width, height), interpolation=int(up))
+    changed: Pixels = cv2.resize(coarse, (width, height), interpolation=int(up))
+    return changed
 
 
 def _jpeg(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     grey = np.rint(pixels * 255).astype(np.uint8)
     quality = int(rng.integers(40, 91))
     _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE).astype(np.float32) / np.float32(255)
+    changed: Pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.float32) / np.float32(255)
+    return changed
 
 
 DISTURBANCES: tuple[Disturb, ...] = (

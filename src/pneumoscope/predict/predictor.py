@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,15 +42,18 @@ from pneumoscope.predict.gate import (
 from pneumoscope.predict.inputs import Item, expand
 from pneumoscope.predict.novelty import Novelty
 from pneumoscope.predict.occlusion import occlusion_evidence
-from pneumoscope.predict.pipeline import available_cpus, in_order
+from pneumoscope.predict.pipeline import CHUNK, available_cpus, in_order
 
-__all__ = ["Examination", "Method", "Predictor", "RawScore"]
+__all__ = ["Examination", "MakeViews", "Method", "Output", "Predictor", "RawScore"]
 
 Floats = npt.NDArray[np.float32]
 Method = Literal["cam", "occlusion"]
 """How a heat map is made: from the features of the same pass, or by hiding one place after the other."""
 
 Source = Item | bytes
+
+MakeViews = Callable[[Radiograph], Sequence[Radiograph]]
+"""Makes changed copies of a picture, such as disturbed ones."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,12 +107,35 @@ class Examination:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Output:
+    """All that the network gave for one picture: what calibrators, backgrounds and gates are fitted on.
+
+    Parameters
+    ----------
+    score : RawScore
+        With the logits.
+    features : ndarray of float32, shape (D, h, w), or None
+        The last feature maps; their mean over all places is the embedding. None where it was not judged.
+    standardised : Standardised or None
+        What the network saw, and the lungs that were found; None where it was not judged.
+    """
+
+    score: RawScore
+    features: Floats | None = None
+    standardised: Standardised | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Prepared:
     """A picture on its way to the network; `input` is there where it shall be judged."""
 
     score: RawScore
     radiograph: Radiograph | None = None
     input: Standardised | None = None
+
+
+def _output(one: _Prepared, logits: Floats | None, features: Floats | None) -> Output:
+    return Output(replace(one.score, logits=logits), features, one.input)
 
 
 class Predictor:
@@ -239,14 +265,25 @@ class Predictor:
         sources = ((item, None) for item in expand(paths))
         return in_order(sources, partial(self._examinations, method=method), workers=self.workers)
 
-    def mean_features(self, paths: Iterable[str | Path]) -> Floats | None:
-        """Return the mean of the features over the pictures that can be judged, shape (D, h, w), or None."""
-        sources = [(str(path), None) for path in paths]
-        total, count = None, 0
-        for part in in_order(sources, self._features, workers=self.workers):
-            total = part if total is None else total + part
-            count += 1
-        return None if total is None else (total / count).astype(np.float32)
+    def outputs_iter(
+        self, paths: Iterable[str | Path] | str | Path, *, views: MakeViews | None = None
+    ) -> Iterator[list[Output]]:
+        """Yield all that the network gives, in order; memory stays flat.
+
+        Parameters
+        ----------
+        paths : path or iterable of paths
+            Files, folders and manifests.
+        views : callable, optional
+            Makes changed copies of a picture as it was read; each goes the same way through gate and network.
+
+        Yields
+        ------
+        list of Output
+            One list a picture: the picture as it is, and then its views; no views where it is not judged.
+        """
+        sources = ((item, None) for item in expand(paths))
+        return in_order(sources, partial(self._outputs, views=views), workers=self.workers)
 
     def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
         """Return the calibrated log-odds of pneumonia, shape (N,), for standardised inputs, (N, C, S, S)."""
@@ -261,10 +298,21 @@ class Predictor:
         logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
         return [replace(one.score, logits=next(logits)) if one.input else one.score for one in prepared]
 
-    def _features(self, sources: Sequence[tuple[Source, str | None]]) -> list[npt.NDArray[np.float64]]:
-        prepared = [self._prepare(source, name) for source, name in sources]
-        inputs = [one.input.pixels for one in prepared if one.input is not None]
-        return list(self._run(inputs, ("logits", "features"))[1].astype(np.float64)) if inputs else []
+    def _outputs(
+        self, sources: Sequence[tuple[Source, str | None]], *, views: MakeViews | None
+    ) -> list[list[Output]]:
+        groups = []
+        for source, name in sources:
+            first = self._prepare(source, name)
+            copies = views(first.radiograph) if views and first.radiograph and first.input else ()
+            groups.append([first, *(self._admit(first.score.path, copy) for copy in copies)])
+        inputs = [one.input.pixels for group in groups for one in group if one.input is not None]
+        rows = (
+            row
+            for start in range(0, len(inputs), CHUNK)
+            for row in zip(*self._run(inputs[start : start + CHUNK], ("logits", "features")), strict=True)
+        )
+        return [[_output(one, *(next(rows) if one.input else (None, None))) for one in g] for g in groups]
 
     def _examinations(
         self, sources: Sequence[tuple[Source, str | None]], *, method: Method

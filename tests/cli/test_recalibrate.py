@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bundles import make_bundle
+from pneumoscope.cli import main
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.model.bundle import default_bundle_path, load_bundle
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ward")
+    write_phantoms(folder, n=60, size=96, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def recalibrate(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["recalibrate", *map(str, words), "--resamples", "100"])
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_before_and_after_are_shown_and_a_new_bundle_is_written(recalibrate, bundle, data, tmp_path):
+    code, out, err = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--views", 1)
+    assert code == 0, err
+    head, *rows, last = out.splitlines()
+    assert head.split() == ["parent", "recalibrated"]
+    shown = {row[:24].strip(): row for row in rows}
+    assert {"AUROC", "ECE", "Brier score", "balanced: sensitivity", "rule-in: specificity"} <= set(shown)
+    assert "[" in shown["ECE"]
+    child = load_bundle(tmp_path / "ours")
+    assert last == f"bundle: {tmp_path / 'ours'} ({child.identity})"
+    assert child.manifest.provenance.parent == bundle.identity
+    assert any(line.startswith("warning: too few pictures (20 normal") for line in err.splitlines())
+
+
+@pytest.mark.parametrize("method", ["none", "temperature"])
+def test_json_holds_what_the_bundle_holds(recalibrate, bundle, data, tmp_path, method):
+    code, out, _ = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--json", "--method", method)
+    assert code == 0
+    facts = json.loads(out)
+    child = load_bundle(tmp_path / "ours")
+    own = child.manifest.results["recalibration"]
+    assert {name: facts[name] for name in own} == own
+    assert facts["bundle"]["parent"] == bundle.identity
+    assert facts["bundle"]["identity"] == child.identity
+    assert child.manifest.calibrator.method == method
+    if method == "none":
+        assert own["parent"]["ece"] == own["recalibrated"]["ece"]
+
+
+def test_pictures_that_were_not_judged_are_exit_code_3(recalibrate, bundle, tmp_path):
+    write_phantoms(tmp_path / "ward", n=66, size=96, seed=6)
+    (tmp_path / "ward" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    code, _, err = recalibrate(bundle.path, tmp_path / "ward", "--out", tmp_path / "ours")
+    assert code == 3
+    assert "1 pictures were not judged" in err
+
+
+def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, data, tmp_path):
+    write_phantoms(tmp_path / "few", n=12, size=96, seed=6)
+    for words, said in (
+        ((bundle.path, data, "--out", bundle.path), "is the bundle itself"),
+        ((bundle.path, tmp_path / "few", "--out", tmp_path / "ours"), "too few to recalibrate on"),
+        ((tmp_path / "none", data, "--out", tmp_path / "ours"), "not a bundle"),
+    ):
+        code, out, err = recalibrate(*words)
+        assert (code, out) == (4, "")
+        assert len(err.splitlines()) == 1
+        assert said in err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_wrong_use_is_exit_code_2(recalibrate, bundle, data, tmp_path):
+    code, _, err = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--method", "isotonic")
+    assert code == 2
+    assert "--method" in err
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    if not (default_bundle_path() / "bundle.json").is_file():
+        pytest.skip("this checkout ships no bundle")
+    return default_bundle_path()
+
+
+@pytest.mark.slow
+def test_adults_without_kinds_are_calibrated_against_normal(recalibrate, shipped, shared_data, tmp_path):
+    words = (shipped, shared_data / "nih-adult", "--out", tmp_path / "ours", "--json")
+    code, out, err = recalibrate(*words)
+    facts = json.loads(out)
+    assert code == (3 if facts["not_judged"] else 0), err
+    assert facts["against_normal_only"]
+    before, after = facts["parent"], facts["recalibrated"]
+    assert after["brier"]["high"] < before["brier"]["value"]
+    assert after["ece"]["value"] < before["ece"]["value"]
+    assert after["prediction_sets"]["holds_normal"]["high"] >= 0.9
+    assert after["operating_points"]["screening"]["sensitivity"]["high"] >= 0.98
+
+
+@pytest.mark.slow
+def test_sets_of_held_out_children_hold_their_class(recalibrate, shipped, shared_data, tmp_path):
+    manifest = load(shared_data / "kermany-224")
+    part = Manifest(manifest.records[::10], manifest.root)
+    part.write(tmp_path / "part.csv")
+    code, out, err = recalibrate(shipped, tmp_path / "part.csv", "--out", tmp_path / "ours", "--json")
+    facts = json.loads(out)
+    assert code == (3 if facts["not_judged"] else 0), err
+    assert not facts["against_normal_only"]
+    sets = facts["recalibrated"]["prediction_sets"]
+    for name in ("holds_normal", "holds_bacterial", "holds_viral"):
+        assert sets[name]["high"] >= 0.9
+        assert sets[name]["value"] >= 0.84
