@@ -15,9 +15,11 @@ IMAGE ?=
 
 PYTEST_OPTIONS ?= -n 2
 
-# `make bundle` trains the shipped model on these: pictures, and lung masks of the same names.
+# `make bundle` trains the shipped model on these: pictures, lung masks of the same names, and adults to
+# learn from besides.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
+ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
 SHIPPED := src/pneumoscope/bundles/default
 
 .PHONY: help setup demo test check docs tutorial bundle clean
@@ -30,7 +32,7 @@ help:
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
 	@echo 'make tutorial run the walkthrough notebook and make its page again'
-	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder'
+	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder'
 	@echo 'make clean    remove what the others made, but for $(VENV) and runs/'
 
 setup: $(INSTALLED)
@@ -80,13 +82,22 @@ docs: $(INSTALLED)
 tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_page.py
 
-bundle: $(INSTALLED)
-	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
-	rm -rf build/bundle
-	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out build/bundle/lungs
-	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx --out build/bundle/run
+bundle: $(INSTALLED) build/bundle/run/report.html
 	rm -rf $(SHIPPED)
 	$(BIN)/pneumoscope export build/bundle/run --out $(SHIPPED)
+
+# Each step is done once; the training goes on from its last epoch.
+build/bundle/lungs/lungs.onnx:
+	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
+	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out build/bundle/lungs
+
+build/bundle/adults.csv:
+	mkdir -p build/bundle
+	$(BIN)/pneumoscope data split '$(ADULTS)' --fractions 0.7,0.15,0.15 --out $@
+
+build/bundle/run/report.html: build/bundle/lungs/lungs.onnx $(if $(ADULTS),build/bundle/adults.csv)
+	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx \
+		$(if $(ADULTS),--also build/bundle/adults.csv) --out build/bundle/run --resume
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

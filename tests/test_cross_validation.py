@@ -69,7 +69,11 @@ def test_figures_are_written_and_returned(result):
     assert list(written["parts"]) == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
     assert sum(part["pictures"] for part in found.parts.values()) == 48
     assert 0 <= found.metrics["pneumonia"]["auroc"]["value"] <= 1
-    assert set(found.metrics["at_thresholds_of_the_other_folds"]) == {"accuracy", "sensitivity", "specificity"}
+    assert set(found.metrics["at_thresholds_of_the_other_folds"]) == {
+        "accuracy",
+        "sensitivity",
+        "specificity",
+    }
 
 
 def test_a_finished_part_is_not_trained_again(result, data, monkeypatch):

@@ -35,6 +35,7 @@ from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.export import export_bundle
 from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, Epoch, fit, make_fabric
 from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
+from pneumoscope.train.pretrain import pretrain
 from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     taught_by: tuple[str, ...] = ()
     if recipe.distillation:
         teacher, taught_by = _teach(experiment, manifest, train, lungs, progress)
+    if recipe.pretraining:
+        progress.on_step("pretraining without labels")
+        network = pretrain(recipe, network, train.pictures, out, fabric=fabric)
     progress.on_step("training")
     network = fit(
         recipe,

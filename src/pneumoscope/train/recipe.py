@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,16 @@ from pneumoscope.domain import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.train.augment import Augmentation
 
-__all__ = ["Distillation", "NetworkSpec", "Phase", "Recipe", "SplitSpec", "load_recipe", "recipe_names"]
+__all__ = [
+    "Distillation",
+    "NetworkSpec",
+    "Phase",
+    "Pretraining",
+    "Recipe",
+    "SplitSpec",
+    "load_recipe",
+    "recipe_names",
+]
 
 
 class _Strict(BaseModel):
@@ -97,6 +107,13 @@ class Distillation(_Strict):
     trust: float = Field(default=0.5, ge=0, le=1)
 
 
+class Pretraining(_Strict):
+    """Self-supervised epochs on the training pictures before the labels are used."""
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+
+
 class Recipe(_Strict):
     """One training run.
 
@@ -114,6 +131,8 @@ class Recipe(_Strict):
         By source, the share of a label that is spread over all classes, in place of `label_smoothing`.
     distillation : Distillation or None
         A teacher to learn from besides the labels.
+    pretraining : Pretraining or None
+        Self-supervised epochs that come first.
     ema : float or None
         Decay of the exponential moving average of the weights, which is then what is judged and kept.
     """
@@ -132,6 +151,7 @@ class Recipe(_Strict):
     label_noise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
     class_weights: Literal["none", "balanced"] = "none"
     distillation: Distillation | None = None
+    pretraining: Pretraining | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     patience: int | None = Field(default=None, ge=1)
@@ -187,8 +207,9 @@ class Recipe(_Strict):
 
     @property
     def sha256(self) -> str:
-        """Hash of the resolved recipe."""
-        return hashlib.sha256(self.to_yaml().encode()).hexdigest()
+        """Hash of what the recipe says beyond the defaults, so that a new key leaves old runs what they are."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_names() -> list[str]:
@@ -241,6 +262,7 @@ def _first_fault(error: ValidationError) -> str:
             "augmentation": Augmentation,
             "phases": Phase,
             "distillation": Distillation,
+            "pretraining": Pretraining,
             "split": SplitSpec,
         }
         model = nested.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
