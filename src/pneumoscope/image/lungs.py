@@ -143,6 +143,6 @@ def lung_field(
     box = (top / height, left / width, (top + rows) / height, (left + columns) / width)
     area = np.count_nonzero(mask) / mask.size
     sides_fit = min(box[2] - box[0], box[3] - box[1]) >= MIN_BOX_SIDE
-    plausible = MIN_AREA <= area <= MAX_AREA and sides_fit
+    plausible = bool(MIN_AREA <= area <= MAX_AREA and sides_fit)
     certainty = float(probability[mask].mean())
-    return LungField(mask, box if plausible else WHOLE, plausible, certainty, view)
+    return LungField(mask, box if plausible else WHOLE, bool(plausible), certainty, view)
