@@ -186,7 +186,7 @@ def _figure(number: float | None) -> dict[str, float | None]:
 def _gate(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """Return what a picture must satisfy, and how many did not."""
     limits = {
-        name.replace("_", " "): fact
+        name.replace("_", " "): f"{fact:g}" if isinstance(fact, float) else fact
         for name, fact in (bundle.get("gate") or {}).items()
         if isinstance(fact, bool | int | float | str)
     }
