@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,11 @@ def decodable_formats() -> dict[str, str]:
 def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> bytes:
     """Read a whole file, its size checked before."""
     try:
-        with Path(path).open("rb") as file:
-            check_bytes(label, os.fstat(file.fileno()).st_size, limits)
-            # A file that grows while it is read must not get past the limit.
-            data = file.read(limits.max_bytes + 1)
+        with Path(path).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            check_bytes(label, size, limits)
+            # No more than was checked: a file that grows while it is read must not get past the limit.
+            data = _read_exactly(file, size)
     except FileNotFoundError as error:
         raise UnreadableImageError(
             label, Reason.NOT_FOUND, "there is no such file; check the path"
@@ -153,6 +155,17 @@ def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> byte
         raise UnreadableImageError(label, Reason.NOT_FOUND, f"the file cannot be opened ({error})") from error
     check_bytes(label, len(data), limits)
     return data
+
+
+def _read_exactly(file: FileIO, size: int) -> bytes:
+    """Read `size` bytes, or what there is; a network file system may hand them out in parts."""
+    data = file.read(size)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    while size > (have := sum(map(len, parts))) and (part := file.read(size - have)):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _format_of(data: bytes) -> str | None:

@@ -18,31 +18,16 @@ from pneumoscope.domain import (
     OperatingPoint,
     Prediction,
     Radiograph,
-    Reason,
-    Status,
-    UnreadableImageError,
 )
-from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.standardise import Standardised, standardise
+from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
-from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 from pneumoscope.predict.explain import explain, heat_map
-from pneumoscope.predict.gate import (
-    advice,
-    check_header,
-    check_lungs,
-    check_pixels,
-    is_negative,
-    may_be_negative,
-    negative,
-    refuses,
-)
-from pneumoscope.predict.inputs import Item, expand
-from pneumoscope.predict.novelty import Novelty
+from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.occlusion import occlusion_evidence
 from pneumoscope.predict.pipeline import CHUNK, available_cpus, in_order
+from pneumoscope.predict.preparation import Preparation, Prepared, RawScore, Source
 
 __all__ = ["Examination", "MakeViews", "Method", "Output", "Predictor", "RawScore"]
 
@@ -50,35 +35,8 @@ Floats = npt.NDArray[np.float32]
 Method = Literal["cam", "occlusion"]
 """How a heat map is made: from the features of the same pass, or by hiding one place after the other."""
 
-Source = Item | bytes
-
 MakeViews = Callable[[Radiograph], Sequence[Radiograph]]
 """Makes changed copies of a picture, such as disturbed ones."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RawScore:
-    """What the network said before calibration; what calibrators are fitted on.
-
-    Parameters
-    ----------
-    path : str
-        The file, as the user named it.
-    status : {"ok", "rejected", "unreadable"}
-        As in a `Prediction`.
-    reasons : tuple of Reason
-        Why it was not read or not judged; also kept where the gate was overridden.
-    logits : ndarray of float32, shape (K,), or None
-        None unless the status is ``ok``.
-    message : str
-        The line for people that goes with the reasons.
-    """
-
-    path: str
-    status: Status
-    reasons: tuple[Reason, ...] = ()
-    logits: Floats | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,16 +83,7 @@ class Output:
     standardised: Standardised | None = None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Prepared:
-    """A picture on its way to the network; `input` is there where it shall be judged."""
-
-    score: RawScore
-    radiograph: Radiograph | None = None
-    input: Standardised | None = None
-
-
-def _output(one: _Prepared, logits: Floats | None, features: Floats | None) -> Output:
+def _output(one: Prepared, logits: Floats | None, features: Floats | None) -> Output:
     return Output(replace(one.score, logits=logits), features, one.input)
 
 
@@ -175,9 +124,7 @@ class Predictor:
         if any(isinstance(side, int) and side != wanted for side, wanted in fixed):
             found = " x ".join(map(str, self._network.input_shape[1:]))
             raise BundleError(f"{bundle.model_path}: takes {found} pictures, but bundle.json says {expected}")
-        self._segment = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
-        statistics = bundle.gate_statistics
-        self._novelty = Novelty(*statistics) if statistics else None
+        self._prepare = Preparation(bundle, force=force)
 
     @classmethod
     def load(
@@ -233,8 +180,7 @@ class Predictor:
 
     def predict_radiographs(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
         """Judge pictures that were decoded already, in one pass of the network and in the calling thread."""
-        prepared = [self._admit(radiograph.source, radiograph) for radiograph in radiographs]
-        return [self._prediction(score) for score in self._scored(prepared)]
+        return [self._prediction(score) for score in self._scored(self._prepare.admit(radiographs))]
 
     def scores_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[RawScore]:
         """Yield raw logits for files, folders and manifests, in order; memory stays flat."""
@@ -291,9 +237,9 @@ class Predictor:
         return log_odds(calibrated_logits(logits, self.bundle.manifest.calibrator))
 
     def _scores(self, sources: Sequence[tuple[Source, str | None]]) -> list[RawScore]:
-        return self._scored([self._prepare(source, name) for source, name in sources])
+        return self._scored(self._prepare.read(sources))
 
-    def _scored(self, prepared: Sequence[_Prepared]) -> list[RawScore]:
+    def _scored(self, prepared: Sequence[Prepared]) -> list[RawScore]:
         inputs = [one.input.pixels for one in prepared if one.input is not None]
         logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
         return [replace(one.score, logits=next(logits)) if one.input else one.score for one in prepared]
@@ -302,10 +248,9 @@ class Predictor:
         self, sources: Sequence[tuple[Source, str | None]], *, views: MakeViews | None
     ) -> list[list[Output]]:
         groups = []
-        for source, name in sources:
-            first = self._prepare(source, name)
+        for first in self._prepare.read(sources):
             copies = views(first.radiograph) if views and first.radiograph and first.input else ()
-            groups.append([first, *(self._admit(first.score.path, copy) for copy in copies)])
+            groups.append([first, *self._prepare.admit(copies)])
         inputs = [one.input.pixels for group in groups for one in group if one.input is not None]
         rows = (
             row
@@ -317,7 +262,7 @@ class Predictor:
     def _examinations(
         self, sources: Sequence[tuple[Source, str | None]], *, method: Method
     ) -> list[Examination]:
-        prepared = [self._prepare(source, name) for source, name in sources]
+        prepared = self._prepare.read(sources)
         inputs = [one.input.pixels for one in prepared if one.input is not None]
         rows = zip(*self._run(inputs, ("logits", "features")), strict=True) if inputs else iter(())
         return [
@@ -326,7 +271,7 @@ class Predictor:
         ]
 
     def _examination(
-        self, one: _Prepared, logits: Floats | None, features: Floats | None, *, method: Method
+        self, one: Prepared, logits: Floats | None, features: Floats | None, *, method: Method
     ) -> Examination:
         prediction = self._prediction(replace(one.score, logits=logits))
         if logits is None or features is None or one.input is None:
@@ -342,47 +287,6 @@ class Predictor:
                 raise BundleError(f"{self.bundle.path}: the background fits no features; calibrate it again")
             explanation = explain(features, weight, probabilities, one.input, calibrator, background)
         return Examination(prediction, one.radiograph, logits, explanation, one.input)
-
-    def _prepare(self, source: Source, name: str | None) -> _Prepared:
-        """Read, gate and standardise one picture."""
-        spec = self.bundle.manifest.input
-        known = name or (source if isinstance(source, str) else "<bytes>")
-        try:
-            if isinstance(source, UnreadableImageError):
-                raise source
-            radiograph = read_radiograph(source, min_side=spec.decode_side, name=name)
-        except UnreadableImageError as error:
-            path = error.path if isinstance(source, UnreadableImageError) else known
-            return _Prepared(RawScore(path, "unreadable", (error.reason,), message=error.detail))
-        return self._admit(known, radiograph)
-
-    def _admit(self, known: str, radiograph: Radiograph) -> _Prepared:
-        """Gate and standardise one picture that was read."""
-        limits = self.bundle.manifest.gate
-        reasons: list[Reason] = check_header(radiograph, limits)
-        if not refuses(reasons) or self.force:
-            reasons += check_pixels(radiograph, limits)
-        picture: Standardised | None = None
-        if not refuses(reasons) or self.force:
-            radiograph, picture, found = self._upright(radiograph)
-            reasons += found
-        unique = tuple(dict.fromkeys(reasons))
-        message = advice(unique, radiograph, limits)
-        if refuses(unique) and not self.force:
-            return _Prepared(RawScore(known, "rejected", unique, message=message), radiograph)
-        return _Prepared(RawScore(known, "ok", unique, message=message), radiograph, picture)
-
-    def _upright(self, radiograph: Radiograph) -> tuple[Radiograph, Standardised, list[Reason]]:
-        """Standardise a picture and look at its lungs; a negative is turned first."""
-        spec, limits = self.bundle.manifest.input, self.bundle.manifest.gate
-        given = standardise(radiograph, spec, self._segment)
-        found = check_lungs(given, limits, self._novelty)
-        if self._novelty and (found or may_be_negative(given, limits)):
-            positive = negative(radiograph)
-            turned = standardise(positive, spec, self._segment)
-            if is_negative(given, turned, found, check_lungs(turned, limits, self._novelty)):
-                return positive, turned, [Reason.INVERTED]
-        return radiograph, given, found
 
     def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
         arrays = self._network(np.stack(inputs), outputs)
