@@ -36,3 +36,15 @@ def test_a_label_that_is_no_class_is_one_line_with_picture_and_classes(label, cl
     assert repr(label) in message
     assert ", ".join(classes) in message
     assert "\n" not in message
+
+
+def test_pneumonia_of_no_kind_leaves_both_kinds_open():
+    assert possible_classes("pneumonia", THREE, "a.png") == (1, 2)
+    assert possible_classes("pneumonia", TWO, "a.png") == (1,)
+    assert possible_classes("viral", THREE, "a.png") == (2,)
+    assert possible_classes("normal", THREE, "a.png") == (0,)
+
+
+def test_a_label_of_no_class_leaves_nothing_open():
+    with pytest.raises(DataError, match="none of the classes"):
+        possible_classes("fracture", THREE, "a.png")

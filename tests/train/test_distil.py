@@ -53,5 +53,5 @@ def test_a_teacher_gives_a_probability_for_every_picture(tmp_path):
 def test_what_a_teacher_cannot_read_is_named(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="broken.png"):
+    with pytest.raises(DataError, match=r"broken\.png"):
         ask(Predictor.load(make_bundle(tmp_path / "bundle").path, workers=1), [broken])

@@ -35,7 +35,9 @@ COMMANDS: dict[str, Command] = {
         "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on pictures and masks."
     ),
     "cross-validate": Command(
-        "pneumoscope.cli.cross_validate", "cross_validate", "Judge a recipe on patients it was not trained on."
+        "pneumoscope.cli.cross_validate",
+        "cross_validate",
+        "Judge a recipe on patients it has not seen.",
     ),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
     "recalibrate": Command(

@@ -10,7 +10,7 @@ import typer
 from pneumoscope.cli.extras import needs_extra
 
 if TYPE_CHECKING:
-    from pneumoscope.cross_validation import CrossValidation
+    from pneumoscope.experiment import CrossValidation
 
 
 def cross_validate(
@@ -40,8 +40,8 @@ def cross_validate(
     from pneumoscope.cli.training_progress import show_progress
 
     with needs_extra("train", "Cross-validation"):
-        from pneumoscope.cross_validation import cross_validate as run
         from pneumoscope.experiment import Experiment, with_split
+        from pneumoscope.experiment import cross_validate as run
         from pneumoscope.train.recipe import load_recipe
 
     chosen = changed_recipe(

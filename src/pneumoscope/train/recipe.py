@@ -131,6 +131,8 @@ class Recipe(_Strict):
         By source, the share of a label that is spread over all classes, in place of `label_smoothing`.
     distillation : Distillation or None
         A teacher to learn from besides the labels.
+    calibration_views : int
+        Mildly disturbed copies of each validation picture on which calibrator and thresholds are fitted too.
     pretraining : Pretraining or None
         Self-supervised epochs that come first.
     ema : float or None
@@ -156,6 +158,7 @@ class Recipe(_Strict):
     keep: Literal["best", "last"] = "best"
     patience: int | None = Field(default=None, ge=1)
     calibration: Literal["none", "temperature", "vector"] = "temperature"
+    calibration_views: int = Field(default=0, ge=0, le=20)
     split: SplitSpec = SplitSpec()
     seed: int = 0
 
@@ -207,7 +210,7 @@ class Recipe(_Strict):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the recipe says beyond the defaults, so that a new key leaves old runs what they are."""
+        """Hash of what is said beyond the defaults, so that a new key leaves old runs what they are."""
         said = self.model_dump(mode="json", exclude_defaults=True)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

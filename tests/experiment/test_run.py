@@ -12,7 +12,6 @@ import yaml
 from safetensors.torch import load_file
 
 from bundles import lungs_onnx
-from pneumoscope import experiment as experiment_module
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.domain import DataError, MissingExtraError, RecipeError
@@ -24,6 +23,7 @@ from pneumoscope.experiment import (
     run_experiment,
     with_split,
 )
+from pneumoscope.experiment import run as experiment_module
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.train.networks import build_network, load_weights

@@ -1,7 +1,4 @@
-"""Cross-validation of a recipe: by patient, or by leaving one source out.
-
-Like `pneumoscope.experiment`, this is where training and judging meet.
-"""
+"""Cross-validation of a recipe: by patient, or by leaving one source out."""
 
 from __future__ import annotations
 
@@ -22,7 +19,8 @@ from pneumoscope.evaluate.calibrate import choose_operating_points, fit_temperat
 from pneumoscope.evaluate.metrics import evaluate_scores
 from pneumoscope.evaluate.scores import ScoredSet
 from pneumoscope.evaluate.weighted import ranking
-from pneumoscope.experiment import Experiment, Progress, limited, lung_segmenter, pack_pictures
+from pneumoscope.experiment.pictures import limited, lung_segmenter, pack_pictures
+from pneumoscope.experiment.plan import Experiment, Progress
 from pneumoscope.model.bundle import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.train.cross_fit import cross_fit

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from pneumoscope.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
 from pneumoscope.data.manifest import Record
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.domain import DataError
 from pneumoscope.experiment import Experiment
+from pneumoscope.experiment.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
 from pneumoscope.train.recipe import Recipe
 
 RECIPE = Recipe.model_validate(

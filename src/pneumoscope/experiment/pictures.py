@@ -1,0 +1,125 @@
+"""The pictures of an experiment: labels checked, divided, read and standardised."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pneumoscope.data.audit import examine
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.split import split
+from pneumoscope.domain import DataError
+from pneumoscope.experiment.plan import Experiment, Progress
+from pneumoscope.model.bundle import default_bundle_path
+from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.train.dataset import Packed, check_classes, check_split, pack
+from pneumoscope.train.recipe import Recipe, SplitSpec
+
+__all__ = [
+    "by_data_set",
+    "divide",
+    "limited",
+    "lung_segmenter",
+    "pack_pictures",
+    "prepare_manifest",
+    "with_more",
+]
+
+log = logging.getLogger(__name__)
+
+
+def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = None) -> Manifest:
+    """Check labels, cut to `limit` pictures a class, and split where the manifest has no split yet.
+
+    Raises
+    ------
+    DataError
+        For data that no network can learn from.
+    """
+    check_classes(manifest, recipe.classes)
+    if limit is not None:
+        manifest = limited(manifest, limit, recipe.seed)
+    if not any(record.split for record in manifest.records):
+        manifest = divide(manifest, recipe.split)
+    check_split(manifest, recipe.classes)
+    return manifest
+
+
+def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
+    """Split a manifest; by patient means that copies of a picture stay on one side too."""
+    copies = examine(manifest).groups if how.method == "patient" else None
+    return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
+
+
+def limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
+    """Return at most `limit` pictures of each class, chosen by seed."""
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    taken: dict[str, int] = {}
+    kept = []
+    for index in order:
+        label = manifest.records[index].label
+        taken[label] = taken.get(label, 0) + 1
+        if taken[label] <= limit:
+            kept.append(int(index))
+    return manifest.with_records(tuple(manifest.records[index] for index in sorted(kept)))
+
+
+def lung_segmenter(experiment: Experiment) -> Path | None:
+    """Return the segmenter that the recipe's input needs, or None.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if not experiment.recipe.input.needs_lungs:
+        return None
+    path = experiment.lungs or default_bundle_path() / LUNGS_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no lung segmenter; train one by 'pneumoscope train-lungs', or give --lungs FILE"
+        )
+    return path
+
+
+def with_more(train: Manifest, also: Path | None) -> Manifest:
+    """Add the pictures of a second set that are there to learn from."""
+    if also is None:
+        return train
+    more = load(also)
+    added = [
+        replace(
+            record,
+            path=str(more.resolve(record).resolve()),
+            patient_id=f"{record.source}/{record.patient_id}",
+            split="train",
+        )
+        for record in more.records
+        if record.split in ("", "train")
+    ]
+    return train.with_records([*train.records, *added])
+
+
+def by_data_set(learnt: Manifest, first: Manifest) -> list[Manifest]:
+    """Divide what was learnt from into the data set itself and what was added to it."""
+    own = {record.path for record in first.records}
+    parts = ([r for r in learnt.records if (r.path in own) == mine] for mine in (True, False))
+    return [learnt.with_records(part) for part in parts if part]
+
+
+def pack_pictures(records: Manifest, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
+    """Read and standardise pictures as a recipe says, telling how far it is."""
+    segment = OnnxLungSegmenter(lungs) if lungs else None
+    packed = pack(
+        records,
+        recipe.classes,
+        recipe.input,
+        segment,
+        progress=lambda done: progress.on_pictures(done, len(records)),
+    )
+    if packed.unreadable:
+        log.warning("%d of %d pictures are unreadable and left out", len(packed.unreadable), len(records))
+    return packed

@@ -1,0 +1,87 @@
+"""What an experiment is: its recipe, its data, and whom to tell how far it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope.domain import UnreadableImageError
+from pneumoscope.evaluate.bundles import Judgement
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.train.fit import Epoch
+from pneumoscope.train.recipe import Recipe
+
+__all__ = ["Experiment", "Progress", "Result", "with_split"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be done.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : Path
+        A folder, a manifest or a MedMNIST file.
+    out : Path
+        The run folder.
+    weights : Path, optional
+        A timm checkpoint in place of the hub's.
+    lungs : Path, optional
+        A lung segmenter; the shipped one if not given.
+    also : Path, optional
+        A second data set to learn from only: its pictures without a split, and those of split ``train``.
+    teachers : tuple of Path
+        Bundles in place of the teacher that the recipe would train; of the same data and split.
+    limit : int, optional
+        Use at most so many pictures of each class.
+    keras : bool
+        Write ``model.h5`` as well.
+    resume : bool
+        Go on with an interrupted run.
+    described_as : str
+        Name of the data in reports; the folder's name if empty.
+    """
+
+    recipe: Recipe
+    data: Path
+    out: Path
+    weights: Path | None = None
+    lungs: Path | None = None
+    also: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    limit: int | None = None
+    keras: bool = False
+    resume: bool = False
+    described_as: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Whom to tell how far things are."""
+
+    on_step: Callable[[str], None] = lambda _: None
+    on_pictures: Callable[[int, int], None] = lambda _done, _total: None
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came out of it."""
+
+    bundle: Bundle
+    judgement: Judgement
+    unreadable: tuple[UnreadableImageError, ...]
+
+
+def with_split(recipe: Recipe, *, method: str | None = None, seed: int | None = None) -> Recipe:
+    """Return the recipe with another split; the seed, where given, is that of the training too."""
+    chosen = {name: value for name, value in (("method", method), ("seed", seed)) if value is not None}
+    changed = recipe.model_copy(
+        update={"split": recipe.split.model_validate(recipe.split.model_dump() | chosen)}
+    )
+    return changed if seed is None else changed.model_copy(update={"seed": seed})
