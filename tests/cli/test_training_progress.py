@@ -42,10 +42,10 @@ def test_every_epoch_stays_as_one_whole_line(
     stderr = screen()
     monkeypatch.setattr("sys.stderr", stderr)
     monkeypatch.setenv("COLUMNS", columns)
-    with show_progress(2) as progress:
+    with show_progress() as progress:
         progress.on_step("training")
         for number in (1, 2):
-            progress.on_epoch(epoch(number))
+            progress.on_epoch(epoch(number), 2)
     whole = [line for line in printed(stderr) if re.match(r"epoch \d/2 .*  7 s$", line)]
     assert [line[:9] for line in whole] == ["epoch 1/2", "epoch 2/2"]
 
@@ -55,7 +55,7 @@ def test_log_lines_stand_by_themselves(screen: type[io.StringIO], monkeypatch: p
     stderr = screen()
     monkeypatch.setattr("sys.stderr", stderr)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    with show_progress(2) as progress:
+    with show_progress() as progress:
         progress.on_step("reading pictures")
         logging.getLogger("pneumoscope.train").info("phase 1: 2 epochs")
         progress.on_step("training")

@@ -24,10 +24,11 @@ from pneumoscope.experiment import (
     with_split,
 )
 from pneumoscope.experiment import run as experiment_module
+from pneumoscope.experiment.pictures import with_more
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.train.networks import build_network, load_weights
-from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
+from pneumoscope.train.recipe import Distillation, Recipe, SplitSpec, load_recipe
 
 RECIPE = Recipe.model_validate(
     {
@@ -67,7 +68,7 @@ def run(data, lungs, tmp_path_factory):
         path.write_bytes(b"no picture")
     out = tmp_path_factory.mktemp("run") / "run"
     steps, epochs = [], []
-    told = Progress(on_step=steps.append, on_epoch=epochs.append)
+    told = Progress(on_step=steps.append, on_epoch=lambda row, _: epochs.append(row))
     result = run_experiment(
         Experiment(RECIPE, folder / "split.csv", out, lungs=lungs, described_as="phantoms"), told
     )
@@ -281,3 +282,73 @@ def test_kept_weights_are_plain_safetensors(run):
         key.startswith(("backbone.", "head.", "mean", "std")) for key in load_file(out / "model.safetensors")
     )
     assert yaml.safe_load((out / "recipe.yaml").read_text())["name"] == "tiny"
+
+
+@pytest.fixture(scope="module")
+def taught(data, lungs, tmp_path_factory):
+    """A student of a teacher that sees larger pictures, with adults to learn from besides."""
+    folder = tmp_path_factory.mktemp("taught")
+    teacher = RECIPE.model_copy(
+        update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
+    )
+    (folder / "teacher.yaml").write_text(teacher.to_yaml(), encoding="utf-8")
+    more = write_phantoms(folder / "more", n=9, size=64, seed=8)
+    ill = [
+        dataclasses.replace(r, label="normal" if r.label == "normal" else "pneumonia") for r in more.records
+    ]
+    sides = [dataclasses.replace(r, split="val" if i == 0 else "", source="more") for i, r in enumerate(ill)]
+    more.with_records(sides).write(folder / "more.csv")
+    student = RECIPE.model_copy(
+        update={
+            "distillation": Distillation(teacher=str(folder / "teacher.yaml")),
+            "label_noise": {"more": 0.3},
+        }
+    )
+    experiment = Experiment(student, data, folder / "run", lungs=lungs, also=folder / "more.csv")
+    steps, epochs = [], []
+    told = Progress(on_step=steps.append, on_epoch=lambda row, total: epochs.append((row.epoch, total)))
+    return run_experiment(experiment, told), experiment, steps, epochs
+
+
+def test_a_teacher_is_trained_first_and_recorded(taught):
+    result, experiment, steps, epochs = taught
+    assert steps.index("asking the teacher") < len(steps) - 1 - steps[::-1].index("training")
+    assert epochs == [(1, 2), (2, 2)] * 2
+    teacher = load_bundle(experiment.out / "teacher")
+    assert teacher.manifest.input.size == 48
+    assert result.bundle.manifest.provenance.teachers == (teacher.identity,)
+
+
+def test_the_teacher_changes_what_is_learnt(taught, data, lungs, tmp_path):
+    _, experiment, _, _ = taught
+    alone = experiment.recipe.model_copy(update={"distillation": None})
+    run_experiment(Experiment(alone, data, tmp_path / "run", lungs=lungs, also=experiment.also))
+    taught_weights = load_file(experiment.out / "model.safetensors")
+    alone_weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert not torch.equal(taught_weights["head.weight"], alone_weights["head.weight"])
+
+
+def test_a_teacher_may_be_given(taught, data, lungs, tmp_path):
+    _, experiment, _, _ = taught
+    given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
+    steps = []
+    result = run_experiment(given, Progress(on_step=steps.append))
+    assert not (given.out / "teacher").exists()
+    assert result.bundle.manifest.provenance.teachers == (load_bundle(experiment.out / "teacher").identity,)
+    with pytest.raises(RecipeError, match="same split"):
+        run_experiment(
+            dataclasses.replace(given, recipe=with_split(given.recipe, seed=5), out=tmp_path / "other")
+        )
+
+
+def test_added_pictures_are_learnt_from_and_never_judged(taught):
+    result, experiment, _, _ = taught
+    assert set(result.judgement.scored.sources) == {"phantoms"}
+    written = Manifest.read(experiment.out / "split.csv")
+    assert not any("more" in record.path for record in written.records)
+    manifest = load(experiment.data)
+    learnt = with_more(manifest, experiment.also)
+    added = learnt.records[len(manifest) :]
+    assert len(added) == 8  # the one of split val is left out
+    assert all(record.split == "train" and record.patient_id.startswith("more/") for record in added)
+    assert all(learnt.resolve(record).is_file() for record in added)

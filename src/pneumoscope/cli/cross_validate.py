@@ -52,7 +52,7 @@ def cross_validate(
         weights=weights,
     )
     experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit)
-    with show_progress(chosen.epochs) as progress:
+    with show_progress() as progress:
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     _print(result, out, as_json=json_)
 

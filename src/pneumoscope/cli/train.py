@@ -65,7 +65,7 @@ def train(
         keras=keras,
         resume=resume,
     )
-    with show_progress(chosen.epochs) as progress:
+    with show_progress() as progress:
         result = run_experiment(experiment, progress)
     if result is not None:
         _print(result, out, as_json=json_)

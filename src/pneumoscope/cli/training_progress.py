@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def show_progress(epochs: int) -> Iterator[Progress]:
+def show_progress() -> Iterator[Progress]:
     """Yield the callbacks that print on standard error while an experiment runs."""
     from pneumoscope.experiment import Progress
 
@@ -28,7 +28,7 @@ def show_progress(epochs: int) -> Iterator[Progress]:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         yield Progress(
             on_step=lambda step: typer.echo(step, err=True),
-            on_epoch=lambda row: typer.echo(_line(row, epochs), err=True),
+            on_epoch=lambda row, epochs: typer.echo(_line(row, epochs), err=True),
         )
         return
     from rich.console import Console
@@ -47,7 +47,7 @@ def show_progress(epochs: int) -> Iterator[Progress]:
     with Bars(*columns, console=console) as bars:
         task = bars.add_task("starting", total=None)
 
-        def on_epoch(row: Epoch) -> None:
+        def on_epoch(row: Epoch, epochs: int) -> None:
             # Above the bar, where all of them stay to be compared.
             console.print(_line(row, epochs), highlight=False, soft_wrap=True)
             bars.update(task, total=epochs, completed=row.epoch)

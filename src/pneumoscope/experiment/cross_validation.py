@@ -95,7 +95,7 @@ def cross_validate(
         fabric=fabric,
         weights=experiment.weights,
         on_part=lambda number: progress.on_step(f"training without {names[number - 1]}"),
-        on_epoch=progress.on_epoch,
+        on_epoch=lambda row: progress.on_epoch(row, recipe.epochs),
     )
     progress.on_step("judging")
     result = (

@@ -66,7 +66,7 @@ class Progress:
 
     on_step: Callable[[str], None] = lambda _: None
     on_pictures: Callable[[int, int], None] = lambda _done, _total: None
-    on_epoch: Callable[[Epoch], None] = lambda _: None
+    on_epoch: Callable[[Epoch, int], None] = lambda _row, _epochs: None
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         fabric=fabric,
         teacher=teacher,
         resume=experiment.resume,
-        on_epoch=progress.on_epoch,
+        on_epoch=lambda row: progress.on_epoch(row, recipe.epochs),
     )
     if not fabric.is_global_zero:
         return None

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from pneumoscope.cli import main
+from pneumoscope.data.phantom import write_phantoms
+
+RECIPE = {
+    "name": "tiny",
+    "description": "For tests.",
+    "input": {"size": 32},
+    "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [4, 8]}},
+    "phases": [{"epochs": 2, "lr": 0.01}],
+    "batch": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross")
+    write_phantoms(folder / "phantoms", n=36, size=64, seed=1)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return folder
+
+
+def run(place, *words):
+    with pytest.raises(SystemExit) as left:
+        main(
+            ["cross-validate", str(place / "tiny.yaml"), "--data", str(place / "phantoms"), *map(str, words)]
+        )
+    return left.value.code
+
+
+def test_it_prints_every_fold_and_all_together(place, capsys):
+    assert run(place, "--out", place / "cv", "--folds", 2) in (0, None)
+    out = capsys.readouterr().out
+    assert "fold 1 of 2" in out
+    assert "fold 2 of 2" in out
+    assert "all folds: AUROC" in out
+    assert str(place / "cv" / "cross-validation.json") in out
+
+
+def test_json_holds_what_the_file_holds(place, capsys):
+    assert run(place, "--out", place / "cv2", "--folds", 2, "--epochs", 1, "--json") in (0, None)
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads((place / "cv2" / "cross-validation.json").read_text(encoding="utf-8"))
+    assert printed["parts"] == written["parts"]
+
+
+def test_an_unknown_source_is_one_line(place, capsys):
+    assert run(place, "--out", place / "cv3", "--leave-out", "nowhere") == 4
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("error: ")
+    assert "nowhere" in err[-1]
