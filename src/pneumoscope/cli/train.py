@@ -61,6 +61,7 @@ def train(
         lungs=lungs,
         also=also,
         teachers=tuple(teacher or ()),
+        teacher_epochs=epochs,
         limit=limit,
         keras=keras,
         resume=resume,

@@ -37,6 +37,8 @@ class Experiment:
         A second data set to learn from only: its pictures without a split, and those of split ``train``.
     teachers : tuple of Path
         Bundles in place of the teacher that the recipe would train; of the same data and split.
+    teacher_epochs : int, optional
+        Epochs of the teacher that the recipe trains, not those of its own recipe.
     limit : int, optional
         Use at most so many pictures of each class.
     keras : bool
@@ -54,6 +56,7 @@ class Experiment:
     lungs: Path | None = None
     also: Path | None = None
     teachers: tuple[Path, ...] = ()
+    teacher_epochs: int | None = None
     limit: int | None = None
     keras: bool = False
     resume: bool = False

@@ -172,9 +172,11 @@ def _teachers(experiment: Experiment, lungs: Path | None, progress: Progress) ->
     distillation = experiment.recipe.distillation
     if experiment.teachers or distillation is None:
         return experiment.teachers
+    student = experiment.recipe
+    recipe = load_recipe(distillation.teacher).model_copy(update={"split": student.split, "seed": student.seed})
     teacher = replace(
         experiment,
-        recipe=load_recipe(distillation.teacher),
+        recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
         lungs=lungs,
         keras=False,
