@@ -11,7 +11,7 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DataError
 from pneumoscope.image.lungs import lung_field
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE, OnnxLungSegmenter
-from pneumoscope.train.lungs import LungNet, dice, fit_lungs, read_masks
+from pneumoscope.train.lungs import LungNet, Probability, dice, fit_lungs, read_masks
 
 
 def draw_chest(rng, side=160):
@@ -56,6 +56,13 @@ def test_the_network_keeps_the_size_of_its_input():
     network = LungNet().eval()
     assert network(torch.rand(2, 1, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)).shape == (2, 1, 128, 128)
     assert sum(weight.numel() for weight in network.parameters()) < 700_000
+
+
+def test_what_is_exported_is_the_sigmoid_of_the_network():
+    network = LungNet().eval()
+    pictures = torch.rand(2, 1, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(Probability(network)(pictures), torch.sigmoid(network(pictures)))
 
 
 @pytest.mark.parametrize(

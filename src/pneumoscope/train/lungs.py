@@ -27,7 +27,7 @@ from pneumoscope.train.augment import Augmentation, photometric, sample_affine, 
 from pneumoscope.train.fit import cpu_has_bf16
 from pneumoscope.train.onnx_export import export_onnx
 
-__all__ = ["LungNet", "LungTraining", "dice", "fit_lungs", "read_masks"]
+__all__ = ["LungNet", "LungTraining", "Probability", "dice", "fit_lungs", "read_masks"]
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,10 @@ class LungNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return lung logits for pictures in [0, 1]."""
+        return F.interpolate(self.coarse(pictures), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def coarse(self, pictures: Tensor) -> Tensor:
+        """Return the logits at half the side."""
         x = pictures * 4 - 2
         skips: list[Tensor] = []
         for stage in self.down:
@@ -94,18 +98,28 @@ class LungNet(nn.Module):
         skips.pop()
         for lateral, block in zip(self.lateral, self.up, strict=True):
             x = block(F.interpolate(lateral(x), scale_factor=2.0) + skips.pop())
-        return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        logits: Tensor = self.head(x)
+        return logits
 
 
-class _Probability(nn.Module):
-    """What is exported: the network with its sigmoid."""
+class Probability(nn.Module):
+    """What is exported: the network with its sigmoid.
+
+    The logits are enlarged by two products with a matrix. ONNX Runtime pads one channel to eight when it
+    interpolates, and again for the sigmoid after it, which took a fifth of the network's time.
+    """
+
+    enlarge: Tensor
 
     def __init__(self, network: LungNet) -> None:
         super().__init__()
         self.network = network
+        points = torch.eye(LUNG_INPUT_SIZE // 2)[None]
+        enlarge = F.interpolate(points, scale_factor=2.0, mode="linear", align_corners=False)[0].T
+        self.register_buffer("enlarge", enlarge.contiguous(), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(pictures))
+        return torch.sigmoid(self.enlarge @ self.network.coarse(pictures) @ self.enlarge.T)
 
 
 @dataclass(frozen=True)
@@ -210,7 +224,7 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
     network = _fit(pictures[train], targets[train], epochs=epochs, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     path = out / LUNGS_FILE
-    export_onnx(_Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
+    export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
     small, full = _measure(network, pictures[val], targets[val], [mask_paths[index] for index in val])
     return LungTraining(path, small, full, len(kept), time.monotonic() - started)
 
