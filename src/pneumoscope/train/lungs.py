@@ -119,6 +119,7 @@ class Probability(nn.Module):
         self.register_buffer("enlarge", enlarge.contiguous(), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Return the probability of lung for pictures of 128 by 128 pixels in [0, 1]."""
         return torch.sigmoid(self.enlarge @ self.network.coarse(pictures) @ self.enlarge.T)
 
 
