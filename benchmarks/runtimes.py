@@ -1,0 +1,174 @@
+"""Which runtime for the shipped networks: ONNX Runtime in float, in 8 bits, and OpenVINO.
+
+Every variant runs in turn in each round, on one thread, and is compared by CPU time within the round. The
+8-bit network is quantised here: statically, signed weights of 7 bits by channel, unsigned activations, their
+ranges measured on pictures of split ``train``. What it costs is measured on split ``val``.
+
+    python benchmarks/runtimes.py DATA [--bundle B] [--rounds N]
+
+DATA is a manifest with labels and splits, such as a run's split.csv. OpenVINO is left out if not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from sklearn.metrics import roc_auc_score
+
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.predict.pipeline import CHUNK
+from pneumoscope.predict.preparation import Preparation
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    """Print one line a variant and one JSON object."""
+    options = parse()
+    bundle = load_bundle(options.bundle)
+    manifest = load(options.data)
+    preparation = Preparation(bundle, force=True)
+    train, _ = inputs(preparation, manifest.subset("train"), options.calibration)
+    held_out, sick = inputs(preparation, manifest.subset("val"), options.pictures)
+    with tempfile.TemporaryDirectory() as place:
+        eight_bits = Path(place, "eight-bits.onnx")
+        quantise(bundle.model_path, eight_bits, train, Path(place))
+        variants = {"onnxruntime": onnx(bundle.model_path), "onnxruntime int8": onnx(eight_bits)}
+        if importlib.util.find_spec("openvino"):
+            variants["openvino"] = openvino(bundle.model_path)
+        times = measure(variants, held_out[:CHUNK], options.rounds)
+        logits = {name: judge(run, held_out) for name, run in variants.items()}
+        sizes = {"onnxruntime int8": eight_bits.stat().st_size}
+    report(times, logits, sick, {"onnxruntime": bundle.model_path.stat().st_size, **sizes})
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="ONNX Runtime against its 8-bit networks and OpenVINO.")
+    parser.add_argument("data", type=Path, help="a manifest with splits train and val")
+    parser.add_argument("--bundle", help="the shipped bundle if not given")
+    parser.add_argument("--calibration", type=int, default=256, help="training pictures for the ranges")
+    parser.add_argument("--pictures", type=int, default=500, help="validation pictures")
+    parser.add_argument("--rounds", type=int, default=15)
+    return parser.parse_args()
+
+
+def inputs(preparation: Preparation, manifest: Manifest, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return standardised pictures, spread over the manifest, and whether each shows pneumonia."""
+    records = manifest.records[:: max(1, len(manifest) // count)][:count]
+    pictures, sick = [], []
+    for record in records:
+        (one,) = preparation.read([(str(manifest.resolve(record)), None)])
+        if one.input is not None:
+            pictures.append(one.input.pixels)
+            sick.append(record.label != "normal")
+    return np.stack(pictures), np.array(sick)
+
+
+class Pictures(CalibrationDataReader):
+    """Hands out pictures in batches."""
+
+    def __init__(self, name: str, pictures: np.ndarray) -> None:
+        batches = np.array_split(pictures, -(-len(pictures) // 16))
+        self._batches: Iterator[dict[str, np.ndarray]] = iter([{name: batch} for batch in batches])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch."""
+        return next(self._batches, None)
+
+
+def quantise(model: Path, out: Path, pictures: np.ndarray, place: Path) -> None:
+    """Write the network in 8 bits; U8S8 with 7-bit weights is what processors without VNNI multiply best."""
+    plain = place / "plain.onnx"
+    # The exported graph has its shapes already; the symbolic pass stumbles over the free batch size.
+    quant_pre_process(str(model), str(plain), skip_symbolic_shape=True)
+    quantize_static(
+        str(plain),
+        str(out),
+        Pictures("pictures", pictures),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+    )
+
+
+def onnx(model: Path) -> Run:
+    """Return the network as the product runs it."""
+    runtime = OnnxRuntime(model)
+    return lambda batch: runtime(batch, ("logits",))[0]
+
+
+def openvino(model: Path) -> Run:
+    """Return the network in OpenVINO, on one thread."""
+    import openvino as ov
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    request = ov.Core().compile_model(str(model), "CPU", settings).create_infer_request()
+    return lambda batch: request.infer({"pictures": batch})["logits"].copy()
+
+
+def judge(run: Run, pictures: np.ndarray) -> np.ndarray:
+    """Return the logits of all pictures."""
+    return np.concatenate([run(pictures[at : at + CHUNK]) for at in range(0, len(pictures), CHUNK)])
+
+
+def measure(variants: dict[str, Run], batch: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Return the CPU time a picture in ms, one value a round."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, run in variants.items():
+            began = time.process_time()
+            for _ in range(8):
+                run(batch)
+            if number:  # the first round warms up
+                times[name].append((time.process_time() - began) / 8 / len(batch) * 1e3)
+    return times
+
+
+def report(
+    times: dict[str, list[float]], logits: dict[str, np.ndarray], sick: np.ndarray, sizes: dict[str, int]
+) -> None:
+    """Print times, ratios to the first variant, and what changes in the answers."""
+    first = next(iter(times))
+    print(f"{'runtime':<18}{'ms/picture':>11}{'speed':>8}{'AUROC':>9}{'logits differ by (mean, max)':>32}")
+    rows = {}
+    for name, values in times.items():
+        speed = statistics.median(a / b for a, b in zip(times[first], values, strict=True))
+        found = logits[name].astype(np.float64)
+        odds = np.logaddexp.reduce(found[:, 1:], axis=1) - found[:, 0]
+        difference = np.abs(found - logits[first])
+        rows[name] = {
+            "ms": statistics.median(values),
+            "speed": speed,
+            "auroc": float(roc_auc_score(sick, odds)),
+            "logits_mean": float(difference.mean()),
+            "logits_max": float(difference.max()),
+            "bytes": sizes.get(name),
+        }
+        row = rows[name]
+        change = f"{row['logits_mean']:.4f}, {row['logits_max']:.4f}"
+        print(f"{name:<18}{row['ms']:>11.2f}{speed:>7.2f}x{row['auroc']:>9.4f}{change:>32}")
+    print(json.dumps({"pictures": len(sick), "runtimes": rows}))
+
+
+if __name__ == "__main__":
+    main()
