@@ -1,8 +1,8 @@
 """Which runtime for the shipped networks: ONNX Runtime in float, in 8 bits, and OpenVINO.
 
 Every variant runs in turn in each round, on one thread, and is compared by CPU time within the round. The
-8-bit network is quantised here: statically, signed weights of 7 bits by channel, unsigned activations, their
-ranges measured on pictures of split ``train``. What it costs is measured on split ``val``.
+8-bit network is made here by `pneumoscope.train.quantise`, its ranges measured on split ``train``;
+what it costs is measured on split ``val``.
 
     python benchmarks/runtimes.py DATA [--bundle B] [--rounds N]
 
@@ -17,17 +17,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.data.manifest import Manifest, load
@@ -35,6 +28,7 @@ from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.pipeline import CHUNK
 from pneumoscope.predict.preparation import Preparation
+from pneumoscope.train.quantise import quantise
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -49,7 +43,7 @@ def main() -> None:
     held_out, sick = inputs(preparation, manifest.subset("val"), options.pictures)
     with tempfile.TemporaryDirectory() as place:
         eight_bits = Path(place, "eight-bits.onnx")
-        quantise(bundle.model_path, eight_bits, train, Path(place))
+        quantise(bundle.model_path, eight_bits, train)
         variants = {"onnxruntime": onnx(bundle.model_path), "onnxruntime int8": onnx(eight_bits)}
         if importlib.util.find_spec("openvino"):
             variants["openvino"] = openvino(bundle.model_path)
@@ -80,35 +74,6 @@ def inputs(preparation: Preparation, manifest: Manifest, count: int) -> tuple[np
             pictures.append(one.input.pixels)
             sick.append(record.label != "normal")
     return np.stack(pictures), np.array(sick)
-
-
-class Pictures(CalibrationDataReader):
-    """Hands out pictures in batches."""
-
-    def __init__(self, name: str, pictures: np.ndarray) -> None:
-        batches = np.array_split(pictures, -(-len(pictures) // 16))
-        self._batches: Iterator[dict[str, np.ndarray]] = iter([{name: batch} for batch in batches])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch."""
-        return next(self._batches, None)
-
-
-def quantise(model: Path, out: Path, pictures: np.ndarray, place: Path) -> None:
-    """Write the network in 8 bits; U8S8 with 7-bit weights is what processors without VNNI multiply best."""
-    plain = place / "plain.onnx"
-    # The exported graph has its shapes already; the symbolic pass stumbles over the free batch size.
-    quant_pre_process(str(model), str(plain), skip_symbolic_shape=True)
-    quantize_static(
-        str(plain),
-        str(out),
-        Pictures("pictures", pictures),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-    )
 
 
 def onnx(model: Path) -> Run:
