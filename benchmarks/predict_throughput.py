@@ -1,11 +1,16 @@
 """How many X-rays a second: `pneumoscope predict` against two common pipelines, as whole processes.
 
+Decoding alone is measured in the same rounds: the pictures read as `predict` reads them, on as many threads,
+and nothing else; the rate of `predict` over it is what all the rest leaves.
+
 Each round runs every system in turn, once on one picture (start-up) and once on many, so that whatever else
 the machine does falls on all of them; ratios are taken within a round. The steady rate leaves the start-up
 out and is what the ratios compare. Every system runs with its own defaults. The peers' weights are random:
-their time is that of trained ones.
+their time is that of trained ones. The CPU time a picture is given too; other work on the machine hardly
+changes it.
 
     python benchmarks/predict_throughput.py FOLDER [--bundle B] [--images N] [--peer-images N] [--rounds N]
+        [--without-peers]
 
 Keras takes the backend that KERAS_BACKEND names, torch if none.
 """
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,10 +30,26 @@ from pathlib import Path
 
 from copies import link_copies
 
+from pneumoscope.model.bundle import load_bundle
 from pneumoscope.predict.pipeline import available_cpus
 
 PEERS = Path(__file__).parent / "peers"
-OURS = "pneumoscope"
+OURS, DECODING = "pneumoscope", "decoding alone"
+# Reads a folder as `predict` does, with the given shorter side.
+DECODE = """
+import sys
+import cv2
+from pathlib import Path
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.predict.pipeline import available_cpus, in_order
+
+def read(paths):
+    return [read_radiograph(path, min_side=int(sys.argv[2])).width for path in paths]
+
+cv2.setNumThreads(1)
+for _ in in_order(sorted(Path(sys.argv[1]).iterdir()), read, workers=available_cpus()):
+    pass
+"""
 
 
 def main() -> None:
@@ -35,26 +57,37 @@ def main() -> None:
     options = parse()
     systems = {
         OURS: [sys.executable, "-m", "pneumoscope", "predict", "--out", "{out}"],
-        "keras-vgg16": [sys.executable, str(PEERS / "keras_vgg16.py")],
-        "torchxrayvision-style": [sys.executable, str(PEERS / "torchxrayvision_style.py")],
+        DECODING: [
+            sys.executable,
+            "-c",
+            DECODE,
+            "{pictures}",
+            str(load_bundle(options.bundle).manifest.input.decode_side),
+        ],
+        "keras-vgg16": [sys.executable, str(PEERS / "keras_vgg16.py"), "{pictures}"],
+        "torchxrayvision-style": [sys.executable, str(PEERS / "torchxrayvision_style.py"), "{pictures}"],
     }
     if options.bundle:
         systems[OURS] += ["--bundle", options.bundle]
-    counts = {name: options.images if name == OURS else options.peer_images for name in systems}
+    systems[OURS].append("{pictures}")
+    if options.without_peers:
+        systems = {name: systems[name] for name in (OURS, DECODING)}
+    counts = {name: options.images if name in (OURS, DECODING) else options.peer_images for name in systems}
     rates: dict[str, list[float]] = {name: [] for name in systems}
     starts: dict[str, list[float]] = {name: [] for name in systems}
+    work: dict[str, list[float]] = {name: [] for name in systems}
     with tempfile.TemporaryDirectory() as place:
         one = link_copies(options.folder, 1, Path(place, "one"))
         many = {n: link_copies(options.folder, n, Path(place, str(n))) for n in set(counts.values())}
         out = str(Path(place, "out.csv"))
         for _ in range(options.rounds):
             for name, command in systems.items():
-                words = [out if word == "{out}" else word for word in command]
-                start = seconds([*words, str(one)])
-                whole = seconds([*words, str(many[counts[name]])])
+                start, start_cpu = seconds(filled(command, out, one))
+                whole, whole_cpu = seconds(filled(command, out, many[counts[name]]))
                 starts[name].append(start)
                 rates[name].append((counts[name] - 1) / max(whole - start, 1e-9))
-    report(counts, rates, starts)
+                work[name].append((whole_cpu - start_cpu) / (counts[name] - 1))
+    report(counts, rates, starts, work)
 
 
 def parse() -> argparse.Namespace:
@@ -65,28 +98,47 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2000, help="pictures for pneumoscope")
     parser.add_argument("--peer-images", type=int, default=200, help="pictures for the slower systems")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-peers", action="store_true", help="against decoding alone")
     return parser.parse_args()
 
 
-def seconds(command: list[str]) -> float:
-    """Return the wall time of a whole process; it must succeed."""
-    began = time.perf_counter()
+def filled(command: list[str], out: str, pictures: Path) -> list[str]:
+    """Put the file to write and the folder to read into a command."""
+    places = {"{out}": out, "{pictures}": str(pictures)}
+    return [places.get(word, word) for word in command]
+
+
+def seconds(command: list[str]) -> tuple[float, float]:
+    """Return wall time and CPU time of a whole process; it must succeed."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - began
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def report(counts: dict[str, int], rates: dict[str, list[float]], starts: dict[str, list[float]]) -> None:
-    """Print medians, and the ratio of our rate to each peer's, paired by round."""
+def report(
+    counts: dict[str, int],
+    rates: dict[str, list[float]],
+    starts: dict[str, list[float]],
+    work: dict[str, list[float]],
+) -> None:
+    """Print medians, and the ratio of our rate to each other's, paired by round."""
     ratios = {
         name: [ours / other for ours, other in zip(rates[OURS], rates[name], strict=True)] for name in rates
     }
-    print(f"{'system':<24}{'pictures':>9}{'start-up s':>12}{'pictures/s':>12}{'ours is':>10}   (range)")
+    names = ("pictures", "start-up s", "a second", "CPU ms", "ours is")
+    print(f"{'system':<24}" + "".join(f"{name:>11}" for name in names) + "   (range)")
     for name, each in ratios.items():
         start, rate = statistics.median(starts[name]), statistics.median(rates[name])
-        spread = f"{statistics.median(each):>9.1f}x   ({min(each):.1f} to {max(each):.1f})"
-        print(f"{name:<24}{counts[name]:>9}{start:>12.2f}{rate:>12.1f}{spread}")
+        cpu = statistics.median(work[name]) * 1e3
+        spread = f"{statistics.median(each):>10.2f}x   ({min(each):.2f} to {max(each):.2f})"
+        print(f"{name:<24}{counts[name]:>11}{start:>11.2f}{rate:>11.1f}{cpu:>11.2f}{spread}")
     facts = {"cpus": available_cpus(), "machine": platform.machine(), "python": platform.python_version()}
-    print(json.dumps({**facts, "pictures": counts, "rates": rates, "start_up": starts, "ratios": ratios}))
+    print(
+        json.dumps(
+            {**facts, "pictures": counts, "rates": rates, "start_up": starts, "cpu": work, "ratios": ratios}
+        )
+    )
 
 
 if __name__ == "__main__":
