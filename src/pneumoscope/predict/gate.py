@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -34,7 +35,7 @@ __all__ = [
     "refuses",
 ]
 
-# Grey levels are judged on a sample of about this many rows and columns: enough for a histogram.
+# Grey levels are judged on a sample of at most this many rows and columns: enough for a histogram.
 SAMPLE_SIDE = 128
 ONE_LEVEL = 1 / 255
 
@@ -96,8 +97,9 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     white = np.count_nonzero(sample >= 1 - ONE_LEVEL) / sample.size
     if max(black, white) > limits.max_clipped:
         return [Reason.OVER_EXPOSED if black >= white else Reason.UNDER_EXPOSED]
-    if float(sample.std()) < limits.min_contrast:
-        return [Reason.OVER_EXPOSED if float(sample.mean()) < 0.5 else Reason.UNDER_EXPOSED]
+    mean, deviation = (float(values[0, 0]) for values in cv2.meanStdDev(sample))
+    if deviation < limits.min_contrast:
+        return [Reason.OVER_EXPOSED if mean < 0.5 else Reason.UNDER_EXPOSED]
     return []
 
 
@@ -216,5 +218,5 @@ def _wrong_body_part(radiograph: Radiograph, limits: GateLimits) -> bool:
 
 
 def _sample(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    step_y, step_x = (max(1, side // SAMPLE_SIDE) for side in pixels.shape)
+    step_y, step_x = (-(-side // SAMPLE_SIDE) for side in pixels.shape)
     return np.ascontiguousarray(pixels[::step_y, ::step_x])
