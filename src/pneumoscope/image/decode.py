@@ -136,7 +136,7 @@ def decodable_formats() -> dict[str, str]:
 def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> bytes:
     """Read a whole file, its size checked before."""
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with FileIO(path) as file:
             size = os.fstat(file.fileno()).st_size
             check_bytes(label, size, limits)
             # No more than was checked: a file that grows while it is read must not get past the limit.

@@ -132,10 +132,10 @@ def lung_field(
     stats: npt.NDArray[np.int32]
     _, components, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(raw, 8, cv2.CV_32S, cv2.CCL_BBDT)
     areas = stats[1:, cv2.CC_STAT_AREA]
-    mask: npt.NDArray[np.bool_] = np.zeros(probability.shape, dtype=bool)
-    for index in np.argsort(areas)[::-1][:2]:
-        if areas[index] >= MIN_COMPONENT * areas.sum():
-            mask |= components == index + 1
+    kept = [i for i in np.argsort(areas)[::-1][:2] if areas[i] >= MIN_COMPONENT * areas.sum()]
+    mask: npt.NDArray[np.bool_] = raw.view(np.bool_)
+    if len(kept) < len(areas):
+        mask = np.isin(components, np.array(kept) + 1)
     left, top, columns, rows = cv2.boundingRect(mask.view(np.uint8))
     if rows == 0:
         return LungField(mask, WHOLE, plausible=False, view=view)
