@@ -121,19 +121,20 @@ def check_lungs(
     -------
     list of Reason
         ``not_a_chest_radiograph`` where the segmenter is not sure of plausible lungs or the surroundings are
-        like no chest that is known; ``lateral_view`` for a single field of lung; or nothing.
+        like no chest that is known; ``lateral_view`` for a single field of lung in what else is like one;
+        or nothing.
     """
     lungs = standardised.lungs
     if lungs is None:
         return []
     if not lungs.plausible or lungs.certainty < limits.min_lung_certainty:
         return [Reason.NOT_A_CHEST_RADIOGRAPH]
-    if lungs.bridge > limits.max_lung_bridge:
-        return [Reason.LATERAL_VIEW]
-    if novelty is None or limits.max_novelty is None:
-        return []
-    # Not "greater than": a distance that is no number must refuse.
-    return [] if novelty(describe(lungs)) <= limits.max_novelty else [Reason.NOT_A_CHEST_RADIOGRAPH]
+    if novelty is not None and limits.max_novelty is not None:
+        # Not "greater than": a distance that is no number must refuse.
+        known = novelty(describe(lungs)) <= limits.max_novelty
+        if not known:
+            return [Reason.NOT_A_CHEST_RADIOGRAPH]
+    return [Reason.LATERAL_VIEW] if lungs.bridge > limits.max_lung_bridge else []
 
 
 def may_be_negative(standardised: Standardised, limits: GateLimits) -> bool:
