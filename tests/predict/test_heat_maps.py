@@ -117,10 +117,12 @@ def inside(heat: np.ndarray) -> np.ndarray:
 
 
 def test_the_shipped_maps_flip_with_the_picture(shipped, real):
+    # A mirrored chest, with the heart on the right, may well be refused.
+    forced = Predictor.load(shipped.bundle.path, force=True)
     found = []
     for path in real["ill"]:
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        heat, flipped = (whole_map(shipped, png(one)) for one in (picture, picture[:, ::-1]))
+        heat, flipped = (whole_map(forced, png(one)) for one in (picture, picture[:, ::-1]))
         if (mask := inside(heat)).any():
             found.append(correlation(heat[mask], flipped[:, ::-1][mask]))
     assert len(found) > 3
