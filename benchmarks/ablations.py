@@ -93,11 +93,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="pictures of each class; all if not given")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lungs", type=Path)
-    parser.add_argument("--teacher", type=Path, help="a bundle in place of the recipe's teacher")
+    parser.add_argument("--teacher", type=Path, help="a bundle to learn from; that step is left out without it")
     options = parser.parse_args()
     base = load_recipe("default")
     results: dict[str, list[dict[str, Any]]] = {}
     for name, changes in VARIANTS.items():
+        if "distillation" in changes and not options.teacher:
+            continue
         for seed in range(options.seeds):
             recipe = variant(base, changes, epochs=options.epochs, seed=seed)
             results.setdefault(name, []).append(run(name, recipe, options, seed))
