@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="pictures of each class; all if not given")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lungs", type=Path)
-    parser.add_argument("--teacher", type=Path, help="a bundle to learn from; that step is left out without it")
+    parser.add_argument("--teacher", type=Path, help="a bundle; its step is left out without it")
     options = parser.parse_args()
     base = load_recipe("default")
     results: dict[str, list[dict[str, Any]]] = {}

@@ -91,6 +91,40 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     if fabric.is_global_zero:
         _write_unreadable(out / UNREADABLE_FILE, unreadable)
     check_packed(manifest.root, recipe.classes, train=train, val=val)
+    network, taught_by = _learn(experiment, network, manifest, train, val, lungs, fabric, progress)
+    if not fabric.is_global_zero:
+        return None
+    progress.on_step("exporting")
+    bundle = _export(experiment, network, manifest, lungs, taught_by)
+    bundle = _made_fit_for_use(experiment, bundle, manifest, learnt, progress)
+    progress.on_step("judging on test patients")
+    judgement = _judge(experiment, bundle, manifest, fabric)
+    unreadable += _not_read(judgement)
+    _write_unreadable(out / UNREADABLE_FILE, unreadable)
+    bundle = sign_bundle(bundle, judgement.metrics, _speaks_of(experiment, "test"))
+    return Result(bundle, judgement, unreadable)
+
+
+def _learn(
+    experiment: Experiment,
+    network: Network,
+    manifest: Manifest,
+    train: Packed,
+    val: Packed,
+    lungs: Path | None,
+    fabric: Fabric,
+    progress: Progress,
+) -> tuple[Network, tuple[str, ...]]:
+    """Train the network, after a teacher and without labels where the recipe asks for it.
+
+    Returns
+    -------
+    network : Network
+        With the weights to keep.
+    taught_by : tuple of str
+        The teachers' identities.
+    """
+    recipe = experiment.recipe
     teacher: npt.NDArray[np.float32] | None = None
     taught_by: tuple[str, ...] = ()
     if recipe.distillation:
@@ -100,27 +134,31 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         teacher, taught_by = _ask(teachers, recipe, manifest, train)
     if recipe.pretraining:
         progress.on_step("pretraining without labels")
-        network = pretrain(recipe, network, train.pictures, out, fabric=fabric)
+        network = pretrain(recipe, network, train.pictures, experiment.out, fabric=fabric)
     progress.on_step("training")
     network = fit(
         recipe,
         network,
         train,
         val,
-        out,
+        experiment.out,
         fabric=fabric,
         teacher=teacher,
         resume=experiment.resume,
         on_epoch=lambda row: progress.on_epoch(row, recipe.epochs),
     )
-    if not fabric.is_global_zero:
-        return None
-    progress.on_step("exporting")
-    bundle = _export(experiment, network, manifest, lungs, taught_by)
+    return network, taught_by
+
+
+def _made_fit_for_use(
+    experiment: Experiment, bundle: Bundle, manifest: Manifest, learnt: Manifest, progress: Progress
+) -> Bundle:
+    """Fit the gate on what was learnt from, and calibrator and thresholds on the validation pictures."""
+    recipe = experiment.recipe
     progress.on_step("fitting the gate on training patients")
     bundle = fit_gate(bundle, by_data_set(learnt, manifest))
     progress.on_step("calibrating on validation patients")
-    bundle = calibrate_bundle(
+    return calibrate_bundle(
         bundle,
         manifest.subset("val"),
         method=recipe.calibration,
@@ -128,12 +166,6 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         seed=recipe.seed,
         described_as=_speaks_of(experiment, "val"),
     )
-    progress.on_step("judging on test patients")
-    judgement = _judge(experiment, bundle, manifest, fabric)
-    unreadable += _not_read(judgement)
-    _write_unreadable(out / UNREADABLE_FILE, unreadable)
-    bundle = sign_bundle(bundle, judgement.metrics, _speaks_of(experiment, "test"))
-    return Result(bundle, judgement, unreadable)
 
 
 def _resumes(experiment: Experiment) -> bool:
@@ -173,7 +205,9 @@ def _teachers(experiment: Experiment, lungs: Path | None, progress: Progress) ->
     if experiment.teachers or distillation is None:
         return experiment.teachers
     student = experiment.recipe
-    recipe = load_recipe(distillation.teacher).model_copy(update={"split": student.split, "seed": student.seed})
+    recipe = load_recipe(distillation.teacher).model_copy(
+        update={"split": student.split, "seed": student.seed}
+    )
     teacher = replace(
         experiment,
         recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
