@@ -61,3 +61,13 @@ def test_cpus_are_those_that_the_process_may_use():
     finally:
         os.sched_setaffinity(0, allowed)
     assert available_cpus() == len(allowed)
+
+
+def test_chunks_of_one_go_on_after_the_first():
+    assert list(in_order(range(5), lambda part: [2 * one for one in part], workers=2, chunk=1)) == [
+        0,
+        2,
+        4,
+        6,
+        8,
+    ]

@@ -49,7 +49,7 @@ def in_order(
     """
     chunks = _chunks(items, chunk)
     first = next(chunks, [])
-    if len(first) < 2:  # one picture needs no threads
+    if len(first) < min(2, chunk):  # one picture needs no threads
         yield from work(first) if first else ()
         return
     under_way: deque[Future[Sequence[T]]] = deque()
