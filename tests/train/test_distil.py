@@ -39,8 +39,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
 def test_a_teacher_gives_a_probability_for_every_picture(tmp_path):
     manifest = write_phantoms(tmp_path / "phantoms", n=6, size=64)
     paths = [manifest.resolve(record) for record in manifest.records]
-    teacher = Predictor.load(make_bundle(tmp_path / "bundle").path, workers=1)
-    said = ask(teacher, paths)
+    bundle = make_bundle(tmp_path / "bundle")
+    teacher = Predictor.load(bundle.path, workers=1)
+    said = ask(bundle, paths)
     assert said.shape == (6, 3)
     assert said.dtype == np.float32
     np.testing.assert_allclose(said.sum(axis=1), 1, rtol=1e-5)
@@ -54,4 +55,4 @@ def test_what_a_teacher_cannot_read_is_named(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png"):
-        ask(Predictor.load(make_bundle(tmp_path / "bundle").path, workers=1), [broken])
+        ask(make_bundle(tmp_path / "bundle"), [broken])

@@ -33,9 +33,8 @@ from pneumoscope.experiment.pictures import (
     with_more,
 )
 from pneumoscope.experiment.plan import Experiment, Progress, Result
-from pneumoscope.model.bundle import Bundle, Provenance
+from pneumoscope.model.bundle import Bundle, Provenance, load_bundle
 from pneumoscope.predict.pipeline import available_cpus
-from pneumoscope.predict.predictor import Predictor
 from pneumoscope.train.dataset import Packed, check_packed
 from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.export import export_bundle
@@ -224,13 +223,13 @@ def _ask(
     paths: tuple[Path, ...], recipe: Recipe, manifest: Manifest, train: Packed
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
     """Return what teachers say of the training pictures, shape (N, K), and who they are."""
-    teachers = [Predictor.load(path) for path in paths]
+    teachers = [load_bundle(path) for path in paths]
     fingerprint = manifest.fingerprint()
     for teacher in teachers:
-        check_teacher(teacher.bundle, recipe, fingerprint)
+        check_teacher(teacher, recipe, fingerprint)
     pictures = [manifest.resolve(record) for record in train.records]
     said = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)
-    return said, tuple(teacher.bundle.identity for teacher in teachers)
+    return said, tuple(teacher.identity for teacher in teachers)
 
 
 def _write_inputs(experiment: Experiment, manifest: Manifest) -> None:

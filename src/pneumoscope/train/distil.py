@@ -49,7 +49,7 @@ def check_teacher(bundle: Bundle, student: Recipe, data_fingerprint: str) -> Non
         )
 
 
-def ask(teacher: Predictor, paths: Sequence[Path]) -> npt.NDArray[np.float32]:
+def ask(teacher: Bundle, paths: Sequence[Path]) -> npt.NDArray[np.float32]:
     """Return a teacher's calibrated probabilities, shape (N, K).
 
     A picture that its gate would refuse is judged all the same.
@@ -59,10 +59,10 @@ def ask(teacher: Predictor, paths: Sequence[Path]) -> npt.NDArray[np.float32]:
     DataError
         If a picture cannot be read.
     """
-    forced = Predictor(teacher.bundle, teacher.operating_point, workers=teacher.workers, force=True)
+    forced = Predictor.load(teacher.path, force=True)
     rows = []
     for score in forced.scores_iter(paths):
         if score.logits is None:
             raise DataError(f"{score.path}: the teacher cannot read it ({score.message})")
-        rows.append(calibrate(score.logits, teacher.bundle.manifest.calibrator))
+        rows.append(calibrate(score.logits, teacher.manifest.calibrator))
     return np.stack(rows).astype(np.float32)
