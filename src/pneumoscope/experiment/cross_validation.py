@@ -81,7 +81,7 @@ def cross_validate(
     fabric = make_fabric()
     if not fabric.is_global_zero:
         progress = Progress()
-    _begin(out, recipe)
+    _begin(out, recipe, writes=fabric.is_global_zero)
     progress.on_step("reading pictures")
     packed = pack_pictures(manifest, recipe, lungs, progress)
     check_packed(manifest.root, recipe.classes, all=packed)
@@ -115,11 +115,13 @@ def cross_validate(
     return result
 
 
-def _begin(out: Path, recipe: Recipe) -> None:
+def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
     """Make the folder, or make sure that it is of the same recipe."""
     path = out / RECIPE_FILE
     if path.exists() and load_recipe(str(path)).sha256 != recipe.sha256:
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
+    if not writes:
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(recipe.to_yaml(), encoding="utf-8")
