@@ -198,7 +198,15 @@ def test_a_picture_like_no_class_is_uncertain_too(open_page: Any) -> None:
         answer["predictions"][0] |= {"uncertain": True, "prediction_set": []}
         route.fulfill(response=response, json=answer)
 
+    def with_sets(route: Any) -> None:
+        response = route.fetch()
+        answer = response.json()
+        answer["manifest"]["conformal"] = [0.0, 0.0, 0.0]
+        route.fulfill(response=response, json=answer)
+
+    page.route("**/v1/bundle", with_sets)
     page.route("**/v1/predictions*", doubt)
+    page.reload()
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".verdict")).to_contain_text("Uncertain: the picture is like no class")
     expect(page.locator(".answer")).to_contain_text("No class is as probable")
