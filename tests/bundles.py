@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pneumoscope.image.standardise import InputSpec
-from pneumoscope.model.bundle import Bundle, BundleManifest, write_bundle
+from pneumoscope.model.bundle import Bundle, write_bundle
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
+from pneumoscope.model.manifest import BundleManifest
 
 __all__ = ["lungs_onnx", "make_bundle", "network_onnx"]
 

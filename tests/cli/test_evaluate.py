@@ -10,7 +10,8 @@ from pneumoscope.cli import main
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.split import split
-from pneumoscope.model.bundle import BundleManifest, load_bundle, write_bundle
+from pneumoscope.model.bundle import load_bundle, write_bundle
+from pneumoscope.model.manifest import BundleManifest
 
 
 @pytest.fixture(scope="module")

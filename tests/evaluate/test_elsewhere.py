@@ -6,7 +6,8 @@ from bundles import make_bundle
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate import evaluate_scores
 from pneumoscope.evaluate.elsewhere import add_elsewhere, answers_of, still_true
-from pneumoscope.model.bundle import BundleManifest, write_bundle
+from pneumoscope.model.bundle import write_bundle
+from pneumoscope.model.manifest import BundleManifest
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from pneumoscope.evaluate.bundles import calibrate_bundle, sign_bundle
 from pneumoscope.evaluate.calibration import fit_calibration, refit_against_normal
 from pneumoscope.evaluate.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluate.recalibrate import recalibrate_bundle
-from pneumoscope.model.bundle import Calibrator, load_bundle
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.predictor import Predictor
 

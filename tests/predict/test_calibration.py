@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pneumoscope.domain import OperatingPoint
-from pneumoscope.model.bundle import Calibrator
+from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 
 LOGITS = arrays(np.float32, (4, 3), elements=st.floats(-1e4, 1e4, width=32))

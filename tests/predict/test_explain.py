@@ -5,7 +5,7 @@ import pytest
 
 from pneumoscope.image.lungs import WHOLE, LungField
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.bundle import Calibrator
+from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.explain import LEAST_SCALE, MapStyle, explain, heat_map, pneumonia_evidence
 

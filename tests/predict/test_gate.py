@@ -9,7 +9,7 @@ from pictures import grey_levels
 from pneumoscope.domain import Radiograph, Reason, ViewPosition
 from pneumoscope.image.lungs import WHOLE, lung_field
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.bundle import GateLimits
+from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
 
 LIMITS = GateLimits()

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as st_numpy
 from pneumoscope.domain import CAUTIONS, Radiograph, Reason
 from pneumoscope.image.lungs import WHOLE, LungField, lung_field
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.bundle import GateLimits
+from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.gate import (
     check_header,
     check_lungs,

@@ -12,7 +12,7 @@ from pictures import write_picture
 from pneumoscope.domain import BundleError, DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
-from pneumoscope.model.bundle import Calibrator, GateLimits
+from pneumoscope.model.manifest import Calibrator, GateLimits
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.predictor import Predictor
 

@@ -15,7 +15,7 @@ from pneumoscope.evaluate.calibrate import (
     fit_vector,
 )
 from pneumoscope.evaluate.observe import Observed
-from pneumoscope.model.bundle import BundleManifest, Calibrator
+from pneumoscope.model.manifest import BundleManifest, Calibrator
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds
 
 __all__ = ["CONFORMAL_ALPHA", "Calibration", "Method", "fit_calibration", "refit_against_normal"]

@@ -10,7 +10,8 @@ from typing import Any
 from pneumoscope.domain import DataError
 from pneumoscope.evaluate.card import write_card
 from pneumoscope.evaluate.metrics import SUBGROUPS
-from pneumoscope.model.bundle import CARD_FILE, HEAD_FILE, Bundle, BundleManifest, write_bundle
+from pneumoscope.model.bundle import CARD_FILE, HEAD_FILE, Bundle, write_bundle
+from pneumoscope.model.manifest import BundleManifest
 
 __all__ = ["add_elsewhere", "answers_of", "still_true"]
 

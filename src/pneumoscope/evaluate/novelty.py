@@ -18,8 +18,9 @@ from pneumoscope.domain import UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import lung_field
 from pneumoscope.image.standardise import lung_view
-from pneumoscope.model.bundle import GATE_FILE, Bundle, GateLimits, write_bundle
+from pneumoscope.model.bundle import GATE_FILE, Bundle, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.novelty import DIMENSIONS, Novelty, describe
 from pneumoscope.predict.pipeline import available_cpus, in_order
 

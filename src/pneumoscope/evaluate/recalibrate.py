@@ -22,7 +22,8 @@ from pneumoscope.evaluate.calibration import Calibration, Method, fit_calibratio
 from pneumoscope.evaluate.card import write_card
 from pneumoscope.evaluate.observe import Observed, observe
 from pneumoscope.evaluate.recalibrated import Answers, answers_of, compare
-from pneumoscope.model.bundle import CARD_FILE, MANIFEST_FILE, Bundle, BundleManifest, write_bundle
+from pneumoscope.model.bundle import CARD_FILE, MANIFEST_FILE, Bundle, write_bundle
+from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["FEW", "LEAST", "Recalibration", "recalibrate_bundle"]

@@ -24,24 +24,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from pneumoscope.domain import BundleError, OperatingPoint
-from pneumoscope.image.standardise import InputSpec
+from pneumoscope.domain import BundleError
 from pneumoscope.model.lungs import LUNGS_FILE
+from pneumoscope.model.manifest import BundleManifest
 
 __all__ = [
     "GATE_FILE",
     "HEAD_FILE",
     "Bundle",
-    "BundleManifest",
-    "Calibrator",
-    "GateLimits",
-    "Provenance",
     "copy_bundle",
     "default_bundle_path",
     "head_bytes",
@@ -49,183 +44,8 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT_VERSION: Literal[1] = 1
 MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
 GATE_FILE = "gate.npz"
-
-INTENDED_USE = (
-    "Research and teaching on frontal chest radiographs. Not a medical device: not for diagnosis, "
-    "and not for any decision about a patient."
-)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Calibrator(_Frozen):
-    """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
-
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. After it the log-odds of pneumonia may be
-    scaled and moved (Platt, 1999), while the kinds of pneumonia keep their shares in it: what labels can tell
-    that do not know the kind.
-
-    Parameters
-    ----------
-    method : {"none", "temperature", "vector"}
-    scale, bias : tuple of float
-        One value, or one per finding.
-    odds_scale, odds_bias : float
-        Of the log-odds of pneumonia against normal; 1 and 0 leave them alone.
-    fitted_on : str
-        What pictures it was fitted on.
-    """
-
-    method: Literal["none", "temperature", "vector"] = "none"
-    scale: tuple[float, ...] = (1.0,)
-    bias: tuple[float, ...] = (0.0,)
-    odds_scale: float = Field(default=1.0, gt=0)
-    odds_bias: float = 0.0
-    fitted_on: str = ""
-
-
-class GateLimits(_Frozen):
-    """What a picture must satisfy to be judged.
-
-    Parameters
-    ----------
-    min_side : int
-        Pixels on the shorter side of the original.
-    max_aspect : float
-        Longer over shorter side.
-    modalities : tuple of str
-        DICOM modalities that are projection radiographs.
-    body_parts : tuple of str
-        DICOM Body Part Examined values that may be a chest; a header without one passes.
-    min_contrast : float
-        Standard deviation of the grey levels in [0, 1].
-    max_clipped : float
-        Share of pixels at the lowest or highest level.
-    min_lung_certainty : float
-        Mean probability that the lung segmenter gives to the lungs it found; where the bundle has one.
-        At 0.91 and without `max_novelty` this refuses none of 5,232 children, 4 of 516 adults and 113 of 120
-        knees and photographs.
-    sure_lung_certainty : float
-        Below it the negative of the picture is tried as well. Nine of ten adults and 99 of 100 children are
-        above it, and no negative of either.
-    max_lung_bridge : float
-        Share of the height of the lungs at which they may join in the middle; one field of lung is no frontal
-        view.
-    max_novelty : float or None
-        Distance from the chest radiographs that the statistics in ``gate.npz`` stand for; see
-        `pneumoscope.predict.novelty`. None where there are none.
-    validated_ages : tuple of float
-        Years; at the second and above the model is not validated, and the answer says so.
-    """
-
-    min_side: int = 64
-    max_aspect: float = 2.5
-    modalities: tuple[str, ...] = ("CR", "DX", "RG", "DR", "RF")
-    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "RIB", "RIBS", "PORT CHEST", "CHEST PORT")
-    min_contrast: float = 0.04
-    max_clipped: float = 0.6
-    min_lung_certainty: float = 0.91
-    sure_lung_certainty: float = 0.945
-    max_lung_bridge: float = 0.2
-    max_novelty: float | None = None
-    validated_ages: tuple[float, float] = (0.0, 18.0)
-
-
-class Provenance(_Frozen):
-    """Where the model comes from."""
-
-    recipe: str = ""
-    recipe_sha256: str = ""
-    data_fingerprint: str = ""
-    data_description: str = ""
-    split_seed: int | None = None
-    split_method: str = ""
-    teachers: tuple[str, ...] = ()
-    code_version: str = ""
-    created: str = ""
-    parent: str | None = None
-
-
-class BundleManifest(_Frozen):
-    """Content of ``bundle.json``.
-
-    Parameters
-    ----------
-    findings : tuple of str
-        Class names in the order of the outputs; the first is ``normal``.
-    input : InputSpec
-        How pictures are made ready; the same object that training used.
-    operating_points : tuple of OperatingPoint
-        Named thresholds on the calibrated probability of pneumonia.
-    default_operating_point : str
-        The one used unless another is named.
-    conformal : tuple of float or None
-        Per class, the least calibrated probability at which the class enters the prediction set.
-    results : dict
-        What ``evaluate`` measured: figures by name, and what they speak of.
-    files : dict
-        sha256 of each other file of the bundle.
-    """
-
-    format_version: Literal[1] = FORMAT_VERSION
-    name: str
-    findings: tuple[str, ...] = Field(min_length=2)
-    input: InputSpec
-    calibrator: Calibrator = Calibrator()
-    operating_points: tuple[OperatingPoint, ...] = (OperatingPoint("balanced", 0.5),)
-    default_operating_point: str = "balanced"
-    conformal: tuple[float, ...] | None = None
-    conformal_alpha: float | None = None
-    gate: GateLimits = GateLimits()
-    provenance: Provenance = Provenance()
-    results: dict[str, Any] = {}
-    intended_use: str = INTENDED_USE
-    licence: str = "Apache-2.0"
-    files: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _agrees(self) -> BundleManifest:
-        if self.findings[0] != "normal":
-            raise ValueError(f"the first finding must be 'normal', not {self.findings[0]!r}")
-        names = [point.name for point in self.operating_points]
-        if self.default_operating_point not in names:
-            raise ValueError(f"default operating point {self.default_operating_point!r} is not among {names}")
-        if self.conformal is not None and len(self.conformal) != len(self.findings):
-            raise ValueError("one conformal threshold per finding is needed")
-        if any(
-            len(part) not in (1, len(self.findings)) for part in (self.calibrator.scale, self.calibrator.bias)
-        ):
-            raise ValueError("the calibrator needs one scale and one bias, or one of each per finding")
-        return self
-
-    @property
-    def calibration_sha256(self) -> str:
-        """Hash of all that turns logits into answers: calibrator, operating points, conformal thresholds."""
-        parts = self.model_dump(
-            mode="json",
-            include={"calibrator", "operating_points", "default_operating_point", "conformal"},
-        )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def operating_point(self, name: str | None = None) -> OperatingPoint:
-        """Return the operating point called `name`, or the default one.
-
-        Raises
-        ------
-        BundleError
-            If the bundle has none of that name.
-        """
-        wanted = name or self.default_operating_point
-        for point in self.operating_points:
-            if point.name == wanted:
-                return point
-        known = ", ".join(point.name for point in self.operating_points)
-        raise BundleError(f"{self.name}: no operating point {wanted!r}; it has {known}")
 
 
 @dataclass(frozen=True)

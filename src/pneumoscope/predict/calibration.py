@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import OperatingPoint
-from pneumoscope.model.bundle import Calibrator
+from pneumoscope.model.manifest import Calibrator
 
 __all__ = ["Decision", "calibrate", "calibrated_logits", "decide", "log_odds", "prediction_set"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pneumoscope.domain import Explanation
 from pneumoscope.image.standardise import Standardised, crop
-from pneumoscope.model.bundle import Calibrator
+from pneumoscope.model.manifest import Calibrator
 
 __all__ = ["MAP_STYLE", "MapStyle", "explain", "heat_map", "pneumonia_evidence"]
 

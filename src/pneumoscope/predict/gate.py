@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pneumoscope.domain import CAUTIONS, Radiograph, Reason, ViewPosition
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.bundle import GateLimits
+from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.novelty import Novelty, describe
 
 __all__ = [

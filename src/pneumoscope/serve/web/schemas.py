@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pneumoscope.domain import OperatingPoint, Status
-from pneumoscope.model.bundle import Bundle, BundleManifest
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.manifest import BundleManifest
 
 __all__ = ["Answer", "BundleFacts", "BundlePage", "Facts", "HeatmapLink", "InlineHeatmap", "Row", "State"]
 
