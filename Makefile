@@ -13,7 +13,7 @@ DEMO_TRAIN ?=
 # An X-ray of yours for the shipped model: make demo IMAGE=chest.png
 IMAGE ?=
 
-PYTEST_OPTIONS ?= -n 2
+PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
 # `make bundle` trains the shipped model on these: pictures, lung masks of the same names, and adults to
 # learn from besides.
