@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CLAHE": {"input": {"contrast": "clahe"}},
     "median filter": {"input": {"denoise": "median"}},
     "self-supervised epochs first": {"pretraining": {"epochs": 3}},
+    "lungs found besides": {"tasks": {"lungs": 0.3}},
+    "sources forgotten": {"tasks": {"source": 0.1}},
     "larger picture (96 pixels)": {"input": {"size": 96}},
 }
 FIGURES = {

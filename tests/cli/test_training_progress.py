@@ -9,7 +9,7 @@ import re
 import pytest
 
 from pneumoscope.cli.training_progress import show_progress
-from pneumoscope.train.fit import Epoch
+from pneumoscope.train.history import Epoch
 
 
 class Terminal(io.StringIO):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bundles import make_bundle
 from pneumoscope.domain import BundleError, OperatingPoint
 from pneumoscope.image.standardise import InputSpec
-from pneumoscope.model.bundle import BundleManifest, Calibrator, head_bytes, load_bundle, write_bundle
+from pneumoscope.model.bundle import head_bytes, load_bundle, write_bundle
+from pneumoscope.model.manifest import BundleManifest, Calibrator
 
 
 @pytest.fixture

@@ -153,6 +153,15 @@ def test_a_mask_is_warped_with_its_picture():
     assert torch.equal(both[:, 0], both[:, 1])
 
 
+def test_maps_on_a_picture_move_with_it_and_keep_their_values():
+    picture = smooth_pictures(3)
+    mask = (picture > 0.5).float()
+    both = augment(torch.cat([picture, mask], dim=1), STRONG, generator())
+    alone = augment(picture, STRONG, generator())
+    assert torch.equal(both[:, :1], alone)
+    assert torch.equal(both[:, 1:], warp(mask, sample_affine(3, STRONG, generator())))
+
+
 # Grey levels
 
 

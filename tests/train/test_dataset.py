@@ -115,6 +115,28 @@ def test_the_lung_segmenter_is_used_where_the_input_needs_it(tmp_path):
     assert not packed.pictures[:, :, :, 16:].any()
 
 
+@pytest.mark.parametrize(
+    "spec", [SPEC, InputSpec(size=32, lungs="crop", lung_margin=0.0)], ids=["whole", "crop"]
+)
+def test_the_lungs_are_kept_in_the_frame_of_the_input(tmp_path, spec):
+    manifest = draw(full(tmp_path, 2))
+
+    def two_lungs(pixels):
+        probability = np.zeros((64, 64), np.float32)
+        probability[16:48, 8:28] = probability[16:48, 36:56] = 1
+        return probability
+
+    plain = pack(manifest, THREE, spec, two_lungs)
+    assert plain.lungs is None
+    packed = pack(manifest, THREE, spec, two_lungs, keep_lungs=True)
+    assert np.array_equal(packed.pictures, plain.pictures)
+    assert packed.lungs.shape == (6, 1, 32, 32)
+    assert set(np.unique(packed.lungs)) == {0, 255}
+    whole = spec.lungs == "none"
+    assert (packed.lungs == 255).mean() == pytest.approx(0.3125 if whole else 40 / 48, abs=0.05)
+    assert packed.subset(np.array([4, 1])).lungs.shape == (2, 1, 32, 32)
+
+
 def test_nothing_packs_to_nothing(tmp_path):
     packed = pack(Manifest((), tmp_path), THREE, SPEC)
     assert packed.pictures.shape == (0, 1, 32, 32)

@@ -6,7 +6,7 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.domain import DataError, RecipeError
-from pneumoscope.model.bundle import Provenance
+from pneumoscope.model.manifest import Provenance
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.recipe import load_recipe

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pneumoscope.domain import BundleError
-from pneumoscope.model.bundle import GateLimits, Provenance, load_bundle
+from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
+from pneumoscope.model.manifest import GateLimits, Provenance
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.train.export import export_bundle
 from pneumoscope.train.networks import build_network

@@ -12,7 +12,8 @@ from pneumoscope.data.manifest import Record
 from pneumoscope.domain import DataError
 from pneumoscope.train import fit as fit_module
 from pneumoscope.train.dataset import Packed
-from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, fit, make_fabric
+from pneumoscope.train.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.train.history import HISTORY_FILE
 from pneumoscope.train.networks import build_network
 from pneumoscope.train.recipe import Recipe
 
@@ -38,8 +39,10 @@ def pictures(count=32, seed=0, share=0.5):
     labels = (np.arange(count) < share * count).astype(np.int64)
     grey = rng.integers(60, 120, (count, 1, 16, 16))
     grey[labels == 1, :, :, 8:] += 80
-    records = tuple(Record(f"{i}.png", "normal", f"p{i}") for i in range(count))
-    return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records)
+    records = tuple(Record(f"{i}.png", "normal", f"p{i}", source=f"s{i % 3}") for i in range(count))
+    lungs = np.zeros((count, 1, 16, 16), np.uint8)
+    lungs[:, :, 4:12, 2:14] = 255
+    return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records, lungs=lungs)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,14 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, fabric):
     assert_same_weights(first, again)
     other = trained(made.model_copy(update={"seed": 1}), tmp_path / "c", fabric)
     assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_further_tasks_change_what_is_learnt_and_not_what_ships(tmp_path, fabric):
+    plain = trained(recipe(), tmp_path / "plain", fabric)
+    for task in ("lungs", "source"):
+        more = trained(recipe(tasks={task: 1.0}), tmp_path / task, fabric)
+        assert more.state_dict().keys() == plain.state_dict().keys()
+        assert not torch.equal(more.head.weight, plain.head.weight)
 
 
 def test_the_network_comes_back_ready_for_use(tmp_path, fabric):
@@ -259,7 +270,11 @@ def history_of(run):
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
-@pytest.mark.parametrize("changes", [{}, {"ema": None, "keep": "last"}], ids=["average", "plain"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": None, "keep": "last"}, {"tasks": {"lungs": 0.5, "source": 0.2}}],
+    ids=["average", "plain", "tasks"],
+)
 def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one(tmp_path, fabric, after, changes):
     made = recipe(**RICH | changes)
     unbroken = trained(made, tmp_path / "unbroken", fabric)

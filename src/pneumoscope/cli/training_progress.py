@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Progress
-    from pneumoscope.train.fit import Epoch
+    from pneumoscope.train.history import Epoch
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.split import folds
 from pneumoscope.domain import DataError
-from pneumoscope.evaluate.calibrate import choose_operating_points, fit_temperature
+from pneumoscope.evaluate.calibration import fit_calibration
 from pneumoscope.evaluate.metrics import evaluate_scores
+from pneumoscope.evaluate.observe import Observed
 from pneumoscope.evaluate.scores import ScoredSet
 from pneumoscope.evaluate.weighted import ranking
 from pneumoscope.experiment.pictures import limited, lung_segmenter, pack_pictures
 from pneumoscope.experiment.plan import Experiment, Progress
-from pneumoscope.model.bundle import Calibrator
+from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.train.cross_fit import cross_fit
 from pneumoscope.train.dataset import Packed, check_classes, check_packed
@@ -99,7 +100,7 @@ def cross_validate(
     )
     progress.on_step("judging")
     result = (
-        _judge_sources(packed, logits, names, parts)
+        _judge_sources(packed, recipe.classes, logits, names, parts)
         if sources
         else _judge_folds(packed, recipe.classes, logits, names, parts)
     )
@@ -160,7 +161,7 @@ def _judge_folds(
     found: dict[str, dict[str, Any]] = {}
     for name, own in zip(names, parts, strict=True):
         rest = np.setdiff1d(np.arange(len(packed)), own)
-        calibrator, threshold = _chosen_on(scores[rest], labels[rest])
+        calibrator, threshold = _chosen_on(packed, rest, classes, scores[rest])
         probabilities[own] = calibrate(scores[own], calibrator)
         decided[own] = 1 - probabilities[own, 0] >= threshold
         found[name] = {"pictures": len(own), **_figures(labels[own] != 0, decided[own])}
@@ -171,7 +172,11 @@ def _judge_folds(
 
 
 def _judge_sources(
-    packed: Packed, logits: list[Logits], sources: list[str], parts: list[npt.NDArray[np.intp]]
+    packed: Packed,
+    classes: tuple[str, ...],
+    logits: list[Logits],
+    sources: list[str],
+    parts: list[npt.NDArray[np.intp]],
 ) -> CrossValidation:
     """Judge each source that was left out beside the fold of the others that was held out with it.
 
@@ -181,7 +186,7 @@ def _judge_sources(
     source_of = np.array([record.source for record in packed.records])
     for source, part, said in zip(sources, parts, logits, strict=True):
         truth, mine = packed.labels[part] != 0, source_of[part] == source
-        calibrator, threshold = _chosen_on(said[~mine].astype(np.float64), packed.labels[part][~mine])
+        calibrator, threshold = _chosen_on(packed, part[~mine], classes, said[~mine].astype(np.float64))
         p = 1 - calibrate(said.astype(np.float64), calibrator)[:, 0]
         opposite = ~mine & (truth != truth[mine][0]) if len(set(truth[mine].tolist())) == 1 else mine
         among = mine | opposite
@@ -197,13 +202,18 @@ def _judge_sources(
     return CrossValidation({}, found)
 
 
-def _chosen_on(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[Calibrator, float]:
-    """Return a temperature and the balanced threshold."""
-    scale = (1 / fit_temperature(logits, labels),) * logits.shape[1]
-    calibrator = Calibrator(method="temperature", scale=scale, bias=(0.0,) * logits.shape[1])
-    p = 1 - calibrate(logits, calibrator)[:, 0]
-    balanced = next(point for point in choose_operating_points(p, labels != 0) if point.name == "balanced")
-    return calibrator, balanced.threshold
+def _chosen_on(
+    packed: Packed,
+    chosen: npt.NDArray[np.intp],
+    classes: tuple[str, ...],
+    logits: npt.NDArray[np.float64],
+) -> tuple[Calibrator, float]:
+    """Return a temperature and the balanced threshold, fitted on some of the pictures."""
+    records = tuple(packed.records[position] for position in chosen)
+    observed = Observed(logits, classes, packed.possible[chosen], np.arange(len(chosen)), records)
+    fitted = fit_calibration(observed, "temperature", fitted_on="the other parts")
+    balanced = next(point for point in fitted.operating_points if point.name == "balanced")
+    return fitted.calibrator, balanced.threshold
 
 
 def _auroc(p: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:

@@ -75,7 +75,7 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
     DataError
         If there is none.
     """
-    if not experiment.recipe.input.needs_lungs:
+    if not experiment.recipe.needs_lungs:
         return None
     path = experiment.lungs or default_bundle_path() / LUNGS_FILE
     if not path.is_file():
@@ -118,6 +118,7 @@ def pack_pictures(records: Manifest, recipe: Recipe, lungs: Path | None, progres
         recipe.classes,
         recipe.input,
         segment,
+        keep_lungs=recipe.tasks.lungs > 0,
         progress=lambda done: progress.on_pictures(done, len(records)),
     )
     if packed.unreadable:

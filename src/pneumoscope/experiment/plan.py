@@ -10,7 +10,7 @@ from pathlib import Path
 from pneumoscope.domain import UnreadableImageError
 from pneumoscope.evaluate.bundles import Judgement
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.train.fit import Epoch
+from pneumoscope.train.history import Epoch
 from pneumoscope.train.recipe import Recipe
 
 __all__ = ["Experiment", "Progress", "Result", "with_split"]

@@ -33,12 +33,14 @@ from pneumoscope.experiment.pictures import (
     with_more,
 )
 from pneumoscope.experiment.plan import Experiment, Progress, Result
-from pneumoscope.model.bundle import Bundle, Provenance, load_bundle
+from pneumoscope.model.bundle import Bundle, load_bundle
+from pneumoscope.model.manifest import Provenance
 from pneumoscope.predict.pipeline import available_cpus
 from pneumoscope.train.dataset import Packed, check_packed
 from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.export import export_bundle
-from pneumoscope.train.fit import CHECKPOINT_FILE, HISTORY_FILE, fit, make_fabric
+from pneumoscope.train.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.train.history import HISTORY_FILE
 from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
 from pneumoscope.train.pretrain import pretrain
 from pneumoscope.train.recipe import Recipe, load_recipe

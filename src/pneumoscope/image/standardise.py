@@ -18,7 +18,15 @@ from pneumoscope.domain import Radiograph
 from pneumoscope.image.lungs import LUNG_INPUT_SIZE, WHOLE, Box, LungField, LungSegmenter, lung_field
 from pneumoscope.image.resample import resample
 
-__all__ = ["InputSpec", "Standardised", "lung_view", "standardise", "standardise_with_lungs"]
+__all__ = [
+    "InputSpec",
+    "Standardised",
+    "find_lungs",
+    "lung_view",
+    "mask_of_input",
+    "standardise",
+    "standardise_with_lungs",
+]
 
 Pixels = npt.NDArray[np.float32]
 
@@ -128,8 +136,13 @@ def standardise(
         return standardise_with_lungs(radiograph, spec, None)
     if segment is None:
         raise ValueError("this input spec needs a lung segmenter, and none was given")
+    return standardise_with_lungs(radiograph, spec, find_lungs(radiograph, segment))
+
+
+def find_lungs(radiograph: Radiograph, segment: LungSegmenter) -> LungField:
+    """Ask a segmenter where the lungs of a picture are."""
     view = lung_view(radiograph)
-    return standardise_with_lungs(radiograph, spec, lung_field(segment(view), view=view))
+    return lung_field(segment(view), view=view)
 
 
 def lung_view(radiograph: Radiograph) -> Pixels:
@@ -149,7 +162,7 @@ def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungF
     pixels, content = _fit(radiograph, region, spec)
     pixels = _denoise(pixels, spec.denoise)
     pixels = _contrast(pixels, spec.contrast)
-    mask = _mask_of_input(lungs, region, content, spec.size) if lungs and lungs.plausible else None
+    mask = mask_of_input(lungs, region, content, spec.size) if lungs and lungs.plausible else None
     if mask is not None and not mask.any():  # a strip so thin that no pixel of it is lung
         mask = None
     pixels = _window(pixels, spec.window, content, mask)
@@ -249,8 +262,22 @@ def _pixel_box(box: Box, size: int) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt.NDArray[np.bool_]:
-    """Bring the lung mask into the frame of the network's input, shape (size, size)."""
+def mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt.NDArray[np.bool_]:
+    """Bring the lung mask into the frame of the network's input.
+
+    Parameters
+    ----------
+    lungs : LungField
+    region, content : Box
+        As in `Standardised`.
+    size : int
+        Side of the input in pixels.
+
+    Returns
+    -------
+    ndarray of bool, shape (size, size)
+        False on borders.
+    """
     rows, columns = _pixel_box(content, size)
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     mask = np.zeros((size, size), bool)

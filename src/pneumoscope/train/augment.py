@@ -178,10 +178,15 @@ def photometric(images: Tensor, config: Augmentation, generator: torch.Generator
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Warp and change a batch of shape (N, 1, S, S); an all-default config returns it untouched."""
+    """Warp and change a batch of shape (N, 1 + M, S, S); an all-default config returns it untouched.
+
+    The first channel is the picture; others are maps that lie on it: they move with it, their values stay.
+    """
     if config == Augmentation(mixup=config.mixup):
         return images
-    return photometric(warp(images, sample_affine(len(images), config, generator)), config, generator)
+    warped = warp(images, sample_affine(len(images), config, generator))
+    changed = photometric(warped[:, :1], config, generator)
+    return changed if images.shape[1] == 1 else torch.cat([changed, warped[:, 1:]], dim=1)
 
 
 def mixup(images: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:

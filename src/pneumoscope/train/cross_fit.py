@@ -11,8 +11,10 @@ from lightning.fabric import Fabric
 
 from pneumoscope.domain import DataError
 from pneumoscope.train.dataset import Packed
-from pneumoscope.train.fit import Epoch, fit, predict_logits
+from pneumoscope.train.fit import fit, predict_logits
+from pneumoscope.train.history import Epoch
 from pneumoscope.train.networks import build_network
+from pneumoscope.train.pretrain import pretrain
 from pneumoscope.train.recipe import Recipe
 
 __all__ = ["cross_fit"]
@@ -33,7 +35,8 @@ def cross_fit(
 ) -> list[npt.NDArray[np.float32]]:
     """Train once without each part and judge that part; every part is a run of its own that resumes.
 
-    The weights of the last epoch are taken: a held-out part that chose the epoch would flatter itself.
+    The weights of the last epoch are taken: a held-out part that chose the epoch would flatter itself. A
+    recipe's teacher is left aside: it would have seen the held-out parts.
 
     Parameters
     ----------
@@ -67,13 +70,15 @@ def cross_fit(
         stored = run / LOGITS_FILE
         if not stored.exists():
             run.mkdir(parents=True, exist_ok=True)
-            learnt_from = np.setdiff1d(np.arange(len(packed)), held_out)
+            learnt = packed.subset(np.setdiff1d(np.arange(len(packed)), held_out))
             judged = packed.subset(held_out)
             network = build_network(last.network, len(last.classes), weights=weights, seed=last.seed)
+            if last.pretraining:
+                network = pretrain(last, network, learnt.pictures, run, fabric=fabric)
             network = fit(
                 last,
                 network,
-                packed.subset(learnt_from),
+                learnt,
                 judged,
                 run,
                 fabric=fabric,

@@ -16,7 +16,7 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import LungSegmenter
-from pneumoscope.image.standardise import InputSpec, standardise
+from pneumoscope.image.standardise import InputSpec, find_lungs, mask_of_input, standardise
 from pneumoscope.predict.pipeline import available_cpus
 
 __all__ = [
@@ -46,12 +46,15 @@ class Packed:
         Of the pictures, in the same order.
     unreadable : tuple of UnreadableImageError
         What was left out.
+    lungs : ndarray of uint8, shape (N, 1, S, S), or None
+        Where the segmenter finds lungs, 255, or not, 0; None where it was not asked for.
     """
 
     pictures: npt.NDArray[np.uint8]
     possible: npt.NDArray[np.bool_]
     records: tuple[Record, ...]
     unreadable: tuple[UnreadableImageError, ...] = ()
+    lungs: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -66,7 +69,8 @@ class Packed:
     def subset(self, positions: npt.NDArray[np.intp]) -> Packed:
         """Return some of the pictures, in the order of `positions`."""
         records = tuple(self.records[position] for position in positions)
-        return Packed(self.pictures[positions], self.possible[positions], records)
+        lungs = None if self.lungs is None else self.lungs[positions]
+        return Packed(self.pictures[positions], self.possible[positions], records, lungs=lungs)
 
 
 def class_indices(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
@@ -162,12 +166,17 @@ def pack(
     spec: InputSpec,
     segment: LungSegmenter | None = None,
     *,
+    keep_lungs: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Packed:
     """Read and standardise every picture of a manifest, on all processors.
 
     Parameters
     ----------
+    segment : LungSegmenter, optional
+        Needed where `spec.needs_lungs`, and to keep lungs.
+    keep_lungs : bool
+        Whether to return where the lungs are.
     progress : callable
         Told the number of pictures done.
 
@@ -188,7 +197,13 @@ def pack(
             radiograph = read_radiograph(manifest.resolve(record), min_side=spec.decode_side)
         except UnreadableImageError as error:
             return error
-        return np.rint(standardise(radiograph, spec, segment).pixels * 255).astype(np.uint8)
+        prepared = standardise(radiograph, spec, segment)
+        maps = [prepared.pixels]
+        if keep_lungs and segment is not None:
+            found = prepared.lungs or find_lungs(radiograph, segment)
+            mask = mask_of_input(found, prepared.region, prepared.content, spec.size)
+            maps.append(mask[None].astype(np.float32))
+        return np.rint(np.concatenate(maps) * 255).astype(np.uint8)
 
     pictures: list[npt.NDArray[np.uint8]] = []
     kept: list[int] = []
@@ -201,10 +216,11 @@ def pack(
                 pictures.append(result)
                 kept.append(index)
             progress(index + 1)
-    shape = (0, spec.channels, spec.size, spec.size)
+    shape = (0, spec.channels + keep_lungs, spec.size, spec.size)
     stacked = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
     records = tuple(manifest.records[index] for index in kept)
-    return Packed(stacked, possible[kept], records, tuple(unreadable))
+    lungs = stacked[:, spec.channels :] if keep_lungs else None
+    return Packed(stacked[:, : spec.channels], possible[kept], records, tuple(unreadable), lungs)
 
 
 def _possible(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.bool_]:

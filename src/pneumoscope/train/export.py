@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import pneumoscope
-from pneumoscope.model.bundle import (
-    Bundle,
-    BundleManifest,
-    GateLimits,
-    Provenance,
-    head_bytes,
-    write_bundle,
-)
+from pneumoscope.model.bundle import Bundle, head_bytes, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
+from pneumoscope.model.manifest import BundleManifest, GateLimits, Provenance
 from pneumoscope.train.networks import Network
 from pneumoscope.train.onnx_export import export_onnx
 from pneumoscope.train.recipe import Recipe

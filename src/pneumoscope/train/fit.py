@@ -6,7 +6,6 @@ of an epoch comes from (seed, epoch), so a run that is resumed goes on as if it 
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -14,7 +13,7 @@ import pickle
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,14 @@ from pneumoscope.domain import DataError
 from pneumoscope.train.augment import augment, mixup
 from pneumoscope.train.dataset import Packed
 from pneumoscope.train.ema import WeightAverage
+from pneumoscope.train.history import Epoch, append_epoch, trim_history
 from pneumoscope.train.loss import Targets, cross_entropy
+from pneumoscope.train.multitask import MultiTask
 from pneumoscope.train.networks import Network, freeze, set_training
 from pneumoscope.train.recipe import Phase, Recipe
 
 __all__ = [
     "CHECKPOINT_FILE",
-    "HISTORY_FILE",
-    "Epoch",
     "cpu_has_bf16",
     "fit",
     "make_fabric",
@@ -44,22 +43,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FILE, HISTORY_FILE, TENSORBOARD_FOLDER = "last.ckpt", "history.csv", "tensorboard"
+CHECKPOINT_FILE = "last.ckpt"
 EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of ``history.csv``; losses are mean cross-entropies, scores are on the validation split."""
-
-    epoch: int
-    phase: int
-    lr: float
-    train_loss: float
-    val_loss: float
-    val_auroc: float
-    val_accuracy: float
-    seconds: float
 
 
 @dataclass
@@ -168,14 +153,23 @@ class _Trainer:
         self.state = _State()
         self.optimizer_state: dict[str, Any] | None = None
         self.train, self.val = train, val
-        self.pictures = torch.from_numpy(train.pictures).to(fabric.device)
+        sources = sorted({record.source for record in train.records})
+        self.learner = MultiTask(self.network, recipe.tasks, len(sources), seed=recipe.seed)
+        self.learner.to(fabric.device)
+        maps = [train.pictures] if train.lungs is None else [train.pictures, train.lungs]
+        self.pictures = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
         counts = np.bincount(train.labels, minlength=len(recipe.classes))
         balanced = len(train) / (len(recipe.classes) * np.maximum(counts, 1))
         self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
-        self.targets = self._targets(train, teacher)
+        self.targets = self._targets(train, teacher, sources)
 
-    def _targets(self, packed: Packed, teacher: npt.NDArray[np.float32] | None = None) -> Targets:
+    def _targets(
+        self, packed: Packed, teacher: npt.NDArray[np.float32] | None, sources: list[str]
+    ) -> Targets:
         recipe, device = self.recipe, self.fabric.device
+        source = np.array([sources.index(record.source) for record in packed.records])
+        # By class: which sources have pictures of it.
+        has = np.stack([np.isin(np.arange(len(sources)), source[column]) for column in packed.possible.T])
         smoothing = [
             recipe.label_noise.get(record.source, recipe.label_smoothing) for record in packed.records
         ]
@@ -185,6 +179,8 @@ class _Trainer:
             torch.tensor(self.class_weights[packed.labels], dtype=torch.float32, device=device),
             None if teacher is None else torch.from_numpy(teacher).to(device),
             recipe.distillation.trust if recipe.distillation else 0.0,
+            torch.from_numpy(source).to(device),
+            torch.from_numpy(packed.possible @ has).to(device),
         )
 
     def run_phase(self, number: int, phase: Phase, first: int, on_epoch: Callable[[Epoch], None]) -> None:
@@ -193,7 +189,7 @@ class _Trainer:
         log.info(
             "phase %d: %d epochs, lr %g, %d parameters learn", number + 1, phase.epochs, phase.lr, learning
         )
-        model, optimizer = self.fabric.setup(self.network, self._optimizer(phase), move_to_device=False)
+        model, optimizer = self.fabric.setup(self.learner, self._optimizer(phase), move_to_device=False)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
@@ -213,7 +209,7 @@ class _Trainer:
                 return
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        learning = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
         decay = self.recipe.weight_decay
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(learning, lr=phase.lr, momentum=0.9, weight_decay=decay, nesterov=True)
@@ -243,10 +239,11 @@ class _Trainer:
             targets = self.targets[batch.to(fabric.device)]
             if recipe.augmentation.mixup:
                 images, other, share = mixup(images, recipe.augmentation.mixup, generator)
-            logits, _ = model(images.contiguous(memory_format=torch.channels_last))
-            loss = cross_entropy(logits, targets)
+            pictures, lungs = images[:, :1], images[:, 1:]
+            said = model(pictures.contiguous(memory_format=torch.channels_last))
+            loss = self.learner.loss(said, targets, lungs)
             if recipe.augmentation.mixup:
-                loss = share * loss + (1 - share) * cross_entropy(logits, targets[other])
+                loss = share * loss + (1 - share) * self.learner.loss(said, targets[other], lungs)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
@@ -289,6 +286,7 @@ class _Trainer:
             content = {
                 "recipe": self.recipe.sha256,
                 "network": self.network.state_dict(),
+                "heads": self.learner.heads.state_dict(),
                 "average": self.average.state_dict() if self.average else None,
                 "best": self.best,
                 "optimizer": optimizer.state_dict(),
@@ -296,8 +294,7 @@ class _Trainer:
             }
             torch.save(content, draft)
             draft.replace(self.run / CHECKPOINT_FILE)
-            _append_history(self.run / HISTORY_FILE, row)
-            _log_tensorboard(self.run / TENSORBOARD_FOLDER, row)
+            append_epoch(self.run, row)
         self.fabric.barrier()
 
     def load(self) -> None:
@@ -312,11 +309,12 @@ class _Trainer:
                 f"{path}: belongs to another recipe; resume with the same options, or use another --out"
             )
         self.network.load_state_dict(saved["network"])
+        self.learner.heads.load_state_dict(saved.get("heads", {}))
         if self.average:
             self.average.load_state_dict(saved["average"])
         self.best, self.state = saved["best"], _State(**saved["state"])
         self.optimizer_state = saved["optimizer"] if self._inside_phase() else None
-        _trim_history(self.run / HISTORY_FILE, self.state.epoch)
+        trim_history(self.run, self.state.epoch)
         log.info("resuming after epoch %d", self.state.epoch)
 
     def _inside_phase(self) -> bool:
@@ -374,27 +372,3 @@ def _auroc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.bool_
     n_negative = len(positive) - n_positive
     rank_sum = float(ranks[inverse][positive].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
-
-
-def _append_history(path: Path, row: Epoch) -> None:
-    new = not path.exists() or row.epoch == 1
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
-        if new:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
-
-
-def _trim_history(path: Path, epochs: int) -> None:
-    """Drop rows after the checkpoint: a kill can fall between the two writes."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        path.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
-
-
-def _log_tensorboard(folder: Path, row: Epoch) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for name in ("lr", "train_loss", "val_loss", "val_auroc", "val_accuracy"):
-            writer.add_scalar(name, getattr(row, name), row.epoch)

@@ -28,6 +28,10 @@ class Targets:
         A teacher's probabilities; rows add up to 1.
     trust : float
         Share of the loss that follows the teacher and not the label, in [0, 1].
+    source : Tensor of int64, shape (N,), or None
+        Where each picture comes from.
+    rivals : Tensor of bool, shape (N, S), or None
+        Sources that have pictures of the same class, its own among them.
     """
 
     possible: Tensor
@@ -35,11 +39,23 @@ class Targets:
     weight: Tensor
     teacher: Tensor | None = None
     trust: float = 0.0
+    source: Tensor | None = None
+    rivals: Tensor | None = None
 
     def __getitem__(self, index: Tensor) -> Targets:
         """Return the targets of some of the pictures."""
-        teacher = None if self.teacher is None else self.teacher[index]
-        return Targets(self.possible[index], self.smoothing[index], self.weight[index], teacher, self.trust)
+        teacher, source, rivals = (
+            None if rows is None else rows[index] for rows in (self.teacher, self.source, self.rivals)
+        )
+        return Targets(
+            self.possible[index],
+            self.smoothing[index],
+            self.weight[index],
+            teacher,
+            self.trust,
+            source,
+            rivals,
+        )
 
 
 def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "SplitSpec",
+    "Tasks",
     "load_recipe",
     "recipe_names",
 ]
@@ -114,6 +115,22 @@ class Pretraining(_Strict):
     lr: float = Field(default=1e-3, gt=0)
 
 
+class Tasks(_Strict):
+    """What a network learns besides the classes, by heads that do not ship.
+
+    Parameters
+    ----------
+    lungs : float
+        Weight of finding the lungs, as the lung segmenter sees them, on the feature map.
+    source : float
+        Weight of not telling the sources of a class from each other (Ganin et al., Domain-Adversarial
+        Training of Neural Networks, JMLR 2016).
+    """
+
+    lungs: float = Field(default=0.0, ge=0, le=10)
+    source: float = Field(default=0.0, ge=0, le=10)
+
+
 class Recipe(_Strict):
     """One training run.
 
@@ -131,6 +148,8 @@ class Recipe(_Strict):
         By source, the share of a label that is spread over all classes, in place of `label_smoothing`.
     distillation : Distillation or None
         A teacher to learn from besides the labels.
+    tasks : Tasks
+        What else is learnt from the training pictures.
     calibration_views : int
         Mildly disturbed copies of each validation picture on which calibrator and thresholds are fitted too.
     pretraining : Pretraining or None
@@ -154,6 +173,7 @@ class Recipe(_Strict):
     class_weights: Literal["none", "balanced"] = "none"
     distillation: Distillation | None = None
     pretraining: Pretraining | None = None
+    tasks: Tasks = Tasks()
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     patience: int | None = Field(default=None, ge=1)
@@ -172,6 +192,11 @@ class Recipe(_Strict):
             # A bundle's network takes grey pictures and repeats them itself.
             raise ValueError("input.channels: must be 1; network.channels says what the backbone sees")
         return self
+
+    @property
+    def needs_lungs(self) -> bool:
+        """Whether a lung segmenter must be at hand."""
+        return self.input.needs_lungs or self.tasks.lungs > 0
 
     @property
     def epochs(self) -> int:
@@ -267,6 +292,7 @@ def _first_fault(error: ValidationError) -> str:
             "distillation": Distillation,
             "pretraining": Pretraining,
             "split": SplitSpec,
+            "tasks": Tasks,
         }
         model = nested.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
         fields = list(model.model_fields)

@@ -1,0 +1,53 @@
+"""The history of a run: one row an epoch, in ``history.csv`` and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+__all__ = ["HISTORY_FILE", "Epoch", "append_epoch", "trim_history"]
+
+HISTORY_FILE, TENSORBOARD_FOLDER = "history.csv", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``; losses are mean cross-entropies, scores are on the validation split."""
+
+    epoch: int
+    phase: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_auroc: float
+    val_accuracy: float
+    seconds: float
+
+
+def append_epoch(run: Path, row: Epoch) -> None:
+    """Add an epoch to a run's history; the first one begins it anew."""
+    path = run / HISTORY_FILE
+    new = not path.exists() or row.epoch == 1
+    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
+    _log_tensorboard(run / TENSORBOARD_FOLDER, row)
+
+
+def trim_history(run: Path, epochs: int) -> None:
+    """Drop rows after the checkpoint: a kill can fall between the two writes."""
+    path = run / HISTORY_FILE
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
+
+
+def _log_tensorboard(folder: Path, row: Epoch) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for name in ("lr", "train_loss", "val_loss", "val_auroc", "val_accuracy"):
+            writer.add_scalar(name, getattr(row, name), row.epoch)
