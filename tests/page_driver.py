@@ -19,8 +19,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from pneumoscope.domain import OperatingPoint
+
 __all__ = [
+    "DESK",
     "PATIENCE",
+    "PHONE",
+    "POINTS",
     "asked",
     "canvas_picture",
     "drawn",
@@ -30,10 +35,12 @@ __all__ = [
     "serving",
     "set_slider",
     "upload",
+    "watched_pages",
 ]
 
 PATIENCE = 120  # seconds; the machine may be busy with other things
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import pytest
@@ -44,3 +46,39 @@ def server(web_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def png() -> bytes:
     return cv2.imencode(".png", grey_levels())[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server that browsers may visit."""
+    from page_driver import POINTS, serving
+
+    folder = tmp_path_factory.mktemp("page") / "bundle"
+    # Of the random networks, one that finds evidence, so that there is a heat map to look at.
+    bundle = make_bundle(folder, seed=4, operating_points=POINTS, default_operating_point="low")
+    with serving(bundle.path) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, or a skip that says how to get it."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("the browser tests need Chromium: install the package chromium")
+    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, site: str) -> Iterator[Any]:
+    """Give a function that opens the page; at the end no page had an error or called elsewhere."""
+    from page_driver import watched_pages
+
+    with watched_pages(browser, site) as opener:
+        yield opener

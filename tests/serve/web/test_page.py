@@ -5,16 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bundles import make_bundle
-from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.domain import BundleError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.report.rows import COLUMNS
 
@@ -24,50 +21,18 @@ pytest.importorskip("httpx", reason="the browser tests need httpx")
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
 from page_driver import (  # noqa: E402  what it imports may be absent
-    DESK,
-    PHONE,
+    POINTS,
     asked,
     canvas_picture,
     drawn,
     give,
     percent,
-    serious,
     serving,
     set_slider,
     upload,
-    watched_pages,
 )
 
 expect = playwright.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("the browser tests need Chromium: install the package chromium", allow_module_level=True)
-
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("page") / "bundle"
-    # Of the random networks, one that finds evidence, so that there is a heat map to look at.
-    bundle = make_bundle(folder, seed=4, operating_points=POINTS, default_operating_point="low")
-    with serving(bundle.path) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser: Any, site: str) -> Iterator[Any]:
-    with watched_pages(browser, site) as opener:
-        yield opener
 
 
 def test_a_jpeg_is_answered_with_bars_and_the_operating_point(open_page: Any, site: str) -> None:
@@ -389,78 +354,3 @@ def test_a_token_is_asked_for_once_and_kept_in_memory(browser: Any, site: str) -
         expect(page.locator(".bars")).to_be_visible()
         assert given == [None, "Bearer wrong", "Bearer open sesame", "Bearer open sesame"]
         assert page.evaluate("() => localStorage.length") == 0
-
-
-def test_axe_finds_nothing_serious(open_page: Any) -> None:
-    page = open_page()
-    assert serious(page) == []
-    give(
-        page,
-        upload("one.jpeg", drawn(1)),
-        upload("broken.jpeg", b"\xff\xd8 no"),
-        upload("two.jpeg", drawn(2)),
-    )
-    assert serious(page) == []
-    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-    assert serious(page) == []
-    page.get_by_role("button", name="Keys").click()
-    assert serious(page) == []
-
-
-def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
-    page = open_page()
-    give(page, upload("one.jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
-    expect(page.locator("body")).to_match_aria_snapshot(
-        """
-        - banner:
-          - heading "Pneumoscope" [level=1]
-          - paragraph: Research use only. Not for diagnosis.
-          - button "Add X-rays"
-          - button "Export CSV"
-          - button "Print report"
-          - button "Save report"
-          - button "Clear"
-          - link /Model card/
-          - button "Keys"
-          - button /Theme/
-        - main:
-          - region "Worklist":
-            - paragraph: /2 pictures/
-            - table:
-              - rowgroup:
-                - row:
-                  - columnheader /Picture/
-                  - columnheader /Answer/
-                  - columnheader /Pneumonia/
-              - rowgroup
-          - region "X-ray":
-            - group /X-ray viewer/:
-              - img /X-ray .*jpeg\\. .*Probability of pneumonia/
-            - group "View":
-              - button "Heat map" [pressed]
-              - slider "Opacity"
-              - button "Invert"
-              - button "Zoom out"
-              - button "Zoom in"
-              - button "Reset"
-              - slider "Window"
-              - slider "Level"
-          - region "Answer":
-            - heading "Answer" [level=2]
-            - region "Probabilities":
-              - heading "Probability" [level=3]
-            - paragraph:
-              - combobox /Operating point/
-        """
-    )
-
-
-@pytest.mark.parametrize(("viewport", "theme"), [(PHONE, "light"), (DESK, "dark")])
-def test_nothing_runs_over_the_side(open_page: Any, viewport: dict[str, int], theme: str) -> None:
-    page = open_page(viewport=viewport, theme=theme)
-    wide = "() => document.documentElement.scrollWidth - window.innerWidth"
-    assert page.evaluate(wide) <= 0
-    give(page, upload("a-rather-long-name-" * 6 + ".jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
-    assert page.evaluate(wide) <= 0
-    # The picture is read on a dark ground in either theme.
-    assert page.locator("#frame").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(8, 11, 13)"

@@ -1,0 +1,91 @@
+"""Whether everybody can use the page: axe, the accessibility tree, small screens and dark ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser tests need axe")
+pytest.importorskip("httpx", reason="the browser tests need httpx")
+pytest.importorskip("fastapi", reason="the page needs the extra [web]")
+
+from page_driver import DESK, PHONE, drawn, give, serious, upload  # noqa: E402  what it imports may be absent
+
+expect = playwright.expect
+
+
+def test_axe_finds_nothing_serious(open_page: Any) -> None:
+    page = open_page()
+    assert serious(page) == []
+    give(
+        page,
+        upload("one.jpeg", drawn(1)),
+        upload("broken.jpeg", b"\xff\xd8 no"),
+        upload("two.jpeg", drawn(2)),
+    )
+    assert serious(page) == []
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert serious(page) == []
+    page.get_by_role("button", name="Keys").click()
+    assert serious(page) == []
+
+
+def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
+    page = open_page()
+    give(page, upload("one.jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
+    expect(page.locator("body")).to_match_aria_snapshot(
+        """
+        - banner:
+          - heading "Pneumoscope" [level=1]
+          - paragraph: Research use only. Not for diagnosis.
+          - button "Add X-rays"
+          - button "Export CSV"
+          - button "Print report"
+          - button "Save report"
+          - button "Clear"
+          - link /Model card/
+          - button "Keys"
+          - button /Theme/
+        - main:
+          - region "Worklist":
+            - paragraph: /2 pictures/
+            - table:
+              - rowgroup:
+                - row:
+                  - columnheader /Picture/
+                  - columnheader /Answer/
+                  - columnheader /Pneumonia/
+              - rowgroup
+          - region "X-ray":
+            - group /X-ray viewer/:
+              - img /X-ray .*jpeg\\. .*Probability of pneumonia/
+            - group "View":
+              - button "Heat map" [pressed]
+              - slider "Opacity"
+              - button "Invert"
+              - button "Zoom out"
+              - button "Zoom in"
+              - button "Reset"
+              - slider "Window"
+              - slider "Level"
+          - region "Answer":
+            - heading "Answer" [level=2]
+            - region "Probabilities":
+              - heading "Probability" [level=3]
+            - paragraph:
+              - combobox /Operating point/
+        """
+    )
+
+
+@pytest.mark.parametrize(("viewport", "theme"), [(PHONE, "light"), (DESK, "dark")])
+def test_nothing_runs_over_the_side(open_page: Any, viewport: dict[str, int], theme: str) -> None:
+    page = open_page(viewport=viewport, theme=theme)
+    wide = "() => document.documentElement.scrollWidth - window.innerWidth"
+    assert page.evaluate(wide) <= 0
+    give(page, upload("a-rather-long-name-" * 6 + ".jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
+    assert page.evaluate(wide) <= 0
+    # The picture is read on a dark ground in either theme.
+    assert page.locator("#frame").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(8, 11, 13)"
