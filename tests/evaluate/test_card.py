@@ -95,7 +95,8 @@ def whole_metrics(scored):
     strengths = [{"setting": 1, "auroc": value} for value in (0.95, 0.9, None)]
     one = {"pictures": 100, "strengths": strengths, **row}
     groups = {
-        name: {"mean": row, "corruptions": {"gaussian_blur": one}} for name in ("medmnist_c", "transfer")
+        name: {"mean": row, "corruptions": {"gaussian_blur": one}}
+        for name in ("medmnist_c", "transfer", "shortcut")
     }
     metrics["robustness"] = {"pictures": 120, "patients": 90, "side": 224, "clean": summary, **groups}
     metrics["not_judged"] = {"rejected": 3, "unreadable": 1, "reasons": {"lateral_view": 3, "truncated": 1}}

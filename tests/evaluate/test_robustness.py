@@ -11,6 +11,7 @@ from pneumoscope.domain import DataError
 from pneumoscope.evaluate import robustness
 from pneumoscope.evaluate.corruptions import CORRUPTIONS, TRANSFERS, Corruption
 from pneumoscope.evaluate.robustness import CorruptionPlan, chosen_records, measure_robustness
+from pneumoscope.evaluate.shortcuts import SHORTCUTS
 from pneumoscope.predict.predictor import Predictor
 
 PLAN = CorruptionPlan()
@@ -34,6 +35,7 @@ def test_every_corruption_at_every_strength_is_measured(predictor, manifest):
     assert result["pictures"] == 12
     assert set(result["medmnist_c"]["corruptions"]) == {one.name for one in CORRUPTIONS}
     assert set(result["transfer"]["corruptions"]) >= {one.name for one in TRANSFERS}
+    assert set(result["shortcut"]["corruptions"]) == {one.name for one in SHORTCUTS}
     noise = result["medmnist_c"]["corruptions"]["gaussian_noise"]
     assert [one["setting"] for one in noise["strengths"]] == [0.04, 0.05, 0.06, 0.07, 0.08]
     for key in ("auroc", "sensitivity", "specificity", "refused"):

@@ -27,13 +27,14 @@ from pneumoscope.evaluate.corruptions import (
 )
 from pneumoscope.evaluate.metrics import figure
 from pneumoscope.evaluate.scores import NORMAL, BoolArray, FloatArray
+from pneumoscope.evaluate.shortcuts import SHORTCUTS
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.pipeline import CHUNK, in_order
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["GROUPS", "CorruptionPlan", "chosen_records", "measure_robustness"]
 
-GROUPS = {"medmnist_c": CORRUPTIONS, "transfer": TRANSFERS}
+GROUPS = {"medmnist_c": CORRUPTIONS, "transfer": TRANSFERS, "shortcut": SHORTCUTS}
 """Corruptions by the section of ``metrics.json`` that they stand in."""
 
 Pixels = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Radiograph
+from pneumoscope.evaluate.shortcuts import write_text
 
 __all__ = ["DISTURBANCES", "mild_views"]
 
@@ -90,16 +91,10 @@ def _squeeze(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 def _marker(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Burn the letter of a side into an upper corner, as technicians do."""
-    height, width = pixels.shape
-    tall = rng.uniform(0.05, 0.1) * height
-    column, row = round(width * rng.choice([0.04, 0.86])), round(rng.uniform(0.02, 0.1) * height + tall)
-    scale, thick = tall / 21, max(1, round(tall / 8))  # capitals of this font are 21 pixels high
-    letter, level = str(rng.choice(["L", "R"])), np.float32(rng.uniform(0.8, 1.0))
-    ink = np.zeros(pixels.shape, np.uint8)
-    cv2.putText(ink, letter, (column, row), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
-    cover = ink.astype(np.float32) / np.float32(255)
-    written: Pixels = pixels + cover * (level - pixels)
-    return written
+    tall = rng.uniform(0.05, 0.1)
+    left, bottom = float(rng.choice([0.04, 0.86])), rng.uniform(0.02, 0.1) + tall
+    letter, level = str(rng.choice(["L", "R"])), rng.uniform(0.8, 1.0)
+    return write_text(pixels, letter, left=left, bottom=bottom, tall=tall, level=level)
 
 
 def _border(pixels: Pixels, rng: np.random.Generator) -> Pixels:

@@ -54,7 +54,11 @@ SUBGROUP_NAMES = {
 }
 """Sections of metrics.json that hold parts of the set, and what the parts differ in."""
 
-CHANGES = {"medmnist_c": "Corruptions of MedMNIST-C", "transfer": "Harmless handling"}
+CHANGES = {
+    "medmnist_c": "Corruptions of MedMNIST-C",
+    "transfer": "Harmless handling",
+    "shortcut": "Letters, tubes and borders",
+}
 """Sections of the robustness in metrics.json, and what they hold."""
 
 # Section and key in metrics.json, what knows nothing of the picture, the name, and what it says.
