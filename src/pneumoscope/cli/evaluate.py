@@ -26,7 +26,7 @@ _Curves = Annotated[
 ]
 _Robustness = Annotated[
     bool,
-    typer.Option("--robustness", help="Judge every picture under 13 corruptions and 8 ways of handling too."),
+    typer.Option("--robustness", help="Judge every picture under corruptions, handling and shortcuts too."),
 ]
 _Pictures = Annotated[
     int | None,
