@@ -4,51 +4,20 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
+from html_page import Page
 from pneumoscope.domain import DataError, MissingExtraError, Prediction
 from pneumoscope.evaluate import evaluate_scores, worst_mistakes
 from pneumoscope.evaluate.report import write_report
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 HISTORY = """epoch,phase,lr,train_loss,val_loss,val_auroc,val_accuracy,seconds
 1,1,0.001,0.9,0.8,0.7,0.6,3
 2,2,0.0001,0.7,0.7,0.8,0.7,3
 """
-
-
-class Page(HTMLParser):
-    """Balance of tags, ids, and every address that a browser would follow."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.addresses, self.text = [], [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value)
-            if name in {"src", "href", "xlink:href", "srcset", "data"}:
-                self.addresses.append(value)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def written(tmp_path, scored, **changes):

@@ -2,41 +2,18 @@ from __future__ import annotations
 
 import base64
 import re
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
+from html_page import Page
 from pictures import grey_levels
 from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.report.html import open_report
 
 POINT = OperatingPoint("balanced", 0.4)
 ABOUT = {"Model": "tiny@0123456789ab", "sha256 of model.onnx": "ab" * 32}
-VOID = {"meta", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Balance of tags, ids, addresses that a browser would follow, and the text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.addresses, self.text = [], [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "data"}]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def radiograph(height=200, width=300, **fields) -> Radiograph:
