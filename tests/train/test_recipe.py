@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from pneumoscope.domain import RecipeError
-from pneumoscope.train.recipe import Recipe, load_recipe, recipe_names
+from pneumoscope.image.standardise import InputSpec
+from pneumoscope.train.augment import Augmentation
+from pneumoscope.train.recipe import (
+    Distillation,
+    NetworkSpec,
+    Phase,
+    Pretraining,
+    Recipe,
+    SplitSpec,
+    Tasks,
+    load_recipe,
+    recipe_names,
+)
 
 PUBLISHED = {"custom-cnn", "default", "inception-v3", "vgg16", "vgg19-first16", "vgg19-two-phase"}
 SMALL = {
@@ -171,3 +187,55 @@ def test_from_scratch_frees_every_layer_and_takes_its_own_rate():
     assert [phase.frozen for phase in scratch.phases] == ["none", "none"]
     assert [phase.lr for phase in scratch.phases] == [recipe.phases[0].scratch_lr, recipe.phases[1].lr]
     assert scratch.sha256 != recipe.sha256
+
+
+# The reference page
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "recipe.md"
+SECTIONS = {
+    "The recipe": Recipe,
+    "`input`": InputSpec,
+    "`network`": NetworkSpec,
+    "`phases`": Phase,
+    "`augmentation`": Augmentation,
+    "`split`": SplitSpec,
+}
+
+
+def section_of(title):
+    return re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.M | re.S)[1]
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_the_reference_names_every_key_with_its_default(title):
+    rows = {}
+    for keys, default in re.findall(r"^\| (`.*?`) \| (.*?) \|", section_of(title), re.M):
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", keys), default)
+    fields = SECTIONS[title].model_fields
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
+        if field.is_required():
+            assert rows[name].startswith("needed"), name
+        elif found := re.fullmatch(r"`(.*)`", rows[name]):
+            value = yaml.safe_load(found[1])
+            expected = field.default
+            assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+        else:
+            # None, or a table that changes nothing and has a section of its own.
+            assert not field.default or isinstance(field.default, BaseModel), name
+
+
+@pytest.mark.parametrize(
+    ("key", "model"), [("distillation", Distillation), ("pretraining", Pretraining), ("tasks", Tasks)]
+)
+def test_the_reference_names_the_keys_of_what_is_learnt_besides(key, model):
+    rows = dict(re.findall(rf"^\| `{key}\.(\w+)` \| (.*?) \|", PAGE.read_text(), re.M))
+    assert set(rows) == set(model.model_fields)
+    for name, field in model.model_fields.items():
+        assert rows[name] == ("needed" if field.is_required() else f"`{field.default}`"), name
+
+
+def test_the_example_of_the_reference_is_a_recipe(tmp_path):
+    example = re.search(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)[1]
+    (tmp_path / "mine.yaml").write_text(example)
+    assert load_recipe(str(tmp_path / "mine.yaml")).epochs == 30
