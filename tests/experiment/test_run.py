@@ -27,6 +27,7 @@ from pneumoscope.experiment import run as experiment_module
 from pneumoscope.experiment.pictures import with_more
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.train.distil import ask
 from pneumoscope.train.networks import build_network, load_weights
 from pneumoscope.train.recipe import Distillation, Recipe, SplitSpec, load_recipe
 
@@ -318,6 +319,21 @@ def test_a_teacher_is_trained_first_and_recorded(taught):
     teacher = load_bundle(experiment.out / "teacher")
     assert teacher.manifest.input.size == 48
     assert result.bundle.manifest.provenance.teachers == (teacher.identity,)
+
+
+def test_the_teacher_is_asked_for_its_own_data_alone(taught, data, lungs, monkeypatch, tmp_path):
+    _, experiment, _, _ = taught
+    asked = []
+
+    def hear(teacher, paths):
+        asked.extend(paths)
+        return ask(teacher, paths)
+
+    monkeypatch.setattr(experiment_module, "ask", hear)
+    given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
+    run_experiment(given)
+    manifest = Manifest.read(given.out / "split.csv")
+    assert sorted(asked) == sorted(manifest.resolve(record) for record in manifest.subset("train").records)
 
 
 def test_the_teacher_changes_what_is_learnt(taught, data, lungs, tmp_path):

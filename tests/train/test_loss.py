@@ -49,6 +49,19 @@ def test_trust_lies_between_label_and_teacher():
     torch.testing.assert_close(both, 0.75 * alone + 0.25 * taught)
 
 
+def test_where_the_teacher_was_not_asked_the_label_counts_alone():
+    teacher = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 0.0]])
+    each = [
+        cross_entropy(LOGITS[[row]], targets(PLAIN, teacher=teacher, trust=0.5)[torch.tensor([row])])
+        for row in (0, 1)
+    ]
+    first = cross_entropy(LOGITS[[0]], targets(PLAIN[:1], teacher=teacher[:1], trust=0.5))
+    second = cross_entropy(LOGITS[[1]], targets(PLAIN[1:]))
+    torch.testing.assert_close(torch.stack(each), torch.stack([first, second]))
+    both = cross_entropy(LOGITS, targets(PLAIN, teacher=teacher, trust=0.5))
+    torch.testing.assert_close(both, (first + second) / 2)
+
+
 def test_weights_count_pictures():
     doubled = cross_entropy(LOGITS, targets(PLAIN, weight=2.0))
     torch.testing.assert_close(doubled, 2 * cross_entropy(LOGITS, targets(PLAIN)))

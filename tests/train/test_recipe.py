@@ -189,6 +189,16 @@ def test_from_scratch_frees_every_layer_and_takes_its_own_rate():
     assert scratch.sha256 != recipe.sha256
 
 
+def test_labels_are_smoothed_by_source_and_label():
+    made = Recipe.model_validate(
+        SMALL | {"label_smoothing": 0.1, "label_noise": {"reports": 0.4, "mined": {"pneumonia": 0.3}}}
+    )
+    assert made.smoothing("clinic", "normal") == 0.1
+    assert made.smoothing("reports", "normal") == 0.4
+    assert made.smoothing("mined", "pneumonia") == 0.3
+    assert made.smoothing("mined", "normal") == 0.1
+
+
 # The reference page
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "recipe.md"

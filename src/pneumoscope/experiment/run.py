@@ -224,13 +224,19 @@ def _teachers(experiment: Experiment, lungs: Path | None, progress: Progress) ->
 def _ask(
     paths: tuple[Path, ...], recipe: Recipe, manifest: Manifest, train: Packed
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Return what teachers say of the training pictures, shape (N, K), and who they are."""
+    """Return what teachers say of the training pictures, shape (N, K), and who they are.
+
+    Rows of pictures that were added to the data set are 0: a teacher of children knows nothing of adults.
+    """
     teachers = [load_bundle(path) for path in paths]
     fingerprint = manifest.fingerprint()
     for teacher in teachers:
         check_teacher(teacher, recipe, fingerprint)
-    pictures = [manifest.resolve(record) for record in train.records]
-    said = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)
+    known = {record.path for record in manifest.records}
+    own = [row for row, record in enumerate(train.records) if record.path in known]
+    pictures = [manifest.resolve(train.records[row]) for row in own]
+    said = np.zeros((len(train), len(recipe.classes)), np.float32)
+    said[own] = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)
     return said, tuple(teacher.identity for teacher in teachers)
 
 

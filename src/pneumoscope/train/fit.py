@@ -170,9 +170,7 @@ class _Trainer:
         source = np.array([sources.index(record.source) for record in packed.records])
         # By class: which sources have pictures of it.
         has = np.stack([np.isin(np.arange(len(sources)), source[column]) for column in packed.possible.T])
-        smoothing = [
-            recipe.label_noise.get(record.source, recipe.label_smoothing) for record in packed.records
-        ]
+        smoothing = [recipe.smoothing(record.source, record.label) for record in packed.records]
         return Targets(
             torch.from_numpy(packed.possible).to(device),
             torch.tensor(smoothing, dtype=torch.float32, device=device),

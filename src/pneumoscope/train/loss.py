@@ -25,9 +25,9 @@ class Targets:
     weight : Tensor, shape (N,)
         What each picture counts.
     teacher : Tensor, shape (N, K), or None
-        A teacher's probabilities; rows add up to 1.
+        A teacher's probabilities; rows add up to 1, or are 0 where it was not asked.
     trust : float
-        Share of the loss that follows the teacher and not the label, in [0, 1].
+        Share of the loss that follows the teacher and not the label, in [0, 1]; none where it was not asked.
     source : Tensor of int64, shape (N,), or None
         Where each picture comes from.
     rivals : Tensor of bool, shape (N, S), or None
@@ -73,5 +73,6 @@ def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
     label = -log_p.masked_fill(~targets.possible, -torch.inf).logsumexp(dim=1)
     loss = (1 - targets.smoothing) * label - targets.smoothing * log_p.mean(dim=1)
     if targets.teacher is not None:
-        loss = (1 - targets.trust) * loss - targets.trust * (targets.teacher * log_p).sum(dim=1)
+        trust = targets.trust * targets.teacher.sum(dim=1)
+        loss = (1 - trust) * loss - targets.trust * (targets.teacher * log_p).sum(dim=1)
     return (targets.weight * loss).mean()

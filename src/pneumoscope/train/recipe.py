@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,7 +148,8 @@ class Recipe(_Strict):
     patience : int or None
         Stop after so many epochs without a lower validation loss.
     label_noise : dict
-        By source, the share of a label that is spread over all classes, in place of `label_smoothing`.
+        By source, or by source and label, the share of a label that is spread over all classes, in place of
+        `label_smoothing`.
     distillation : Distillation or None
         A teacher to learn from besides the labels.
     tasks : Tasks
@@ -169,7 +173,7 @@ class Recipe(_Strict):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    label_noise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
+    label_noise: dict[str, _Share | dict[str, _Share]] = {}
     class_weights: Literal["none", "balanced"] = "none"
     distillation: Distillation | None = None
     pretraining: Pretraining | None = None
@@ -197,6 +201,11 @@ class Recipe(_Strict):
     def needs_lungs(self) -> bool:
         """Whether a lung segmenter must be at hand."""
         return self.input.needs_lungs or self.tasks.lungs > 0
+
+    def smoothing(self, source: str, label: str) -> float:
+        """Return the share of a label that is spread over all classes, in [0, 1)."""
+        noise = self.label_noise.get(source, self.label_smoothing)
+        return noise.get(label, self.label_smoothing) if isinstance(noise, dict) else noise
 
     @property
     def epochs(self) -> int:
