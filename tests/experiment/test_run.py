@@ -29,7 +29,7 @@ from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.train.distil import ask
 from pneumoscope.train.networks import build_network, load_weights
-from pneumoscope.train.recipe import Distillation, Recipe, SplitSpec, load_recipe
+from pneumoscope.train.recipe import Distillation, Recipe, SplitSpec, Tasks, load_recipe
 
 RECIPE = Recipe.model_validate(
     {
@@ -287,7 +287,7 @@ def test_kept_weights_are_plain_safetensors(run):
 
 @pytest.fixture(scope="module")
 def taught(data, lungs, tmp_path_factory):
-    """A student of a teacher that sees larger pictures, with adults to learn from besides."""
+    """A student of a teacher that sees larger pictures, with adults and further tasks to learn from besides."""
     folder = tmp_path_factory.mktemp("taught")
     teacher = RECIPE.model_copy(
         update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
@@ -304,6 +304,7 @@ def taught(data, lungs, tmp_path_factory):
         update={
             "distillation": Distillation(teacher=str(folder / "teacher.yaml")),
             "label_noise": {"more": 0.3},
+            "tasks": Tasks(lungs=0.2, source=0.1),
         }
     )
     experiment = Experiment(student, data, folder / "run", lungs=lungs, also=folder / "more.csv")
