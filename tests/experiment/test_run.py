@@ -287,7 +287,7 @@ def test_kept_weights_are_plain_safetensors(run):
 
 @pytest.fixture(scope="module")
 def taught(data, lungs, tmp_path_factory):
-    """A student of a teacher that sees larger pictures, with adults and further tasks to learn from besides."""
+    """A student of a teacher that sees larger pictures, with adults and further tasks besides."""
     folder = tmp_path_factory.mktemp("taught")
     teacher = RECIPE.model_copy(
         update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
