@@ -16,8 +16,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.lungs import lung_field
-from pneumoscope.image.standardise import lung_view
+from pneumoscope.image.standardise import find_lungs
 from pneumoscope.model.bundle import GATE_FILE, Bundle, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
@@ -173,8 +172,8 @@ def _described(bundle: Bundle, manifest: Manifest) -> Described:
 
 def _describe_file(path: str, segment: OnnxLungSegmenter, side: int) -> Floats | None:
     try:
-        view = lung_view(read_radiograph(path, min_side=side))
+        radiograph = read_radiograph(path, min_side=side)
     except UnreadableImageError:
         return None
-    lungs = lung_field(segment(view), view=view)
+    lungs = find_lungs(radiograph, segment)
     return describe(lungs) if lungs.plausible else None

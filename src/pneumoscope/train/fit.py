@@ -153,23 +153,22 @@ class _Trainer:
         self.state = _State()
         self.optimizer_state: dict[str, Any] | None = None
         self.train, self.val = train, val
-        sources = sorted({record.source for record in train.records})
-        self.learner = MultiTask(self.network, recipe.tasks, len(sources), seed=recipe.seed)
-        self.learner.to(fabric.device)
         maps = [train.pictures] if train.lungs is None else [train.pictures, train.lungs]
         self.pictures = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
         counts = np.bincount(train.labels, minlength=len(recipe.classes))
         balanced = len(train) / (len(recipe.classes) * np.maximum(counts, 1))
         self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
-        self.targets = self._targets(train, teacher, sources)
+        names, source = np.unique([record.source for record in train.records], return_inverse=True)
+        self.learner = MultiTask(self.network, recipe.tasks, len(names), seed=recipe.seed)
+        self.learner.to(fabric.device)
+        self.targets = self._targets(train, teacher, source.astype(np.int64))
 
     def _targets(
-        self, packed: Packed, teacher: npt.NDArray[np.float32] | None, sources: list[str]
+        self, packed: Packed, teacher: npt.NDArray[np.float32] | None, source: npt.NDArray[np.int64]
     ) -> Targets:
         recipe, device = self.recipe, self.fabric.device
-        source = np.array([sources.index(record.source) for record in packed.records])
         # By class: which sources have pictures of it.
-        has = np.stack([np.isin(np.arange(len(sources)), source[column]) for column in packed.possible.T])
+        has = packed.possible.T @ np.eye(source.max() + 1, dtype=np.bool_)[source]
         smoothing = [recipe.smoothing(record.source, record.label) for record in packed.records]
         return Targets(
             torch.from_numpy(packed.possible).to(device),
