@@ -1,11 +1,13 @@
 """What each step of the default recipe buys: one change at a time, several seeds, one table.
 
-Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; a
-finished run is not done again. The network is the student's; runs are short and the pictures small, so the
-differences count and not the level. The split is that of the default recipe for every seed, so that the
+Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; what is
+finished is not done again. Runs are short and the pictures small, so the differences count and not the level.
+A gain on patients of the series that were learnt from may be the series' own marks, so each run is judged
+three times: on held-out patients of the known series; on the normals of a series that no run saw, against the
+same held-out pneumonia; and on adults of another hospital. The split is the same for every seed, so that the
 spread is that of the training.
 
-    python benchmarks/ablations.py kermany-224 --out runs/ablations --epochs 6 --seeds 2
+    python benchmarks/ablations.py kermany-224 nih-adult --out ablations --epochs 15 --limit 600 --seeds 2
 """
 
 from __future__ import annotations
@@ -15,62 +17,123 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from pneumoscope.train.recipe import Recipe, load_recipe
+from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.experiment.pictures import divide, limited
+from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
 
+SIZE = 64
+UNSEEN = "NORMAL2"
+ADULTS = SplitSpec(method="patient", fractions=(0.7, 0.15, 0.15), seed=0)
 LIGHT = {"area": [0.9, 1.0], "rotate": 5, "flip": 0.5}
-# Changes of the base recipe, which is the default without its teacher, on small pictures.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "base: lungs cropped, heavy augmentation": {},
-    "whole picture": {"input": {"lungs": "none", "window": "picture"}},
-    "light augmentation": {"augmentation": LIGHT},
-    "teacher": {"distillation": {"teacher": "teacher"}},
-    "all but the lungs masked": {"input": {"lungs": "crop_and_mask"}},
-    "CLAHE": {"input": {"contrast": "clahe"}},
-    "median filter": {"input": {"denoise": "median"}},
-    "self-supervised epochs first": {"pretraining": {"epochs": 3}},
-    "lungs found besides": {"tasks": {"lungs": 0.3}},
-    "sources forgotten": {"tasks": {"source": 0.1}},
-    "larger picture (96 pixels)": {"input": {"size": 96}},
-}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change of the base recipe, which is the default without its teacher and on small pictures."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    taught: bool = False  # by the runs with larger pictures, of all seeds
+    adults: bool = False  # learns from adults too
+
+
+LARGER = Variant("larger picture, 96 pixels", {"input": {"size": 96}})
+VARIANTS = (
+    Variant("base: lungs cropped, heavy augmentation"),
+    Variant("whole picture", {"input": {"lungs": "none", "window": "picture"}}),
+    Variant("all but the lungs masked", {"input": {"lungs": "crop_and_mask"}}),
+    Variant("light augmentation", {"augmentation": LIGHT}),
+    Variant(
+        "light augmentation, whole picture",
+        {"augmentation": LIGHT, "input": {"lungs": "none", "window": "picture"}},
+    ),
+    Variant("median filter", {"input": {"denoise": "median"}}),
+    Variant("CLAHE", {"input": {"contrast": "clahe"}}),
+    Variant("self-supervised epochs first", {"pretraining": {"epochs": 5}}),
+    LARGER,
+    Variant("teachers", {"distillation": {"teacher": "teacher", "trust": 0.5}}, taught=True),
+    Variant("lungs found besides", {"tasks": {"lungs": 0.3}}),
+    Variant("adults learnt besides", adults=True),
+    Variant("adults learnt besides, sources forgotten", {"tasks": {"source": 0.1}}, adults=True),
+)
 FIGURES = {
-    "AUROC": ("pneumonia", "auroc"),
-    "bacterial against viral": ("bacterial_vs_viral", "auroc"),
-    "accuracy, 3 classes": ("all_classes", "accuracy"),
+    "AUROC, known series": ("known", "pneumonia", "auroc"),
+    "AUROC, unseen series": ("unseen", "pneumonia", "auroc"),
+    "AUROC, adults": ("adults", "pneumonia", "auroc"),
+    "bacterial against viral": ("known", "bacterial_vs_viral", "auroc"),
+    "accuracy, 3 classes": ("known", "all_classes", "accuracy"),
 }
 
 
-def variant(base: Recipe, changes: dict[str, Any], *, epochs: int, seed: int) -> dict[str, Any]:
-    """Return the content of a recipe that differs from `base` by `changes`."""
+def recipe_of(variant: Variant, base: Recipe, *, epochs: int, seed: int) -> dict[str, Any]:
+    """Return the content of a variant's recipe."""
     content = base.model_dump(mode="json") | {"distillation": None, "seed": seed}
-    content["input"] |= {"size": 64} | changes.get("input", {})
+    content["input"] |= {"size": SIZE} | variant.changes.get("input", {})
     content["phases"] = [content["phases"][0] | {"epochs": epochs, "warmup": 1.0}]
     content["ema"] = 0.99
-    return content | {key: value for key, value in changes.items() if key != "input"}
+    return content | {key: value for key, value in variant.changes.items() if key != "input"}
 
 
-def run(name: str, recipe: dict[str, Any], options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train one variant, unless that is done, and return its ``metrics.json``."""
-    folder = options.out / f"{'-'.join(re.findall(r'[a-zA-Z0-9]+', name.partition(':')[0]))}-{seed}"
-    metrics = folder / "metrics.json"
-    if not metrics.exists():
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"{folder.name}.yaml"
+def write_data(options: argparse.Namespace, base: Recipe) -> None:
+    """Write the manifests: what to learn from, the adults, and what to judge on."""
+    children = divide(load(options.children), base.split)
+    known = children.with_records(r for r in children.records if r.source != UNSEEN)
+    unseen = [r for r in children.records if r.source == UNSEEN]
+    sick = [r for r in known.subset("test") if r.label != "normal"]
+    train = limited(known.subset("train"), options.limit, seed=0) if options.limit else known.subset("train")
+    adults = divide(load(options.adults), ADULTS)
+    held_out = [record for record in adults.records if record.split != "train"]
+    manifests: dict[str, Manifest] = {
+        "learn": known.with_records([*train, *known.subset("val"), *known.subset("test")]),
+        "known": known.subset("test"),
+        "unseen": children.with_records([*unseen, *sick]),
+        "learn-adults": adults.subset("train"),
+        "adults": adults.with_records(held_out),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, manifest in manifests.items():
+        manifest.write(options.out / f"{name}.csv")
+
+
+def pneumoscope(*arguments: object) -> None:
+    """Run one command of the command line; exit code 3 says that some pictures were refused."""
+    done = subprocess.run([sys.executable, "-m", "pneumoscope", *map(str, arguments)], check=False)
+    if done.returncode not in {0, 3}:
+        raise SystemExit(done.returncode)
+
+
+def folder_of(variant: Variant, seed: int, out: Path) -> Path:
+    """Return the run folder of a variant."""
+    return out / f"{'-'.join(re.findall(r'[a-zA-Z0-9]+', variant.name.partition(':')[0]))}-{seed}"
+
+
+def run(variant: Variant, seed: int, base: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge one variant, unless that is done; return its ``metrics.json`` on each set."""
+    out, folder = options.out, folder_of(variant, seed, options.out)
+    if not (folder / "metrics.json").exists():
+        path = out / f"{folder.name}.yaml"
+        recipe = recipe_of(variant, base, epochs=options.epochs, seed=seed)
         path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        command = ["train", str(path), "--data", str(options.data), "--out", str(folder), "--resume"]
-        if options.limit:
-            command += ["--limit", str(options.limit)]
-        if options.lungs:
-            command += ["--lungs", str(options.lungs)]
-        if recipe["distillation"] and options.teacher:
-            command += ["--teacher", str(options.teacher)]
-        subprocess.run([sys.executable, "-m", "pneumoscope", *command], check=True)
-    found: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+        more: list[object] = ["--lungs", options.lungs] if options.lungs else []
+        more += ["--also", out / "learn-adults.csv"] if variant.adults else []
+        if variant.taught:
+            for other in range(options.seeds):
+                more += ["--teacher", folder_of(LARGER, other, out)]
+        pneumoscope("train", path, "--data", out / "learn.csv", "--out", folder, "--resume", *more)
+    found = {}
+    for name in ("known", "unseen", "adults"):
+        judged = folder / f"judged-{name}"
+        if not (judged / "metrics.json").exists():
+            judge = ("evaluate", out / f"{name}.csv", "--bundle", folder, "--out", judged)
+            pneumoscope(*judge, "--resamples", 100)
+        found[name] = json.loads((judged / "metrics.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -79,32 +142,30 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = [f"| step | {' | '.join(FIGURES)} |", "| --- |" + " --- |" * len(FIGURES)]
     for name, runs in results.items():
         cells = []
-        for section, key in FIGURES.values():
-            values = [one[section][key]["value"] for one in runs]
+        for data, section, key in FIGURES.values():
+            values = [one[data][section][key]["value"] for one in runs]
             cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run all variants and print the table."""
+    """Run all variants and print the table after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path, help="folder or manifest")
+    parser.add_argument("children", type=Path, help="folder of the Kermany set")
+    parser.add_argument("adults", type=Path, help="folder of adults of another hospital")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--limit", type=int, help="pictures of each class; all if not given")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--limit", type=int, help="training pictures of each class; all if not given")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--lungs", type=Path)
-    parser.add_argument("--teacher", type=Path, help="a bundle; its step is left out without it")
+    parser.add_argument("--lungs", type=Path, help="lung segmenter; the shipped one if not given")
     options = parser.parse_args()
     base = load_recipe("default")
+    write_data(options, base)
     results: dict[str, list[dict[str, Any]]] = {}
-    for name, changes in VARIANTS.items():
-        if "distillation" in changes and not options.teacher:
-            continue
+    for variant in VARIANTS:
         for seed in range(options.seeds):
-            recipe = variant(base, changes, epochs=options.epochs, seed=seed)
-            results.setdefault(name, []).append(run(name, recipe, options, seed))
+            results.setdefault(variant.name, []).append(run(variant, seed, base, options))
         print(table(results), flush=True)
 
 
