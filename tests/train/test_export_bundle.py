@@ -3,10 +3,11 @@ from __future__ import annotations
 import datetime
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from pneumoscope.domain import BundleError
+from pneumoscope.domain import BundleError, DataError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits, Provenance
@@ -64,6 +65,25 @@ def test_the_head_on_the_mean_features_gives_the_logits(bundle, network):
             features.mean(axis=(2, 3)) @ head["weight"].T + head["bias"], logits, atol=1e-4
         )
     np.testing.assert_array_equal(bundle.head_weight, network.head.weight.detach().numpy())
+
+
+def test_eight_bits_ship_where_the_recipe_asks_for_them(bundle, network, tmp_path):
+    eight = RECIPE.model_copy(update={"precision": "int8"})
+    seen = np.random.default_rng(0).integers(0, 256, (20, 1, 32, 32), dtype=np.uint8)
+    small = export_bundle(network, eight, tmp_path / "small", provenance=Provenance(), seen=seen)
+    assert small.manifest.provenance.precision == "int8"
+    assert bundle.manifest.provenance.precision == "float32"
+    types = {one.data_type for one in onnx.load(small.model_path).graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+    pictures = seen.astype(np.float32) / 255
+    found, wanted = (OnnxRuntime(one.model_path)(pictures, ("logits",))[0] for one in (small, bundle))
+    assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_eight_bits_need_pictures_to_measure_ranges_on(network, tmp_path):
+    eight = RECIPE.model_copy(update={"precision": "int8"})
+    with pytest.raises(DataError, match="no pictures"):
+        export_bundle(network, eight, tmp_path / "small", provenance=Provenance())
 
 
 def test_the_lung_segmenter_travels_where_the_input_needs_it(network, tmp_path):

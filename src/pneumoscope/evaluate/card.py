@@ -41,6 +41,7 @@ _PROVENANCE = (
     ("data_fingerprint", "Data fingerprint"),
     ("recipe", "Recipe"),
     ("recipe_sha256", "Recipe sha256"),
+    ("precision", "Precision"),
     ("split_method", "Split by"),
     ("split_seed", "Split seed"),
     ("teachers", "Taught by"),

@@ -96,7 +96,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     if not fabric.is_global_zero:
         return None
     progress.on_step("exporting")
-    bundle = _export(experiment, network, manifest, lungs, taught_by)
+    bundle = _export(experiment, network, manifest, train, lungs, taught_by)
     bundle = _made_fit_for_use(experiment, bundle, manifest, learnt, progress)
     progress.on_step("judging on test patients")
     judgement = _judge(experiment, bundle, manifest, fabric)
@@ -279,6 +279,7 @@ def _export(
     experiment: Experiment,
     network: Network,
     manifest: Manifest,
+    train: Packed,
     lungs: Path | None,
     taught_by: tuple[str, ...],
 ) -> Bundle:
@@ -291,7 +292,9 @@ def _export(
         split_method=recipe.split.method,
         teachers=taught_by,
     )
-    bundle = export_bundle(network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs)
+    bundle = export_bundle(
+        network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs, seen=train.pictures
+    )
     if experiment.keras:
         from pneumoscope.train.keras_export import export_keras
 

@@ -99,10 +99,11 @@ class GateLimits(_Frozen):
 
 
 class Provenance(_Frozen):
-    """Where the model comes from."""
+    """Where the model comes from, and in what precision it ships."""
 
     recipe: str = ""
     recipe_sha256: str = ""
+    precision: Literal["float32", "int8"] = "float32"
     data_fingerprint: str = ""
     data_description: str = ""
     split_seed: int | None = None

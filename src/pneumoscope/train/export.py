@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import pneumoscope
 from pneumoscope.model.bundle import Bundle, head_bytes, write_bundle
@@ -14,9 +15,13 @@ from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import BundleManifest, GateLimits, Provenance
 from pneumoscope.train.networks import Network
 from pneumoscope.train.onnx_export import export_onnx
+from pneumoscope.train.quantise import quantise
 from pneumoscope.train.recipe import Recipe
 
 __all__ = ["export_bundle"]
+
+# Enough that the widest of their activations is no chance.
+RANGE_PICTURES = 256
 
 
 def export_bundle(
@@ -27,6 +32,7 @@ def export_bundle(
     provenance: Provenance,
     lungs: Path | None = None,
     gate: GateLimits | None = None,
+    seen: npt.NDArray[np.uint8] | None = None,
 ) -> Bundle:
     """Write a network as a bundle, uncalibrated, with one operating point at 0.5.
 
@@ -40,9 +46,14 @@ def export_bundle(
         Recipe, code version and date are filled in here.
     lungs : Path, optional
         The lung segmenter, needed where the recipe's input spec needs one.
+    gate : GateLimits, optional
+    seen : ndarray of uint8, shape (N, 1, S, S), optional
+        Training pictures as the network saw them, needed where the recipe asks for 8 bits.
 
     Raises
     ------
+    DataError
+        If 8 bits are asked for and there are no pictures.
     PneumoscopeError
         If the exported network differs from the trained one.
     """
@@ -50,6 +61,7 @@ def export_bundle(
         update={
             "recipe": recipe.name,
             "recipe_sha256": recipe.sha256,
+            "precision": recipe.precision,
             "code_version": pneumoscope.__version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
@@ -64,10 +76,22 @@ def export_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
         export_onnx(network, model, size=recipe.input.size, outputs=("logits", "features"))
+        if recipe.precision == "int8":
+            model = quantise(model, model.with_name("eight-bits.onnx"), _sample(seen, recipe.seed))
         files: dict[str, bytes | Path] = {"model.onnx": model, "head.npz": _head(network)}
         if lungs is not None and recipe.input.needs_lungs:
             files[LUNGS_FILE] = lungs
         return write_bundle(folder, manifest, files)
+
+
+def _sample(seen: npt.NDArray[np.uint8] | None, seed: int) -> npt.NDArray[np.float32]:
+    """Draw the pictures on which the ranges of the activations are measured, grey levels in [0, 1]."""
+    if seen is None:
+        return np.zeros((0, 1, 1, 1), np.float32)
+    count = min(RANGE_PICTURES, len(seen))
+    drawn = np.random.default_rng(seed).choice(len(seen), count, replace=False)
+    pictures: npt.NDArray[np.float32] = seen[drawn].astype(np.float32) / np.float32(255)
+    return pictures
 
 
 def _head(network: Network) -> bytes:

@@ -160,6 +160,8 @@ class Recipe(_Strict):
         Self-supervised epochs that come first.
     ema : float or None
         Decay of the exponential moving average of the weights, which is then what is judged and kept.
+    precision : {"float32", "int8"}
+        Of the network in the bundle; 8 bits by static quantisation, before gate and calibrator are fitted.
     """
 
     name: str
@@ -181,6 +183,7 @@ class Recipe(_Strict):
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     patience: int | None = Field(default=None, ge=1)
+    precision: Literal["float32", "int8"] = "float32"
     calibration: Literal["none", "temperature", "vector"] = "temperature"
     calibration_views: int = Field(default=0, ge=0, le=20)
     split: SplitSpec = SplitSpec()
