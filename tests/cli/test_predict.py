@@ -129,7 +129,7 @@ def test_a_terminal_gets_a_table_and_a_bar(predict, folder, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     code, out, _ = predict(folder)
     assert code == 0
-    assert "P(pneumonia)" in out
+    assert "answer" in out
     assert "\t" not in out
 
 

@@ -8,8 +8,8 @@ from pneumoscope.domain import Prediction
 from pneumoscope.report.table import as_table
 
 
-def shown(*predictions: Prediction) -> str:
-    console = Console(width=120, force_terminal=False)
+def shown(*predictions: Prediction, width: int = 120) -> str:
+    console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
         console.print(as_table(predictions))
     return capture.get()
@@ -34,5 +34,24 @@ def test_doubt_stands_beside_the_decision():
 
 def test_columns_that_nothing_fills_are_left_out():
     text = shown(Prediction("a.png", "ok", (), 0.1, None, None, 0.9, "pneumonia", "pneumonia"))
-    assert "P(pneumonia)" in text
-    assert "P(viral)" not in text
+    assert "normal" in text
+    assert "viral" not in text
+
+
+def test_eighty_columns_cut_no_heading_and_no_reason():
+    text = shown(
+        Prediction("images/person1_bacteria_1.jpeg", "ok", (), 0.1, 0.2, 0.7, 0.9, "viral", "pneumonia"),
+        Prediction("knee.jpg", "rejected", ("not_a_chest_radiograph",)),
+        width=80,
+    )
+    for whole in ("pneumonia", "bacterial", "not_a_chest_radiograph"):
+        assert whole in text
+    assert "…" not in text
+
+
+def test_a_caution_stands_beside_the_decision():
+    text = shown(
+        Prediction("a.dcm", "ok", ("adult_unvalidated",), 0.9, None, None, 0.1, "normal", "no pneumonia")
+    )
+    assert "no pneumonia," in text
+    assert "adult_unvalidated" in text

@@ -21,17 +21,16 @@ from pneumoscope.evaluate.observe import Observed
 from pneumoscope.evaluate.scores import ScoredSet
 from pneumoscope.evaluate.weighted import ranking
 from pneumoscope.experiment.pictures import limited, lung_segmenter, pack_pictures
-from pneumoscope.experiment.plan import Experiment, Progress
+from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, is_of_another_recipe
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.train.cross_fit import cross_fit
 from pneumoscope.train.dataset import Packed, check_classes, check_packed
 from pneumoscope.train.fit import make_fabric
-from pneumoscope.train.recipe import Recipe, load_recipe
+from pneumoscope.train.recipe import Recipe
 
 __all__ = ["CrossValidation", "cross_validate"]
 
-RECIPE_FILE = "recipe.yaml"
 METRICS_FILE, SCORES_FILE = "cross-validation.json", "out-of-fold.csv"
 
 
@@ -118,14 +117,13 @@ def cross_validate(
 
 def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
     """Make the folder, or make sure that it is of the same recipe."""
-    path = out / RECIPE_FILE
-    if path.exists() and load_recipe(str(path)).sha256 != recipe.sha256:
+    if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
     if not writes:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pneumoscope.data.audit import examine
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.manifest import Manifest, Record, load
 from pneumoscope.data.split import split
 from pneumoscope.domain import DataError
 from pneumoscope.experiment.plan import Experiment, Progress
@@ -19,6 +21,7 @@ from pneumoscope.train.dataset import Packed, check_classes, check_split, pack
 from pneumoscope.train.recipe import Recipe, SplitSpec
 
 __all__ = [
+    "are_of",
     "by_data_set",
     "divide",
     "limited",
@@ -105,9 +108,16 @@ def with_more(train: Manifest, also: Path | None) -> Manifest:
 
 def by_data_set(learnt: Manifest, first: Manifest) -> list[Manifest]:
     """Divide what was learnt from into the data set itself and what was added to it."""
+    mine = are_of(learnt.records, first)
+    own = [record for record, is_own in zip(learnt.records, mine, strict=True) if is_own]
+    added = [record for record, is_own in zip(learnt.records, mine, strict=True) if not is_own]
+    return [learnt.with_records(part) for part in (own, added) if part]
+
+
+def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:
+    """Tell which records are of the data set itself, and were not added to it; shape (N,)."""
     own = {record.path for record in first.records}
-    parts = ([r for r in learnt.records if (r.path in own) == mine] for mine in (True, False))
-    return [learnt.with_records(part) for part in parts if part]
+    return np.array([record.path in own for record in records], np.bool_)
 
 
 def pack_pictures(records: Manifest, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from pneumoscope.domain import UnreadableImageError
 from pneumoscope.evaluate.bundles import Judgement
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.train.history import Epoch
-from pneumoscope.train.recipe import Recipe
+from pneumoscope.train.recipe import Recipe, load_recipe
 
-__all__ = ["Experiment", "Progress", "Result", "with_split"]
+__all__ = ["RECIPE_FILE", "Experiment", "Progress", "Result", "is_of_another_recipe", "with_split"]
 
-log = logging.getLogger(__name__)
+RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,12 @@ class Result:
     bundle: Bundle
     judgement: Judgement
     unreadable: tuple[UnreadableImageError, ...]
+
+
+def is_of_another_recipe(out: Path, recipe: Recipe) -> bool:
+    """Tell whether a folder holds what another recipe made; False where it holds nothing yet."""
+    path = out / RECIPE_FILE
+    return path.exists() and load_recipe(str(path)).sha256 != recipe.sha256
 
 
 def with_split(recipe: Recipe, *, method: str | None = None, seed: int | None = None) -> Recipe:

@@ -26,13 +26,14 @@ from pneumoscope.domain import DataError, MissingExtraError, Reason, UnreadableI
 from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bundle, sign_bundle
 from pneumoscope.evaluate.novelty import fit_gate
 from pneumoscope.experiment.pictures import (
+    are_of,
     by_data_set,
     lung_segmenter,
     pack_pictures,
     prepare_manifest,
     with_more,
 )
-from pneumoscope.experiment.plan import Experiment, Progress, Result
+from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, Result, is_of_another_recipe
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.manifest import Provenance
 from pneumoscope.predict.pipeline import available_cpus
@@ -52,7 +53,7 @@ __all__ = ["export_run_to_keras", "run_experiment"]
 
 log = logging.getLogger(__name__)
 
-BUNDLE_FOLDER, RECIPE_FILE, SPLIT_FILE = "bundle", "recipe.yaml", "split.csv"
+BUNDLE_FOLDER, SPLIT_FILE = "bundle", "split.csv"
 ENVIRONMENT_FILE, UNREADABLE_FILE = "environment.json", "unreadable.csv"
 TEACHER_FOLDER = "teacher"
 WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
@@ -176,7 +177,7 @@ def _resumes(experiment: Experiment) -> bool:
         return False
     if not experiment.resume:
         raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
-    if load_recipe(str(out / RECIPE_FILE)).sha256 != experiment.recipe.sha256:
+    if is_of_another_recipe(out, experiment.recipe):
         raise DataError(
             f"{out}: is a run of another recipe; resume with the same options, or use another --out"
         )
@@ -232,8 +233,7 @@ def _ask(
     fingerprint = manifest.fingerprint()
     for teacher in teachers:
         check_teacher(teacher, recipe, fingerprint)
-    known = {record.path for record in manifest.records}
-    own = [row for row, record in enumerate(train.records) if record.path in known]
+    own = np.flatnonzero(are_of(train.records, manifest))
     pictures = [manifest.resolve(train.records[row]) for row in own]
     said = np.zeros((len(train), len(recipe.classes)), np.float32)
     said[own] = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)

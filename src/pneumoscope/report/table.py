@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Prediction, Reason
 from pneumoscope.report.rows import plain_text
 
 __all__ = ["as_table"]
 
-STATUS_STYLES = {"ok": "green", "rejected": "yellow", "unreadable": "red"}
+STATUS_STYLES = {"ok": "yellow", "rejected": "yellow", "unreadable": "red"}
 PROBABILITIES = {
     "pneumonia": "p_pneumonia",
     "normal": "p_normal",
@@ -22,7 +22,7 @@ PROBABILITIES = {
 
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
-    """Return a rich table: one line a picture, columns that no picture fills left out."""
+    """Return a rich table: one line a picture, probabilities that none has left out; fits 80 columns."""
     shown = list(predictions)
     kinds = {
         name: field
@@ -31,22 +31,25 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
     }
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("picture", overflow="fold")
-    table.add_column("status")
     for name in kinds:
-        table.add_column(f"P({name})", justify="right")
-    table.add_column("decision")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("answer", width=max(map(len, Reason)))
     for one in shown:
-        status = Text(", ".join(one.reasons) or one.status, STATUS_STYLES[one.status])
         values = [getattr(one, field) for field in kinds.values()]
         table.add_row(
             Text(plain_text(one.path)),
-            status,
             *("" if value is None else f"{value:.3f}" for value in values),
-            _decision(one),
+            _answer(one),
         )
     return table
 
 
-def _decision(prediction: Prediction) -> Text:
+def _answer(prediction: Prediction) -> Text:
+    """The decision, doubt about it, and the reasons; these alone where there is no decision."""
     text = Text(prediction.decision or "", "bold" if prediction.decision == "pneumonia" else "")
-    return text.append(" (uncertain)", "yellow") if prediction.uncertain else text
+    if prediction.uncertain:
+        text.append(" (uncertain)", "yellow")
+    said = ", ".join(prediction.reasons) or (prediction.decision is None and prediction.status)
+    if said:
+        text.append(", " if text else "").append(said, STATUS_STYLES[prediction.status])
+    return text
