@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
+import dicom_files
 from pneumoscope.domain import Reason, UnreadableImageError
 from pneumoscope.image.decode import Limits, read_radiograph
 
@@ -37,24 +37,20 @@ def saved(kind: str, mode: str = "L", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def dicom(syntax: str, frame: bytes, bits: int = 12) -> bytes:
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(syntax)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
-    dataset.PatientID, dataset.PatientAge, dataset.PixelSpacing = "P", "010Y", [0.2, 0.2]
-    dataset.Rows = dataset.Columns = 32
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME1"
-    dataset.BitsAllocated, dataset.BitsStored = 8 if bits == 8 else 16, bits
-    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
-    dataset.WindowCenter, dataset.WindowWidth = 1 << bits >> 1, 1 << bits
-    native = syntax == ExplicitVRLittleEndian
-    dataset.PixelData = frame if native else encapsulate([frame])
-    dataset["PixelData"].VR = "OW" if native else "OB"
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+def dicom(syntax: str, frame: bytes | np.ndarray, bits: int = 12) -> bytes:
+    return dicom_files.dicom(
+        frame,
+        syntax,
+        bits=bits,
+        Rows=32,
+        Columns=32,
+        PatientID="P",
+        PatientAge="010Y",
+        PixelSpacing=[0.2, 0.2],
+        PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=1 << bits >> 1,
+        WindowWidth=1 << bits,
+    )
 
 
 DEEP = scene().astype(np.uint16) << 4
@@ -71,7 +67,7 @@ SEEDS = {
     "tiff-lzw": saved("TIFF", compression="tiff_lzw"),
     "tiff-jpeg": saved("TIFF", compression="jpeg"),
     "tiff-palette": saved("TIFF", "P"),
-    "dicom": dicom(ExplicitVRLittleEndian, DEEP.tobytes()),
+    "dicom": dicom(ExplicitVRLittleEndian, DEEP),
     "dicom-jpeg": dicom("1.2.840.10008.1.2.4.50", saved("JPEG"), bits=8),
     "dicom-jpeg-extended": dicom("1.2.840.10008.1.2.4.51", imagecodecs.jpeg8_encode(DEEP, bitspersample=12)),
     "dicom-jpeg-lossless": dicom(

@@ -14,65 +14,13 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_files import COLUMNS, ROWS, dicom, ramp
 from pneumoscope.domain import Reason, UnreadableImageError, ViewPosition
 from pneumoscope.image.decode import Limits, looks_like_image, read_radiograph
-
-ROWS, COLUMNS = 40, 56
-
-
-def ramp(bits: int = 12) -> np.ndarray:
-    """Draw a picture that runs from 0 to the largest value of so many bits."""
-    values = np.linspace(0, (1 << bits) - 1, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
-    return values.astype(np.uint8 if bits <= 8 else np.uint16)
-
-
-def dicom(
-    pixels: np.ndarray | bytes,
-    syntax: str = ExplicitVRLittleEndian,
-    *,
-    bits: int = 12,
-    preamble: bool = True,
-    **elements: Any,
-) -> bytes:
-    """Write a radiograph; elements given as None are left out."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = UID(syntax)
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset = FileDataset(io.BytesIO(), Dataset(), file_meta=meta, preamble=b"\0" * 128)
-    header: dict[str, Any] = {
-        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1",
-        "SOPInstanceUID": "1.2.3",
-        "Modality": "CR",
-        "Rows": ROWS,
-        "Columns": COLUMNS,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 8 if bits <= 8 else 16,
-        "BitsStored": bits,
-        "HighBit": bits - 1,
-        "PixelRepresentation": 0,
-    } | elements
-    for keyword, value in header.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    if isinstance(pixels, np.ndarray):
-        big = syntax == ExplicitVRBigEndian and pixels.dtype.itemsize == 2
-        dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
-    else:
-        dataset.PixelData = encapsulate([pixels])
-        dataset["PixelData"].is_undefined_length = True
-    dataset["PixelData"].VR = "OB" if bits <= 8 else "OW"
-    buffer = io.BytesIO()
-    implicit, little = UID(syntax).is_implicit_VR, UID(syntax).is_little_endian
-    pydicom.dcmwrite(buffer, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
-    data = buffer.getvalue()
-    return data if preamble else data[data.index(b"\x08\x00\x16\x00") :]
 
 
 def reason_of(data: bytes, **options: Any) -> Reason:
@@ -318,6 +266,14 @@ def test_frame_without_its_end_and_of_another_size(syntax: str) -> None:
     frame = (LOSSLESS | LOSSY)[syntax](ramp())
     assert reason_of(dicom(frame[: len(frame) // 2], syntax)) in {Reason.TRUNCATED, Reason.CORRUPT}
     assert reason_of(dicom(frame, syntax, Rows=ROWS + 1)) is Reason.CORRUPT
+
+
+@pytest.mark.parametrize("place", [303, 500, 700, 840])
+def test_a_damaged_high_throughput_frame_is_no_picture(place: int) -> None:
+    """OpenJPH's error is lost on its way, and the part that was decoded comes back as if it were all."""
+    frame = bytearray(LOSSLESS["1.2.840.10008.1.2.4.201"](ramp()))
+    frame[place] ^= 0xFF
+    assert reason_of(dicom(bytes(frame), "1.2.840.10008.1.2.4.201")) is Reason.CORRUPT
 
 
 def test_codestream_bomb_behind_a_small_header() -> None:
