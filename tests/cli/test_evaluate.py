@@ -100,6 +100,25 @@ def test_no_bundle_is_one_line(capsys, data, tmp_path):
     assert "not a bundle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--sign"], "--bundle"), (["--add-to-card", "x"], "--bundle"), (["--pictures", "3"], "--robustness")],
+)
+def test_options_that_could_only_surprise_are_wrong_use(data, tmp_path, capsys, words, told):
+    """The bundle that ships is not written into; no pictures are limited where none are disturbed."""
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(data), "--out", str(tmp_path), *words])
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_said_before_judging(evaluate, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = evaluate(data, "--out", tmp_path / "file")
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: {tmp_path / 'file'}: cannot make this folder")
+
+
 def test_wrong_use_is_exit_code_2(evaluate, data, tmp_path):
     code, _, err = evaluate(data, "--out", tmp_path, "--resamples", 5)
     assert code == 2
@@ -160,6 +179,8 @@ def test_other_sets_are_added_to_the_card_and_go_when_the_answers_change(data, t
     assert run(tmp_path / "adults", "--out", tmp_path / "b", "--add-to-card", "grown-ups") == (0, "")
     signed = load_bundle(own.path)
     assert "| grown-ups | 24 |" in signed.card
+    assert float(signed.manifest.results["speed"]["Pictures a second, from file to answer"]) > 0
+    assert "## Speed" in signed.card
     assert "36 pictures of" in signed.card  # the bundle's own figures stay
     assert signed.manifest.results["elsewhere"]["grown-ups"]["pictures"] == 24
     assert run(data / "split.csv", "--out", tmp_path / "c", "--sign") == (0, "")

@@ -75,11 +75,12 @@ def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):
 
 def test_heat_maps_are_drawn_for_what_was_read_and_names_do_not_collide(predict, folder, tmp_path):
     write_picture(folder / "sub" / "0.png", seed=9)
+    write_picture(folder / "0-2.png", seed=8)
     write_picture(folder / "small.png", height=20, width=20)
     (folder / "bad.png").write_bytes(b"")
     code, _, _ = predict(folder, "--heatmaps", tmp_path / "maps" / "deep")
     drawn = sorted(path.name for path in (tmp_path / "maps" / "deep").iterdir())
-    expected = ["0-2", "0", "1", "2", "3", "small"]
+    expected = ["0-2", "0-3", "0", "1", "2", "3", "small"]
     assert code == 3
     assert drawn == [f"{name}.heatmap.png" for name in expected]
 

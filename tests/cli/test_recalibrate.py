@@ -47,6 +47,13 @@ def test_before_and_after_are_shown_and_a_new_bundle_is_written(recalibrate, bun
     assert any(line.startswith("warning: too few pictures (20 normal") for line in err.splitlines())
 
 
+def test_a_run_folder_keeps_the_bundle_that_it_has(recalibrate, bundle, data, tmp_path):
+    copy_bundle(bundle, tmp_path / "run" / "bundle")
+    code, _, err = recalibrate(tmp_path / "run", data, "--out", tmp_path / "run")
+    assert code == 4
+    assert "holds a bundle already" in err
+
+
 @pytest.mark.parametrize("method", ["none", "temperature"])
 def test_json_holds_what_the_bundle_holds(recalibrate, bundle, data, tmp_path, method):
     code, out, _ = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--json", "--method", method)
@@ -116,7 +123,7 @@ def test_adults_without_kinds_are_calibrated_against_normal(recalibrate, shipped
 
 
 @pytest.mark.slow
-def test_sets_of_held_out_children_hold_their_class(recalibrate, shipped, shared_data, tmp_path):
+def test_sets_of_children_hold_their_class(recalibrate, shipped, shared_data, tmp_path):
     manifest = load(shared_data / "kermany-224")
     part = Manifest(manifest.records[::10], manifest.root)
     part.write(tmp_path / "part.csv")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from pneumoscope.experiment import (
     with_split,
 )
 from pneumoscope.experiment import run as experiment_module
-from pneumoscope.experiment.pictures import with_more
+from pneumoscope.experiment.pictures import pictures_to_add, with_more
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.train.distil import ask
@@ -138,12 +139,15 @@ def test_the_bundle_is_calibrated_judged_and_signed(run):
     result, out, _, _, _ = run
     manifest = load_bundle(out).manifest
     assert manifest.calibrator.method == "temperature"
-    assert manifest.calibrator.fitted_on == "phantoms, val split (by patient, seed 0)"
+    assert manifest.calibrator.fitted_on == "phantoms, val split (as the data give it)"
     assert {point.name for point in manifest.operating_points} >= {"screening", "balanced", "rule-in"}
     assert manifest.provenance.data_description == "phantoms"
+    assert (manifest.provenance.split_method, manifest.provenance.split_seed) == ("given", None)
+    written = Manifest.read(out / "split.csv")
+    assert manifest.provenance.split_fingerprint == written.split_fingerprint()
     assert manifest.provenance.recipe_sha256 == RECIPE.sha256
     metrics = json.loads((out / "metrics.json").read_text())
-    assert manifest.results["speaks_of"] == "phantoms, test split (by patient, seed 0)"
+    assert manifest.results["speaks_of"] == "phantoms, test split (as the data give it)"
     for key in ("pneumonia", "pictures"):
         assert manifest.results[key] == metrics[key] == result.judgement.metrics[key]
     assert metrics["pictures"] == len(Manifest.read(out / "split.csv").subset("test")) - 1
@@ -172,6 +176,14 @@ def test_resuming_by_another_recipe_is_refused_and_leaves_the_run_alone(run, dat
     other = RECIPE.model_copy(update={"batch": 4})
     assert "a run of another recipe" in refused(Experiment(other, data, out, resume=True))
     assert (out / "recipe.yaml").read_bytes() == before
+
+
+def test_resuming_with_another_segmenter_is_refused(run, tmp_path):
+    _, out, broken, _, _ = run
+    data = next(folder for folder in broken[0].parents if (folder / "split.csv").exists()) / "split.csv"
+    (tmp_path / "other.onnx").write_bytes(b"another")
+    message = refused(Experiment(RECIPE, data, out, lungs=tmp_path / "other.onnx", resume=True))
+    assert "began with another --lungs" in message
 
 
 @pytest.mark.parametrize("change", ["other bytes", "gone"])
@@ -242,6 +254,39 @@ def test_limit_keeps_so_many_of_each_class(data):
 def test_a_split_that_the_data_have_is_kept(data):
     manifest = divide(load(data), SplitSpec(seed=7))
     assert prepare_manifest(manifest, RECIPE) == manifest
+
+
+def test_a_split_is_not_asked_of_data_that_bring_their_own(data, tmp_path):
+    divide(load(data), SplitSpec(seed=7)).write(tmp_path / "split.csv")
+    asked = Experiment(small(), tmp_path / "split.csv", tmp_path / "out", divides=True)
+    assert "has a split of its own; leave --split out" in refused(asked)
+
+
+def test_pictures_without_a_side_are_not_lost_in_silence(data):
+    first, *others = divide(load(data), SplitSpec(seed=7)).records
+    partly = load(data).with_records([dataclasses.replace(first, split=""), *others])
+    with pytest.raises(DataError, match="1 of 60 pictures have no split"):
+        prepare_manifest(partly, RECIPE)
+
+
+def test_a_teacher_that_nobody_would_listen_to_is_refused(data, tmp_path):
+    experiment = Experiment(small(), data, tmp_path / "out", teachers=(tmp_path,))
+    assert "leave --teacher out" in refused(experiment, RecipeError)
+
+
+def test_copies_of_held_out_pictures_are_not_learnt_from(data, tmp_path):
+    """The second set holds a test picture, saved anew, and one of its own."""
+    manifest = divide(load(data), RECIPE.split)
+    held_out = cv2.imread(str(manifest.resolve(manifest.subset("test").records[0])), cv2.IMREAD_GRAYSCALE)
+    (tmp_path / "more" / "normal").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "more" / "normal" / "copy.bmp"), held_out)
+    own = write_phantoms(tmp_path / "own", n=3, size=64, seed=9)
+    shutil.copy(own.resolve(own.records[0]), tmp_path / "more" / "normal" / "own.png")
+    added = pictures_to_add(tmp_path / "more", manifest)
+    assert [record.path for record in added.records] == ["normal/own.png"]
+    assert len(with_more(manifest.subset("train"), added)) == len(manifest.subset("train")) + 1
+    with pytest.raises(DataError, match="lists pictures that are held out"):
+        pictures_to_add(data, manifest)
 
 
 def test_by_patient_copies_of_a_picture_stay_on_one_side_and_by_random_not(tmp_path):
@@ -365,8 +410,13 @@ def test_added_pictures_are_learnt_from_and_never_judged(taught):
     written = Manifest.read(experiment.out / "split.csv")
     assert not any("more" in record.path for record in written.records)
     manifest = load(experiment.data)
-    learnt = with_more(manifest, experiment.also)
+    added_set = pictures_to_add(experiment.also, written)
+    learnt = with_more(manifest, added_set)
     added = learnt.records[len(manifest) :]
     assert len(added) == 8  # the one of split val is left out
     assert all(record.split == "train" and record.patient_id.startswith("more/") for record in added)
     assert all(learnt.resolve(record).is_file() for record in added)
+    told = result.bundle.manifest.provenance
+    assert told.also_description == "8 pictures of more"
+    assert told.also_fingerprint == added_set.fingerprint()
+    assert "8 pictures of more" in result.bundle.card

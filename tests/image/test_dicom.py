@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from dicom_files import COLUMNS, ROWS, dicom, ramp
 from pneumoscope.domain import Reason, UnreadableImageError, ViewPosition
 from pneumoscope.image.decode import Limits, looks_like_image, read_radiograph
+from pneumoscope.image.dicom import read_patient_key
 
 
 def reason_of(data: bytes, **options: Any) -> Reason:
@@ -253,6 +254,22 @@ def test_palette_color() -> None:
 )
 def test_reasons(elements: dict[str, Any], reason: Reason) -> None:
     assert reason_of(dicom(ramp(), **elements)) is reason
+
+
+def test_header_values_that_lead_to_no_grey_level_are_damage() -> None:
+    data = dicom(ramp(), RescaleSlope="1e308", RescaleIntercept="0")
+    assert reason_of(data) is Reason.CORRUPT
+
+
+def test_the_patient_of_a_header_is_a_key_that_names_nobody(tmp_path: Path) -> None:
+    for name, patient in (("a", "Doe^Jane"), ("b", "Doe^Jane"), ("c", "Roe"), ("d", None)):
+        (tmp_path / name).write_bytes(dicom(ramp(), PatientID=patient))
+    (tmp_path / "e").write_bytes(b"nothing")
+    a, b, c, d, e = (read_patient_key(tmp_path / name) for name in "abcde")
+    assert a == b != c
+    assert a is not None
+    assert "Doe" not in a
+    assert d is e is None
 
 
 def test_unknown_transfer_syntax_is_named() -> None:

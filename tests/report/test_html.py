@@ -100,7 +100,7 @@ def test_doubt_is_said_in_words(tmp_path, fields, words):
     assert words in page.text
 
 
-AGES = {0.4: "under 1", 1: "1 to 5", 6: "6 to 12", 17.9: "13 to 17", 19: "18 to 19", 54: "50 to 59", 91: "90"}
+AGES = {0.4: "under 1", 1: "1 to 5", 17.9: "6 to 17", 54: "18 to 64", 91: "65"}
 
 
 @pytest.mark.parametrize(("age", "band"), AGES.items())

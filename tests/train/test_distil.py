@@ -5,6 +5,7 @@ import pytest
 
 from bundles import make_bundle
 from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.data.split import split
 from pneumoscope.domain import DataError, RecipeError
 from pneumoscope.model.manifest import Provenance
 from pneumoscope.predict.predictor import Predictor
@@ -14,26 +15,52 @@ from pneumoscope.train.recipe import load_recipe
 STUDENT = load_recipe("default")
 
 
-def taught_on(fingerprint="f", seed=0, method="patient"):
-    return Provenance(data_fingerprint=fingerprint, split_seed=seed, split_method=method)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return split(write_phantoms(folder, n=30, size=64), fractions=(0.6, 0.2, 0.2), seed=0)
 
 
-def test_a_teacher_of_the_same_data_and_split_is_accepted(tmp_path):
-    check_teacher(make_bundle(tmp_path, provenance=taught_on()), STUDENT, "f")
+def taught_on(data, **changes):
+    facts = {
+        "data_fingerprint": data.fingerprint(),
+        "split_fingerprint": data.split_fingerprint(),
+        "split_method": "given",
+    }
+    return Provenance(**facts | changes)
+
+
+def test_a_teacher_of_the_same_data_and_split_is_accepted(data, tmp_path):
+    check_teacher(make_bundle(tmp_path / "a", provenance=taught_on(data)), STUDENT, data)
+    silent = taught_on(data, split_fingerprint="", split_method="patient", split_seed=0)
+    check_teacher(make_bundle(tmp_path / "b", provenance=silent), STUDENT, data)
 
 
 @pytest.mark.parametrize(
-    "provenance", [taught_on("other"), taught_on(seed=1), taught_on(method="random"), Provenance()]
+    "changes",
+    [
+        {"data_fingerprint": "other"},
+        {"split_fingerprint": "other", "split_method": "patient", "split_seed": 0},
+        {"split_fingerprint": "", "split_method": "patient", "split_seed": 1},
+        {"split_fingerprint": "", "split_method": "random", "split_seed": 0},
+    ],
 )
-def test_a_teacher_that_may_know_the_test_patients_is_refused(tmp_path, provenance):
+def test_a_teacher_that_may_know_the_test_patients_is_refused(data, tmp_path, changes):
     with pytest.raises(RecipeError, match="same split"):
-        check_teacher(make_bundle(tmp_path, provenance=provenance), STUDENT, "f")
+        check_teacher(make_bundle(tmp_path, provenance=taught_on(data, **changes)), STUDENT, data)
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path):
-    bundle = make_bundle(tmp_path, findings=("normal", "pneumonia"), provenance=taught_on())
+def test_the_same_pictures_divided_otherwise_are_another_split(data, tmp_path):
+    otherwise = split(data, fractions=(0.6, 0.2, 0.2), seed=1)
+    assert otherwise.fingerprint() == data.fingerprint()
+    with pytest.raises(RecipeError, match="same split"):
+        check_teacher(make_bundle(tmp_path, provenance=taught_on(data)), STUDENT, otherwise)
+
+
+def test_a_teacher_of_other_classes_is_refused(data, tmp_path):
+    bundle = make_bundle(tmp_path, findings=("normal", "pneumonia"), provenance=taught_on(data))
     with pytest.raises(RecipeError, match="knows normal, pneumonia only"):
-        check_teacher(bundle, STUDENT, "f")
+        check_teacher(bundle, STUDENT, data)
 
 
 def test_a_teacher_gives_a_probability_for_every_picture(tmp_path):

@@ -75,6 +75,13 @@ def test_freezing_counts_convolutions_from_the_input(vgg19):
     assert freeze(network, "none") == everything, "what was frozen thaws"
 
 
+def test_norms_of_every_kind_thaw_after_a_phase_that_froze_all():
+    network = build_network(NetworkSpec(name="convnext_atto"), 3)
+    everything = freeze(network, "none")
+    freeze(network, "backbone")
+    assert freeze(network, "none") == everything
+
+
 def test_frozen_batch_normalisation_keeps_its_statistics():
     network = built("custom-cnn")
     freeze(network, 2)

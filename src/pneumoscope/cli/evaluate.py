@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
+from pneumoscope.cli.folders import make_folder
+
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Manifest
 
@@ -63,11 +66,17 @@ def evaluate(
     from pneumoscope.evaluate.elsewhere import add_elsewhere
     from pneumoscope.evaluate.localisation import CURVE_PICTURES, MapTruth
     from pneumoscope.evaluate.robustness import CorruptionPlan
+    from pneumoscope.evaluate.speed import measure_speed
     from pneumoscope.model.bundle import load_bundle
 
     if sign and add_to_card is not None:
         raise typer.BadParameter("a set is the bundle's own or another one: give --sign or --add-to-card")
+    if bundle is None and (sign or add_to_card is not None):
+        raise typer.BadParameter("name the --bundle to write into; the shipped one stays as it is")
+    if pictures is not None and not robustness:
+        raise typer.BadParameter("--pictures goes with --robustness")
     manifest, speaks_of = _pictures_of(data, split)
+    make_folder(out)
     if curves is None:
         curves = CURVE_PICTURES if masks or boxes else 0
     judged, about = load_bundle(bundle), {"Data": speaks_of}
@@ -85,7 +94,8 @@ def evaluate(
             corruptions=plan,
         )
     if sign:
-        sign_bundle(judged, judgement.metrics, speaks_of)
+        paths = [manifest.resolve(record) for record in manifest.records]
+        sign_bundle(judged, judgement.metrics, speaks_of, speed=measure_speed(judged, paths))
     if add_to_card is not None:
         add_elsewhere(judged, add_to_card, judgement.metrics, speaks_of)
     if json_:
@@ -95,7 +105,7 @@ def evaluate(
         typer.echo(f"report: {judgement.report}")
     if judgement.not_judged:
         typer.echo(f"{len(judgement.not_judged)} pictures were not judged; see the report", err=True)
-        raise typer.Exit(3)
+        raise typer.Exit(SOME_LEFT_OUT)
 
 
 def _pictures_of(data: Path, split: str | None) -> tuple[Manifest, str]:

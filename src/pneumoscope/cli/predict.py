@@ -6,12 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pneumoscope.cli.exit_codes import exit_code
+from pneumoscope.cli.folders import make_folder
 from pneumoscope.domain import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
@@ -212,7 +214,7 @@ def _identity(predictor: Predictor) -> dict[str, str]:
         if calibrator.fitted_on
         else "",
         "Gate": "overridden" if predictor.force else "pictures that the model cannot judge are refused",
-        "Trained on": made.data_description,
+        "Trained on": "; and ".join(filter(None, (made.data_description, made.also_description))),
         "Made": made.created,
         "Intended use": manifest.intended_use,
         **{f"sha256 of {name}": digest for name, digest in sorted(manifest.files.items())},
@@ -225,11 +227,8 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None
     """Make the folder and return a function that draws an examination into it."""
     from pneumoscope.report.picture import draw_answer, write_png
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another one") from error
-    taken: Counter[str] = Counter()
+    make_folder(folder)
+    taken: set[str] = set()
 
     def draw(examination: Examination) -> None:
         prediction, radiograph = examination.prediction, examination.radiograph
@@ -237,10 +236,11 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None
             return
         # Pictures of one name may lie in several folders; the second of them gets a number.
         stem = Path(prediction.path).stem
-        taken[stem] += 1
-        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        name = next(one for one in names if one not in taken)
+        taken.add(name)
         picture = draw_answer(prediction, radiograph, examination.explanation, predictor.operating_point)
-        write_png(picture, folder / f"{stem}{number}.heatmap.png")
+        write_png(picture, folder / f"{name}.heatmap.png")
 
     return draw
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
 from pneumoscope.cli.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def train(
     split: Annotated[
         Literal["patient", "random"] | None, typer.Option(help="How to divide data that has no split yet.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of split and training.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of split and training.")] = None,
     keras: Annotated[bool, typer.Option("--keras", help="Write model.h5 for Keras as well.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -65,13 +66,14 @@ def train(
         limit=limit,
         keras=keras,
         resume=resume,
+        divides=split is not None,
     )
     with show_progress() as progress:
         result = run_experiment(experiment, progress)
     if result is not None:
         _print(result, out, as_json=json_)
         if result.unreadable:
-            raise typer.Exit(3)
+            raise typer.Exit(SOME_LEFT_OUT)
 
 
 def changed_recipe(

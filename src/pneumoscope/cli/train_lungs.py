@@ -15,9 +15,9 @@ def train_lungs(
     masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the pictures' relative names.")],
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
     epochs: Annotated[int, typer.Option(min=1)] = 24,
-    seed: Annotated[int, typer.Option(help="Seed of split and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
 ) -> None:
-    """Train the lung segmenter on the patients that the default recipe trains on."""
+    """Train the lung segmenter on the patients that the default recipe trains on, or on split train."""
     import logging
 
     from pneumoscope.data.manifest import load
@@ -28,8 +28,10 @@ def train_lungs(
         from pneumoscope.train.recipe import load_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    how = load_recipe("default").split
-    manifest = divide(load(data), how.model_copy(update={"seed": seed}))
+    manifest = load(data)
+    if not any(record.split for record in manifest.records):
+        how = load_recipe("default").split
+        manifest = divide(manifest, how.model_copy(update={"seed": seed}))
     result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "

@@ -12,7 +12,8 @@ Age, sex and view position are what the table of labels says. Where the folder h
 (``file,original_width,original_height``), the pictures were made smaller or squashed, and that is the size.
 
 The patient is its row in the table of patients or labels, what the Kermany name says, the folder
-directly under the class folder (``normal/patient7/view1.png``), else the picture alone.
+directly under the class folder (``normal/patient7/view1.png``), whom the DICOM header names, else the picture
+alone.
 """
 
 from __future__ import annotations
@@ -109,7 +110,19 @@ def scan_folder(
         width, height = _size(sizes.get(path, {}))
         record = _record(path, folder, row, patients.get(path, {}), digest)
         records.append(replace(record, width=width, height=height))
-    return Manifest(tuple(records), folder)
+    return Manifest(tuple(_joined_by_header(records, folder)), folder)
+
+
+def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
+    """Give pictures whose headers name one patient the name of the first; nobody's identity is kept."""
+    from pneumoscope.image.dicom import read_patient_key
+
+    first: dict[str, str] = {}
+    for record in records:
+        key = None
+        if record.patient_id == record.path and _is_dicom(folder / record.path):
+            key = read_patient_key(folder / record.path)
+        yield record if key is None else replace(record, patient_id=first.setdefault(key, record.path))
 
 
 def _pictures(folder: Path) -> Iterator[str]:
@@ -124,8 +137,10 @@ def _pictures(folder: Path) -> Iterator[str]:
 
 def _is_unnamed_dicom(path: Path) -> bool:
     """Tell DICOM files named by a UID or a bare number, as scanners export them."""
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
+    return not (path.suffix and not path.suffix[1:].isdigit()) and _is_dicom(path)
+
+
+def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

@@ -188,6 +188,13 @@ class Manifest:
             digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
+    def split_fingerprint(self) -> str:
+        """Return the SHA-256 over who is on which side of the split, whatever their order."""
+        digest = hashlib.sha256()
+        for line in sorted(f"{r.path}\0{r.split}\n" for r in self.records):
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
     def with_records(self, records: Iterable[Record]) -> Manifest:
         """Return a manifest with the same root and other records."""
         return replace(self, records=tuple(records))

@@ -158,9 +158,13 @@ def _judged_classes(findings: tuple[str, ...], manifest: Manifest) -> tuple[str,
     return TWO_CLASSES if "pneumonia" in manifest.labels() else findings
 
 
-def sign_bundle(bundle: Bundle, metrics: Mapping[str, Any], speaks_of: str) -> Bundle:
-    """Write measured results and the model card into a bundle."""
+def sign_bundle(
+    bundle: Bundle, metrics: Mapping[str, Any], speaks_of: str, *, speed: Mapping[str, str] | None = None
+) -> Bundle:
+    """Write measured results and the model card into a bundle; without `speed` what it says of it stays."""
     kept = {name: fact for name, fact in bundle.manifest.results.items() if name in KEPT_RESULTS}
+    if speed is not None:
+        kept["speed"] = dict(speed)
     others = still_true(bundle.manifest)
     results = {"speaks_of": speaks_of, **metrics, **kept, **({"elsewhere": others} if others else {})}
     manifest = bundle.manifest.model_copy(update={"results": results})

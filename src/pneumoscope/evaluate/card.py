@@ -27,9 +27,12 @@ _KINDS = "Bacterial and viral pneumonia often look alike; the kind is far less c
 # By what the description of the training data says: whom they show, and under which licence.
 _TRAINING_SETS = {
     "kermany": (
-        "Trained on children of 1 to 5 years, AP view, of one hospital (Guangzhou Women and Children's "
-        "Medical Center).",
+        "children of 1 to 5 years, AP view, of one hospital (Guangzhou Women and Children's Medical Center)",
         "CC BY 4.0 (Kermany et al., Cell 2018)",
+    ),
+    "nih": (
+        "adults, AP and PA view, of one hospital (NIH Clinical Center), with labels mined from reports",
+        "NIH ChestX-ray14: free to use, with acknowledgment (Wang et al., CVPR 2017)",
     ),
 }
 _ADULTS_MEASURED = (
@@ -39,11 +42,14 @@ _ADULTS_UNKNOWN = "It was not measured on adults: for them, nobody knows how wel
 _PROVENANCE = (
     ("data_description", "Data"),
     ("data_fingerprint", "Data fingerprint"),
+    ("also_description", "Learnt from besides, never judged on"),
+    ("also_fingerprint", "Its fingerprint"),
     ("recipe", "Recipe"),
     ("recipe_sha256", "Recipe sha256"),
     ("precision", "Precision"),
     ("split_method", "Split by"),
     ("split_seed", "Split seed"),
+    ("split_fingerprint", "Split fingerprint"),
     ("teachers", "Taught by"),
     ("code_version", "Code"),
     ("created", "Made"),
@@ -105,14 +111,18 @@ def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _training_set(bundle: Mapping[str, Any]) -> tuple[str, str]:
-    described = str((bundle.get("provenance") or {}).get("data_description", "")).lower()
-    return next((known for name, known in _TRAINING_SETS.items() if name in described), ("", ""))
+def _training_sets(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return whom the known training sets show, and their licences, in the order of what was learnt from."""
+    provenance = bundle.get("provenance") or {}
+    described = (str(provenance.get(name, "")).lower() for name in ("data_description", "also_description"))
+    return [known for text in described for name, known in _TRAINING_SETS.items() if name in text]
 
 
 def _limits(bundle: Mapping[str, Any], others: bool) -> list[str]:
-    population, _ = _training_set(bundle)
-    limits = [population, _ADULTS_MEASURED if others else _ADULTS_UNKNOWN] if population else []
+    limits = []
+    if sets := _training_sets(bundle):
+        population = "; and on ".join(shown for shown, _ in sets)
+        limits = [f"Trained on {population}.", _ADULTS_MEASURED if others else _ADULTS_UNKNOWN]
     return [*limits, *_LIMITS, *((_KINDS,) if "viral" in bundle["findings"] else ())]
 
 
@@ -122,7 +132,7 @@ def _origin(bundle: Mapping[str, Any]) -> list[tuple[str, Any]]:
     steps = ", ".join(f"{name} {spec[name]}" for name in _INPUT if spec.get(name) not in {None, "", "none"})
     return [
         *((label, _plain(provenance.get(name))) for name, label in _PROVENANCE),
-        ("Licence of the data", _training_set(bundle)[1]),
+        ("Licence of the data", "; ".join(licence for _, licence in _training_sets(bundle))),
         ("Input", steps),
         ("Licence", bundle.get("licence")),
     ]

@@ -21,6 +21,7 @@ __all__ = ["inline_svg", "thumbnail"]
 
 JPEG_QUALITY = 82
 PIXELS_PER_INCH = 101  # text of 9 points comes out at 12.6 pixels, in every plot alike
+THUMBNAIL_SIDE = 360
 _THEME = {plots.INK: "var(--ink)", plots.MUTED: "var(--muted)", plots.GRID: "var(--line)"}
 
 
@@ -59,8 +60,8 @@ def thumbnail(path: Path) -> str:
     UnreadableImageError
         If it cannot be read (any more).
     """
-    radiograph = read_radiograph(path, min_side=plots.THUMBNAIL_SIDE)
-    scale = plots.THUMBNAIL_SIDE / min(radiograph.pixels.shape)
+    radiograph = read_radiograph(path, min_side=THUMBNAIL_SIDE)
+    scale = THUMBNAIL_SIDE / min(radiograph.pixels.shape)
     width, height = (max(1, round(side * min(scale, 1))) for side in radiograph.pixels.shape[::-1])
     grey = cv2.resize(radiograph.pixels, (width, height), interpolation=cv2.INTER_AREA)
     levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)

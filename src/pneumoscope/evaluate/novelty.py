@@ -167,7 +167,7 @@ def _described(bundle: Bundle, manifest: Manifest) -> Described:
     found = list(in_order(paths, describe_all, workers=available_cpus()))
     kept = [(one, record) for one, record in zip(found, records, strict=True) if one is not None]
     descriptions = np.array([one for one, _ in kept], np.float32).reshape(len(kept), DIMENSIONS)
-    return Described(descriptions, [record.patient_id or record.path for _, record in kept])
+    return Described(descriptions, [record.patient_id for _, record in kept])
 
 
 def _describe_file(path: str, segment: OnnxLungSegmenter, side: int) -> Floats | None:

@@ -65,7 +65,7 @@ class Observed:
     def patients(self) -> IntArray:
         """Number of each row's patient, shape (M,)."""
         # A picture of an unknown patient stands for itself.
-        names = [record.patient_id or f"\0{record.path}" for record in self.records]
+        names = [record.patient_id for record in self.records]
         _, index = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
         return index.astype(np.int64)[self.pictures]
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pneumoscope.domain import UnreadableImageError
 from pneumoscope.evaluate import weighted
 from pneumoscope.evaluate.extra import evaluate_extra
-from pneumoscope.evaluate.scores import BoolArray, FloatArray, Mistake, ScoredSet
-from pneumoscope.image.decode import read_radiograph
+from pneumoscope.evaluate.scores import BoolArray, FloatArray, ScoredSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +25,6 @@ __all__ = [
     "INK",
     "MUTED",
     "confusion_matrix",
-    "contact_sheet",
     "insertion_deletion",
     "precision_recall",
     "reliability",
@@ -42,7 +38,6 @@ INK, MUTED, GRID = "#1f2a33", "#66727d", "#d9dfe4"
 ACCENT, SECOND = "#2f7fb8", "#dd7a2f"
 COLOURS = {"normal": "#2a9d8a", "pneumonia": ACCENT, "bacterial": SECOND, "viral": "#8a6bd1"}
 SPARE = ("#c2557a", "#8a8f3c", "#5b7fa6", "#a9714b")
-THUMBNAIL_SIDE = 360
 
 
 def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
@@ -242,35 +237,6 @@ def score_histograms(scored: ScoredSet, threshold: float | None = None) -> Figur
     axes[-1].set_xlim(-0.02, 1.02)
     dashed = "" if threshold is None else f"  (dashed: threshold {threshold:.3f})"
     _titles(axes[-1], f"probability of pneumonia{dashed}", "")
-    return figure
-
-
-def contact_sheet(mistakes: Sequence[Mistake], root: Path, columns: int = 4) -> Figure:
-    """Draw pictures that were judged wrongly, with their names; see `worst_mistakes`.
-
-    Parameters
-    ----------
-    mistakes : sequence of Mistake
-        In the order to be shown.
-    root : Path
-        Folder that their paths start from.
-    columns : int
-        Pictures in one row.
-    """
-    rows = max(1, math.ceil(len(mistakes) / columns))
-    figure, axes = _figure(2.6 * columns, 3.1 * rows, nrows=rows, ncols=columns)
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, mistake in zip(axes, mistakes, strict=False):
-        try:
-            pixels = read_radiograph(root / mistake.path, min_side=THUMBNAIL_SIDE).pixels
-        except UnreadableImageError as error:
-            ax.text(0.5, 0.5, error.reason.value, color=MUTED, ha="center", va="center")
-        else:
-            ax.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-        kind = f"missed: {mistake.label}" if mistake.missed else "false alarm"
-        caption = f"{Path(mistake.path).name}\n{kind}, p = {mistake.p_pneumonia:.3f}"
-        ax.set_title(caption, fontsize=8, color=INK, loc="left")
     return figure
 
 

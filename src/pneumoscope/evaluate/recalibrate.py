@@ -22,14 +22,14 @@ from pneumoscope.evaluate.calibration import Calibration, Method, fit_calibratio
 from pneumoscope.evaluate.card import write_card
 from pneumoscope.evaluate.observe import Observed, observe
 from pneumoscope.evaluate.recalibrated import Answers, answers_of, compare
-from pneumoscope.model.bundle import CARD_FILE, MANIFEST_FILE, Bundle, write_bundle
+from pneumoscope.model.bundle import BUNDLE_FOLDER, CARD_FILE, MANIFEST_FILE, Bundle, write_bundle
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["FEW", "LEAST", "Recalibration", "recalibrate_bundle"]
 
 FOLDS = 5
-SHARED_RESULTS = ("speed", "gate")
+SHARED_RESULTS = ("speed",)
 """What was measured of the parent and holds for the child, whose network and gate are the same."""
 FEW = 100
 """Pictures of a class below which a calibration is a guess, and a warning is given."""
@@ -149,7 +149,7 @@ def _own(manifest: BundleManifest) -> tuple[Any, ...]:
 def _check_target(bundle: Bundle, out: Path) -> None:
     if out.resolve() == bundle.path.resolve():
         raise BundleError(f"{out}: is the bundle itself; give another --out, it stays as it is")
-    if (out / MANIFEST_FILE).exists():
+    if any((place / MANIFEST_FILE).exists() for place in (out, out / BUNDLE_FOLDER)):
         raise BundleError(f"{out}: holds a bundle already; give another folder")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give a folder for the new bundle")
@@ -247,9 +247,4 @@ def _write(bundle: Bundle, fitted: Calibration, results: dict[str, Any], out: Pa
     )
     files = {name: bundle.path / name for name in parent.files if name != CARD_FILE}
     card = write_card(manifest.model_dump(mode="json"), {})
-    try:
-        return write_bundle(out, manifest, {**files, CARD_FILE: card.encode()})
-    except OSError as error:
-        raise DataError(
-            f"{out}: the bundle cannot be written ({error.strerror}); name another folder"
-        ) from error
+    return write_bundle(out, manifest, {**files, CARD_FILE: card.encode()})

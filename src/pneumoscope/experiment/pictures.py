@@ -27,6 +27,7 @@ __all__ = [
     "limited",
     "lung_segmenter",
     "pack_pictures",
+    "pictures_to_add",
     "prepare_manifest",
     "with_more",
 ]
@@ -88,22 +89,54 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
     return path
 
 
-def with_more(train: Manifest, also: Path | None) -> Manifest:
-    """Add the pictures of a second set that are there to learn from."""
-    if also is None:
-        return train
+def pictures_to_add(also: Path, manifest: Manifest) -> Manifest:
+    """Return the pictures of a second set that are there to learn from.
+
+    Copies of a validation or test picture, by content or by the patient of a DICOM header, are left out.
+
+    Parameters
+    ----------
+    also : Path
+        Its pictures without a split, and those of split ``train``, are taken.
+    manifest : Manifest
+        The data set itself, with its split.
+    """
     more = load(also)
-    added = [
+    more = more.with_records(record for record in more.records if record.split in ("", "train"))
+    held_out = [record for record in manifest.records if record.split in ("val", "test")]
+    absolute = [
+        replace(record, path=str(part.resolve(record).resolve()))
+        for part in (manifest.with_records(held_out), more)
+        for record in part.records
+    ]
+    if len({record.path for record in absolute}) < len(absolute):
+        raise DataError(f"{also}: lists pictures that are held out; give a set of its own")
+    copies = {
+        position - len(held_out)
+        for group in examine(more.with_records(absolute)).groups
+        if min(group) < len(held_out)
+        for position in group
+    }
+    kept = [record for position, record in enumerate(more.records) if position not in copies]
+    if lost := len(more) - len(kept):
+        log.warning("%s: %d pictures are copies of held-out ones and are left out", also, lost)
+    return more.with_records(kept)
+
+
+def with_more(train: Manifest, added: Manifest | None) -> Manifest:
+    """Add the pictures of a second set to what is learnt from."""
+    if added is None:
+        return train
+    renamed = [
         replace(
             record,
-            path=str(more.resolve(record).resolve()),
+            path=str(added.resolve(record).resolve()),
             patient_id=f"{record.source}/{record.patient_id}",
             split="train",
         )
-        for record in more.records
-        if record.split in ("", "train")
+        for record in added.records
     ]
-    return train.with_records([*train.records, *added])
+    return train.with_records([*train.records, *renamed])
 
 
 def by_data_set(learnt: Manifest, first: Manifest) -> list[Manifest]:

@@ -44,6 +44,8 @@ class Experiment:
         Write ``model.h5`` as well.
     resume : bool
         Go on with an interrupted run.
+    divides : bool
+        The split was asked for, so that data which bring their own are refused.
     described_as : str
         Name of the data in reports; the folder's name if empty.
     """
@@ -59,6 +61,7 @@ class Experiment:
     limit: int | None = None
     keras: bool = False
     resume: bool = False
+    divides: bool = False
     described_as: str = ""
 
 

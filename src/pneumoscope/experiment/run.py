@@ -6,14 +6,9 @@ reported is ``test``.
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import importlib.util
-import json
 import logging
-import platform
-import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,25 +17,33 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, load
-from pneumoscope.domain import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.domain import DataError, MissingExtraError, Reason, RecipeError, UnreadableImageError
 from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bundle, sign_bundle
 from pneumoscope.evaluate.novelty import fit_gate
+from pneumoscope.experiment.origin import Origin
 from pneumoscope.experiment.pictures import (
     are_of,
     by_data_set,
     lung_segmenter,
     pack_pictures,
+    pictures_to_add,
     prepare_manifest,
     with_more,
 )
-from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, Result, is_of_another_recipe
-from pneumoscope.model.bundle import Bundle, load_bundle
+from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, Result
+from pneumoscope.experiment.run_folder import (
+    SPLIT_FILE,
+    check_inputs,
+    resumes,
+    write_inputs,
+    write_unreadable,
+)
+from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle, load_bundle
 from pneumoscope.model.manifest import Provenance
-from pneumoscope.predict.pipeline import available_cpus
 from pneumoscope.train.dataset import Packed, check_packed
 from pneumoscope.train.distil import ask, check_teacher
 from pneumoscope.train.export import export_bundle
-from pneumoscope.train.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.train.fit import fit, make_fabric
 from pneumoscope.train.history import HISTORY_FILE
 from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
 from pneumoscope.train.pretrain import pretrain
@@ -53,8 +56,6 @@ __all__ = ["export_run_to_keras", "run_experiment"]
 
 log = logging.getLogger(__name__)
 
-BUNDLE_FOLDER, SPLIT_FILE = "bundle", "split.csv"
-ENVIRONMENT_FILE, UNREADABLE_FILE = "environment.json", "unreadable.csv"
 TEACHER_FOLDER = "teacher"
 WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
 
@@ -74,36 +75,41 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     """
     progress = progress or Progress()
     recipe, out = experiment.recipe, experiment.out
-    resumes = _resumes(experiment)
+    if experiment.teachers and recipe.distillation is None:
+        raise RecipeError(f"{recipe.name}: learns from no teacher; leave --teacher out, or give distillation")
+    begun = resumes(experiment)
     if experiment.keras and importlib.util.find_spec("keras") is None:
         raise MissingExtraError("Writing model.h5", "keras")
-    manifest = _manifest(experiment, resumes=resumes)
+    origin = _origin(experiment, resumes=begun)
+    manifest = origin.manifest
     lungs = lung_segmenter(experiment)
+    if begun:
+        check_inputs(origin, lungs)
     network = build_network(recipe.network, len(recipe.classes), weights=experiment.weights, seed=recipe.seed)
     check_size(network, recipe.input.size)
     fabric = make_fabric()
     if not fabric.is_global_zero:
         progress = Progress()  # one process speaks for all
-    elif not resumes:
-        _write_inputs(experiment, manifest)
+    elif not begun:
+        write_inputs(origin, lungs)
     progress.on_step("reading pictures")
-    learnt = with_more(manifest.subset("train"), experiment.also)
+    learnt = with_more(manifest.subset("train"), origin.added)
     train, val = (pack_pictures(part, recipe, lungs, progress) for part in (learnt, manifest.subset("val")))
     unreadable = train.unreadable + val.unreadable
     if fabric.is_global_zero:
-        _write_unreadable(out / UNREADABLE_FILE, unreadable)
+        write_unreadable(out, unreadable)
     check_packed(manifest.root, recipe.classes, train=train, val=val)
     network, taught_by = _learn(experiment, network, manifest, train, val, lungs, fabric, progress)
     if not fabric.is_global_zero:
         return None
     progress.on_step("exporting")
-    bundle = _export(experiment, network, manifest, train, lungs, taught_by)
-    bundle = _made_fit_for_use(experiment, bundle, manifest, learnt, progress)
+    bundle = _export(experiment, network, train, lungs, origin.provenance(taught_by))
+    bundle = _made_fit_for_use(origin, bundle, learnt, progress)
     progress.on_step("judging on test patients")
-    judgement = _judge(experiment, bundle, manifest, fabric)
+    judgement = _judge(origin, bundle, fabric)
     unreadable += _not_read(judgement)
-    _write_unreadable(out / UNREADABLE_FILE, unreadable)
-    bundle = sign_bundle(bundle, judgement.metrics, _speaks_of(experiment, "test"))
+    write_unreadable(out, unreadable)
+    bundle = sign_bundle(bundle, judgement.metrics, origin.speaks_of("test"))
     return Result(bundle, judgement, unreadable)
 
 
@@ -152,11 +158,9 @@ def _learn(
     return network, taught_by
 
 
-def _made_fit_for_use(
-    experiment: Experiment, bundle: Bundle, manifest: Manifest, learnt: Manifest, progress: Progress
-) -> Bundle:
+def _made_fit_for_use(origin: Origin, bundle: Bundle, learnt: Manifest, progress: Progress) -> Bundle:
     """Fit the gate on what was learnt from, and calibrator and thresholds on the validation pictures."""
-    recipe = experiment.recipe
+    recipe, manifest = origin.experiment.recipe, origin.manifest
     progress.on_step("fitting the gate on training patients")
     bundle = fit_gate(bundle, by_data_set(learnt, manifest))
     progress.on_step("calibrating on validation patients")
@@ -166,26 +170,22 @@ def _made_fit_for_use(
         method=recipe.calibration,
         views=recipe.calibration_views,
         seed=recipe.seed,
-        described_as=_speaks_of(experiment, "val"),
+        described_as=origin.speaks_of("val"),
     )
 
 
-def _resumes(experiment: Experiment) -> bool:
-    """Whether there is a run to go on with; refuse to write over one, or to go on by another recipe."""
-    out = experiment.out
-    if not (out / CHECKPOINT_FILE).exists():
-        return False
-    if not experiment.resume:
-        raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
-    if is_of_another_recipe(out, experiment.recipe):
-        raise DataError(
-            f"{out}: is a run of another recipe; resume with the same options, or use another --out"
-        )
-    return True
+def _origin(experiment: Experiment, *, resumes: bool) -> Origin:
+    """Read the data, and divide them where they are not."""
+    listed = load(experiment.data)
+    brings_split = any(record.split for record in listed.records)
+    if brings_split and experiment.divides:
+        raise DataError(f"{experiment.data}: has a split of its own; leave --split out, or that column")
+    manifest = _manifest(experiment, listed, resumes=resumes)
+    added = pictures_to_add(experiment.also, manifest) if experiment.also else None
+    return Origin(experiment, manifest, added, brings_split)
 
 
-def _manifest(experiment: Experiment, *, resumes: bool) -> Manifest:
-    manifest = load(experiment.data)
+def _manifest(experiment: Experiment, manifest: Manifest, *, resumes: bool) -> Manifest:
     if not resumes:
         return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit)
     path = experiment.out / SPLIT_FILE
@@ -230,41 +230,13 @@ def _ask(
     Rows of pictures that were added to the data set are 0: a teacher of children knows nothing of adults.
     """
     teachers = [load_bundle(path) for path in paths]
-    fingerprint = manifest.fingerprint()
     for teacher in teachers:
-        check_teacher(teacher, recipe, fingerprint)
+        check_teacher(teacher, recipe, manifest)
     own = np.flatnonzero(are_of(train.records, manifest))
     pictures = [manifest.resolve(train.records[row]) for row in own]
     said = np.zeros((len(train), len(recipe.classes)), np.float32)
     said[own] = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)
     return said, tuple(teacher.identity for teacher in teachers)
-
-
-def _write_inputs(experiment: Experiment, manifest: Manifest) -> None:
-    """Leave in the run folder what another person needs to run it again."""
-    out = experiment.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
-    (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
-    manifest.write(out / SPLIT_FILE)
-    packages = ("pneumoscope", "torch", "timm", "lightning", "numpy", "opencv-python-headless", "onnxruntime")
-    environment = {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": available_cpus(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
-    (out / ENVIRONMENT_FILE).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_unreadable(path: Path, unreadable: Iterable[UnreadableImageError]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "reason", "detail"))
-        writer.writerows((error.path, error.reason.value, error.detail) for error in unreadable)
 
 
 def _not_read(judgement: Judgement) -> tuple[UnreadableImageError, ...]:
@@ -276,22 +248,10 @@ def _not_read(judgement: Judgement) -> tuple[UnreadableImageError, ...]:
 
 
 def _export(
-    experiment: Experiment,
-    network: Network,
-    manifest: Manifest,
-    train: Packed,
-    lungs: Path | None,
-    taught_by: tuple[str, ...],
+    experiment: Experiment, network: Network, train: Packed, lungs: Path | None, provenance: Provenance
 ) -> Bundle:
     recipe, out = experiment.recipe, experiment.out
     save_weights(network, out / WEIGHTS_FILE)
-    provenance = Provenance(
-        data_fingerprint=manifest.fingerprint(),
-        data_description=_data_name(experiment),
-        split_seed=recipe.split.seed,
-        split_method=recipe.split.method,
-        teachers=taught_by,
-    )
     bundle = export_bundle(
         network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs, seen=train.pictures
     )
@@ -302,31 +262,23 @@ def _export(
     return bundle
 
 
-def _data_name(experiment: Experiment) -> str:
-    return experiment.described_as or experiment.data.resolve().name
-
-
-def _speaks_of(experiment: Experiment, side: str) -> str:
-    how = experiment.recipe.split
-    return f"{_data_name(experiment)}, {side} split (by {how.method}, seed {how.seed})"
-
-
-def _judge(experiment: Experiment, bundle: Bundle, manifest: Manifest, fabric: Fabric) -> Judgement:
-    recipe = experiment.recipe
+def _judge(origin: Origin, bundle: Bundle, fabric: Fabric) -> Judgement:
+    recipe, out = origin.experiment.recipe, origin.experiment.out
     about = {
         "Recipe": f"{recipe.name} ({recipe.sha256[:12]})",
-        "Data": f"{_data_name(experiment)}, {len(manifest)} pictures",
-        "Split": f"by {recipe.split.method}, seed {recipe.split.seed}",
+        "Data": f"{origin.name}, {len(origin.manifest)} pictures",
+        "Learnt from besides": bundle.manifest.provenance.also_description,
+        "Split": origin.division,
         "Epochs": str(recipe.epochs),
         "Trained on": str(fabric.device.type).upper(),
     }
     return judge_bundle(
         bundle,
-        manifest.subset("test"),
-        experiment.out,
-        speaks_of=_speaks_of(experiment, "test"),
-        about=about,
-        history=experiment.out / HISTORY_FILE,
+        origin.manifest.subset("test"),
+        out,
+        speaks_of=origin.speaks_of("test"),
+        about={name: fact for name, fact in about.items() if fact},
+        history=out / HISTORY_FILE,
     )
 
 

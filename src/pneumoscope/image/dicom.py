@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_f
 from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
 
-__all__ = ["SALT_VARIABLE", "read_dicom"]
+__all__ = ["SALT_VARIABLE", "read_dicom", "read_patient_key"]
 
 SALT_VARIABLE = "PNEUMOSCOPE_SALT"
 """Environment variable with the salt of patient keys, for keys that stay the same between runs."""
@@ -136,8 +137,13 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
             detail = f"damaged DICOM header ({_line(error)}); send the image again"
             raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
     frame = decode_frame(name, header.frame, header.syntax, header.layout, limits)
+    try:
+        pixels = to_grey(frame, header.greys)
+    except ValueError as error:
+        detail = f"damaged DICOM header ({error}); send the image again"
+        raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
     return Radiograph(
-        pixels=to_grey(frame, header.greys),
+        pixels=pixels,
         source=name,
         format="dicom",
         height=header.layout.rows,
@@ -146,6 +152,16 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
         photometric=header.layout.photometric,
         **header.described,
     )
+
+
+def read_patient_key(path: Path) -> str | None:
+    """Return the salted key of the patient that a file's header names; None where it names none."""
+    with _lenient_pydicom():
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+            return _patient_key(dataset)
+        except (*CUT_OFF, *DAMAGED):
+            return None  # whoever reads the picture will say what is wrong with it
 
 
 def _line(error: BaseException) -> str:
@@ -307,21 +323,25 @@ def _lookup_table(item: pydicom.Dataset, descriptor: str, data: str) -> LookupTa
 
 def _describe(dataset: pydicom.Dataset) -> dict[str, Any]:
     """Read what the gate and the split want to know of the picture."""
-    identity = _text(dataset, "PatientID")
-    key = None
-    if identity:
-        salt = os.environ.get(SALT_VARIABLE) or _process_salt
-        key = hashlib.blake2b(
-            identity.encode(errors="replace"), digest_size=12, key=hashlib.blake2b(salt.encode()).digest()
-        ).hexdigest()
     return {
         "spacing": _spacing(dataset),
         "view": _view(dataset),
         "modality": _text(dataset, "Modality") or None,
         "body_part": _text(dataset, "BodyPartExamined") or None,
         "age": _age(_text(dataset, "PatientAge")),
-        "patient_key": key,
+        "patient_key": _patient_key(dataset),
     }
+
+
+def _patient_key(dataset: pydicom.Dataset) -> str | None:
+    """Return the salted hash of the patient's identity."""
+    identity = _text(dataset, "PatientID")
+    if not identity:
+        return None
+    salt = os.environ.get(SALT_VARIABLE) or _process_salt
+    return hashlib.blake2b(
+        identity.encode(errors="replace"), digest_size=12, key=hashlib.blake2b(salt.encode()).digest()
+    ).hexdigest()
 
 
 def _value(dataset: pydicom.Dataset, keyword: str) -> Any:

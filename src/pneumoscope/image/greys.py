@@ -123,8 +123,27 @@ def to_grey(frame: Frame, pipeline: GreyPipeline) -> npt.NDArray[np.float32]:
     -------
     ndarray of float32, shape (H, W)
         In [0, 1], bright = dense.
+
+    Raises
+    ------
+    ValueError
+        If the steps give no number for some stored value.
     """
     words = frame.words
+    # Header values may be anything; what overflows is found by its result.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        grey = _grey_table(frame, pipeline)
+    if np.isnan(grey).any():
+        raise ValueError("its rescale or window values lead to no grey levels")
+    table = np.clip(grey, 0, 1).astype(np.float32)
+    pixels = np.empty(words.shape, np.float32)
+    for row in range(0, words.shape[0], ROWS):
+        np.take(table, words[row : row + ROWS], out=pixels[row : row + ROWS], mode="clip")
+    return pixels
+
+
+def _grey_table(frame: Frame, pipeline: GreyPipeline) -> Values:
+    """Return the grey level of every possible word; outside [0, 1] where the window cuts it off."""
     stored = _stored_values(frame, pipeline.signed)
     if pipeline.color:
         grey = stored / ((1 << frame.bits) - 1)
@@ -143,14 +162,10 @@ def to_grey(frame: Frame, pipeline: GreyPipeline) -> npt.NDArray[np.float32]:
         elif pipeline.window:
             grey = pipeline.window(values)
         else:
-            grey = _stretch(words, values, outside)
+            grey = _stretch(frame.words, values, outside)
         grey = 1 - grey if pipeline.inverse else grey
         grey = np.where(outside, 0, grey)
-    table = np.clip(grey, 0, 1).astype(np.float32)
-    pixels = np.empty(words.shape, np.float32)
-    for row in range(0, words.shape[0], ROWS):
-        np.take(table, words[row : row + ROWS], out=pixels[row : row + ROWS], mode="clip")
-    return pixels
+    return grey
 
 
 def _stored_values(frame: Frame, signed: bool) -> Values:

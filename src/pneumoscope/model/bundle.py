@@ -34,6 +34,7 @@ from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import BundleManifest
 
 __all__ = [
+    "BUNDLE_FOLDER",
     "GATE_FILE",
     "HEAD_FILE",
     "Bundle",
@@ -46,6 +47,8 @@ __all__ = [
 
 MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
 GATE_FILE = "gate.npz"
+BUNDLE_FOLDER = "bundle"
+"""Where a run folder has its bundle."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,8 @@ def load_bundle(path: Path | str | None = None) -> Bundle:
         If it is no bundle, of another format version, incomplete or altered.
     """
     folder = default_bundle_path() if path is None else Path(path)
-    if not (folder / MANIFEST_FILE).is_file() and (folder / "bundle" / MANIFEST_FILE).is_file():
-        folder = folder / "bundle"
+    if not (folder / MANIFEST_FILE).is_file() and (folder / BUNDLE_FOLDER / MANIFEST_FILE).is_file():
+        folder = folder / BUNDLE_FOLDER
     try:
         text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -221,9 +224,22 @@ def write_bundle(
         Its `files` are computed here.
     files : mapping of file name to bytes or to a Path to copy
         New content.
+
+    Raises
+    ------
+    BundleError
+        If the folder cannot be written.
     """
+    try:
+        return load_bundle(_written(folder, manifest, files or {}))
+    except OSError as error:
+        place = f"{folder}: the bundle cannot be written ({error.strerror})"
+        raise BundleError(f"{place}; name another folder") from error
+
+
+def _written(folder: Path, manifest: BundleManifest, files: Mapping[str, bytes | Path]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (files or {}).items():
+    for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     known = (MODEL_FILE, HEAD_FILE, LUNGS_FILE, GATE_FILE, CARD_FILE)
     hashes = {name: sha256_of(folder / name) for name in known if (folder / name).is_file()}
@@ -232,7 +248,7 @@ def write_bundle(
     draft = folder / f"{MANIFEST_FILE}.new"
     draft.write_text(text, encoding="utf-8")
     draft.replace(folder / MANIFEST_FILE)
-    return load_bundle(folder)
+    return folder
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:

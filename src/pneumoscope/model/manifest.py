@@ -99,7 +99,21 @@ class GateLimits(_Frozen):
 
 
 class Provenance(_Frozen):
-    """Where the model comes from, and in what precision it ships."""
+    """Where the model comes from, and in what precision it ships.
+
+    Parameters
+    ----------
+    data_fingerprint, split_fingerprint : str
+        Of the data set, held-out pictures included, and of who is on which side of its split.
+    split_method : str
+        ``patient`` or ``random``; or ``given``, where the data brought their split, and there is no seed.
+    also_description, also_fingerprint : str
+        The second data set that was learnt from, and never judged on.
+    teachers : tuple of str
+        Their identities.
+    parent : str or None
+        The bundle that this one was recalibrated from.
+    """
 
     recipe: str = ""
     recipe_sha256: str = ""
@@ -108,6 +122,9 @@ class Provenance(_Frozen):
     data_description: str = ""
     split_seed: int | None = None
     split_method: str = ""
+    split_fingerprint: str = ""
+    also_description: str = ""
+    also_fingerprint: str = ""
     teachers: tuple[str, ...] = ()
     code_version: str = ""
     created: str = ""

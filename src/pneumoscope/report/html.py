@@ -22,6 +22,7 @@ from typing import IO
 import cv2
 
 from pneumoscope.domain import CAUTIONS, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.report.age import age_band
 from pneumoscope.report.picture import CONTOUR_AT, Canvas, colour_at, overlay
 from pneumoscope.report.rows import NO_CLASS, plain_text
 from pneumoscope.report.writers import replacing
@@ -229,7 +230,7 @@ def _header(
         if radiograph.view in VIEWS:
             facts["View"] = f"{VIEWS[radiograph.view]}, as its header states"
         if radiograph.age is not None:
-            facts["Age"] = _age_band(radiograph.age)
+            facts["Age"] = age_band(radiograph.age)
     if prediction.prediction_set:
         facts["Not ruled out"] = ", ".join(prediction.prediction_set)
     elif prediction.uncertain:
@@ -244,17 +245,6 @@ def _header(
     elif prediction.status == "ok":
         facts["Gate"] = "passed"
     return facts
-
-
-def _age_band(age: float) -> str:
-    """Return an age as a band: enough to judge by, too little to know a person by."""
-    if age < 1:
-        return "under 1 year"
-    if age >= 90:
-        return "90 years or more"
-    starts = (1, 6, 13, 18, *range(20, 100, 10))
-    low = max(start for start in starts if start <= age)
-    return f"{low} to {starts[starts.index(low) + 1] - 1} years"
 
 
 def _facts(facts: Mapping[str, str]) -> str:

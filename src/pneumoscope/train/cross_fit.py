@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pneumoscope.train.recipe import Recipe
 
 __all__ = ["cross_fit"]
 
-LOGITS_FILE = "held-out.npz"
+LOGITS_FILE, PICTURES_FILE = "held-out.npz", "pictures.sha256"
 
 
 def cross_fit(
@@ -63,6 +64,8 @@ def cross_fit(
         If what is in `out` belongs to other pictures.
     """
     last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
+    if fabric.is_global_zero:
+        _same_pictures(packed, out)
     logits = []
     for number, held_out in enumerate(parts, start=1):
         on_part(number)
@@ -94,3 +97,14 @@ def cross_fit(
                 raise DataError(f"{stored}: belongs to other pictures; delete {out} and begin again")
             logits.append(saved["logits"])
     return logits
+
+
+def _same_pictures(packed: Packed, out: Path) -> None:
+    """Hold a folder that was begun to the pictures it began with, as the network sees them."""
+    digest = hashlib.sha256(packed.pictures.tobytes() + packed.labels.tobytes()).hexdigest()
+    path = out / PICTURES_FILE
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{digest}\n", encoding="utf-8")
+    elif path.read_text(encoding="utf-8").strip() != digest:
+        raise DataError(f"{out}: began with other pictures or another segmenter; use another --out")

@@ -114,8 +114,14 @@ def check_split(manifest: Manifest, classes: tuple[str, ...]) -> None:
     Raises
     ------
     DataError
-        If a class is missing from the training or the validation pictures, or there is nothing to judge.
+        If a class is missing from the training or the validation pictures, there is nothing to judge, or only
+        some of the pictures have a side.
     """
+    if lost := sum(not record.split for record in manifest.records):
+        raise DataError(
+            f"{manifest.root}: {lost} of {len(manifest)} pictures have no split; "
+            "give every picture one, or none"
+        )
     for side in ("train", "val"):
         labels = class_indices(manifest.subset(side).records, classes)
         _check_present(labels, classes, f"{manifest.root}: split {side!r} has no picture")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import DataError, RecipeError
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.calibration import calibrate
@@ -21,16 +22,16 @@ from pneumoscope.train.recipe import Recipe
 __all__ = ["ask", "check_teacher"]
 
 
-def check_teacher(bundle: Bundle, student: Recipe, data_fingerprint: str) -> None:
+def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
     """Refuse a teacher that would hand on what the student must not know.
 
     Parameters
     ----------
     bundle : Bundle
-        The teacher.
+        The teacher. One that does not say who was on which side is held to how it says they were divided.
     student : Recipe
-    data_fingerprint : str
-        Of the student's data, its validation and test pictures included.
+    data : Manifest
+        The student's, its validation and test pictures included, with their split.
 
     Raises
     ------
@@ -41,8 +42,11 @@ def check_teacher(bundle: Bundle, student: Recipe, data_fingerprint: str) -> Non
     source = bundle.manifest.provenance
     if bundle.manifest.findings != student.classes:
         raise RecipeError(f"{bundle.path}: the teacher knows {', '.join(bundle.manifest.findings)} only")
-    split = (source.data_fingerprint, source.split_seed, source.split_method)
-    if split != (data_fingerprint, student.split.seed, student.split.method):
+    if source.split_fingerprint:
+        same_split = source.split_fingerprint == data.split_fingerprint()
+    else:
+        same_split = (source.split_seed, source.split_method) == (student.split.seed, student.split.method)
+    if source.data_fingerprint != data.fingerprint() or not same_split:
         raise RecipeError(
             f"{bundle.path}: the teacher learnt from other data or by another split, so it may know the test "
             "patients; train one on this data with the same split"

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import DataError
+from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
@@ -138,7 +138,7 @@ class LungTraining:
 
 
 def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], list[Path], list[int]]:
-    """Read every picture that has a mask of the same relative name (``.png``).
+    """Read every picture that has a mask of the same relative name (``.png``) and can be read.
 
     Returns
     -------
@@ -152,7 +152,11 @@ def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], 
         mask = masks / Path(record.path).with_suffix(".png")
         if not mask.is_file():
             continue
-        radiograph = read_radiograph(manifest.resolve(record), min_side=2 * LUNG_INPUT_SIZE)
+        try:
+            radiograph = read_radiograph(manifest.resolve(record), min_side=2 * LUNG_INPUT_SIZE)
+        except UnreadableImageError as error:
+            log.warning("left out: %s", error)
+            continue
         pictures.append(np.rint(lung_view(radiograph) * 255).astype(np.uint8))
         mask_paths.append(mask)
         kept.append(index)

@@ -309,6 +309,7 @@ def freeze(network: Network, frozen: int | str) -> int:
         Number of convolutional layers from the input on that do not learn, or the whole backbone.
         Batch normalisation behind a frozen layer is frozen with it.
     """
+    network.backbone.requires_grad_(True)  # norms of every kind, which an earlier phase may have frozen
     layers = [
         m for m in network.backbone.modules() if isinstance(m, (nn.Conv2d, nn.modules.batchnorm._BatchNorm))
     ]

@@ -8,7 +8,7 @@ from pictures import grey_levels
 from pneumoscope.domain import Explanation
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.predictor import Predictor
-from pneumoscope.serve.web.worker import age_band, answer, heatmap_png, preview_jpeg
+from pneumoscope.serve.web.worker import answer, heatmap_png, preview_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,15 @@ def test_a_preview_shows_more_than_the_network_saw(predictor):
     assert decoded(preview_jpeg(data, reduced)).shape == (512, 1024)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_preview_read_anew_is_turned_as_the_models_picture_was(turned):
+    grey = grey_levels(height=1500, width=3000)
+    data = cv2.imencode(".jpg", 255 - grey if turned else grey)[1].tobytes()
+    shown = decoded(preview_jpeg(data, read_radiograph(data, min_side=64), turned=turned))
+    wanted = cv2.resize(grey, (1024, 512), interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(shown.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
 @pytest.mark.parametrize(("shape", "expected"), [((64, 64), (256, 256)), ((400, 200), (256, 128))])
 def test_a_heat_map_keeps_its_shape_and_its_place(shape, expected):
     evidence = np.zeros(shape, np.float32)
@@ -78,19 +87,3 @@ def test_a_heat_map_keeps_its_shape_and_its_place(shape, expected):
     quarter = drawn[: expected[0] // 2 - 8, : expected[1] // 2 - 8]
     assert quarter.min() == 255
     assert drawn[expected[0] // 2 + 8 :].max() == 0
-
-
-@pytest.mark.parametrize(
-    ("age", "band"),
-    [
-        (None, None),
-        (0.0, "under 1 year"),
-        (0.99, "under 1 year"),
-        (1.0, "1 to 5 years"),
-        (17.9, "6 to 17 years"),
-        (18.0, "18 to 64 years"),
-        (120.0, "65 years or more"),
-    ],
-)
-def test_age_bands(age, band):
-    assert age_band(age) == band

@@ -27,21 +27,15 @@ from pneumoscope.domain import Explanation, PneumoscopeError, Prediction, Radiog
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.calibration import decide
 from pneumoscope.predict.predictor import Examination, Predictor
+from pneumoscope.report.age import age_band
 from pneumoscope.report.rows import to_row
 from pneumoscope.serve.web.frames import read_frame, write_frame
 
-__all__ = ["age_band", "answer", "heatmap_png", "main", "preview_jpeg"]
+__all__ = ["answer", "heatmap_png", "main", "preview_jpeg"]
 
 PREVIEW_SIDE = 1024
 HEATMAP_SIDE = 256
 PREVIEW_QUALITY = 92
-AGE_BANDS = (
-    (1.0, "under 1 year"),
-    (6.0, "1 to 5 years"),
-    (18.0, "6 to 17 years"),
-    (65.0, "18 to 64 years"),
-    (math.inf, "65 years or more"),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +87,8 @@ def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict
     """
     try:
         examination = predictor.examine(data, job["name"])
-        preview = preview_jpeg(data, examination.radiograph) if job["preview"] else b""
+        turned = Reason.INVERTED in examination.prediction.reasons
+        preview = preview_jpeg(data, examination.radiograph, turned=turned) if job["preview"] else b""
     except MemoryError:
         message = "reading this picture takes more memory than one upload may have; export it smaller"
         examination = Examination(stopped(job["name"], predictor.bundle.identity, message))
@@ -118,13 +113,6 @@ def stopped(name: str, bundle: str, message: str) -> Prediction:
     return Prediction(name, "unreadable", (Reason.READER_STOPPED,), bundle=bundle, message=message)
 
 
-def age_band(age: float | None) -> str | None:
-    """Return the band that an age in years falls into: an exact age would tell more than is needed."""
-    if age is None:
-        return None
-    return next(name for end, name in AGE_BANDS if age < end)
-
-
 def heatmap_png(explanation: Explanation) -> bytes:
     """Return a heat map as 8-bit grey PNG, its longer side 256 pixels at most."""
     heatmap = explanation.heatmap
@@ -134,7 +122,7 @@ def heatmap_png(explanation: Explanation) -> bytes:
     return _encoded(".png", np.clip(cv2.resize(heatmap, size, interpolation=method), 0, 1))
 
 
-def preview_jpeg(data: bytes, radiograph: Radiograph | None) -> bytes:
+def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, turned: bool = False) -> bytes:
     """Return the picture as 8-bit grey JPEG, its longer side 1,024 pixels at most.
 
     Parameters
@@ -143,6 +131,8 @@ def preview_jpeg(data: bytes, radiograph: Radiograph | None) -> bytes:
         The file, read once more where `radiograph` is a reduced version of it.
     radiograph : Radiograph or None
         As the predictor read it.
+    turned : bool
+        The file is a negative, which the predictor turned.
     """
     if radiograph is None:
         return b""
@@ -150,6 +140,7 @@ def preview_jpeg(data: bytes, radiograph: Radiograph | None) -> bytes:
     longer, shorter = sorted((radiograph.height, radiograph.width), reverse=True)
     if max(pixels.shape) < min(longer, PREVIEW_SIDE):
         pixels = read_radiograph(data, min_side=math.ceil(PREVIEW_SIDE * shorter / longer)).pixels
+        pixels = 1 - pixels if turned else pixels
     scale = min(1.0, PREVIEW_SIDE / max(pixels.shape))
     if scale < 1:
         size = [max(1, round(side * scale)) for side in pixels.shape[::-1]]
@@ -170,7 +161,7 @@ def _facts(radiograph: Radiograph) -> dict[str, Any]:
         "bits": radiograph.bits,
         "view": str(radiograph.view),
         "modality": radiograph.modality,
-        "age_band": age_band(radiograph.age),
+        "age_band": None if radiograph.age is None else age_band(radiograph.age),
     }
 
 
