@@ -1,12 +1,12 @@
-"""Which runtime for the shipped networks: ONNX Runtime in float, in 8 bits, and OpenVINO.
+"""Which runtime for a trained network: ONNX Runtime in float, in 8 bits, and OpenVINO.
 
-Every variant runs in turn in each round, on one thread, and is compared by CPU time within the round. The
-8-bit network is made here by `pneumoscope.train.quantise`, its ranges measured on split ``train``;
-what it costs is measured on split ``val``.
+Every variant runs in turn in each round, on one thread, and is compared by CPU time within the round. Both
+networks are exported here from the run's weights; the 8-bit one by `pneumoscope.train.quantise`, its ranges
+measured on split ``train``. What it costs is measured on split ``val``.
 
-    python benchmarks/runtimes.py DATA [--bundle B] [--rounds N]
+    python benchmarks/runtimes.py RUN [--rounds N]
 
-DATA is a manifest with labels and splits, such as a run's split.csv. OpenVINO is left out if not installed.
+RUN is a folder made by `pneumoscope train`. OpenVINO is left out if not installed.
 """
 
 from __future__ import annotations
@@ -28,40 +28,55 @@ from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.pipeline import CHUNK
 from pneumoscope.predict.preparation import Preparation
+from pneumoscope.train.networks import build_network, load_weights
+from pneumoscope.train.onnx_export import export_onnx
 from pneumoscope.train.quantise import quantise
+from pneumoscope.train.recipe import load_recipe
 
+OUTPUTS = ("logits", "features")
 Run = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
     """Print one line a variant and one JSON object."""
     options = parse()
-    bundle = load_bundle(options.bundle)
-    manifest = load(options.data)
+    bundle = load_bundle(options.run)
+    manifest = load(options.run / "split.csv")
     preparation = Preparation(bundle, force=True)
     train, _ = inputs(preparation, manifest.subset("train"), options.calibration)
     held_out, sick = inputs(preparation, manifest.subset("val"), options.pictures)
     with tempfile.TemporaryDirectory() as place:
-        eight_bits = Path(place, "eight-bits.onnx")
-        quantise(bundle.model_path, eight_bits, train)
-        variants = {"onnxruntime": onnx(bundle.model_path), "onnxruntime int8": onnx(eight_bits)}
+        plain, eight_bits = export(options.run, Path(place)), Path(place, "eight-bits.onnx")
+        quantise(plain, eight_bits, train)
+        variants = {"onnxruntime": onnx(plain), "onnxruntime int8": onnx(eight_bits)}
         if importlib.util.find_spec("openvino"):
-            variants["openvino"] = openvino(bundle.model_path)
+            variants["openvino"] = openvino(plain)
         times = measure(variants, held_out[:CHUNK], options.rounds)
         logits = {name: judge(run, held_out) for name, run in variants.items()}
-        sizes = {"onnxruntime int8": eight_bits.stat().st_size}
-    report(times, logits, sick, {"onnxruntime": bundle.model_path.stat().st_size, **sizes})
+        sizes = {"onnxruntime": plain.stat().st_size, "onnxruntime int8": eight_bits.stat().st_size}
+    report(times, logits, sick, sizes)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="ONNX Runtime against its 8-bit networks and OpenVINO.")
-    parser.add_argument("data", type=Path, help="a manifest with splits train and val")
-    parser.add_argument("--bundle", help="the shipped bundle if not given")
+    parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--calibration", type=int, default=256, help="training pictures for the ranges")
     parser.add_argument("--pictures", type=int, default=500, help="validation pictures")
     parser.add_argument("--rounds", type=int, default=15)
     return parser.parse_args()
+
+
+def export(run: Path, place: Path) -> Path:
+    """Write a run's network in float32."""
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    network = build_network(recipe.network, len(recipe.classes), pretrained=False)
+    network = load_weights(network, run / "model.safetensors")
+    path = place / "plain.onnx"
+    export_onnx(
+        load_weights(network, run / "model.safetensors"), path, size=recipe.input.size, outputs=OUTPUTS
+    )
+    return path
 
 
 def inputs(preparation: Preparation, manifest: Manifest, count: int) -> tuple[np.ndarray, np.ndarray]:
