@@ -73,9 +73,7 @@ def export(run: Path, place: Path) -> Path:
     network = build_network(recipe.network, len(recipe.classes), pretrained=False)
     network = load_weights(network, run / "model.safetensors")
     path = place / "plain.onnx"
-    export_onnx(
-        load_weights(network, run / "model.safetensors"), path, size=recipe.input.size, outputs=OUTPUTS
-    )
+    export_onnx(network, path, size=recipe.input.size, outputs=OUTPUTS)
     return path
 
 
