@@ -14,6 +14,8 @@ from pneumoscope.evaluate.scores import BoolArray, FloatArray, IntArray
 __all__ = ["choose_operating_points", "conformal_thresholds", "fit_temperature", "fit_vector"]
 
 SENSITIVITY_FLOOR = SPECIFICITY_FLOOR = 0.98
+# Sums of sensitivity and specificity that differ by less are alike: half a standard error on 500 pictures.
+PLATEAU = 0.01
 # Temperatures outside are no calibration but the sign of a broken network.
 MIN_SCALE, MAX_SCALE = 0.02, 50.0
 # Pulls towards plain temperature scaling; without it a separable set sends scales and biases to infinity.
@@ -153,7 +155,8 @@ def choose_operating_points(
 ) -> tuple[OperatingPoint, ...]:
     """Choose the thresholds ``screening``, ``balanced`` and ``rule-in``.
 
-    * ``balanced`` has the greatest sensitivity + specificity (Youden, 1950).
+    * ``balanced`` lies amid the thresholds whose sensitivity + specificity (Youden, 1950) is within 0.01 of
+      the greatest: the sum hardly changes over a wide range, and where in it the greatest lies is chance.
     * ``screening`` is the most specific with sensitivity ≥ 0.98, and never above ``balanced``.
     * ``rule-in`` is the most sensitive with specificity ≥ 0.98, and never below ``balanced``.
 
@@ -190,8 +193,7 @@ def choose_operating_points(
     shares = np.ones(len(p)) if weights is None else np.asarray(weights, dtype=np.float64)
     sensitivity = 1 - _share_below(p[truth], shares[truth], thresholds)
     specificity = _share_below(p[~truth], shares[~truth], thresholds)
-    youden = np.round(sensitivity + specificity, 12)
-    balanced = int(np.lexsort((np.abs(sensitivity - specificity), -youden))[0])
+    balanced = _amid_the_best(thresholds, sensitivity + specificity)
     # Sensitivity falls and specificity rises with the threshold; the lowest threshold calls everything.
     screening = min(int(np.flatnonzero(sensitivity >= SENSITIVITY_FLOOR - ROUNDING)[-1]), balanced)
     reached = np.flatnonzero(specificity >= SPECIFICITY_FLOOR - ROUNDING)
@@ -203,6 +205,14 @@ def choose_operating_points(
         OperatingPoint(name, float(thresholds[i]), float(sensitivity[i]), float(specificity[i]))
         for name, i in (("screening", screening), ("balanced", balanced), ("rule-in", rule_in))
     )
+
+
+def _amid_the_best(thresholds: FloatArray, youden: FloatArray) -> int:
+    """Return which of the best thresholds is nearest to the middle between their ends, in log-odds."""
+    best = np.flatnonzero(youden >= youden.max() - PLATEAU - ROUNDING)
+    inside = np.clip(thresholds[best], 1e-6, 1 - 1e-6)
+    odds = np.log(inside / (1 - inside))
+    return int(best[np.abs(odds - (odds[0] + odds[-1]) / 2).argmin()])
 
 
 def _share_below(scores: FloatArray, weights: FloatArray, thresholds: FloatArray) -> FloatArray:

@@ -58,7 +58,7 @@ _PROVENANCE = (
 _INPUT = ("size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
 _FLOORS = {
     "screening": f"sensitivity at least {SENSITIVITY_FLOOR:.2f}",
-    "balanced": "greatest sum of sensitivity and specificity",
+    "balanced": "amid the greatest sums of sensitivity and specificity",
     "rule-in": f"specificity at least {SPECIFICITY_FLOOR:.2f}",
 }
 
