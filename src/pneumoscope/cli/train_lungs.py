@@ -29,7 +29,7 @@ def train_lungs(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     manifest = load(data)
-    if not any(record.split for record in manifest.records):
+    if not manifest.has_split:
         how = load_recipe("default").split
         manifest = divide(manifest, how.model_copy(update={"seed": seed}))
     result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)

@@ -169,6 +169,11 @@ class Manifest:
         rows = [{name: getattr(record, name) for name in columns} | extra for record in self.records]
         _write_table(path, rows, (*columns, *extra))
 
+    @property
+    def has_split(self) -> bool:
+        """Whether some record has been given to a side."""
+        return any(record.split for record in self.records)
+
     def subset(self, split: str) -> Manifest:
         """Return the records on one side of the split, in order."""
         return replace(self, records=tuple(record for record in self.records if record.split == split))

@@ -46,7 +46,7 @@ def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = 
     check_classes(manifest, recipe.classes)
     if limit is not None:
         manifest = limited(manifest, limit, recipe.seed)
-    if not any(record.split for record in manifest.records):
+    if not manifest.has_split:
         manifest = divide(manifest, recipe.split)
     check_split(manifest, recipe.classes)
     return manifest

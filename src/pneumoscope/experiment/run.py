@@ -177,7 +177,7 @@ def _made_fit_for_use(origin: Origin, bundle: Bundle, learnt: Manifest, progress
 def _origin(experiment: Experiment, *, resumes: bool) -> Origin:
     """Read the data, and divide them where they are not."""
     listed = load(experiment.data)
-    brings_split = any(record.split for record in listed.records)
+    brings_split = listed.has_split
     if brings_split and experiment.divides:
         raise DataError(f"{experiment.data}: has a split of its own; leave --split out, or that column")
     manifest = _manifest(experiment, listed, resumes=resumes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,7 +14,7 @@ from typing import Any
 from pneumoscope.domain import DataError, UnreadableImageError
 from pneumoscope.experiment.origin import Origin
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe
-from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.bundle import load_bundle, sha256_of
 from pneumoscope.predict.pipeline import available_cpus
 from pneumoscope.train.fit import CHECKPOINT_FILE
 
@@ -60,20 +59,13 @@ def check_inputs(origin: Origin, lungs: Path | None) -> None:
 
 def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
     """Return by option what was given besides recipe and data, as hashes."""
-    experiment = origin.experiment
+    experiment, weights = origin.experiment, origin.experiment.weights
     return {
         "also": origin.added.fingerprint() if origin.added else None,
-        "lungs": _sha256(lungs),
+        "lungs": sha256_of(lungs) if lungs else None,
         "teacher": [load_bundle(path).identity for path in experiment.teachers],
-        "weights": _sha256(experiment.weights),
+        "weights": sha256_of(weights) if weights and weights.is_file() else None,
     }
-
-
-def _sha256(path: Path | None) -> str | None:
-    if path is None or not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_inputs(origin: Origin, lungs: Path | None) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "default_bundle_path",
     "head_bytes",
     "load_bundle",
+    "sha256_of",
     "write_bundle",
 ]
 
