@@ -142,9 +142,8 @@ def with_more(train: Manifest, added: Manifest | None) -> Manifest:
 def by_data_set(learnt: Manifest, first: Manifest) -> list[Manifest]:
     """Divide what was learnt from into the data set itself and what was added to it."""
     mine = are_of(learnt.records, first)
-    own = [record for record, is_own in zip(learnt.records, mine, strict=True) if is_own]
-    added = [record for record, is_own in zip(learnt.records, mine, strict=True) if not is_own]
-    return [learnt.with_records(part) for part in (own, added) if part]
+    parts = (np.flatnonzero(side) for side in (mine, ~mine))
+    return [learnt.with_records(learnt.records[row] for row in part) for part in parts if part.size]
 
 
 def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:

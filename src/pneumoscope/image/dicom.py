@@ -6,11 +6,8 @@ frame, and `pneumoscope.image.greys` takes stored values to grey levels.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import re
-import secrets
 import struct
 import threading
 import warnings
@@ -30,15 +27,10 @@ from pydicom.encaps import get_frame
 from pneumoscope.domain import Radiograph, Reason, UnreadableImageError, ViewPosition
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
 from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
+from pneumoscope.image.identity import patient_key
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
 
-__all__ = ["SALT_VARIABLE", "read_dicom", "read_patient_key"]
-
-SALT_VARIABLE = "PNEUMOSCOPE_SALT"
-"""Environment variable with the salt of patient keys, for keys that stay the same between runs."""
-
-# Without that variable keys are of no use outside this process, which is the safe default.
-_process_salt = secrets.token_hex(16)
+__all__ = ["read_dicom", "read_patient_key"]
 
 # What pydicom raises on damaged data sets: it has no common base class for them.
 CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
@@ -159,7 +151,7 @@ def read_patient_key(path: Path) -> str | None:
     with _lenient_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            return _patient_key(dataset)
+            return patient_key(_text(dataset, "PatientID"))
         except (*CUT_OFF, *DAMAGED):
             return None  # whoever reads the picture will say what is wrong with it
 
@@ -329,19 +321,8 @@ def _describe(dataset: pydicom.Dataset) -> dict[str, Any]:
         "modality": _text(dataset, "Modality") or None,
         "body_part": _text(dataset, "BodyPartExamined") or None,
         "age": _age(_text(dataset, "PatientAge")),
-        "patient_key": _patient_key(dataset),
+        "patient_key": patient_key(_text(dataset, "PatientID")),
     }
-
-
-def _patient_key(dataset: pydicom.Dataset) -> str | None:
-    """Return the salted hash of the patient's identity."""
-    identity = _text(dataset, "PatientID")
-    if not identity:
-        return None
-    salt = os.environ.get(SALT_VARIABLE) or _process_salt
-    return hashlib.blake2b(
-        identity.encode(errors="replace"), digest_size=12, key=hashlib.blake2b(salt.encode()).digest()
-    ).hexdigest()
 
 
 def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
