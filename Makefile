@@ -15,7 +15,7 @@ IMAGE ?=
 
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
-# `make bundle` trains the shipped model on these: pictures, lung masks of the same names, and adults to
+# `make bundle` trains the shipped model on these: images, lung masks of the same names, and adults to
 # learn from besides.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
@@ -27,7 +27,7 @@ SHIPPED := src/pneumoscope/bundles/default
 
 help:
 	@echo 'make setup    virtual environment $(VENV) with everything in it'
-	@echo 'make demo     draw phantoms, train on them, judge, predict; IMAGE=chest.png asks the shipped model'
+	@echo 'make demo     draw phantoms, train on them, predict, predict; IMAGE=chest.png asks the shipped model'
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
@@ -43,20 +43,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/judged' '$(DEMO)/heatmaps'
+	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/predicted' '$(DEMO)/heatmaps'
 	@echo; echo '== Draw $(PHANTOMS) phantoms: thorax, lungs and ribs of nobody'
 	$(BIN)/pneumoscope data phantom '$(DEMO)/phantoms' --n $(PHANTOMS)
-	@echo; echo '== Train a small network on them, calibrate it, judge it on patients it never saw'
+	@echo; echo '== Train a small network on them, calibrate it, predict it on patients it never saw'
 	$(BIN)/pneumoscope train phantom --data '$(DEMO)/phantoms' --out '$(DEMO)/run' $(DEMO_TRAIN)
-	@echo; echo '== Judge it once more on new phantoms, drawn with another seed'
+	@echo; echo '== Predict it once more on new phantoms, drawn with another seed'
 	$(BIN)/pneumoscope data phantom '$(DEMO)/new' --seed 1 --n $(NEW_PHANTOMS)
-	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/judged'
+	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/predicted'
 	@echo; echo '== Predict them, with a heat map of each'
 	$(BIN)/pneumoscope predict '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/answers.csv' --heatmaps '$(DEMO)/heatmaps'
 	@head -n 4 '$(DEMO)/answers.csv'
 	@echo
 	@echo 'Report of the training:   $(DEMO)/run/report.html'
-	@echo 'Report on new phantoms:   $(DEMO)/judged/report.html'
+	@echo 'Report on new phantoms:   $(DEMO)/predicted/report.html'
 	@echo 'Answers and heat maps:    $(DEMO)/answers.csv, $(DEMO)/heatmaps/'
 	@echo 'Phantoms are easy: this shows that learning works, and nothing about X-rays of people.'
 ifneq ($(strip $(IMAGE)),)

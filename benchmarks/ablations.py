@@ -1,8 +1,8 @@
 """What each step of the default recipe buys: one change at a time, several seeds, one table.
 
 Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; what is
-finished is not done again. Runs are short and the pictures small, so the differences count and not the level.
-A gain on patients of the series that were learnt from may be the series' own marks, so each run is judged
+finished is not done again. Runs are short and the images small, so the differences count and not the level.
+A gain on patients of the series that were learnt from may be the series' own marks, so each run is evaluated
 three times: on held-out patients of the known series; on the normals of a series that no run saw, against the
 same held-out pneumonia; and on adults of another hospital. The split is the same for every seed, so that the
 spread is that of the training.
@@ -25,8 +25,8 @@ import numpy as np
 import yaml
 
 from pneumoscope.data.manifest import Manifest, load
-from pneumoscope.experiment.pictures import divide, limited
-from pneumoscope.train.recipe import Recipe, SplitSpec, load_recipe
+from pneumoscope.experiment.images import divide, limited
+from pneumoscope.training.recipe import Recipe, SplitSpec, load_recipe
 
 SIZE = 64
 UNSEEN = "NORMAL2"
@@ -36,23 +36,23 @@ LIGHT = {"area": [0.9, 1.0], "rotate": 5, "flip": 0.5}
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base recipe, which is the default without its teacher and on small pictures."""
+    """One change of the base recipe, which is the default without its teacher and on small images."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    taught: bool = False  # by the runs with larger pictures, of all seeds
+    taught: bool = False  # by the runs with larger images, of all seeds
     adults: bool = False  # learns from adults too
 
 
-LARGER = Variant("larger picture, 96 pixels", {"input": {"size": 96}})
+LARGER = Variant("larger image, 96 pixels", {"input": {"size": 96}})
 VARIANTS = (
     Variant("base: lungs cropped, heavy augmentation"),
-    Variant("whole picture", {"input": {"lungs": "none", "window": "picture"}}),
+    Variant("whole image", {"input": {"lungs": "none", "window": "image"}}),
     Variant("all but the lungs masked", {"input": {"lungs": "crop_and_mask"}}),
     Variant("light augmentation", {"augmentation": LIGHT}),
     Variant(
-        "light augmentation, whole picture",
-        {"augmentation": LIGHT, "input": {"lungs": "none", "window": "picture"}},
+        "light augmentation, whole image",
+        {"augmentation": LIGHT, "input": {"lungs": "none", "window": "image"}},
     ),
     Variant("median filter", {"input": {"denoise": "median"}}),
     Variant("CLAHE", {"input": {"contrast": "clahe"}}),
@@ -82,7 +82,7 @@ def recipe_of(variant: Variant, base: Recipe, *, epochs: int, seed: int) -> dict
 
 
 def write_data(options: argparse.Namespace, base: Recipe) -> None:
-    """Write the manifests: what to learn from, the adults, and what to judge on."""
+    """Write the manifests: what to learn from, the adults, and what to evaluate on."""
     children = divide(load(options.children), base.split)
     known = children.with_records(r for r in children.records if r.source != UNSEEN)
     unseen = [r for r in children.records if r.source == UNSEEN]
@@ -103,7 +103,7 @@ def write_data(options: argparse.Namespace, base: Recipe) -> None:
 
 
 def pneumoscope(*arguments: object) -> None:
-    """Run one command of the command line; exit code 3 says that some pictures were refused."""
+    """Run one command of the command line; exit code 3 says that some images were rejected."""
     done = subprocess.run([sys.executable, "-m", "pneumoscope", *map(str, arguments)], check=False)
     if done.returncode not in {0, 3}:
         raise SystemExit(done.returncode)
@@ -115,7 +115,7 @@ def folder_of(variant: Variant, seed: int, out: Path) -> Path:
 
 
 def run(variant: Variant, seed: int, base: Recipe, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge one variant, unless that is done; return its ``metrics.json`` on each set."""
+    """Train and evaluate one variant, unless that is done; return its ``metrics.json`` on each set."""
     out, folder = options.out, folder_of(variant, seed, options.out)
     if not (folder / "metrics.json").exists():
         path = out / f"{folder.name}.yaml"
@@ -129,11 +129,11 @@ def run(variant: Variant, seed: int, base: Recipe, options: argparse.Namespace) 
         pneumoscope("train", path, "--data", out / "learn.csv", "--out", folder, "--resume", *more)
     found = {}
     for name in ("known", "unseen", "adults"):
-        judged = folder / f"judged-{name}"
-        if not (judged / "metrics.json").exists():
-            judge = ("evaluate", out / f"{name}.csv", "--bundle", folder, "--out", judged)
-            pneumoscope(*judge, "--resamples", 100)
-        found[name] = json.loads((judged / "metrics.json").read_text(encoding="utf-8"))
+        evaluated = folder / f"evaluated-{name}"
+        if not (evaluated / "metrics.json").exists():
+            evaluate = ("evaluate", out / f"{name}.csv", "--bundle", folder, "--out", evaluated)
+            pneumoscope(*evaluate, "--resamples", 100)
+        found[name] = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("adults", type=Path, help="folder of adults of another hospital")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--limit", type=int, help="training pictures of each class; all if not given")
+    parser.add_argument("--limit", type=int, help="training images of each class; all if not given")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lungs", type=Path, help="lung segmenter; the shipped one if not given")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """The web face under load: latency for one client, throughput and errors for many, and memory. Linux only.
 
 A server is started as a process of its own and asked three things in turn: one client sends one X-ray after
-the other (light load); many clients do so at the same time; and, for comparison, `pneumoscope predict` judges
+the other (light load); many clients do so at the same time; and, for comparison, `pneumoscope predict` predicts
 as many files as it can. The clients run on the same processors as the server and take their share of them.
 
     python benchmarks/load_web.py FOLDER [--bundle B] [--clients 64] [--seconds 60] [--images 2000]
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from copies import PICTURE_SUFFIXES, link_copies
+from copies import IMAGE_SUFFIXES, link_copies
 
 from pneumoscope.predict.pipeline import available_cpus
 
@@ -59,10 +59,10 @@ def main() -> None:
     bodies = [
         form(path.read_bytes())
         for path in sorted(options.folder.rglob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not bodies:
-        raise SystemExit(f"{options.folder}: no JPEG or PNG picture in this folder")
+        raise SystemExit(f"{options.folder}: no JPEG or PNG image in this folder")
     bundle = ["--bundle", options.bundle] if options.bundle else []
     command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", *bundle]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
@@ -80,13 +80,13 @@ def main() -> None:
 
 
 def form(data: bytes) -> bytes:
-    """Return a multipart body with one picture."""
+    """Return a multipart body with one image."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="chest.jpeg"\r\n\r\n'
     return head.encode() + data + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 async def drive(url: str, bodies: list[bytes], clients: int, seconds: float, pid: int) -> Load:
-    """Let so many clients send one picture after the other for so long."""
+    """Let so many clients send one image after the other for so long."""
     load = Load()
     turn = itertools.cycle(bodies)
     began = time.perf_counter()
@@ -136,14 +136,14 @@ def resident(pid: int) -> float:
 
 
 def predict_rate(folder: Path, bundle: list[str], images: int) -> float:
-    """Return how many pictures a second `predict` judges, its start-up left out."""
+    """Return how many images a second `predict` predicts, its start-up left out."""
     command = [sys.executable, "-m", "pneumoscope", "predict", *bundle]
 
-    def seconds(pictures: Path, out: Path) -> float:
+    def seconds(images: Path, out: Path) -> float:
         began = time.perf_counter()
-        # Pictures that are rejected make exit code 3; they are judged as far as any.
+        # Images that are rejected make exit code 3; they are predicted as far as any.
         done = subprocess.run(
-            [*command, str(pictures), "--out", str(out)], stderr=subprocess.DEVNULL, check=False
+            [*command, str(images), "--out", str(out)], stderr=subprocess.DEVNULL, check=False
         )
         if done.returncode not in {0, 3}:
             raise SystemExit(f"predict ended with exit code {done.returncode}")
@@ -177,9 +177,7 @@ def report(clients: int, light: Load, heavy: Load, predicted: float | None) -> N
         }
     if predicted is not None:
         facts["share_of_predict"] = len(heavy.latencies) / heavy.seconds / predicted
-        print(
-            f"predict: {predicted:.1f} pictures/s; the server reaches {facts['share_of_predict']:.0%} of it"
-        )
+        print(f"predict: {predicted:.1f} images/s; the server reaches {facts['share_of_predict']:.0%} of it")
     print("memory, MiB, most in each tenth of the time under load:")
     print("  server ", *(f"{value:6.0f}" for value in tenths(heavy.server_mib)))
     print("  workers", *(f"{value:6.0f}" for value in tenths(heavy.workers_mib)))

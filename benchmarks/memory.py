@@ -20,7 +20,7 @@ TENTHS = 10
 
 
 def main() -> None:
-    """Predict many pictures, sample the resident memory, print a line for each tenth and one JSON object."""
+    """Predict many paths, sample the resident memory, print a line for each tenth and one JSON object."""
     parser = argparse.ArgumentParser(description="Resident memory of prediction over many files.")
     parser.add_argument("folder", type=Path, help="X-rays (JPEG or PNG); they are used in turn")
     parser.add_argument("--bundle", help="the shipped bundle if not given")
@@ -30,8 +30,8 @@ def main() -> None:
     if options.bundle:
         command += ["--bundle", options.bundle]
     with tempfile.TemporaryDirectory() as place:
-        pictures = link_copies(options.folder, options.images, Path(place, "pictures"))
-        command += [str(pictures), "--out", str(Path(place, "out.csv"))]
+        paths = link_copies(options.folder, options.images, Path(place, "paths"))
+        command += [str(paths), "--out", str(Path(place, "out.csv"))]
         began = time.perf_counter()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         samples = sampled(process)
@@ -44,7 +44,7 @@ def main() -> None:
     for number, most in enumerate(tenths, start=1):
         print(f"tenth {number:>2} of the time: at most {most:6.0f} MiB")
     facts = {
-        "pictures": options.images,
+        "images": options.images,
         "seconds": round(took, 1),
         "peak_mib": max(samples),
         "tenths": tenths,

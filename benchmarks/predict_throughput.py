@@ -1,12 +1,12 @@
 """How many X-rays a second: `pneumoscope predict` against two common pipelines, as whole processes.
 
-Decoding alone is measured in the same rounds: the pictures read as `predict` reads them, on as many threads,
+Decoding alone is measured in the same rounds: the images read as `predict` reads them, on as many threads,
 and nothing else; the rate of `predict` over it is what all the rest leaves.
 
-Each round runs every system in turn, once on one picture (start-up) and once on many, so that whatever else
+Each round runs every system in turn, once on one image (start-up) and once on many, so that whatever else
 the machine does falls on all of them; ratios are taken within a round. The steady rate leaves the start-up
 out and is what the ratios compare. Every system runs with its own defaults. The peers' weights are random:
-their time is that of trained ones. The CPU time a picture is given too; other work on the machine hardly
+their time is that of trained ones. The CPU time a image is given too; other work on the machine hardly
 changes it.
 
     python benchmarks/predict_throughput.py FOLDER [--bundle B] [--images N] [--peer-images N] [--rounds N]
@@ -61,15 +61,15 @@ def main() -> None:
             sys.executable,
             "-c",
             DECODE,
-            "{pictures}",
+            "{images}",
             str(load_bundle(options.bundle).manifest.input.decode_side),
         ],
-        "keras-vgg16": [sys.executable, str(PEERS / "keras_vgg16.py"), "{pictures}"],
-        "torchxrayvision-style": [sys.executable, str(PEERS / "torchxrayvision_style.py"), "{pictures}"],
+        "keras-vgg16": [sys.executable, str(PEERS / "keras_vgg16.py"), "{images}"],
+        "torchxrayvision-style": [sys.executable, str(PEERS / "torchxrayvision_style.py"), "{images}"],
     }
     if options.bundle:
         systems[OURS] += ["--bundle", options.bundle]
-    systems[OURS].append("{pictures}")
+    systems[OURS].append("{images}")
     if options.without_peers:
         systems = {name: systems[name] for name in (OURS, DECODING)}
     counts = {name: options.images if name in (OURS, DECODING) else options.peer_images for name in systems}
@@ -95,16 +95,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Throughput of prediction, against two common pipelines.")
     parser.add_argument("folder", type=Path, help="full-size X-rays (JPEG or PNG); they are used in turn")
     parser.add_argument("--bundle", help="the shipped bundle if not given")
-    parser.add_argument("--images", type=int, default=2000, help="pictures for pneumoscope")
-    parser.add_argument("--peer-images", type=int, default=200, help="pictures for the slower systems")
+    parser.add_argument("--images", type=int, default=2000, help="images for pneumoscope")
+    parser.add_argument("--peer-images", type=int, default=200, help="images for the slower systems")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-peers", action="store_true", help="against decoding alone")
     return parser.parse_args()
 
 
-def filled(command: list[str], out: str, pictures: Path) -> list[str]:
+def filled(command: list[str], out: str, images: Path) -> list[str]:
     """Put the file to write and the folder to read into a command."""
-    places = {"{out}": out, "{pictures}": str(pictures)}
+    places = {"{out}": out, "{images}": str(images)}
     return [places.get(word, word) for word in command]
 
 
@@ -112,7 +112,7 @@ def seconds(command: list[str]) -> tuple[float, float]:
     """Return wall time and CPU time of a whole process; it must succeed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True)
-    if done.returncode not in (0, 3):  # 3: the gate refused a picture, which is work too
+    if done.returncode not in (0, 3):  # 3: the gate rejected a image, which is work too
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -128,7 +128,7 @@ def report(
     ratios = {
         name: [ours / other for ours, other in zip(rates[OURS], rates[name], strict=True)] for name in rates
     }
-    names = ("pictures", "start-up s", "a second", "CPU ms", "ours is")
+    names = ("images", "start-up s", "a second", "CPU ms", "ours is")
     print(f"{'system':<24}" + "".join(f"{name:>11}" for name in names) + "   (range)")
     for name, each in ratios.items():
         start, rate = statistics.median(starts[name]), statistics.median(rates[name])
@@ -138,7 +138,7 @@ def report(
     facts = {"cpus": available_cpus(), "machine": platform.machine(), "python": platform.python_version()}
     print(
         json.dumps(
-            {**facts, "pictures": counts, "rates": rates, "start_up": starts, "cpu": work, "ratios": ratios}
+            {**facts, "images": counts, "rates": rates, "start_up": starts, "cpu": work, "ratios": ratios}
         )
     )
 

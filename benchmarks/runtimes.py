@@ -1,7 +1,7 @@
 """Which runtime for a trained network: ONNX Runtime in float, in 8 bits, and OpenVINO.
 
 Every variant runs in turn in each round, on one thread, and is compared by CPU time within the round. Both
-networks are exported here from the run's weights; the 8-bit one by `pneumoscope.train.quantise`, its ranges
+networks are exported here from the run's weights; the 8-bit one by `pneumoscope.training.quantise`, its ranges
 measured on split ``train``. What it costs is measured on split ``val``.
 
     python benchmarks/runtimes.py RUN [--rounds N]
@@ -28,10 +28,10 @@ from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.pipeline import CHUNK
 from pneumoscope.predict.preparation import Preparation
-from pneumoscope.train.networks import build_network, load_weights
-from pneumoscope.train.onnx_export import export_onnx
-from pneumoscope.train.quantise import quantise
-from pneumoscope.train.recipe import load_recipe
+from pneumoscope.training.networks import build_network, load_weights
+from pneumoscope.training.onnx_export import export_onnx
+from pneumoscope.training.quantise import quantise
+from pneumoscope.training.recipe import load_recipe
 
 OUTPUTS = ("logits", "features")
 Run = Callable[[np.ndarray], np.ndarray]
@@ -44,7 +44,7 @@ def main() -> None:
     manifest = load(options.run / "split.csv")
     preparation = Preparation(bundle, force=True)
     train, _ = inputs(preparation, manifest.subset("train"), options.calibration)
-    held_out, sick = inputs(preparation, manifest.subset("val"), options.pictures)
+    held_out, sick = inputs(preparation, manifest.subset("val"), options.images)
     with tempfile.TemporaryDirectory() as place:
         plain, eight_bits = export(options.run, Path(place)), Path(place, "eight-bits.onnx")
         quantise(plain, eight_bits, train)
@@ -52,7 +52,7 @@ def main() -> None:
         if importlib.util.find_spec("openvino"):
             variants["openvino"] = openvino(plain)
         times = measure(variants, held_out[:CHUNK], options.rounds)
-        logits = {name: judge(run, held_out) for name, run in variants.items()}
+        logits = {name: predict(run, held_out) for name, run in variants.items()}
         sizes = {"onnxruntime": plain.stat().st_size, "onnxruntime int8": eight_bits.stat().st_size}
     report(times, logits, sick, sizes)
 
@@ -61,8 +61,8 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="ONNX Runtime against its 8-bit networks and OpenVINO.")
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--calibration", type=int, default=256, help="training pictures for the ranges")
-    parser.add_argument("--pictures", type=int, default=500, help="validation pictures")
+    parser.add_argument("--calibration", type=int, default=256, help="training images for the ranges")
+    parser.add_argument("--images", type=int, default=500, help="validation images")
     parser.add_argument("--rounds", type=int, default=15)
     return parser.parse_args()
 
@@ -78,15 +78,15 @@ def export(run: Path, place: Path) -> Path:
 
 
 def inputs(preparation: Preparation, manifest: Manifest, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised pictures, spread over the manifest, and whether each shows pneumonia."""
+    """Return standardised images, spread over the manifest, and whether each shows pneumonia."""
     records = manifest.records[:: max(1, len(manifest) // count)][:count]
-    pictures, sick = [], []
+    images, sick = [], []
     for record in records:
         (one,) = preparation.read([(str(manifest.resolve(record)), None)])
         if one.input is not None:
-            pictures.append(one.input.pixels)
+            images.append(one.input.pixels)
             sick.append(record.label != "normal")
-    return np.stack(pictures), np.array(sick)
+    return np.stack(images), np.array(sick)
 
 
 def onnx(model: Path) -> Run:
@@ -101,16 +101,16 @@ def openvino(model: Path) -> Run:
 
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     request = ov.Core().compile_model(str(model), "CPU", settings).create_infer_request()
-    return lambda batch: request.infer({"pictures": batch})["logits"].copy()
+    return lambda batch: request.infer({"images": batch})["logits"].copy()
 
 
-def judge(run: Run, pictures: np.ndarray) -> np.ndarray:
-    """Return the logits of all pictures."""
-    return np.concatenate([run(pictures[at : at + CHUNK]) for at in range(0, len(pictures), CHUNK)])
+def predict(run: Run, images: np.ndarray) -> np.ndarray:
+    """Return the logits of all images."""
+    return np.concatenate([run(images[at : at + CHUNK]) for at in range(0, len(images), CHUNK)])
 
 
 def measure(variants: dict[str, Run], batch: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Return the CPU time a picture in ms, one value a round."""
+    """Return the CPU time a image in ms, one value a round."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, run in variants.items():
@@ -127,7 +127,7 @@ def report(
 ) -> None:
     """Print times, ratios to the first variant, and what changes in the answers."""
     first = next(iter(times))
-    print(f"{'runtime':<18}{'ms/picture':>11}{'speed':>8}{'AUROC':>9}{'logits differ by (mean, max)':>32}")
+    print(f"{'runtime':<18}{'ms/image':>11}{'speed':>8}{'AUROC':>9}{'logits differ by (mean, max)':>32}")
     rows = {}
     for name, values in times.items():
         speed = statistics.median(a / b for a, b in zip(times[first], values, strict=True))
@@ -145,7 +145,7 @@ def report(
         row = rows[name]
         change = f"{row['logits_mean']:.4f}, {row['logits_max']:.4f}"
         print(f"{name:<18}{row['ms']:>11.2f}{speed:>7.2f}x{row['auroc']:>9.4f}{change:>32}")
-    print(json.dumps({"pictures": len(sick), "runtimes": rows}))
+    print(json.dumps({"images": len(sick), "runtimes": rows}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from PIL import Image
 NOTEBOOK = Path(__file__).with_name("walkthrough.ipynb")
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "walkthrough.md"
 
-PICTURE_WIDTH, PICTURE_COLOURS = 720, 128  # small enough to live in the repository
+IMAGE_WIDTH, IMAGE_COLOURS = 720, 128  # small enough to live in the repository
 # A cell that begins a shell line with "!" does not stop at its error.
 FAILED = re.compile(r"^(error: .*|Usage: .*|.*command not found.*|Traceback .*)$", re.MULTILINE)
 TERMINAL_CODE = re.compile(r"(\n|\r|\x1b\[[0-9;?]*[A-Za-z])")
@@ -57,42 +57,42 @@ def _check_commands(notebook: NotebookNode) -> None:
 
 
 def render(notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
-    """Return the page in Markdown and its pictures, file name to PNG."""
+    """Return the page in Markdown and its images, file name to PNG."""
     blocks: list[str] = []
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             blocks.append(cell.source.replace("](../docs/", "](../"))
         else:
             text, drawn = render_code(cell)
             blocks.append(text)
-            pictures |= drawn
-    return "\n\n".join(blocks) + "\n", pictures
+            images |= drawn
+    return "\n\n".join(blocks) + "\n", images
 
 
 def render_code(cell: NotebookNode) -> tuple[str, dict[str, bytes]]:
-    """Return a code cell with its outputs in Markdown, and its pictures, which its id names."""
+    """Return a code cell with its outputs in Markdown, and its images, which its id names."""
     lines = cell.source.splitlines()
     if all(line.startswith("!") for line in lines):
         code = "\n".join(f"$ {line[1:]}" for line in lines)
         blocks = [f"```console\n{code}\n```"]
     else:
         blocks = [f"```python\n{cell.source}\n```"]
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     printed = ""
     for output in cell.outputs:
-        if encoded := _picture(output):
+        if encoded := _image(output):
             name = f"walkthrough-{cell.id}.png"
-            pictures[name] = _small_png(base64.b64decode(encoded), _width(output))
+            images[name] = _small_png(base64.b64decode(encoded), _width(output))
             blocks.append(f"![{cell.id.replace('-', ' ')}]({name})")
         else:
             printed += _text(output)
     if printed.strip():
         blocks.insert(1, f"```text\n{_screen(printed)}\n```")
-    return "\n\n".join(blocks), pictures
+    return "\n\n".join(blocks), images
 
 
-def _picture(output: NotebookNode) -> str | None:
+def _image(output: NotebookNode) -> str | None:
     data = output.get("data", {})
     return data.get("image/png") or data.get("image/jpeg")
 
@@ -100,7 +100,7 @@ def _picture(output: NotebookNode) -> str | None:
 def _width(output: NotebookNode) -> int:
     """Return the width in pixels that the cell asks for, if it is below what the page has."""
     asked = [shown["width"] for shown in output.metadata.values() if "width" in shown]
-    return min([PICTURE_WIDTH, *asked])
+    return min([IMAGE_WIDTH, *asked])
 
 
 def _text(output: NotebookNode) -> str:
@@ -129,28 +129,28 @@ def _screen(text: str) -> str:
 
 
 def _small_png(data: bytes, width: int) -> bytes:
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    if picture.width > width:
-        height = round(picture.height * width / picture.width)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    if image.width > width:
+        height = round(image.height * width / image.width)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.quantize(PICTURE_COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    image.quantize(IMAGE_COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def main() -> None:
-    """Write the page and its pictures; remove those that it no longer shows."""
+    """Write the page and its images; remove those that it no longer shows."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         execute(notebook, Path(folder))
-    page, pictures = render(notebook)
+    page, images = render(notebook)
     for old in PAGE.parent.glob("walkthrough-*.png"):
         old.unlink()
-    for name, data in pictures.items():
+    for name, data in images.items():
         (PAGE.parent / name).write_bytes(data)
     PAGE.write_text(page, encoding="utf-8")
-    size = sum(len(data) for data in pictures.values()) // 1024
-    print(f"{PAGE}: {len(pictures)} pictures, {size} KiB")
+    size = sum(len(data) for data in images.values()) // 1024
+    print(f"{PAGE}: {len(images)} images, {size} KiB")
 
 
 if __name__ == "__main__":

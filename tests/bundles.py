@@ -63,7 +63,7 @@ def make_bundle(
 def network_onnx(kernel: np.ndarray, weight: np.ndarray, bias: np.ndarray, size: int) -> bytes:
     """Return a network: strided convolution and ReLU (features), their mean and a linear head (logits)."""
     nodes = [
-        helper.make_node("Conv", ["pictures", "kernel"], ["raw"], strides=[STRIDE, STRIDE]),
+        helper.make_node("Conv", ["images", "kernel"], ["raw"], strides=[STRIDE, STRIDE]),
         helper.make_node("Relu", ["raw"], ["features"]),
         helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -71,21 +71,21 @@ def network_onnx(kernel: np.ndarray, weight: np.ndarray, bias: np.ndarray, size:
     ]
     side = size // STRIDE
     shapes = {"logits": ["batch", len(weight)], "features": ["batch", FEATURES, side, side]}
-    inputs = {"pictures": ["batch", kernel.shape[1], size, size]}
+    inputs = {"images": ["batch", kernel.shape[1], size, size]}
     return _model(nodes, inputs, shapes, {"kernel": kernel, "weight": weight, "bias": bias})
 
 
 def lungs_onnx() -> bytes:
-    """Return a segmenter that finds the same two lungs in every picture."""
+    """Return a segmenter that finds the same two lungs in every image."""
     mask = np.zeros((1, 1, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE), np.float32)
     mask[..., 24:104, 20:58] = mask[..., 24:104, 70:108] = 1
     zero = np.zeros(1, np.float32)
     nodes = [
-        helper.make_node("Mul", ["pictures", "zero"], ["nothing"]),
+        helper.make_node("Mul", ["images", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "mask"], ["probability"]),
     ]
     shape = ["batch", 1, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE]
-    return _model(nodes, {"pictures": shape}, {"probability": shape}, {"zero": zero, "mask": mask})
+    return _model(nodes, {"images": shape}, {"probability": shape}, {"zero": zero, "mask": mask})
 
 
 def _model(

@@ -15,7 +15,7 @@ ROWS, COLUMNS = 40, 56
 
 
 def ramp(bits: int = 12) -> np.ndarray:
-    """Draw a picture that runs from 0 to the largest value of so many bits."""
+    """Draw a image that runs from 0 to the largest value of so many bits."""
     values = np.linspace(0, (1 << bits) - 1, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
     return values.astype(np.uint8 if bits <= 8 else np.uint16)
 

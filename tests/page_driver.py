@@ -27,7 +27,7 @@ __all__ = [
     "PHONE",
     "POINTS",
     "asked",
-    "canvas_picture",
+    "canvas_image",
     "drawn",
     "give",
     "percent",
@@ -107,12 +107,12 @@ def watched_pages(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
 def drawn(seed: int, *, height: int = 300, width: int = 360) -> bytes:
     """Return a JPEG with two dark fields, different for each seed."""
     rng = np.random.default_rng(seed)
-    picture = np.full((height, width), 190, np.float32)
+    image = np.full((height, width), 190, np.float32)
     for centre in (0.3, 0.7):
         axes = (int(width * rng.uniform(0.1, 0.17)), int(height * rng.uniform(0.25, 0.38)))
-        cv2.ellipse(picture, (int(width * centre), height // 2), axes, 0, 0, 360, rng.uniform(30, 110), -1)
-    picture += rng.normal(0, rng.uniform(4, 25), picture.shape)
-    _, data = cv2.imencode(".jpg", np.clip(picture, 0, 255).astype(np.uint8))
+        cv2.ellipse(image, (int(width * centre), height // 2), axes, 0, 0, 360, rng.uniform(30, 110), -1)
+    image += rng.normal(0, rng.uniform(4, 25), image.shape)
+    _, data = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8))
     return data.tobytes()
 
 
@@ -143,7 +143,7 @@ def percent(value: float) -> str:
     return ">99.9%" if 0.999 < value < 1 else f"{value:.1%}"
 
 
-def canvas_picture(page: Any) -> np.ndarray:
+def canvas_image(page: Any) -> np.ndarray:
     expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shot = np.frombuffer(page.locator("#canvas").screenshot(), np.uint8)

@@ -58,14 +58,14 @@ def test_no_training_stack(base: Path) -> None:
 
 def test_predicts_with_the_shipped_bundle(base: Path, tmp_path: Path) -> None:
     manifest = write_phantoms(tmp_path / "phantoms", n=3, seed=5)
-    pictures = [str(manifest.resolve(record)) for record in manifest.records]
+    images = [str(manifest.resolve(record)) for record in manifest.records]
     out = tmp_path / "answers.csv"
     # Phantoms are no X-rays: --force, so that the gate's opinion of them does not matter here.
-    done = run(base / "bin" / "pneumoscope", "predict", *pictures, "--force", "--out", out)
+    done = run(base / "bin" / "pneumoscope", "predict", *images, "--force", "--out", out)
     assert done.returncode == 0, done.stderr
     with out.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == pictures
+    assert [row["path"] for row in rows] == images
     for row in rows:
         assert 0 <= float(row["p_pneumonia"]) <= 1
         assert row["decision"] in {"pneumonia", "no pneumonia"}
@@ -75,7 +75,7 @@ def test_predicts_with_the_shipped_bundle(base: Path, tmp_path: Path) -> None:
     "command",
     [
         "train default --data phantoms --out run",
-        "evaluate phantoms --out judged",
+        "evaluate phantoms --out predicted",
         "data fetch kermany xrays",
     ],
 )

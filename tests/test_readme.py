@@ -33,7 +33,7 @@ from packaging.utils import canonicalize_name
 from bundles import make_bundle
 from pneumoscope.data import load, split
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.train.recipe import recipe_names
+from pneumoscope.training.recipe import recipe_names
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -71,11 +71,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def desk(phantoms: Path, tmp_path: Path) -> Path:
     """Hold the files that the README's commands name."""
     shutil.copytree(phantoms, tmp_path / "xrays")
-    pictures = sorted((tmp_path / "xrays").rglob("*.jpeg"))
-    shutil.copy(pictures[0], tmp_path / "chest.png")
+    images = sorted((tmp_path / "xrays").rglob("*.jpeg"))
+    shutil.copy(images[0], tmp_path / "chest.png")
     (tmp_path / "ward").mkdir()
-    for picture in pictures[::20]:
-        shutil.copy(picture, tmp_path / "ward")
+    for image in images[::20]:
+        shutil.copy(image, tmp_path / "ward")
     split(load(tmp_path / "xrays"), seed=1).write(tmp_path / "split.csv")
     return tmp_path
 
@@ -158,8 +158,8 @@ def test_predict(command: str, desk: Path) -> None:
         ["chest.png"] if "chest.png" in words else sorted(path.name for path in (desk / "ward").iterdir())
     ), done.stderr
     # Whether the shipped model lets a phantom pass is its own affair; the exit code must say so.
-    judged = sum(row["status"] == "ok" for row in rows)
-    assert done.returncode == (0 if judged == len(rows) else 3 if judged else 4), done.stderr
+    predicted = sum(row["status"] == "ok" for row in rows)
+    assert done.returncode == (0 if predicted == len(rows) else 3 if predicted else 4), done.stderr
     if "--heatmaps" in words:
         assert len(list((desk / "maps").glob("*.png"))) == len(rows)
 

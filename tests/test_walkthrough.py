@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 REPOSITORY = Path(__file__).parents[1]
 builder = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "notebooks" / "build_page.py")))
 PAGE = builder.PAGE.read_text(encoding="utf-8")
-PICTURE = re.compile(r"^!\[.*\]\((walkthrough-.*\.png)\)$", re.MULTILINE)
+IMAGE = re.compile(r"^!\[.*\]\((walkthrough-.*\.png)\)$", re.MULTILINE)
 PRINTED = re.compile(r"^```text\n.*?^```$", re.MULTILINE | re.DOTALL)
 MEND = "run `make tutorial`"
 
@@ -25,7 +25,7 @@ def notebook() -> NotebookNode:
 
 
 def without_outputs(page: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", PICTURE.sub("", PRINTED.sub("", page))).strip()
+    return re.sub(r"\n{3,}", "\n\n", IMAGE.sub("", PRINTED.sub("", page))).strip()
 
 
 def test_the_page_is_the_notebook() -> None:
@@ -38,9 +38,9 @@ def test_the_notebook_holds_no_outputs() -> None:
     assert kept == [], "they belong to the page alone"
 
 
-def test_the_page_shows_small_pictures_that_are_there() -> None:
+def test_the_page_shows_small_images_that_are_there() -> None:
     files = {path.name: path.stat().st_size for path in builder.PAGE.parent.glob("*.png")}
-    assert set(PICTURE.findall(PAGE)) == set(files), MEND
+    assert set(IMAGE.findall(PAGE)) == set(files), MEND
     assert sum(files.values()) <= 300 * 1024
 
 
@@ -49,8 +49,8 @@ def test_the_page_shows_small_pictures_that_are_there() -> None:
 def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None:
     run = notebook()
     builder.execute(run, tmp_path)
-    text, pictures = builder.render(run)
-    assert PICTURE.findall(PAGE) == list(pictures), MEND
+    text, images = builder.render(run)
+    assert IMAGE.findall(PAGE) == list(images), MEND
     assert without_outputs(text) == without_outputs(PAGE)
     # What is drawn and counted is the same everywhere; what is learnt differs in the last digits.
     same_everywhere = [cell for cell in run.cells if "same-everywhere" in cell.metadata.get("tags", ())]
@@ -58,7 +58,7 @@ def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None
     for cell in same_everywhere:
         shown, _ = builder.render_code(cell)
         assert shown in PAGE, f"{cell.id}: {MEND}"
-    metrics = json.loads((tmp_path / "judged" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((tmp_path / "predicted" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["pneumonia"]["auroc"]["low"] > 0.5, "it learnt something"
 
 

@@ -110,7 +110,7 @@ def running_server(
     bundle, folder : Path
         The bundle, and where the server may leave files if it does.
     workers : int
-        Processes that judge.
+        Processes that predict.
     token : str, optional
         Bearer token.
     **limits

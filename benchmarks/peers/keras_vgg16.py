@@ -1,4 +1,4 @@
-"""The usual Keras script: load, resize to 224, VGG16, one picture at a time.
+"""The usual Keras script: load, resize to 224, VGG16, one image at a time.
 
 Weights are random, which takes the same time as trained ones. Usage: python keras_vgg16.py FOLDER
 """
@@ -17,12 +17,12 @@ from keras.applications.vgg16 import VGG16, preprocess_input
 
 
 def main() -> None:
-    """Predict every picture of a folder and print how many there were."""
+    """Predict every image of a folder and print how many there were."""
     model = VGG16(weights=None, classes=3)
     count = 0
     for path in sorted(Path(sys.argv[1]).iterdir()):
-        picture = keras.utils.load_img(path, target_size=(224, 224))
-        batch = preprocess_input(np.expand_dims(keras.utils.img_to_array(picture), axis=0))
+        image = keras.utils.load_img(path, target_size=(224, 224))
+        batch = preprocess_input(np.expand_dims(keras.utils.img_to_array(image), axis=0))
         model.predict(batch, verbose=0)
         count += 1
     print(count)

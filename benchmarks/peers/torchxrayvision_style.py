@@ -1,6 +1,6 @@
 """The steps of TorchXRayVision's example script, written out: full decode, [-1024, 1024], centre crop, 224.
 
-The network is DenseNet-121 with one input channel and 18 outputs, one picture at a time, float32. Weights are
+The network is DenseNet-121 with one input channel and 18 outputs, one image at a time, float32. Weights are
 random, which takes the same time as trained ones. Usage: python torchxrayvision_style.py FOLDER
 """
 
@@ -18,19 +18,19 @@ from torchvision.models import densenet121
 
 
 def prepared(path: Path) -> torch.Tensor:
-    """Return one picture as [1, 1, 224, 224] in [-1024, 1024]."""
-    picture = imread(path).astype(np.float32)
-    if picture.ndim == 3:
-        picture = picture.mean(axis=2)
-    picture = (2 * (picture / 255) - 1) * 1024
-    side = min(picture.shape)
-    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
-    square = picture[top : top + side, left : left + side]
+    """Return one image as [1, 1, 224, 224] in [-1024, 1024]."""
+    image = imread(path).astype(np.float32)
+    if image.ndim == 3:
+        image = image.mean(axis=2)
+    image = (2 * (image / 255) - 1) * 1024
+    side = min(image.shape)
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = image[top : top + side, left : left + side]
     return torch.from_numpy(resize(square, (224, 224), preserve_range=True).astype(np.float32))[None, None]
 
 
 def main() -> None:
-    """Predict every picture of a folder and print how many there were."""
+    """Predict every image of a folder and print how many there were."""
     network = densenet121(num_classes=18)
     network.features.conv0 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     network.eval()

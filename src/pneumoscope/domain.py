@@ -2,10 +2,10 @@
 
 Everything here is frozen and free of third-party imports but numpy.
 
-The error tree; each error is one line that names the file and the mend::
+The error tree; each error is one line that names the file and the fix::
 
     PneumoscopeError
-    ├── UnreadableImageError   a file that is no picture we can read; carries a `Reason`
+    ├── UnreadableImageError   a file that is no image we can read; carries a `Reason`
     ├── BundleError            a bundle that is missing, damaged or of another format
     ├── DataError              a data set, manifest or label table that cannot be used
     ├── RecipeError            a training recipe with an unknown key or a wrong value
@@ -47,9 +47,9 @@ class PneumoscopeError(Exception):
 
 
 class Reason(StrEnum):
-    """Why a picture was not read or not judged, or what to know of it, as a code that programs may test."""
+    """Why a image was not read or not predicted, or what to know of it, as a code that programs may test."""
 
-    # Unreadable: the file never became a picture.
+    # Unreadable: the file never became a image.
     NOT_FOUND = "not_found"
     NO_PERMISSION = "no_permission"
     EMPTY_FILE = "empty_file"
@@ -62,24 +62,24 @@ class Reason(StrEnum):
     NO_PIXELS = "no_pixels"
     MULTI_FRAME = "multi_frame"
     READER_STOPPED = "reader_stopped"
-    # Rejected: a picture, but not one that this model may judge.
+    # Rejected: a image, but not one that this model may predict.
     NOT_A_CHEST_RADIOGRAPH = "not_a_chest_radiograph"
     LATERAL_VIEW = "lateral_view"
     TOO_SMALL = "too_small"
     CROPPED = "cropped"
     OVER_EXPOSED = "over_exposed"
     UNDER_EXPOSED = "under_exposed"
-    # Cautions: judged, but with something to know.
+    # Cautions: predicted, but with something to know.
     INVERTED = "inverted"
     ADULT_UNVALIDATED = "adult_unvalidated"
 
 
 CAUTIONS = frozenset({Reason.INVERTED, Reason.ADULT_UNVALIDATED})
-"""Reasons that do not keep a picture from being judged."""
+"""Reasons that do not keep a image from being predicted."""
 
 
 class UnreadableImageError(PneumoscopeError):
-    """A file that cannot be turned into a picture.
+    """A file that cannot be turned into a image.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class Radiograph:
     age : float or None
         Patient age in years.
     patient_key : str or None
-        Salted hash of the patient ID: groups pictures of one patient, names nobody.
+        Salted hash of the patient ID: groups images of one patient, names nobody.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -194,7 +194,7 @@ class OperatingPoint:
     threshold : float
         At or above it the decision is "pneumonia"; in [0, 1].
     sensitivity, specificity : float or None
-        Measured on the pictures it was chosen on; in [0, 1].
+        Measured on the images it was chosen on; in [0, 1].
     """
 
     name: str
@@ -208,14 +208,14 @@ Status = Literal["ok", "rejected", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one picture; the columns of every table of results, in this order.
+    """The answer for one image; the columns of every table of results, in this order.
 
-    Probabilities are calibrated and in [0, 1]; they are None where the picture was not judged, and
+    Probabilities are calibrated and in [0, 1]; they are None where the image was not predicted, and
     ``p_bacterial`` and ``p_viral`` are None for a two-class bundle. The decision compares
     ``p_pneumonia`` with the threshold of the operating point and is a thing apart from them.
 
     ``message`` is the line for people that goes with the reasons; it is no column. Nor is ``set_coverage``,
-    the share of pictures of each class whose prediction set holds their class; None where the bundle makes
+    the share of images of each class whose prediction set holds their class; None where the bundle makes
     no sets.
     """
 
@@ -238,7 +238,7 @@ class Prediction:
     def uncertain(self) -> bool:
         """Whether the prediction set settles nothing between normal and pneumonia.
 
-        It holds both, or, where the bundle makes sets, nothing at all: the picture is like no class.
+        It holds both, or, where the bundle makes sets, nothing at all: the image is like no class.
         """
         if self.status != "ok":
             return False
@@ -249,16 +249,16 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Explanation:
-    """Where in the picture the network saw a finding.
+    """Where in the image the network saw a finding.
 
     Parameters
     ----------
     finding : str
         The class that the map speaks for.
     heatmap : ndarray of float32, shape (h, w)
-        Evidence in [0, 1] over the region of the picture that the network saw.
+        Evidence in [0, 1] over the region of the image that the network saw.
     region : tuple of float
-        That region in the picture: top, left, bottom, right as fractions of height and width.
+        That region in the image: top, left, bottom, right as fractions of height and width.
     method : {"cam", "occlusion"}
         Class activation map, or occlusion sensitivity.
     """

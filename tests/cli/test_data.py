@@ -69,11 +69,11 @@ def test_unreadable_files_are_left_out_of_a_split_and_said(phantoms, tmp_path):
 
 def test_summary_as_table_and_json(phantoms):
     text = call("summary", phantoms).stdout
-    assert "split\tpatients\tpictures\tbacterial\tnormal\tviral" in text
+    assert "split\tpatients\timages\tbacterial\tnormal\tviral" in text
     facts = json.loads(call("summary", phantoms, "--json").stdout)
-    assert facts["pictures"] == 30
+    assert facts["images"] == 30
     assert facts["labels"] == {"bacterial": 10, "normal": 10, "viral": 10}
-    assert facts["splits"]["unsplit"]["pictures"] == 30
+    assert facts["splits"]["unsplit"]["images"] == 30
     assert facts["fingerprint"] == load(phantoms).fingerprint()
 
 
@@ -121,7 +121,7 @@ def test_fetch_from_a_local_archive(tmp_path, monkeypatch, phantoms):
             archive.write(path, f"chest_xray/train/{path.relative_to(phantoms)}")
     result = call("fetch", "kermany", tmp_path / "out", "--from", tmp_path / "a.zip")
     assert result.exit_code == 0, result.output
-    assert "30 pictures" in result.output
+    assert "30 images" in result.output
     assert "CC BY 4.0" in result.output
     assert len(load(tmp_path / "out" / "manifest.csv")) == 30
 

@@ -37,14 +37,14 @@ def evaluate(bundle, capsys):
     return run
 
 
-def test_a_folder_is_judged_with_report_metrics_and_intervals(evaluate, data, bundle, tmp_path):
+def test_a_folder_is_evaluated_with_report_metrics_and_intervals(evaluate, data, bundle, tmp_path):
     code, out, err = evaluate(data, "--out", tmp_path / "out", "--resamples", 100)
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "metrics.json", "report.html", "confusion_matrix.png",
     }  # fmt: skip
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["pictures"] == 36
+    assert metrics["images"] == 36
     auroc = metrics["pneumonia"]["auroc"]
     assert f"[{auroc['low']:.3f}, {auroc['high']:.3f}]" in out
     assert f"report: {tmp_path / 'out' / 'report.html'}" in out
@@ -52,32 +52,32 @@ def test_a_folder_is_judged_with_report_metrics_and_intervals(evaluate, data, bu
     assert bundle.identity in report
 
 
-def test_one_side_of_a_split_can_be_judged_as_json(evaluate, data, tmp_path):
+def test_one_side_of_a_split_can_be_evaluated_as_json(evaluate, data, tmp_path):
     words = (data / "split.csv", "--out", tmp_path / "out", "--split", "train", "--resamples", 100, "--json")
     code, out, _ = evaluate(*words)
     assert code == 0
     metrics = json.loads(out)
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert 20 < metrics["pictures"] < 36
+    assert 20 < metrics["images"] < 36
 
 
-def test_pictures_that_were_not_judged_are_exit_code_3(evaluate, data, tmp_path):
+def test_images_that_were_not_evaluated_are_exit_code_3(evaluate, data, tmp_path):
     write_phantoms(tmp_path / "data", n=18, size=128, seed=6)
-    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     code, _, err = evaluate(tmp_path / "data", "--out", tmp_path / "out", "--resamples", 100)
     assert code == 3
-    assert "1 pictures were not judged; see the report" in err
+    assert "1 images were not evaluated; see the report" in err
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda data, tmp: (data, "--split", "test"), "no pictures to judge in split 'test'"),
+        (lambda data, tmp: (data, "--split", "test"), "no images to evaluate in split 'test'"),
         (lambda data, tmp: (tmp / "nowhere",), "nowhere"),
         (lambda data, tmp: (_other_label(tmp),), "label 'covid' is none of the classes"),
     ],
 )
-def test_what_cannot_be_judged_is_one_line_and_exit_code_4(evaluate, data, tmp_path, make, said):
+def test_what_cannot_be_evaluated_is_one_line_and_exit_code_4(evaluate, data, tmp_path, make, said):
     code, out, err = evaluate(*make(data, tmp_path), "--out", tmp_path / "out", "--resamples", 100)
     assert (code, out) == (4, "")
     (line,) = err.splitlines()
@@ -102,17 +102,17 @@ def test_no_bundle_is_one_line(capsys, data, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["--sign"], "--bundle"), (["--add-to-card", "x"], "--bundle"), (["--pictures", "3"], "--robustness")],
+    [(["--sign"], "--bundle"), (["--add-to-card", "x"], "--bundle"), (["--images", "3"], "--robustness")],
 )
 def test_options_that_could_only_surprise_are_wrong_use(data, tmp_path, capsys, words, told):
-    """The bundle that ships is not written into; no pictures are limited where none are disturbed."""
+    """The bundle that ships is not written into; no images are limited where none are disturbed."""
     with pytest.raises(SystemExit) as left:
         main(["evaluate", str(data), "--out", str(tmp_path), *words])
     assert left.value.code == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_said_before_judging(evaluate, data, tmp_path):
+def test_a_place_that_cannot_be_written_is_said_before_evaluating(evaluate, data, tmp_path):
     (tmp_path / "file").write_text("")
     code, out, err = evaluate(data, "--out", tmp_path / "file")
     assert (code, out) == (4, "")
@@ -125,7 +125,7 @@ def test_wrong_use_is_exit_code_2(evaluate, data, tmp_path):
     assert "--resamples" in err
 
 
-def test_labels_that_do_not_tell_the_kind_are_judged_as_pneumonia(evaluate, data, tmp_path):
+def test_labels_that_do_not_tell_the_kind_are_evaluated_as_pneumonia(evaluate, data, tmp_path):
     manifest = Manifest.read(data / "split.csv")
     records = [
         replace(record, label="normal" if record.label == "normal" else "pneumonia") for record in manifest
@@ -148,18 +148,18 @@ def test_maps_are_measured_and_signed_into_the_bundle(data, tmp_path, capsys):
     assert "pointing game" in out
     assert "deletion" in out
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["localisation"]["boxes"]["pictures"] == 1
+    assert metrics["localisation"]["boxes"]["images"] == 1
     assert "| Pointing game | 1 |" in (own.path / "card.md").read_text(encoding="utf-8")
 
 
 def test_robustness_is_measured_shown_and_written(evaluate, data, tmp_path):
-    words = ("--robustness", "--pictures", 9, "--resamples", 100)
+    words = ("--robustness", "--images", 9, "--resamples", 100)
     code, out, err = evaluate(data, "--out", tmp_path / "out", *words)
     assert code == 0, err
-    assert err.splitlines()[-1] == "corruptions: 9 of 9 pictures"
+    assert err.splitlines()[-1] == "corruptions: 9 of 9 images"
     assert "gaussian blur" in out
     robustness = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["robustness"]
-    assert robustness["pictures"] == 9
+    assert robustness["images"] == 9
     assert len(robustness["medmnist_c"]["corruptions"]) == 13
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Corruptions of MedMNIST-C" in page
@@ -179,10 +179,10 @@ def test_other_sets_are_added_to_the_card_and_go_when_the_answers_change(data, t
     assert run(tmp_path / "adults", "--out", tmp_path / "b", "--add-to-card", "grown-ups") == (0, "")
     signed = load_bundle(own.path)
     assert "| grown-ups | 24 |" in signed.card
-    assert float(signed.manifest.results["speed"]["Pictures a second, from file to answer"]) > 0
+    assert float(signed.manifest.results["speed"]["Images a second, from file to answer"]) > 0
     assert "## Speed" in signed.card
-    assert "36 pictures of" in signed.card  # the bundle's own figures stay
-    assert signed.manifest.results["elsewhere"]["grown-ups"]["pictures"] == 24
+    assert "36 images of" in signed.card  # the bundle's own figures stay
+    assert signed.manifest.results["elsewhere"]["grown-ups"]["images"] == 24
     assert run(data / "split.csv", "--out", tmp_path / "c", "--sign") == (0, "")
     assert "| grown-ups | 24 |" in load_bundle(own.path).card
     points = ({"name": "balanced", "threshold": 0.9},)

@@ -7,8 +7,8 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.cli import main
 from pneumoscope.model.bundle import load_bundle
-from pneumoscope.train.networks import build_network, save_weights
-from pneumoscope.train.recipe import Recipe
+from pneumoscope.training.networks import build_network, save_weights
+from pneumoscope.training.recipe import Recipe
 
 RECIPE = Recipe.model_validate(
     {

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bundles import make_bundle
-from pictures import write_picture
+from images import write_image
 from pneumoscope.cli import main
 
 
@@ -20,7 +20,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def folder(tmp_path):
     for number in range(4):
-        write_picture(tmp_path / "in" / f"{number}.png", seed=number)
+        write_image(tmp_path / "in" / f"{number}.png", seed=number)
     return tmp_path / "in"
 
 
@@ -34,7 +34,7 @@ def predict(bundle, capsys):
     return run
 
 
-def test_lines_for_programs_have_a_header_and_a_row_a_picture(predict, folder):
+def test_lines_for_programs_have_a_header_and_a_row_a_image(predict, folder):
     code, out, err = predict(folder)
     header, *rows = [line.split("\t") for line in out.splitlines()]
     assert (code, err) == (0, "")
@@ -53,14 +53,14 @@ def test_a_bad_file_is_a_row_and_a_line_and_exit_code_3(predict, folder):
     assert line.endswith("[empty_file]")
 
 
-def test_nothing_that_could_be_judged_is_exit_code_4(predict, tmp_path):
+def test_nothing_that_could_be_predicted_is_exit_code_4(predict, tmp_path):
     code, out, err = predict(tmp_path / "gone.png", tmp_path, "--json")
     assert code == 4
     assert [row["reasons"] for row in json.loads(out)] == [["not_found"], ["not_found"]]
     (tmp_path / "empty.csv").write_text("path\n")
     code, _, err = predict(tmp_path / "empty.csv")
     assert code == 4
-    assert err.startswith("error: there is no picture")
+    assert err.startswith("error: there is no image")
 
 
 def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):
@@ -74,9 +74,9 @@ def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):
 
 
 def test_heat_maps_are_drawn_for_what_was_read_and_names_do_not_collide(predict, folder, tmp_path):
-    write_picture(folder / "sub" / "0.png", seed=9)
-    write_picture(folder / "0-2.png", seed=8)
-    write_picture(folder / "small.png", height=20, width=20)
+    write_image(folder / "sub" / "0.png", seed=9)
+    write_image(folder / "0-2.png", seed=8)
+    write_image(folder / "small.png", height=20, width=20)
     (folder / "bad.png").write_bytes(b"")
     code, _, _ = predict(folder, "--heatmaps", tmp_path / "maps" / "deep")
     drawn = sorted(path.name for path in (tmp_path / "maps" / "deep").iterdir())
@@ -85,8 +85,8 @@ def test_heat_maps_are_drawn_for_what_was_read_and_names_do_not_collide(predict,
     assert drawn == [f"{name}.heatmap.png" for name in expected]
 
 
-def test_force_judges_and_still_warns(predict, folder):
-    write_picture(folder / "small.png", height=20, width=20)
+def test_force_predicts_and_still_warns(predict, folder):
+    write_image(folder / "small.png", height=20, width=20)
     assert predict(folder / "small.png")[0] == 4
     code, out, err = predict(folder / "small.png", "--force", "--json")
     assert code == 0
@@ -108,7 +108,7 @@ def test_wrong_use_is_exit_code_2_and_says_what_there_is(predict, folder, words,
     assert told in " ".join(err.split())
 
 
-def test_what_cannot_be_made_is_said_before_any_picture_is_read(predict, folder, tmp_path):
+def test_what_cannot_be_made_is_said_before_any_image_is_read(predict, folder, tmp_path):
     (tmp_path / "file").write_text("")
     for words in (["--out", tmp_path / "gone" / "o.csv"], ["--heatmaps", tmp_path / "file"]):
         code, _, err = predict(folder, *words)
@@ -136,13 +136,13 @@ def test_a_terminal_gets_a_table_and_a_bar(predict, folder, monkeypatch):
 
 def test_the_bar_changes_no_answer(predict, folder, monkeypatch):
     for number in range(30):
-        write_picture(folder / f"more-{number:02}.png", seed=number)
+        write_image(folder / f"more-{number:02}.png", seed=number)
     _, plain, _ = predict(folder)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     _, with_bar, err = predict(folder)
     assert with_bar == plain
-    assert "34 pictures: 34 ok" in err
+    assert "34 images: 34 ok" in err
 
 
 def test_predicting_loads_no_training_stack_and_a_closed_pipe_is_quiet(bundle, folder):

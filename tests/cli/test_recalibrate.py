@@ -44,7 +44,7 @@ def test_before_and_after_are_shown_and_a_new_bundle_is_written(recalibrate, bun
     child = load_bundle(tmp_path / "ours")
     assert last == f"bundle: {tmp_path / 'ours'} ({child.identity})"
     assert child.manifest.provenance.parent == bundle.identity
-    assert any(line.startswith("warning: too few pictures (20 normal") for line in err.splitlines())
+    assert any(line.startswith("warning: too few images (20 normal") for line in err.splitlines())
 
 
 def test_a_run_folder_keeps_the_bundle_that_it_has(recalibrate, bundle, data, tmp_path):
@@ -69,12 +69,12 @@ def test_json_holds_what_the_bundle_holds(recalibrate, bundle, data, tmp_path, m
         assert own["parent"]["ece"] == own["recalibrated"]["ece"]
 
 
-def test_pictures_that_were_not_judged_are_exit_code_3(recalibrate, bundle, tmp_path):
+def test_images_that_were_not_evaluated_are_exit_code_3(recalibrate, bundle, tmp_path):
     write_phantoms(tmp_path / "ward", n=66, size=96, seed=6)
-    (tmp_path / "ward" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    (tmp_path / "ward" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     code, _, err = recalibrate(bundle.path, tmp_path / "ward", "--out", tmp_path / "ours")
     assert code == 3
-    assert "1 pictures were not judged" in err
+    assert "1 images were not evaluated" in err
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, data, tmp_path):
@@ -113,7 +113,7 @@ def test_adults_without_kinds_are_calibrated_against_normal(recalibrate, shipped
     words = (parent.path, shared_data / "nih-adult", "--out", tmp_path / "ours", "--json")
     code, out, err = recalibrate(*words)
     facts = json.loads(out)
-    assert code == (3 if facts["not_judged"] else 0), err
+    assert code == (3 if facts["not_evaluated"] else 0), err
     assert facts["against_normal_only"]
     before, after = facts["parent"], facts["recalibrated"]
     assert after["brier"]["high"] < before["brier"]["value"]
@@ -129,7 +129,7 @@ def test_sets_of_children_hold_their_class(recalibrate, shipped, shared_data, tm
     part.write(tmp_path / "part.csv")
     code, out, err = recalibrate(shipped, tmp_path / "part.csv", "--out", tmp_path / "ours", "--json")
     facts = json.loads(out)
-    assert code == (3 if facts["not_judged"] else 0), err
+    assert code == (3 if facts["not_evaluated"] else 0), err
     assert not facts["against_normal_only"]
     sets = facts["recalibrated"]["prediction_sets"]
     for name in ("holds_normal", "holds_bacterial", "holds_viral"):

@@ -18,7 +18,7 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture
-def refused(bundle, capsys):
+def rejected(bundle, capsys):
     """Run the command where it must not start; returns its exit code and what it said."""
 
     def run(*words):
@@ -79,18 +79,18 @@ def test_a_token(bundle, tmp_path, by_file):
 @pytest.mark.parametrize(
     "content", [None, "", "short", "with a space in it", "tökens-are-ascii-only", b"\xff" * 20]
 )
-def test_a_token_that_cannot_be_used(refused, tmp_path, content):
+def test_a_token_that_cannot_be_used(rejected, tmp_path, content):
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    code, said = refused("--token-file", file)
+    code, said = rejected("--token-file", file)
     assert code == 4
     assert said.startswith(f"error: {file}: ")
     assert len(said.splitlines()) == 1
 
 
-def test_half_a_certificate_is_wrong_use(refused, tmp_path):
-    code, said = refused("--tls-cert", tmp_path / "c.pem")
+def test_half_a_certificate_is_wrong_use(rejected, tmp_path):
+    code, said = rejected("--tls-cert", tmp_path / "c.pem")
     assert code == 2
     assert "--tls-key" in said
 
@@ -102,11 +102,11 @@ def test_no_bundle_is_one_line(tmp_path, capsys):
     assert "not a bundle" in capsys.readouterr().err
 
 
-def test_without_the_web_packages_it_names_the_extra(refused, monkeypatch):
+def test_without_the_web_packages_it_names_the_extra(rejected, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("pneumoscope.serve")]:
         monkeypatch.delitem(sys.modules, name)
-    code, said = refused()
+    code, said = rejected()
     assert (code, said) == (
         4,
         "error: serving the page needs more packages: pip install 'pneumoscope[web]'\n",

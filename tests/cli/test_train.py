@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.model.bundle import load_bundle
-from pneumoscope.train.recipe import load_recipe
+from pneumoscope.training.recipe import load_recipe
 
 EPOCHS = 25
 RECIPE = {
@@ -80,9 +80,9 @@ def test_it_tells_its_progress_in_plain_lines_and_its_result_as_json(unbroken):
     assert 0 <= summary["auroc"]["low"] <= summary["auroc"]["value"] <= summary["auroc"]["high"] <= 1
     metrics = json.loads((run / "metrics.json").read_text())
     assert summary["accuracy_all_classes"] == metrics["all_classes"]["accuracy"]
-    assert summary["test_pictures"] == metrics["pictures"]
+    assert summary["test_images"] == metrics["images"]
     lines = err.splitlines()
-    assert lines[0] == "reading pictures"
+    assert lines[0] == "reading images"
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == [
         f"{number}/{EPOCHS}" for number in range(1, EPOCHS + 1)
     ]
@@ -146,14 +146,14 @@ def train(place, capsys, monkeypatch):
     return run
 
 
-def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_picture_is_exit_code_3(train, tmp_path):
+def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_image_is_exit_code_3(train, tmp_path):
     write_phantoms(tmp_path / "data", n=48, size=64, seed=2)
-    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no picture")
+    (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     out = tmp_path / "run"
     options = ("--epochs", 1, "--limit", 17, "--size", 32, "--seed", 3, "--split", "random")
     code, said, err = train("custom-cnn", "--data", tmp_path / "data", "--out", out, *options)
     assert code == 3
-    assert f"1 unreadable pictures left out: {out / 'unreadable.csv'}" in err
+    assert f"1 unreadable images left out: {out / 'unreadable.csv'}" in err
     recipe = load_recipe(str(out / "recipe.yaml"))
     assert recipe.epochs == 1
     assert recipe.input.size == 32
@@ -169,7 +169,7 @@ def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_picture_is_exit_co
     }
 
 
-def test_an_existing_run_is_refused(train, unbroken):
+def test_an_existing_run_is_rejected(train, unbroken):
     code, out, err = train(*TINY, "--out", "unbroken")
     assert (code, out) == (4, "")
     assert err == "error: unbroken: holds a run already; use --resume to go on with it, or another --out\n"

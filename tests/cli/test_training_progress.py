@@ -9,7 +9,7 @@ import re
 import pytest
 
 from pneumoscope.cli.training_progress import show_progress
-from pneumoscope.train.history import Epoch
+from pneumoscope.training.history import Epoch
 
 
 class Terminal(io.StringIO):
@@ -56,7 +56,7 @@ def test_log_lines_stand_by_themselves(screen: type[io.StringIO], monkeypatch: p
     monkeypatch.setattr("sys.stderr", stderr)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with show_progress() as progress:
-        progress.on_step("reading pictures")
-        logging.getLogger("pneumoscope.train").info("phase 1: 2 epochs")
+        progress.on_step("reading images")
+        logging.getLogger("pneumoscope.training").info("phase 1: 2 epochs")
         progress.on_step("training")
     assert "phase 1: 2 epochs" in [line.rstrip() for line in printed(stderr)]

@@ -31,15 +31,15 @@ def distance(a, b):
 
 def test_hash_survives_what_a_copy_suffers():
     for seed in range(6):
-        picture = draw_phantom("normal", seed, 256)
-        first = perceptual_hash(picture.astype(np.float32) / 255)
-        packed = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 0)
-        small = cv2.resize(picture, (120, 120), interpolation=cv2.INTER_AREA)
-        for copy in (packed, small, np.clip(picture * 1.1, 0, 255)):
+        image = draw_phantom("normal", seed, 256)
+        first = perceptual_hash(image.astype(np.float32) / 255)
+        packed = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 0)
+        small = cv2.resize(image, (120, 120), interpolation=cv2.INTER_AREA)
+        for copy in (packed, small, np.clip(image * 1.1, 0, 255)):
             assert distance(first, perceptual_hash(copy.astype(np.float32) / 255)) <= NEAR_DISTANCE
 
 
-def test_hash_tells_pictures_apart_and_has_none_for_a_blank():
+def test_hash_tells_images_apart_and_has_none_for_a_blank():
     hashes = [
         perceptual_hash(draw_phantom("normal", seed, 128).astype(np.float32) / 255) for seed in range(20)
     ]
@@ -63,7 +63,7 @@ def test_near_pairs_agree_with_comparing_one_by_one(count, seed, limit):
 def test_clean_set(phantoms):
     report = audit(split(scan(phantoms), fractions=(0.5, 0.25, 0.25)))
     assert not report.leaks
-    assert report.pictures == 18
+    assert report.images == 18
     assert sum(sum(counts.values()) for counts in report.balance.values()) == 18
     assert list(report.balance) == ["train", "val", "test"]
     assert report.sizes["width_median"] == report.sizes["height_max"] == 96
@@ -136,11 +136,11 @@ def test_progress_is_told_to_the_end(phantoms):
 
 def test_nothing_to_audit(tmp_path):
     (tmp_path / "normal").mkdir()
-    (tmp_path / "normal" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "normal" / "a.png").write_bytes(b"no image")
     manifest = scan(tmp_path)
     with pytest.raises(DataError, match="no file can be read"):
         audit(manifest)
-    with pytest.raises(DataError, match="lists no picture"):
+    with pytest.raises(DataError, match="lists no image"):
         audit(manifest.with_records(()))
     with pytest.raises(DataError, match="distance"):
         audit(manifest, near_distance=-1)

@@ -1,4 +1,4 @@
-"""Whose picture it is, where files lie in class folders."""
+"""Whose image it is, where files lie in class folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dicom_files import dicom, ramp
 from pneumoscope.data.manifest import load
 
 
-def test_pictures_whose_headers_name_one_patient_are_one_patients(tmp_path):
+def test_images_whose_headers_name_one_patient_are_one_patients(tmp_path):
     for name, patient in (("a.dcm", "X1"), ("b.dcm", "X2"), ("c.dcm", "X1"), ("d.dcm", None)):
         path = tmp_path / ("normal" if name < "c" else "pneumonia") / name
         path.parent.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ def test_a_label_becomes_the_position_of_its_class(label, classes, expected):
 @pytest.mark.parametrize(
     ("label", "classes"), [("covid", THREE), ("pneumonia", THREE), ("bacterial", ("normal", "tb"))]
 )
-def test_a_label_that_is_no_class_is_one_line_with_picture_and_classes(label, classes):
+def test_a_label_that_is_no_class_is_one_line_with_image_and_classes(label, classes):
     with pytest.raises(DataError) as caught:
         class_index(label, classes, "folder/a.png")
     message = str(caught.value)

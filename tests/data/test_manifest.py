@@ -47,9 +47,9 @@ def test_what_is_written_is_read(tmp_path, suffix, records):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_manifest_that_lies_elsewhere_keeps_the_root(tmp_path, suffix):
-    pictures = tmp_path / "pictures"
-    touch(pictures, "normal/a.png", "pneumonia/b.png")
-    manifest = scan(pictures)
+    images = tmp_path / "images"
+    touch(images, "normal/a.png", "pneumonia/b.png")
+    manifest = scan(images)
     manifest.write(tmp_path / "run" / f"split{suffix}")
     again = load(tmp_path / "run" / f"split{suffix}")
     assert again.records == manifest.records
@@ -120,7 +120,7 @@ def test_any_bytes_give_a_manifest_or_one_error(tmp_path, content, suffix):
 def test_absent_and_strange_paths(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         load(tmp_path / "nothing")
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         load(tmp_path)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(DataError, match="not a data set"):
@@ -168,7 +168,7 @@ def test_class_folders_at_any_depth(tmp_path):
     }
 
 
-def test_a_picture_sorted_by_hand_keeps_the_label_of_its_folder(tmp_path):
+def test_a_image_sorted_by_hand_keeps_the_label_of_its_folder(tmp_path):
     touch(tmp_path, "NORMAL/person1_bacteria_1.jpeg", "PNEUMONIA/person2_virus_1.jpeg")
     assert [record.label for record in scan(tmp_path)] == ["normal", "viral"]
 
@@ -179,7 +179,7 @@ def test_dicom_files_without_a_suffix_are_found(tmp_path):
     assert [record.path for record in scan(tmp_path)] == ["normal/1.2.840.10008.7"]
 
 
-def test_unlabelled_picture_is_named(tmp_path):
+def test_unlabelled_image_is_named(tmp_path):
     touch(tmp_path, "images/a.png")
     with pytest.raises(DataError, match=r"images/a\.png: no label"):
         scan(tmp_path)

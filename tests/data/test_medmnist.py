@@ -20,7 +20,7 @@ def arrays(**changes):
     return made | changes
 
 
-def test_pictures_and_splits_come_out_as_they_are(tmp_path):
+def test_images_and_splits_come_out_as_they_are(tmp_path):
     content = arrays()
     np.savez_compressed(tmp_path / "pneumoniamnist.npz", **content)
     manifest = read_npz(tmp_path / "pneumoniamnist.npz", tmp_path / "out")
@@ -29,8 +29,8 @@ def test_pictures_and_splits_come_out_as_they_are(tmp_path):
     for record in manifest:
         number = int(record.patient_id.split("-")[1])
         assert record.label == ("normal", "pneumonia")[int(content[f"{record.split}_labels"][number, 0])]
-        picture = cv2.imread(str(manifest.resolve(record)), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(picture, content[f"{record.split}_images"][number])
+        image = cv2.imread(str(manifest.resolve(record)), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(image, content[f"{record.split}_images"][number])
         assert (record.width, record.height) == (28, 28)
     assert load(tmp_path / "out" / "manifest.csv") == manifest
     scanned = {r.path: (r.label, r.split, r.sha256) for r in scan(tmp_path / "out")}
@@ -58,7 +58,7 @@ def test_load_unpacks_beside_the_file(tmp_path):
         arrays(train_labels=np.array([[None]] * 6, dtype=object)),
     ],
 )
-def test_other_arrays_are_refused(tmp_path, content):
+def test_other_arrays_are_rejected(tmp_path, content):
     np.savez(tmp_path / "set.npz", **content)
     with pytest.raises(DataError, match=r"set\.npz"):
         load(tmp_path / "set.npz")

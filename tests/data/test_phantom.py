@@ -19,12 +19,12 @@ def auroc(scores, positive):
 @pytest.mark.parametrize("label", PHANTOM_CLASSES)
 @pytest.mark.parametrize("size", [32, 100, 256])
 def test_shape_range_and_determinism(label, size):
-    picture = draw_phantom(label, 7, size)
-    assert picture.shape == (size, size)
-    assert picture.dtype == np.uint8
-    assert picture.std() > 20
-    assert np.array_equal(picture, draw_phantom(label, 7, size))
-    assert not np.array_equal(picture, draw_phantom(label, 8, size))
+    image = draw_phantom(label, 7, size)
+    assert image.shape == (size, size)
+    assert image.dtype == np.uint8
+    assert image.std() > 20
+    assert np.array_equal(image, draw_phantom(label, 7, size))
+    assert not np.array_equal(image, draw_phantom(label, 8, size))
 
 
 def test_disease_is_inside_the_chest_and_all_else_is_the_same():
@@ -48,13 +48,13 @@ def test_bacterial_is_focal_and_viral_is_diffuse():
 
 
 def test_mean_brightness_does_not_give_the_label_away():
-    pictures = [
+    images = [
         (label, draw_phantom(label, 1000 * k + i, 64))
         for k, label in enumerate(PHANTOM_CLASSES)
         for i in range(60)
     ]
-    sick = np.array([label != "normal" for label, _ in pictures])
-    brightness = np.array([picture.mean() for _, picture in pictures])
+    sick = np.array([label != "normal" for label, _ in images])
+    brightness = np.array([image.mean() for _, image in images])
     assert 0.3 < auroc(brightness, sick) < 0.7
 
 
@@ -79,7 +79,7 @@ def test_set_is_read_back_by_scan_with_labels_and_patients(tmp_path):
     assert len(split(manifest)) == 32
 
 
-def test_the_same_call_may_be_repeated_and_other_pictures_are_safe(tmp_path):
+def test_the_same_call_may_be_repeated_and_other_images_are_safe(tmp_path):
     first = write_phantoms(tmp_path, n=6, size=32)
     assert write_phantoms(tmp_path, n=6, size=32) == first
     (tmp_path / "NORMAL" / "mine.jpeg").write_bytes(b"x")

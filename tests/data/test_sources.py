@@ -1,4 +1,4 @@
-"""Downloads, against a local server that breaks off, lies and refuses."""
+"""Downloads, against a local server that breaks off, lies and rejects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pneumoscope.data import sources
 from pneumoscope.data.download import download
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.sources import fetch
-from pneumoscope.data.unpack import unzip_pictures
+from pneumoscope.data.unpack import unzip_images
 from pneumoscope.domain import DataError, DownloadError
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -153,7 +153,7 @@ def test_not_found_is_said_at_once(server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_refused_connection_names_address_and_way_out(tmp_path):
+def test_rejected_connection_names_address_and_way_out(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -187,12 +187,12 @@ def zipped(members):
 @pytest.fixture
 def kermany_zip(tmp_path):
     write_phantoms(tmp_path / "phantoms", n=9, size=32)
-    pictures = {
+    images = {
         p.relative_to(tmp_path / "phantoms").as_posix(): p.read_bytes()
         for p in (tmp_path / "phantoms").rglob("*.jpeg")
     }
     members = {
-        f"chest_xray/{side}/{name}": data for side in ("train", "test") for name, data in pictures.items()
+        f"chest_xray/{side}/{name}": data for side in ("train", "test") for name, data in images.items()
     }
     shadows = {
         "__MACOSX/chest_xray/._a.jpeg": b"x",
@@ -252,17 +252,17 @@ def test_unknown_sets_and_sizes(tmp_path, name, size):
 @pytest.mark.parametrize(
     "name", ["../evil.jpeg", "/evil.jpeg", "a/../../evil.jpeg", "a\\..\\evil.jpeg", "C:/evil.jpeg"]
 )
-def test_paths_out_of_the_folder_are_refused_before_anything_is_written(tmp_path, name):
+def test_paths_out_of_the_folder_are_rejected_before_anything_is_written(tmp_path, name):
     (tmp_path / "x.zip").write_bytes(zipped({"good.jpeg": b"1", name: b"2"}))
     with pytest.raises(DataError, match="outside"):
-        unzip_pictures(tmp_path / "x.zip", tmp_path / "out" / "deep")
+        unzip_images(tmp_path / "x.zip", tmp_path / "out" / "deep")
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
 def test_a_bomb_is_stopped(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a.jpeg": bytes(10_000_000)}))
     with pytest.raises(DataError, match="too large"):
-        unzip_pictures(tmp_path / "x.zip", tmp_path / "out", max_total=1_000_000)
+        unzip_images(tmp_path / "x.zip", tmp_path / "out", max_total=1_000_000)
     assert not list((tmp_path / "out").rglob("*.jpeg*"))
 
 
@@ -271,7 +271,7 @@ def test_damaged_archives(tmp_path):
     for damaged in (b"", b"no zip", whole[:-30], whole[:2000], whole[:3000] + b"\0" * 500 + whole[3500:]):
         (tmp_path / "x.zip").write_bytes(damaged)
         with pytest.raises(DataError, match=r"x\.zip"):
-            unzip_pictures(tmp_path / "x.zip", tmp_path / "out")
+            unzip_images(tmp_path / "x.zip", tmp_path / "out")
 
 
 def test_unpacking_goes_on_after_an_interruption(tmp_path):
@@ -279,6 +279,6 @@ def test_unpacking_goes_on_after_an_interruption(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpeg").write_bytes(b"12345")
     (tmp_path / "out" / "b.jpeg.part").write_bytes(b"6")
-    assert unzip_pictures(tmp_path / "x.zip", tmp_path / "out") == 2
+    assert unzip_images(tmp_path / "x.zip", tmp_path / "out") == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpeg", "b.jpeg"]
     assert (tmp_path / "out" / "b.jpeg").read_bytes() == b"678"

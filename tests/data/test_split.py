@@ -24,7 +24,7 @@ def made(patients=200, seed=0):
             Record(f"{label}/{patient}_{view}.png", str(label), f"p{patient}", sha256=f"{patient}-{view}")
             for view in range(rng.integers(1, 6))
         ]
-    return Manifest(tuple(records), Path("pictures"))
+    return Manifest(tuple(records), Path("images"))
 
 
 def sides(manifest, key):

@@ -12,7 +12,7 @@ from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.domain import DataError
 from pneumoscope.experiment import Experiment
 from pneumoscope.experiment.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
-from pneumoscope.train.recipe import Recipe
+from pneumoscope.training.recipe import Recipe
 
 RECIPE = Recipe.model_validate(
     {
@@ -48,7 +48,7 @@ def result(data, tmp_path_factory):
     return cross_validate(Experiment(RECIPE, data, out), count=3), out
 
 
-def test_every_picture_is_judged_once_by_a_network_that_never_saw_its_patient(result):
+def test_every_image_is_evaluated_once_by_a_network_that_never_saw_its_patient(result):
     _, out = result
     with (out / SCORES_FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -65,9 +65,9 @@ def test_every_picture_is_judged_once_by_a_network_that_never_saw_its_patient(re
 def test_figures_are_written_and_returned(result):
     found, out = result
     written = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
-    assert written["metrics"]["pictures"] == 48
+    assert written["metrics"]["images"] == 48
     assert list(written["parts"]) == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
-    assert sum(part["pictures"] for part in found.parts.values()) == 48
+    assert sum(part["images"] for part in found.parts.values()) == 48
     assert 0 <= found.metrics["pneumonia"]["auroc"]["value"] <= 1
     assert set(found.metrics["at_thresholds_of_the_other_folds"]) == {
         "accuracy",
@@ -78,7 +78,7 @@ def test_figures_are_written_and_returned(result):
 
 def test_a_finished_part_is_not_trained_again(result, data, monkeypatch):
     found, out = result
-    monkeypatch.setattr("pneumoscope.train.cross_fit.fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("pneumoscope.training.cross_fit.fit", lambda *_, **__: pytest.fail("trained again"))
     assert cross_validate(Experiment(RECIPE, data, out), count=3).parts == found.parts
 
 
@@ -92,7 +92,7 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(result, data):
 def test_a_source_is_left_out_of_training(data, tmp_path):
     found = cross_validate(Experiment(RECIPE, data, tmp_path), count=3, sources=("b",))
     part = found.parts["b"]
-    assert part["pictures"] == 8
+    assert part["images"] == 8
     assert part["sensitivity"] is None
     assert 0 <= part["specificity"] <= 1
     assert 0 <= part["auroc"] <= 1
@@ -104,5 +104,5 @@ def test_a_source_is_left_out_of_training(data, tmp_path):
 
 
 def test_an_unknown_source_is_named(data, tmp_path):
-    with pytest.raises(DataError, match=r"no picture is from nowhere; there are a, b, ill"):
+    with pytest.raises(DataError, match=r"no image is from nowhere; there are a, b, ill"):
         cross_validate(Experiment(RECIPE, data, tmp_path), sources=("nowhere",))

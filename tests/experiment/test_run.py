@@ -25,12 +25,12 @@ from pneumoscope.experiment import (
     with_split,
 )
 from pneumoscope.experiment import run as experiment_module
-from pneumoscope.experiment.pictures import pictures_to_add, with_more
+from pneumoscope.experiment.images import images_to_add, with_more
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
-from pneumoscope.train.distil import ask
-from pneumoscope.train.networks import build_network, load_weights
-from pneumoscope.train.recipe import Distillation, Recipe, SplitSpec, Tasks, load_recipe
+from pneumoscope.training.distil import ask
+from pneumoscope.training.networks import build_network, load_weights
+from pneumoscope.training.recipe import Distillation, Recipe, SplitSpec, Tasks, load_recipe
 
 RECIPE = Recipe.model_validate(
     {
@@ -61,13 +61,13 @@ def lungs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, lungs, tmp_path_factory):
-    """One whole run, with two pictures broken: one to train on and one to judge."""
+    """One whole run, with two images broken: one to train on and one to evaluate."""
     folder = tmp_path_factory.mktemp("broken") / "phantoms"
     manifest = divide(write_phantoms(folder, n=60, size=64, seed=3), RECIPE.split)
     manifest.write(folder / "split.csv")
     broken = [manifest.resolve(manifest.subset(side).records[0]) for side in ("train", "test")]
     for path in broken:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     out = tmp_path_factory.mktemp("run") / "run"
     steps, epochs = [], []
     told = Progress(on_step=steps.append, on_epoch=lambda row, _: epochs.append(row))
@@ -92,8 +92,8 @@ def test_the_run_folder_holds_all_that_the_run_was(run):
     assert {path.name for path in (out / "bundle").iterdir()} == {
         "bundle.json", "card.md", "head.npz", "lungs.onnx", "model.onnx",
     }  # fmt: skip
-    for picture in ("plot.jpg", "confusion_matrix.png"):
-        assert min(cv2.imread(str(out / picture)).shape[:2]) > 100
+    for image in ("plot.jpg", "confusion_matrix.png"):
+        assert min(cv2.imread(str(out / image)).shape[:2]) > 100
 
 
 def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
@@ -109,12 +109,12 @@ def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
 
 def test_progress_is_told(run):
     _, _, _, steps, epochs = run
-    assert steps[0] == "reading pictures"
+    assert steps[0] == "reading images"
     assert steps[1] == "training"
     assert [row.epoch for row in epochs] == [1, 2]
 
 
-def test_unreadable_pictures_are_listed_and_left_out_on_every_side(run):
+def test_unreadable_images_are_listed_and_left_out_on_every_side(run):
     result, out, broken, _, _ = run
     with (out / "unreadable.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -122,20 +122,20 @@ def test_unreadable_pictures_are_listed_and_left_out_on_every_side(run):
     assert {row["reason"] for row in rows} == {"not_an_image"}
     assert all(row["detail"] for row in rows)
     assert [error.path for error in result.unreadable] == [str(path) for path in broken]
-    assert len(result.judgement.not_judged) == 1
+    assert len(result.evaluation.not_evaluated) == 1
 
 
 def test_the_bundle_holds_the_weights_that_were_trained(run):
     _, out, _, _, _ = run
     network = load_weights(build_network(RECIPE.network, 3), out / "model.safetensors").eval()
     bundle = load_bundle(out)
-    pictures = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
-    (logits,) = OnnxRuntime(bundle.model_path)(pictures, ("logits",))
+    images = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
+    (logits,) = OnnxRuntime(bundle.model_path)(images, ("logits",))
     with torch.inference_mode():
-        np.testing.assert_allclose(network(torch.from_numpy(pictures))[0].numpy(), logits, atol=1e-3)
+        np.testing.assert_allclose(network(torch.from_numpy(images))[0].numpy(), logits, atol=1e-3)
 
 
-def test_the_bundle_is_calibrated_judged_and_signed(run):
+def test_the_bundle_is_calibrated_evaluated_and_signed(run):
     result, out, _, _, _ = run
     manifest = load_bundle(out).manifest
     assert manifest.calibrator.method == "temperature"
@@ -147,16 +147,16 @@ def test_the_bundle_is_calibrated_judged_and_signed(run):
     assert manifest.provenance.split_fingerprint == written.split_fingerprint()
     assert manifest.provenance.recipe_sha256 == RECIPE.sha256
     metrics = json.loads((out / "metrics.json").read_text())
-    assert manifest.results["speaks_of"] == "phantoms, test split (as the data give it)"
-    for key in ("pneumonia", "pictures"):
-        assert manifest.results[key] == metrics[key] == result.judgement.metrics[key]
-    assert metrics["pictures"] == len(Manifest.read(out / "split.csv").subset("test")) - 1
+    assert manifest.results["evaluated_on"] == "phantoms, test split (as the data give it)"
+    for key in ("pneumonia", "images"):
+        assert manifest.results[key] == metrics[key] == result.evaluation.metrics[key]
+    assert metrics["images"] == len(Manifest.read(out / "split.csv").subset("test")) - 1
 
 
 # Before any epoch
 
 
-def refused(experiment, error=DataError):
+def rejected(experiment, error=DataError):
     with pytest.raises(error) as caught:
         run_experiment(experiment)
     assert "\n" not in str(caught.value)
@@ -166,28 +166,28 @@ def refused(experiment, error=DataError):
 def test_a_folder_that_holds_a_run_is_not_written_over(run, data):
     _, out, _, _, _ = run
     before = (out / "recipe.yaml").read_bytes()
-    assert "holds a run already; use --resume" in refused(Experiment(RECIPE, data, out))
+    assert "holds a run already; use --resume" in rejected(Experiment(RECIPE, data, out))
     assert (out / "recipe.yaml").read_bytes() == before
 
 
-def test_resuming_by_another_recipe_is_refused_and_leaves_the_run_alone(run, data):
+def test_resuming_by_another_recipe_is_rejected_and_leaves_the_run_alone(run, data):
     _, out, _, _, _ = run
     before = (out / "recipe.yaml").read_bytes()
     other = RECIPE.model_copy(update={"batch": 4})
-    assert "a run of another recipe" in refused(Experiment(other, data, out, resume=True))
+    assert "a run of another recipe" in rejected(Experiment(other, data, out, resume=True))
     assert (out / "recipe.yaml").read_bytes() == before
 
 
-def test_resuming_with_another_segmenter_is_refused(run, tmp_path):
+def test_resuming_with_another_segmenter_is_rejected(run, tmp_path):
     _, out, broken, _, _ = run
     data = next(folder for folder in broken[0].parents if (folder / "split.csv").exists()) / "split.csv"
     (tmp_path / "other.onnx").write_bytes(b"another")
-    message = refused(Experiment(RECIPE, data, out, lungs=tmp_path / "other.onnx", resume=True))
+    message = rejected(Experiment(RECIPE, data, out, lungs=tmp_path / "other.onnx", resume=True))
     assert "began with another --lungs" in message
 
 
 @pytest.mark.parametrize("change", ["other bytes", "gone"])
-def test_resuming_on_data_that_changed_is_refused(data, tmp_path, change):
+def test_resuming_on_data_that_changed_is_rejected(data, tmp_path, change):
     manifest = prepare_manifest(load(data), RECIPE, limit=8)
     (tmp_path / "last.ckpt").write_bytes(b"")
     (tmp_path / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
@@ -195,46 +195,46 @@ def test_resuming_on_data_that_changed_is_refused(data, tmp_path, change):
     path = "elsewhere.jpeg" if change == "gone" else first.path
     changed = dataclasses.replace(first, sha256="0" * 64, path=path)
     manifest.with_records((changed, *others)).write(tmp_path / "split.csv")
-    message = refused(Experiment(RECIPE, data, tmp_path, resume=True))
+    message = rejected(Experiment(RECIPE, data, tmp_path, resume=True))
     assert message.startswith(f"{path}: has changed since the run began")
 
 
 def test_a_failed_start_leaves_no_folder(data, tmp_path):
     pretrained = small(network=RECIPE.network.model_copy(update={"name": "nonet"}))
-    refused(Experiment(pretrained, data, tmp_path / "out"), RecipeError)
+    rejected(Experiment(pretrained, data, tmp_path / "out"), RecipeError)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(data, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "the run folder cannot be made" in refused(Experiment(small(), data, tmp_path / "file" / "out"))
+    assert "the run folder cannot be made" in rejected(Experiment(small(), data, tmp_path / "file" / "out"))
 
 
 def test_lungs_are_needed_where_the_recipe_uses_them(data, tmp_path):
     absent = tmp_path / "absent.onnx"
-    message = refused(Experiment(RECIPE, data, tmp_path / "out", lungs=absent))
+    message = rejected(Experiment(RECIPE, data, tmp_path / "out", lungs=absent))
     assert str(absent) in message
     assert "train-lungs" in message
 
 
-def test_too_small_an_input_is_refused(data, tmp_path):
+def test_too_small_an_input_is_rejected(data, tmp_path):
     network = RECIPE.network.model_copy(update={"options": {}})
     tiny = small(input=RECIPE.input.model_validate({"size": 16}), network=network)
-    assert "16 pixels are too few" in refused(Experiment(tiny, data, tmp_path / "out"), RecipeError)
+    assert "16 pixels are too few" in rejected(Experiment(tiny, data, tmp_path / "out"), RecipeError)
 
 
 def test_keras_is_asked_for_before_the_training_and_not_after(data, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment_module.importlib.util, "find_spec", lambda name: None)
-    message = refused(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
+    message = rejected(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
     assert "pneumoscope[keras]" in message
 
 
-def test_too_many_unreadable_pictures_stop_the_run_and_are_listed(tmp_path):
+def test_too_many_unreadable_images_stop_the_run_and_are_listed(tmp_path):
     manifest = write_phantoms(tmp_path / "data", n=60, size=64, seed=3)
     for record in manifest.records[::8]:
-        manifest.resolve(record).write_bytes(b"no picture")
-    message = refused(Experiment(small(), tmp_path / "data", tmp_path / "out"))
-    assert "pictures are unreadable" in message
+        manifest.resolve(record).write_bytes(b"no image")
+    message = rejected(Experiment(small(), tmp_path / "data", tmp_path / "out"))
+    assert "images are unreadable" in message
     with (tmp_path / "out" / "unreadable.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) > 3
     assert not (tmp_path / "out" / "last.ckpt").exists()
@@ -259,38 +259,38 @@ def test_a_split_that_the_data_have_is_kept(data):
 def test_a_split_is_not_asked_of_data_that_bring_their_own(data, tmp_path):
     divide(load(data), SplitSpec(seed=7)).write(tmp_path / "split.csv")
     asked = Experiment(small(), tmp_path / "split.csv", tmp_path / "out", divides=True)
-    assert "has a split of its own; leave --split out" in refused(asked)
+    assert "has a split of its own; leave --split out" in rejected(asked)
 
 
-def test_pictures_without_a_side_are_not_lost_in_silence(data):
+def test_images_without_a_side_are_not_lost_in_silence(data):
     first, *others = divide(load(data), SplitSpec(seed=7)).records
     partly = load(data).with_records([dataclasses.replace(first, split=""), *others])
-    with pytest.raises(DataError, match="1 of 60 pictures have no split"):
+    with pytest.raises(DataError, match="1 of 60 images have no split"):
         prepare_manifest(partly, RECIPE)
 
 
-def test_a_teacher_that_nobody_would_listen_to_is_refused(data, tmp_path):
+def test_a_teacher_that_nobody_would_listen_to_is_rejected(data, tmp_path):
     experiment = Experiment(small(), data, tmp_path / "out", teachers=(tmp_path,))
-    assert "leave --teacher out" in refused(experiment, RecipeError)
+    assert "leave --teacher out" in rejected(experiment, RecipeError)
 
 
-def test_copies_of_held_out_pictures_are_not_learnt_from(data, tmp_path):
-    """The second set holds a test picture, saved anew, and one of its own."""
+def test_copies_of_held_out_images_are_not_learnt_from(data, tmp_path):
+    """The second set holds a test image, saved anew, and one of its own."""
     manifest = divide(load(data), RECIPE.split)
     held_out = cv2.imread(str(manifest.resolve(manifest.subset("test").records[0])), cv2.IMREAD_GRAYSCALE)
     (tmp_path / "more" / "normal").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "more" / "normal" / "copy.bmp"), held_out)
     own = write_phantoms(tmp_path / "own", n=3, size=64, seed=9)
     shutil.copy(own.resolve(own.records[0]), tmp_path / "more" / "normal" / "own.png")
-    added = pictures_to_add(tmp_path / "more", manifest)
+    added = images_to_add(tmp_path / "more", manifest)
     assert [record.path for record in added.records] == ["normal/own.png"]
     assert len(with_more(manifest.subset("train"), added)) == len(manifest.subset("train")) + 1
-    with pytest.raises(DataError, match="lists pictures that are held out"):
-        pictures_to_add(data, manifest)
+    with pytest.raises(DataError, match="lists images that are held out"):
+        images_to_add(data, manifest)
 
 
-def test_by_patient_copies_of_a_picture_stay_on_one_side_and_by_random_not(tmp_path):
-    """Every picture has a copy of a patient of its own, at another compression."""
+def test_by_patient_copies_of_a_image_stay_on_one_side_and_by_random_not(tmp_path):
+    """Every image has a copy of a patient of its own, at another compression."""
     rng = np.random.default_rng(0)
     for label in ("normal", "bacterial", "viral"):
         (tmp_path / label).mkdir()
@@ -332,7 +332,7 @@ def test_kept_weights_are_plain_safetensors(run):
 
 @pytest.fixture(scope="module")
 def taught(data, lungs, tmp_path_factory):
-    """A student of a teacher that sees larger pictures, with adults and further tasks besides."""
+    """A student of a teacher that sees larger images, with adults and further tasks besides."""
     folder = tmp_path_factory.mktemp("taught")
     teacher = RECIPE.model_copy(
         update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
@@ -404,19 +404,19 @@ def test_a_teacher_may_be_given(taught, data, lungs, tmp_path):
         )
 
 
-def test_added_pictures_are_learnt_from_and_never_judged(taught):
+def test_added_images_are_learnt_from_and_never_evaluated(taught):
     result, experiment, _, _ = taught
-    assert "more" not in result.judgement.scored.sources
+    assert "more" not in result.evaluation.scored.sources
     written = Manifest.read(experiment.out / "split.csv")
     assert not any("more" in record.path for record in written.records)
     manifest = load(experiment.data)
-    added_set = pictures_to_add(experiment.also, written)
+    added_set = images_to_add(experiment.also, written)
     learnt = with_more(manifest, added_set)
     added = learnt.records[len(manifest) :]
     assert len(added) == 8  # the one of split val is left out
     assert all(record.split == "train" and record.patient_id.startswith("more/") for record in added)
     assert all(learnt.resolve(record).is_file() for record in added)
     told = result.bundle.manifest.provenance
-    assert told.also_description == "8 pictures of more"
+    assert told.also_description == "8 images of more"
     assert told.also_fingerprint == added_set.fingerprint()
-    assert "8 pictures of more" in result.bundle.card
+    assert "8 images of more" in result.bundle.card

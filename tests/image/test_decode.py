@@ -1,4 +1,4 @@
-"""Reading pictures that are no DICOM: every kind, every reason, the limits, the orientation."""
+"""Reading images that are no DICOM: every kind, every reason, the limits, the orientation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pneumoscope.image.decode import (
 
 
 def scene(height: int = 48, width: int = 64) -> np.ndarray:
-    """Draw a smooth picture whose corners all differ, so that flips and inversions show."""
+    """Draw a smooth image whose corners all differ, so that flips and inversions show."""
     y, x = np.mgrid[0:height, 0:width]
     return (40 + 100 * x / width + 100 * y / height).astype(np.uint8)
 
 
 def encode(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -71,39 +71,37 @@ ALPHA.putalpha(Image.fromarray(np.where(scene() > 120, 255, 0).astype(np.uint8))
         pytest.param(encode(GREY.convert("P"), "TIFF"), "tiff", "palette", 1, id="tiff-palette"),
     ],
 )
-def test_every_kind_gives_the_same_picture(
-    data: bytes, kind: str, photometric: str, tolerance: float
-) -> None:
-    picture = read_radiograph(data)
-    assert (picture.format, picture.photometric, picture.bits) == (kind, photometric, 8)
-    assert picture.pixels.dtype == np.float32
-    assert picture.pixels.flags.c_contiguous
-    assert (picture.height, picture.width) == picture.pixels.shape == (48, 64)
-    np.testing.assert_allclose(picture.pixels * 255, scene(), atol=max(2 * tolerance, 1e-3))
-    assert abs(picture.pixels * 255 - scene()).mean() <= max(tolerance, 1e-4)
+def test_every_kind_gives_the_same_image(data: bytes, kind: str, photometric: str, tolerance: float) -> None:
+    image = read_radiograph(data)
+    assert (image.format, image.photometric, image.bits) == (kind, photometric, 8)
+    assert image.pixels.dtype == np.float32
+    assert image.pixels.flags.c_contiguous
+    assert (image.height, image.width) == image.pixels.shape == (48, 64)
+    np.testing.assert_allclose(image.pixels * 255, scene(), atol=max(2 * tolerance, 1e-3))
+    assert abs(image.pixels * 255 - scene()).mean() <= max(tolerance, 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_their_depth(kind: str) -> None:
     deep = (scene().astype(np.uint16) << 8) + 7
-    picture = read_radiograph(encode(deep, kind))
-    assert picture.bits == 16
-    np.testing.assert_allclose(picture.pixels, deep / 65535, atol=1e-6)
+    image = read_radiograph(encode(deep, kind))
+    assert image.bits == 16
+    np.testing.assert_allclose(image.pixels, deep / 65535, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_one_bit(kind: str) -> None:
     mask = scene() > 120
-    picture = read_radiograph(encode(Image.fromarray(mask), kind))
-    np.testing.assert_array_equal(picture.pixels, mask.astype(np.float32))
+    image = read_radiograph(encode(Image.fromarray(mask), kind))
+    np.testing.assert_array_equal(image.pixels, mask.astype(np.float32))
 
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_few_bits(bits: int) -> None:
     """A PNG of 2 or 4 bits per sample spans black to white all the same."""
     colors = np.linspace(0, 255, 1 << bits).astype(np.uint8)
-    picture = Image.fromarray((np.arange(48 * 64) % (1 << bits)).astype(np.uint8).reshape(48, 64))
-    palette = picture.convert("P")
+    image = Image.fromarray((np.arange(48 * 64) % (1 << bits)).astype(np.uint8).reshape(48, 64))
+    palette = image.convert("P")
     palette.putpalette(np.repeat(colors, 3).tobytes())
     read = read_radiograph(encode(palette, "PNG", bits=bits))
     expected = np.asarray(palette.convert("L")) / 255
@@ -112,9 +110,9 @@ def test_few_bits(bits: int) -> None:
 
 
 def test_transparent_is_black() -> None:
-    picture = read_radiograph(encode(ALPHA, "PNG"))
+    image = read_radiograph(encode(ALPHA, "PNG"))
     expected = np.where(scene() > 120, scene(), 0) / 255
-    np.testing.assert_allclose(picture.pixels, expected, atol=0.01)
+    np.testing.assert_allclose(image.pixels, expected, atol=0.01)
 
 
 def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
 
 def test_tiled_planar_and_big_tiff(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     planes = np.stack([scene()] * 3)
     for options in (
         {"data": scene(), "tile": (16, 16)},
@@ -140,13 +138,13 @@ def test_tiled_planar_and_big_tiff(tmp_path: Path) -> None:
 
 def test_signed_and_float_tiff_are_not_guessed_at(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
-    path = tmp_path / "picture.tif"
+    path = tmp_path / "image.tif"
     for dtype in (np.float32, np.int16, np.uint32):
         tifffile.imwrite(path, scene().astype(dtype))
         assert reason_of(path) is Reason.UNSUPPORTED_ENCODING
 
 
-def test_thumbnail_is_no_second_picture_but_a_page_is(tmp_path: Path) -> None:
+def test_thumbnail_is_no_second_image_but_a_page_is(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "pages.tif"
     with tifffile.TiffWriter(path) as writer:
@@ -169,9 +167,9 @@ def test_orientation_matches_pillow(kind: str, orientation: int) -> None:
     data = encode(GREY, kind, exif=exif)
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened))
-    picture = read_radiograph(data)
-    assert (picture.height, picture.width) == picture.pixels.shape == expected.shape
-    np.testing.assert_allclose(picture.pixels * 255, expected, atol=2.5)
+    image = read_radiograph(data)
+    assert (image.height, image.width) == image.pixels.shape == expected.shape
+    np.testing.assert_allclose(image.pixels * 255, expected, atol=2.5)
 
 
 def test_plain_cmyk_without_adobe_marker_is_not_inverted() -> None:
@@ -187,15 +185,15 @@ def test_deep_jpeg() -> None:
     deep = scene().astype(np.uint16) << 4
     for options in ({"lossless": True, "bitspersample": 16}, {"bitspersample": 12, "level": 98}):
         data = imagecodecs.jpeg8_encode(deep, **options)
-        picture = read_radiograph(data)
+        image = read_radiograph(data)
         bits = options["bitspersample"]
-        assert picture.bits == bits
-        np.testing.assert_allclose(picture.pixels, deep / ((1 << bits) - 1), atol=0.01)
+        assert image.bits == bits
+        np.testing.assert_allclose(image.pixels, deep / ((1 << bits) - 1), atol=0.01)
         assert reason_of(data[: len(data) // 2]) is Reason.TRUNCATED
 
 
 @pytest.mark.parametrize("min_side", [1, 100, 128, 250, 320, 1000])
-def test_scaled_jpeg_keeps_the_asked_size_and_the_picture(min_side: int) -> None:
+def test_scaled_jpeg_keeps_the_asked_size_and_the_image(min_side: int) -> None:
     large = cv2.resize(scene(), (1300, 1000), interpolation=cv2.INTER_CUBIC)
     data = encode(large, "JPEG", quality=95)
     full, small = read_radiograph(data), read_radiograph(data, min_side=min_side)
@@ -216,7 +214,7 @@ def test_scaled_real_radiographs_within_one_grey_level(shared_data: Path) -> Non
 
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "picture.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(encode(GREY, "PNG"))
     assert read_radiograph(path).format == "png"
     assert read_radiograph(str(path)).source == str(path)
@@ -282,7 +280,7 @@ def test_pixel_limit_comes_before_decoding(kind: str) -> None:
     assert reason_of(data, limits=Limits(max_bytes=len(data) - 1)) is Reason.FILE_TOO_LARGE
 
 
-def test_bombs_are_refused_by_their_headers() -> None:
+def test_bombs_are_rejected_by_their_headers() -> None:
     """A header that promises 4 gigapixels costs nothing, though no data stand behind it."""
     png = bytearray(encode(GREY, "PNG"))
     png[16:24] = (65535).to_bytes(4, "big") * 2
@@ -293,7 +291,7 @@ def test_bombs_are_refused_by_their_headers() -> None:
     assert reason_of(bytes(jpeg)) is Reason.TOO_MANY_PIXELS
 
 
-def test_progressive_jpeg_with_endless_scans_is_refused() -> None:
+def test_progressive_jpeg_with_endless_scans_is_rejected() -> None:
     data = encode(GREY, "JPEG", progressive=True)
     start = data.index(b"\xff\xda")
     scan = data[start : data.index(b"\xff", start + 12)]
@@ -309,8 +307,8 @@ def test_threads_read_the_same() -> None:
     files = [encode(GREY, kind) for kind in ("JPEG", "PNG", "TIFF", "BMP")] * 8
     expected = [read_radiograph(data).pixels for data in files]
     with ThreadPoolExecutor(4) as pool:
-        for picture, pixels in zip(pool.map(read_radiograph, files), expected, strict=True):
-            np.testing.assert_array_equal(picture.pixels, pixels)
+        for image, pixels in zip(pool.map(read_radiograph, files), expected, strict=True):
+            np.testing.assert_array_equal(image.pixels, pixels)
 
 
 def test_import_is_light() -> None:

@@ -1,4 +1,4 @@
-"""Hostile input: whatever the bytes are, the answer is a picture or one typed error, and soon."""
+"""Hostile input: whatever the bytes are, the answer is a image or one typed error, and soon."""
 
 from __future__ import annotations
 
@@ -85,21 +85,21 @@ SEEDS = {
 }  # fmt: skip
 
 
-def judge(data: bytes, limits: Limits = LIMITS) -> UnreadableImageError | None:
+def predict(data: bytes, limits: Limits = LIMITS) -> UnreadableImageError | None:
     """Read, and hold the outcome to the contract."""
     start = time.process_time()
     outcome = None
     try:
-        picture = read_radiograph(data, limits=limits, name="case")
+        image = read_radiograph(data, limits=limits, name="case")
     except UnreadableImageError as error:
         outcome = error
         assert isinstance(error.reason, Reason)
         assert str(error).startswith("case: ")
         assert len(str(error).splitlines()) == 1
     else:
-        pixels = picture.pixels
+        pixels = image.pixels
         assert pixels.dtype == np.float32
-        assert pixels.shape == (picture.height, picture.width)
+        assert pixels.shape == (image.height, image.width)
         assert 0 <= pixels.min() <= pixels.max() <= 1
     assert time.process_time() - start < SLOW
     return outcome
@@ -108,7 +108,7 @@ def judge(data: bytes, limits: Limits = LIMITS) -> UnreadableImageError | None:
 def test_seeds_are_sound() -> None:
     """Mutating a seed that cannot be read would prove nothing."""
     for name, data in SEEDS.items():
-        assert judge(data) is None, name
+        assert predict(data) is None, name
 
 
 @st.composite
@@ -133,7 +133,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_mutated_files(data: bytes) -> None:
-    judge(data)
+    predict(data)
 
 
 MAGIC = [
@@ -156,16 +156,16 @@ MAGIC = [
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(MAGIC), st.binary(max_size=400))
 def test_random_bytes(magic: bytes, rest: bytes) -> None:
-    judge(magic + rest)
+    predict(magic + rest)
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS))
 def test_every_truncation(name: str) -> None:
-    """Whatever is cut off: an error, or the whole picture where only padding is missing."""
+    """Whatever is cut off: an error, or the whole image where only padding is missing."""
     data = SEEDS[name]
     whole = read_radiograph(data).pixels
     for length in range(len(data)):
-        error = judge(data[:length])
+        error = predict(data[:length])
         if error is None:
             np.testing.assert_array_equal(read_radiograph(data[:length]).pixels, whole)
         elif length > 200 and not name.startswith("dicom"):
@@ -186,7 +186,7 @@ def test_every_truncation_of_real_files(shared_data: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for data in files:
         for length in range(len(data)):
-            assert judge(data[:length]) is not None, length
+            assert predict(data[:length]) is not None, length
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < 300, "MB of memory more than before"
 
@@ -195,5 +195,5 @@ def test_every_truncation_of_real_files(shared_data: Path) -> None:
 def test_every_truncation_of_a_compressed_dicom_file(shared_data: Path) -> None:
     data = (shared_data / "dicom" / "MR1_J2KI.dcm").read_bytes()
     for length in range(len(data) - 2):
-        error = judge(data[:length])
+        error = predict(data[:length])
         assert error is not None or length > len(data) - 64

@@ -53,18 +53,18 @@ LOSSY = {
 @pytest.mark.parametrize("syntax", [*LOSSLESS, *LOSSY])
 def test_compressed_frames(syntax: str) -> None:
     frame = (LOSSLESS | LOSSY)[syntax](ramp())
-    picture = read_radiograph(dicom(frame, syntax, **whole_range(12)))
-    assert (picture.format, picture.bits, picture.modality) == ("dicom", 12, "CR")
-    assert (picture.height, picture.width) == picture.pixels.shape == (ROWS, COLUMNS)
-    error = abs(picture.pixels - ramp() / 4095)
+    image = read_radiograph(dicom(frame, syntax, **whole_range(12)))
+    assert (image.format, image.bits, image.modality) == ("dicom", 12, "CR")
+    assert (image.height, image.width) == image.pixels.shape == (ROWS, COLUMNS)
+    error = abs(image.pixels - ramp() / 4095)
     assert error.max() < 1e-6 if syntax in LOSSLESS else error.mean() < 0.005
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 def test_native_frames(syntax: str, bits: int) -> None:
-    picture = read_radiograph(dicom(ramp(bits), syntax, bits=bits, **whole_range(bits)))
-    np.testing.assert_allclose(picture.pixels, ramp(bits) / ((1 << bits) - 1), atol=1e-6)
+    image = read_radiograph(dicom(ramp(bits), syntax, bits=bits, **whole_range(bits)))
+    np.testing.assert_allclose(image.pixels, ramp(bits) / ((1 << bits) - 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -73,8 +73,8 @@ def test_rle(bits: int) -> None:
     dataset.compress(pydicom.uid.RLELossless)
     buffer = io.BytesIO()
     dataset.save_as(buffer)
-    picture = read_radiograph(buffer.getvalue())
-    np.testing.assert_allclose(picture.pixels, ramp(bits) / ((1 << bits) - 1), atol=1e-6)
+    image = read_radiograph(buffer.getvalue())
+    np.testing.assert_allclose(image.pixels, ramp(bits) / ((1 << bits) - 1), atol=1e-6)
 
 
 def test_deflated_and_its_bomb() -> None:
@@ -201,8 +201,8 @@ def test_overlay_bits_above_the_sample_do_not_show() -> None:
 def test_codestream_overrules_a_wrong_header() -> None:
     """Unsigned JPEG 2000 under a header that says signed, and more bits than Bits Stored says."""
     frame = imagecodecs.jpeg2k_encode(ramp(12), level=0, codecformat="j2k", bitspersample=12)
-    picture = read_radiograph(dicom(frame, "1.2.840.10008.1.2.4.90", bits=10, **whole_range(12)))
-    np.testing.assert_allclose(picture.pixels, ramp() / 4095, atol=1e-6)
+    image = read_radiograph(dicom(frame, "1.2.840.10008.1.2.4.90", bits=10, **whole_range(12)))
+    np.testing.assert_allclose(image.pixels, ramp() / 4095, atol=1e-6)
     signed = dicom(frame, "1.2.840.10008.1.2.4.90", PixelRepresentation=1, WindowCenter=0, WindowWidth=4096)
     expected = (((ramp().astype(int) ^ 0x800) - 0x800) + 2048) / 4095
     np.testing.assert_allclose(read_radiograph(signed).pixels, expected, atol=1e-3)
@@ -286,7 +286,7 @@ def test_frame_without_its_end_and_of_another_size(syntax: str) -> None:
 
 
 @pytest.mark.parametrize("place", [303, 500, 700, 840])
-def test_a_damaged_high_throughput_frame_is_no_picture(place: int) -> None:
+def test_a_damaged_high_throughput_frame_is_no_image(place: int) -> None:
     """OpenJPH's error is lost on its way, and the part that was decoded comes back as if it were all."""
     frame = bytearray(LOSSLESS["1.2.840.10008.1.2.4.201"](ramp()))
     frame[place] ^= 0xFF
@@ -309,12 +309,12 @@ def test_what_the_header_tells(monkeypatch: pytest.MonkeyPatch) -> None:
         "ImagerPixelSpacing": [0.148, 0.149],
     }
     data = dicom(ramp(), **elements)
-    picture = read_radiograph(data)
-    assert picture.view is ViewPosition.PA
-    assert picture.body_part == "CHEST"
-    assert picture.spacing == (0.148, 0.149)
-    assert picture.age == pytest.approx(1.5)
-    key = picture.patient_key
+    image = read_radiograph(data)
+    assert image.view is ViewPosition.PA
+    assert image.body_part == "CHEST"
+    assert image.spacing == (0.148, 0.149)
+    assert image.age == pytest.approx(1.5)
+    key = image.patient_key
     assert key is not None
     assert "0815" not in key
     assert read_radiograph(dicom(ramp(8), bits=8, **elements)).patient_key == key
@@ -356,16 +356,16 @@ def test_every_real_file(shared_data: Path) -> None:
             if row["file"] in expected:
                 assert reason_of(path) is expected[row["file"]]  # type: ignore[arg-type]
                 continue
-            picture = read_radiograph(path)
-            assert (picture.height, picture.width) == (int(row["rows"]), int(row["cols"])), path.name
-            assert picture.bits == int(row["bits_stored"]), path.name
-            assert picture.modality is not None
-            assert picture.pixels.std() > 0.05, path.name
-            assert picture.pixels.min() >= 0, path.name
-            assert picture.pixels.max() <= 1, path.name
+            image = read_radiograph(path)
+            assert (image.height, image.width) == (int(row["rows"]), int(row["cols"])), path.name
+            assert image.bits == int(row["bits_stored"]), path.name
+            assert image.modality is not None
+            assert image.pixels.std() > 0.05, path.name
+            assert image.pixels.min() >= 0, path.name
+            assert image.pixels.max() <= 1, path.name
 
 
-def test_one_picture_in_all_its_transfer_syntaxes(shared_data: Path) -> None:
+def test_one_image_in_all_its_transfer_syntaxes(shared_data: Path) -> None:
     """The same radiograph was saved in each: lossless ones agree exactly, lossy ones nearly."""
     folder = shared_data / "dicom"
     for stem in ("RG3", "CT1", "MR1"):
@@ -392,5 +392,5 @@ def test_threads(shared_data: Path) -> None:
     paths = sorted((shared_data / "dicom").glob("*1_*.dcm"))
     expected = [read_radiograph(path).pixels.mean() for path in paths]
     with ThreadPoolExecutor(4) as pool:
-        means = [picture.pixels.mean() for picture in pool.map(read_radiograph, paths)]
+        means = [image.pixels.mean() for image in pool.map(read_radiograph, paths)]
     assert means == expected

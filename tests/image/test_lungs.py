@@ -63,7 +63,7 @@ def test_the_threshold_is_inclusive_and_can_be_moved():
         ("nothing", slice(0, 0), slice(0, 0)),
     ],
 )
-def test_what_is_no_chest_is_not_plausible_and_keeps_the_whole_picture(what, rows, columns):
+def test_what_is_no_chest_is_not_plausible_and_keeps_the_whole_image(what, rows, columns):
     probability = np.zeros((100, 100), np.float32)
     probability[rows, columns] = 1
     field = lung_field(probability)
@@ -85,7 +85,7 @@ maps = st_numpy.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(maps)
-def test_any_map_gives_a_box_inside_the_picture(probability):
+def test_any_map_gives_a_box_inside_the_image(probability):
     field = lung_field(probability)
     top, left, bottom, right = field.box
     assert 0 <= top < bottom <= 1

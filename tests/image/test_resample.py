@@ -10,7 +10,7 @@ from pneumoscope.image.resample import resample
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return draw_phantom("normal", 0, 200).astype(np.float32) / 255
 
 
@@ -22,15 +22,15 @@ def shares(inputs, outputs, low=0.0, high=1.0):
     return (overlap / (edges[1] - edges[0])).astype(np.float32)
 
 
-def exact(picture, height, width, region=(0, 0, 1, 1)):
-    rows, columns = picture.shape
+def exact(image, height, width, region=(0, 0, 1, 1)):
+    rows, columns = image.shape
     top, left, bottom, right = region
-    return shares(rows, height, top, bottom) @ picture @ shares(columns, width, left, right).T
+    return shares(rows, height, top, bottom) @ image @ shares(columns, width, left, right).T
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 100), (50, 100), (200, 50), (100, 200), (25, 10)])
-def test_area_is_exact_for_whole_factors(picture, height, width):
-    np.testing.assert_allclose(resample(picture, height, width), exact(picture, height, width), atol=2e-3)
+def test_area_is_exact_for_whole_factors(image, height, width):
+    np.testing.assert_allclose(resample(image, height, width), exact(image, height, width), atol=2e-3)
 
 
 @pytest.mark.parametrize("region", [(0, 0, 1, 1), (0.113, 0.207, 0.911, 0.874), (0.0, 0.31, 0.5, 0.9)])
@@ -42,8 +42,8 @@ def test_area_is_nearly_the_mean_over_what_each_pixel_covers(shared_data, region
         assert difference.mean() * 255 < 0.5, path.name
 
 
-def test_eight_bits_and_floats_give_the_same(picture):
-    grey = np.rint(picture * 255).astype(np.uint8)
+def test_eight_bits_and_floats_give_the_same(image):
+    grey = np.rint(image * 255).astype(np.uint8)
     region = (0.1, 0.2, 0.83, 0.91)
     found = resample(grey, 64, 64, region=region)
     np.testing.assert_allclose(found, resample(grey / np.float32(255), 64, 64, region=region), atol=1 / 255)
@@ -62,10 +62,10 @@ def test_what_lies_beyond_the_extent_is_not_shown():
     np.testing.assert_allclose(found[20, 1:-1], ((np.arange(40) + 0.5) / 40)[1:-1], atol=5e-4)
 
 
-def test_linear_agrees_with_pillow(picture):
+def test_linear_agrees_with_pillow(image):
     # Pillow widens the triangle with the scale; here a Gaussian comes first.
-    triangle = Image.fromarray(picture).resize((50, 50), Image.Resampling.BILINEAR)
-    assert np.abs(resample(picture, 50, 50, resampling="linear") - np.asarray(triangle)).mean() < 2 / 255
+    triangle = Image.fromarray(image).resize((50, 50), Image.Resampling.BILINEAR)
+    assert np.abs(resample(image, 50, 50, resampling="linear") - np.asarray(triangle)).mean() < 2 / 255
 
 
 @pytest.mark.parametrize("resampling", ["area", "linear", "cubic"])
@@ -94,5 +94,5 @@ def test_a_slow_ramp_keeps_its_shape(resampling):
     np.testing.assert_allclose(small[30, 4:-4], np.linspace(0, 1, 60)[4:-4], atol=0.02)
 
 
-def test_the_same_size_is_left_alone(picture):
-    assert resample(picture, 200, 200) is picture
+def test_the_same_size_is_left_alone(image):
+    assert resample(image, 200, 200) is image

@@ -40,11 +40,11 @@ def no_lungs(pixels):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return draw_phantom("normal", 0, 200).astype(np.float32) / 255
 
 
-# Any picture, any shape
+# Any image, any shape
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5000, 20), (20, 5000), (2, 3), (1, 4000)])
@@ -58,7 +58,7 @@ def test_any_size_is_taken(shape, fit, resampling):
     np.testing.assert_allclose(result.pixels[0, top:bottom, left:right], 0.5, atol=1e-5)
 
 
-def test_pad_keeps_the_aspect_ratio_and_says_where_the_picture_is():
+def test_pad_keeps_the_aspect_ratio_and_says_where_the_image_is():
     result = standardise(radiograph(np.ones((100, 200))), InputSpec(size=64, fit="pad"))
     assert result.content == (0.25, 0.0, 0.75, 1.0)
     np.testing.assert_allclose(result.pixels[0, 16:48], 1, atol=1e-6)
@@ -72,23 +72,23 @@ def test_squash_fills_the_input():
     np.testing.assert_allclose(result.pixels, 1, atol=1e-6)
 
 
-def test_grey_is_repeated_for_three_channels(picture):
-    one = standardise(radiograph(picture), InputSpec(size=32)).pixels
-    three = standardise(radiograph(picture), InputSpec(size=32, channels=3)).pixels
+def test_grey_is_repeated_for_three_channels(image):
+    one = standardise(radiograph(image), InputSpec(size=32)).pixels
+    three = standardise(radiograph(image), InputSpec(size=32, channels=3)).pixels
     assert three.shape == (3, 32, 32)
     for channel in three:
         np.testing.assert_array_equal(channel, one[0])
 
 
-def test_the_radiograph_is_not_changed(picture):
-    before = picture.copy()
+def test_the_radiograph_is_not_changed(image):
+    before = image.copy()
     spec = InputSpec(size=200, contrast="clahe", window="lungs", lungs="mask")
-    standardise(radiograph(picture), spec, two_lungs)
-    np.testing.assert_array_equal(picture, before)
+    standardise(radiograph(image), spec, two_lungs)
+    np.testing.assert_array_equal(image, before)
 
 
 @pytest.mark.parametrize(("name", "value"), [("size", 8), ("denoise", "wavelet"), ("sise", 64)])
-def test_a_wrong_spec_is_refused(name, value):
+def test_a_wrong_spec_is_rejected(name, value):
     with pytest.raises(ValidationError, match=name):
         InputSpec.model_validate({name: value})
 
@@ -118,16 +118,16 @@ def test_the_median_removes_single_hot_pixels():
 
 
 @pytest.mark.parametrize("method", ["equalize", "clahe"])
-def test_contrast_spreads_a_dull_picture(picture, method):
-    dull = 0.45 + 0.1 * picture
+def test_contrast_spreads_a_dull_image(image, method):
+    dull = 0.45 + 0.1 * image
     sharp = standardise(radiograph(dull), InputSpec(size=200, contrast=method)).pixels
     assert sharp.std() > 1.5 * dull.std()
     assert sharp.min() >= 0
     assert sharp.max() <= 1
 
 
-def test_equalisation_gives_an_even_histogram(picture):
-    even = standardise(radiograph(picture), InputSpec(size=200, contrast="equalize")).pixels
+def test_equalisation_gives_an_even_histogram(image):
+    even = standardise(radiograph(image), InputSpec(size=200, contrast="equalize")).pixels
     shares = np.histogram(even, bins=4, range=(0, 1))[0] / even.size
     np.testing.assert_allclose(shares, 0.25, atol=0.05)
 
@@ -135,9 +135,9 @@ def test_equalisation_gives_an_even_histogram(picture):
 # Grey-level windows
 
 
-def test_the_picture_window_puts_the_percentiles_at_black_and_white():
+def test_the_image_window_puts_the_percentiles_at_black_and_white():
     levels = np.linspace(0.2, 0.8, 100 * 100, dtype=np.float32).reshape(100, 100)
-    found = standardise(radiograph(levels), InputSpec(size=100, window="picture")).pixels[0]
+    found = standardise(radiograph(levels), InputSpec(size=100, window="image")).pixels[0]
     low, high = np.percentile(levels, [1, 99], method="nearest")
     np.testing.assert_allclose(found, np.clip((levels - low) / (high - low), 0, 1), atol=1e-5)
 
@@ -153,34 +153,34 @@ def test_the_lung_window_looks_at_the_lungs_alone():
 
 def test_the_window_leaves_borders_out_of_its_percentiles():
     levels = np.tile(np.linspace(0.4, 0.6, 128, dtype=np.float32), (32, 1))
-    found = standardise(radiograph(levels), InputSpec(size=128, fit="pad", window="picture")).pixels[0]
+    found = standardise(radiograph(levels), InputSpec(size=128, fit="pad", window="image")).pixels[0]
     assert found[64, 64] == pytest.approx(0.5, abs=0.02)
 
 
-def test_without_plausible_lungs_the_window_is_that_of_the_picture(picture):
-    lungs = standardise(radiograph(picture), InputSpec(size=64, window="lungs"), no_lungs).pixels
-    whole = standardise(radiograph(picture), InputSpec(size=64, window="picture")).pixels
+def test_without_plausible_lungs_the_window_is_that_of_the_image(image):
+    lungs = standardise(radiograph(image), InputSpec(size=64, window="lungs"), no_lungs).pixels
+    whole = standardise(radiograph(image), InputSpec(size=64, window="image")).pixels
     np.testing.assert_array_equal(lungs, whole)
 
 
-def test_a_flat_picture_stays_as_it_is():
-    found = standardise(radiograph(np.full((50, 50), 0.3)), InputSpec(size=32, window="picture")).pixels
+def test_a_flat_image_stays_as_it_is():
+    found = standardise(radiograph(np.full((50, 50), 0.3)), InputSpec(size=32, window="image")).pixels
     np.testing.assert_allclose(found, 0.3, atol=1e-6)
 
 
 # Lungs
 
 
-def test_lungs_cannot_be_used_without_a_segmenter(picture):
+def test_lungs_cannot_be_used_without_a_segmenter(image):
     with pytest.raises(ValueError, match="needs a lung segmenter"):
-        standardise(radiograph(picture), InputSpec(lungs="crop"))
+        standardise(radiograph(image), InputSpec(lungs="crop"))
 
 
-def test_the_segmenter_is_asked_only_where_it_is_needed(picture):
+def test_the_segmenter_is_asked_only_where_it_is_needed(image):
     def never(pixels):
         raise AssertionError("asked")
 
-    assert standardise(radiograph(picture), InputSpec(size=32), never).lungs is None
+    assert standardise(radiograph(image), InputSpec(size=32), never).lungs is None
 
 
 def test_crop_shows_the_lung_box_and_says_where_it_was():
@@ -191,11 +191,11 @@ def test_crop_shows_the_lung_box_and_says_where_it_was():
     np.testing.assert_allclose(result.pixels, 1, atol=1e-6)
 
 
-def test_the_margin_widens_the_crop_and_stays_inside_the_picture(picture):
+def test_the_margin_widens_the_crop_and_stays_inside_the_image(image):
     spec = InputSpec(size=64, lungs="crop", lung_margin=0.1)
-    assert standardise(radiograph(picture), spec, two_lungs).region == pytest.approx((0.15, 0.08, 0.75, 0.92))
+    assert standardise(radiograph(image), spec, two_lungs).region == pytest.approx((0.15, 0.08, 0.75, 0.92))
     wide = spec.model_copy(update={"lung_margin": 0.5})
-    assert standardise(radiograph(picture), wide, two_lungs).region == pytest.approx((0, 0, 0.95, 1))
+    assert standardise(radiograph(image), wide, two_lungs).region == pytest.approx((0, 0, 0.95, 1))
 
 
 def test_mask_blackens_everything_but_the_lungs():
@@ -212,16 +212,16 @@ def test_crop_and_mask_does_both():
 
 
 @pytest.mark.parametrize("lungs", ["crop", "mask", "crop_and_mask"])
-def test_without_plausible_lungs_the_whole_picture_is_shown(picture, lungs):
+def test_without_plausible_lungs_the_whole_image_is_shown(image, lungs):
     spec = InputSpec(size=64, lungs=lungs)
-    result = standardise(radiograph(picture), spec, no_lungs)
+    result = standardise(radiograph(image), spec, no_lungs)
     assert result.lungs is not None
     assert not result.lungs.plausible
-    np.testing.assert_array_equal(result.pixels, standardise(radiograph(picture), InputSpec(size=64)).pixels)
+    np.testing.assert_array_equal(result.pixels, standardise(radiograph(image), InputSpec(size=64)).pixels)
 
 
-def test_a_squashed_copy_gives_nearly_the_same_crop(picture):
-    tall = cv2.resize(picture, (800, 1100), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+def test_a_squashed_copy_gives_nearly_the_same_crop(image):
+    tall = cv2.resize(image, (800, 1100), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     squashed = resample(tall, 224, 224)
 
     def dark_is_lung(pixels):
@@ -238,9 +238,9 @@ def test_a_crop_is_never_empty():
     assert crop(np.ones((3, 3), np.float32), (0.99, 0.99, 1.0, 1.0)).shape == (1, 1)
 
 
-# The whole, on any picture
+# The whole, on any image
 
-pictures = st.builds(
+images = st.builds(
     lambda height, width, seed, low, high: (
         np.random.default_rng(seed)
         .uniform(min(low, high), max(low, high), (height, width))
@@ -261,14 +261,14 @@ specs = st.builds(
     contrast=st.sampled_from(["none", "equalize", "clahe"]),
     lungs=st.sampled_from(["none", "crop", "mask", "crop_and_mask"]),
     lung_margin=st.sampled_from([0.0, 0.05, 0.5]),
-    window=st.sampled_from(["full", "picture", "lungs"]),
+    window=st.sampled_from(["full", "image", "lungs"]),
     channels=st.sampled_from([1, 3]),
 )
 
 
 @settings(max_examples=120, deadline=None)
-@given(pictures, specs, st.sampled_from([two_lungs, no_lungs, lambda pixels: pixels, lambda p: 1 - p]))
-def test_any_picture_gives_finite_grey_levels_of_the_right_shape(pixels, spec, segment):
+@given(images, specs, st.sampled_from([two_lungs, no_lungs, lambda pixels: pixels, lambda p: 1 - p]))
+def test_any_image_gives_finite_grey_levels_of_the_right_shape(pixels, spec, segment):
     result = standardise(radiograph(pixels), spec, segment)
     assert result.pixels.shape == (spec.channels, spec.size, spec.size)
     assert result.pixels.dtype == np.float32
@@ -291,7 +291,7 @@ def test_any_picture_gives_finite_grey_levels_of_the_right_shape(pixels, spec, s
     ],
     ids=lambda spec: f"{spec.size}-{spec.fit}",
 )
-def test_scaled_decoding_is_within_one_grey_level_of_the_full_picture(shared_data, spec):
+def test_scaled_decoding_is_within_one_grey_level_of_the_full_image(shared_data, spec):
     paths = sorted((shared_data / "kermany-original").rglob("*.jpeg"))[::8]
     assert paths
     scaled = 0
@@ -307,7 +307,7 @@ def test_scaled_decoding_of_a_lung_crop_is_within_one_grey_level(shared_data):
     spec = InputSpec(size=112, lungs="crop")
     for path in sorted((shared_data / "kermany-original").rglob("*.jpeg"))[::8]:
         full, reduced = read_radiograph(path), read_radiograph(path, min_side=spec.decode_side)
-        shown = (standardise(picture, spec, two_lungs).pixels for picture in (full, reduced))
+        shown = (standardise(image, spec, two_lungs).pixels for image in (full, reduced))
         assert np.abs(next(shown) - next(shown)).mean() * 255 < 1, path.name
 
 
@@ -319,8 +319,8 @@ def test_a_crop_begins_within_a_pixel():
     np.testing.assert_allclose(found[16], 0.15 + 0.7 * (np.arange(32) + 0.5) / 32, atol=1e-3)
 
 
-def test_the_last_part_of_a_pixel_of_a_scaled_picture_is_not_shown():
-    """A ramp over 1201 columns, decoded at an eighth: the last of 151 columns is one eighth picture."""
+def test_the_last_part_of_a_pixel_of_a_scaled_image_is_not_shown():
+    """A ramp over 1201 columns, decoded at an eighth: the last of 151 columns is one eighth image."""
     ramp = np.minimum((np.arange(151) + 0.5) * 8 / 1201, 1)
     scaled = np.tile(ramp.astype(np.float32), (150, 1))
     found = standardise(Radiograph(scaled, "r.jpeg", "jpeg", 1200, 1201), InputSpec(size=32)).pixels[0]
@@ -334,8 +334,8 @@ def test_borders_follow_the_original_and_not_its_scaled_pixels():
     assert standardise(scaled, spec).content == standardise(full, spec).content
 
 
-def test_lungs_that_are_known_give_the_same_input(picture):
+def test_lungs_that_are_known_give_the_same_input(image):
     spec = InputSpec(size=64, lungs="crop", window="lungs")
-    one = radiograph(picture)
+    one = radiograph(image)
     known = standardise_with_lungs(one, spec, lung_field(two_lungs(lung_view(one))))
     np.testing.assert_array_equal(known.pixels, standardise(one, spec, two_lungs).pixels)

@@ -52,7 +52,7 @@ def test_a_missing_network_is_one_clear_error(tmp_path):
         OnnxRuntime(tmp_path / "gone.onnx")
 
 
-def test_the_segmenter_gives_its_own_map_for_a_picture_of_any_size(tmp_path):
+def test_the_segmenter_gives_its_own_map_for_a_image_of_any_size(tmp_path):
     (tmp_path / "lungs.onnx").write_bytes(lungs_onnx())
     segment = OnnxLungSegmenter(tmp_path / "lungs.onnx")
     for shape in ((300, 200), (128, 128), (17, 1900)):
@@ -62,8 +62,8 @@ def test_the_segmenter_gives_its_own_map_for_a_picture_of_any_size(tmp_path):
         assert found[0, 0] == 0
 
 
-def test_many_pictures_at_once_give_the_same_maps(tmp_path):
+def test_many_images_at_once_give_the_same_maps(tmp_path):
     (tmp_path / "lungs.onnx").write_bytes(lungs_onnx())
     segment = OnnxLungSegmenter(tmp_path / "lungs.onnx")
-    pictures = np.random.default_rng(0).random((5, 128, 128), dtype=np.float32)
-    np.testing.assert_array_equal(segment.batch(pictures), [segment(picture) for picture in pictures])
+    images = np.random.default_rng(0).random((5, 128, 128), dtype=np.float32)
+    np.testing.assert_array_equal(segment.batch(images), [segment(image) for image in images])

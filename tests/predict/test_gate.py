@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pictures import grey_levels
+from images import grey_levels
 from pneumoscope.domain import Radiograph, Reason, ViewPosition
 from pneumoscope.image.lungs import WHOLE, lung_field
 from pneumoscope.image.standardise import Standardised
@@ -30,7 +30,7 @@ def radiograph(pixels: np.ndarray | None = None, **fields: object) -> Radiograph
         ({"height": 100, "width": 251}, Reason.CROPPED),
     ],
 )
-def test_header_speaks_against_the_picture(fields, reason):
+def test_header_speaks_against_the_image(fields, reason):
     given = radiograph(**fields)
     assert check_header(given, LIMITS) == [reason]
     assert advice([reason], given, LIMITS).endswith((".", "!"))
@@ -64,7 +64,7 @@ def test_ordinary_grey_levels_pass():
     assert check_pixels(radiograph(), LIMITS) == []
 
 
-def test_blank_and_clipped_pictures_are_told_by_their_tone():
+def test_blank_and_clipped_images_are_told_by_their_tone():
     black, white = np.zeros((90, 90)), np.ones((90, 90))
     assert check_pixels(radiograph(black), LIMITS) == [Reason.OVER_EXPOSED]
     assert check_pixels(radiograph(white), LIMITS) == [Reason.UNDER_EXPOSED]
@@ -74,7 +74,7 @@ def test_blank_and_clipped_pictures_are_told_by_their_tone():
     assert check_pixels(radiograph(mostly_white), LIMITS) == [Reason.UNDER_EXPOSED]
 
 
-def test_black_borders_of_a_padded_picture_pass():
+def test_black_borders_of_a_padded_image_pass():
     padded = np.zeros((120, 240))
     padded[:, 60:180] = grey_levels(0, 120, 120) / 255
     assert check_pixels(radiograph(padded), LIMITS) == []

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from bundles import make_bundle
-from pictures import grey_levels
+from images import grey_levels
 from pneumoscope.model.bundle import HEAD_FILE, default_bundle_path, load_bundle, write_bundle
 from pneumoscope.predict.predictor import Predictor
 
@@ -25,13 +25,13 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def grainy(seed: int) -> np.ndarray:
-    """Return a picture with detail, at the size of the network's input."""
+    """Return a image with detail, at the size of the network's input."""
     grain = np.random.default_rng(seed).normal(0, 40, (64, 64))
     return np.clip(grey_levels(seed, 64, 64) + grain, 0, 255).astype(np.uint8)
 
 
 def whole_map(predictor: Predictor, data: bytes) -> np.ndarray:
-    """Return the map in the frame of the whole picture."""
+    """Return the map in the frame of the whole image."""
     explanation = predictor.examine(data).explanation
     assert explanation is not None
     canvas = np.zeros((SIZE, SIZE), np.float32)
@@ -55,14 +55,14 @@ def symmetric(folder):
     return write_bundle(folder, bundle.manifest, {"model.onnx": model.SerializeToString()})
 
 
-def test_a_flipped_picture_has_the_flipped_map_where_the_network_is_symmetric(tmp_path):
+def test_a_flipped_image_has_the_flipped_map_where_the_network_is_symmetric(tmp_path):
     predictor = Predictor.load(symmetric(tmp_path).path)
     found = 0
     for seed in range(6):
-        picture = grainy(seed)
-        heat = whole_map(predictor, png(picture))
+        image = grainy(seed)
+        heat = whole_map(predictor, png(image))
         found += heat.any()
-        np.testing.assert_allclose(whole_map(predictor, png(picture[:, ::-1]))[:, ::-1], heat, atol=1e-4)
+        np.testing.assert_allclose(whole_map(predictor, png(image[:, ::-1]))[:, ::-1], heat, atol=1e-4)
     assert found
 
 
@@ -116,13 +116,13 @@ def inside(heat: np.ndarray) -> np.ndarray:
     return cv2.erode((heat > 0).astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
 
 
-def test_the_shipped_maps_flip_with_the_picture(shipped, real):
-    # A mirrored chest, with the heart on the right, may well be refused.
+def test_the_shipped_maps_flip_with_the_image(shipped, real):
+    # A mirrored chest, with the heart on the right, may well be rejected.
     forced = Predictor.load(shipped.bundle.path, force=True)
     found = []
     for path in real["ill"]:
-        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        heat, flipped = (whole_map(forced, png(one)) for one in (picture, picture[:, ::-1]))
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        heat, flipped = (whole_map(forced, png(one)) for one in (image, image[:, ::-1]))
         if (mask := inside(heat)).any():
             found.append(correlation(heat[mask], flipped[:, ::-1][mask]))
     assert len(found) > 3

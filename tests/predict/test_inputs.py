@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pictures import write_picture
+from images import write_image
 from pneumoscope.domain import DataError, Reason, UnreadableImageError
 from pneumoscope.predict.inputs import expand
 
@@ -15,11 +15,11 @@ def names(paths) -> list[str]:
     return [Path(str(item)).name for item in expand(paths)]
 
 
-def test_a_folder_gives_its_pictures_by_suffix_and_by_content_in_order(tmp_path):
+def test_a_folder_gives_its_images_by_suffix_and_by_content_in_order(tmp_path):
     for name in ("b.png", "a.jpeg", "sub/z.PNG", ".hidden.png", ".git/c.png"):
-        write_picture(tmp_path / name)
-    write_picture(tmp_path / "noext.png").rename(tmp_path / "noext")
-    (tmp_path / "notes.txt").write_text("no picture")
+        write_image(tmp_path / name)
+    write_image(tmp_path / "noext.png").rename(tmp_path / "noext")
+    (tmp_path / "notes.txt").write_text("no image")
     assert names(tmp_path) == ["a.jpeg", "b.png", "noext", "z.PNG"]
 
 
@@ -37,12 +37,12 @@ def test_an_empty_folder_is_a_reason_and_not_silence(tmp_path):
 
 
 def test_a_csv_manifest_is_relative_to_its_folder_or_to_its_root(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     (tmp_path / "m.csv").write_text("label,path\nnormal,a.png\nviral,/b.png\nviral,\n", encoding="utf-8-sig")
     assert list(expand(tmp_path / "m.csv")) == [str(tmp_path / "a.png"), "/b.png"]
-    (tmp_path / "r.csv").write_text(f"path,root\na.png,{tmp_path / 'pictures'}\nb.png,gone\n")
+    (tmp_path / "r.csv").write_text(f"path,root\na.png,{tmp_path / 'images'}\nb.png,gone\n")
     assert list(expand(tmp_path / "r.csv")) == [
-        str(tmp_path / "pictures" / "a.png"),
+        str(tmp_path / "images" / "a.png"),
         str(tmp_path / "b.png"),
     ]
 

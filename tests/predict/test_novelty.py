@@ -17,7 +17,7 @@ from pneumoscope.predict.gate import (
     is_negative,
     may_be_negative,
     negative,
-    refuses,
+    rejects,
 )
 from pneumoscope.predict.novelty import DIMENSIONS, Novelty, describe
 
@@ -64,7 +64,7 @@ def test_a_known_chest_passes_and_strange_surroundings_do_not():
     assert check_lungs(standardised(strange), LIMITS, known()) == [Reason.NOT_A_CHEST_RADIOGRAPH]
 
 
-def test_one_field_of_lung_is_refused_as_lateral():
+def test_one_field_of_lung_is_rejected_as_lateral():
     for columns in (slice(20, 110), slice(30, 75), slice(60, 120)):
         probability = np.zeros((128, 128), np.float32)
         probability[20:110, columns] = 0.97
@@ -88,9 +88,9 @@ def test_a_negative_is_told_by_its_turned_lungs():
     assert not is_negative(good, poor, [], [])
 
 
-def test_cautions_do_not_refuse_and_everything_else_does():
-    assert not refuses(CAUTIONS)
-    assert all(refuses([reason, *CAUTIONS]) for reason in Reason if reason not in CAUTIONS)
+def test_cautions_do_not_reject_and_everything_else_does():
+    assert not rejects(CAUTIONS)
+    assert all(rejects([reason, *CAUTIONS]) for reason in Reason if reason not in CAUTIONS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ grey = st_numpy.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(grey, st.integers(0, 2**32 - 1))
-def test_any_picture_and_any_lungs_end_in_a_decision(pixels, seed):
+def test_any_image_and_any_lungs_end_in_a_decision(pixels, seed):
     radiograph = Radiograph(pixels, "x.png", "png", *pixels.shape)
     probability = np.random.default_rng(seed).random((16, 16), np.float32)
     view = np.resize(pixels, (16, 16)).astype(np.float32)

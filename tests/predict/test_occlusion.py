@@ -10,9 +10,9 @@ SIDE = 70
 def spot_finder(row: int, column: int):
     """Log-odds that rise with the grey around one place."""
 
-    def log_odds(pictures: np.ndarray) -> np.ndarray:
-        assert pictures.dtype == np.float32
-        return pictures[:, 0, row - 4 : row + 5, column - 4 : column + 5].mean(axis=(1, 2)).astype(float) * 10
+    def log_odds(images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.float32
+        return images[:, 0, row - 4 : row + 5, column - 4 : column + 5].mean(axis=(1, 2)).astype(float) * 10
 
     return log_odds
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bundles import make_bundle
-from pictures import write_picture
+from images import write_image
 from pneumoscope.domain import BundleError, DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
@@ -26,17 +26,17 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number in range(30):
-        write_picture(folder / f"{number:02}.png", seed=number)
+        write_image(folder / f"{number:02}.png", seed=number)
     (folder / "03.png").write_bytes(b"")
-    (folder / "05.png").write_text("no picture")
-    write_picture(folder / "07.png", height=20, width=20)
+    (folder / "05.png").write_text("no image")
+    write_image(folder / "07.png", height=20, width=20)
     (folder / "09.png").write_bytes((folder / "08.png").read_bytes()[:200])
     return folder
 
 
-def test_every_picture_is_a_row_in_order_and_one_bad_file_stops_nothing(bundle, folder):
+def test_every_image_is_a_row_in_order_and_one_bad_file_stops_nothing(bundle, folder):
     found = Predictor.load(bundle.path, workers=3).predict(folder)
     assert [one.path for one in found] == sorted(str(path) for path in folder.iterdir())
     assert Counter(one.status for one in found) == {"ok": 26, "unreadable": 3, "rejected": 1}
@@ -49,16 +49,16 @@ def test_every_picture_is_a_row_in_order_and_one_bad_file_stops_nothing(bundle, 
         assert one.bundle == bundle.identity
 
 
-def test_the_answer_is_the_calibrated_network_on_the_standardised_picture(tmp_path):
+def test_the_answer_is_the_calibrated_network_on_the_standardised_image(tmp_path):
     calibrator = Calibrator(method="vector", scale=(0.7, 1.2, 1.0), bias=(0.1, 0.0, -0.2))
     bundle = make_bundle(tmp_path, calibrator=calibrator)
-    picture = write_picture(tmp_path / "x.png", seed=5)
+    image = write_image(tmp_path / "x.png", seed=5)
     predictor = Predictor.load(tmp_path)
-    (score,) = predictor.scores_iter(picture)
-    pixels = standardise(read_radiograph(picture), bundle.manifest.input).pixels
+    (score,) = predictor.scores_iter(image)
+    pixels = standardise(read_radiograph(image), bundle.manifest.input).pixels
     (logits,) = predictor._network(pixels[None], ("logits",))
     np.testing.assert_array_equal(score.logits, logits[0])
-    (one,) = predictor.predict(picture)
+    (one,) = predictor.predict(image)
     normal, bacterial, viral = calibrate(logits[0], calibrator)
     assert (one.p_normal, one.p_bacterial, one.p_viral) == pytest.approx((normal, bacterial, viral))
     assert one.p_pneumonia == pytest.approx(bacterial + viral)
@@ -75,7 +75,7 @@ def test_threads_and_company_do_not_change_an_answer(bundle, folder):
         assert one.p_pneumonia == pytest.approx(other.p_pneumonia, abs=1e-6)
 
 
-def test_pictures_in_memory_are_judged_as_files_are(bundle, folder):
+def test_images_in_memory_are_predicted_as_files_are(bundle, folder):
     predictor = Predictor.load(bundle.path, workers=1)
     paths = [str(folder / f"{number:02}.png") for number in (0, 1, 7)]
     in_memory = predictor.predict_radiographs([read_radiograph(path) for path in paths])
@@ -85,7 +85,7 @@ def test_pictures_in_memory_are_judged_as_files_are(bundle, folder):
 
 def test_two_classes_have_no_kinds_of_pneumonia(tmp_path):
     make_bundle(tmp_path, findings=("normal", "pneumonia"))
-    (one,) = Predictor.load(tmp_path).predict(write_picture(tmp_path / "x.png"))
+    (one,) = Predictor.load(tmp_path).predict(write_image(tmp_path / "x.png"))
     assert one.p_bacterial is None
     assert one.p_viral is None
     assert one.p_normal + one.p_pneumonia == pytest.approx(1)
@@ -103,7 +103,7 @@ def test_the_operating_point_moves_the_decision_and_nothing_else(bundle, folder)
         Predictor.load(bundle.path, operating_point="always")
 
 
-def test_force_judges_what_the_gate_rejects_and_keeps_the_reason(bundle, folder):
+def test_force_predicts_what_the_gate_rejects_and_keeps_the_reason(bundle, folder):
     predictor = Predictor.load(bundle.path, force=True)
     rejected, empty = predictor.predict([folder / "07.png", folder / "03.png"])
     assert (rejected.status, rejected.reasons) == ("ok", ("too_small",))
@@ -111,7 +111,7 @@ def test_force_judges_what_the_gate_rejects_and_keeps_the_reason(bundle, folder)
     assert empty.status == "unreadable"
 
 
-def test_bytes_are_judged_like_the_file_they_came_from(bundle, folder):
+def test_bytes_are_predicted_like_the_file_they_came_from(bundle, folder):
     predictor = Predictor.load(bundle.path)
     path = folder / "02.png"
     (from_file,) = predictor.predict(path)
@@ -140,14 +140,14 @@ def test_an_examination_agrees_with_the_prediction_and_explains_it(bundle, folde
 def test_lungs_are_found_where_the_input_asks_for_them(tmp_path):
     spec = InputSpec(size=64, lungs="crop", window="lungs")
     make_bundle(tmp_path, input=spec, gate=GateLimits(min_lung_certainty=0))
-    found = Predictor.load(tmp_path).examine(write_picture(tmp_path / "x.png"))
+    found = Predictor.load(tmp_path).examine(write_image(tmp_path / "x.png"))
     assert found.prediction.status == "ok"
     top, left, bottom, right = found.explanation.region
     assert 0 < top < bottom < 1
     assert 0 < left < right < 1
 
 
-def test_a_folder_without_pictures_and_a_missing_file_are_rows(bundle, tmp_path):
+def test_a_folder_without_images_and_a_missing_file_are_rows(bundle, tmp_path):
     found = Predictor.load(bundle.path).predict([tmp_path, tmp_path / "gone.png"])
     assert [(one.status, one.reasons) for one in found] == [("unreadable", ("not_found",))] * 2
     with pytest.raises(DataError):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bundles import make_bundle
-from pictures import write_picture
+from images import write_image
 from pneumoscope.domain import Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
@@ -20,14 +20,14 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = [write_picture(folder / f"{seed}.png", seed, 100 + 20 * seed, 140) for seed in range(5)]
-    write_picture(paths[1], height=20, width=20)
+    folder = tmp_path_factory.mktemp("images")
+    paths = [write_image(folder / f"{seed}.png", seed, 100 + 20 * seed, 140) for seed in range(5)]
+    write_image(paths[1], height=20, width=20)
     paths[3].write_bytes(b"")
     return paths
 
 
-def test_together_each_picture_becomes_what_it_becomes_alone(bundle, paths):
+def test_together_each_image_becomes_what_it_becomes_alone(bundle, paths):
     prepared = Preparation(bundle).read([(str(path), None) for path in paths])
     assert [one.score.path for one in prepared] == [str(path) for path in paths]
     assert [one.score.status for one in prepared] == ["ok", "rejected", "ok", "unreadable", "ok"]
@@ -40,7 +40,7 @@ def test_together_each_picture_becomes_what_it_becomes_alone(bundle, paths):
             assert one.input.region == alone.region
 
 
-def test_by_force_what_the_gate_refuses_is_prepared_with_its_reasons(bundle, paths):
+def test_by_force_what_the_gate_rejects_is_prepared_with_its_reasons(bundle, paths):
     (one,) = Preparation(bundle, force=True).read([(str(paths[1]), None)])
     assert one.score.status == "ok"
     assert one.score.reasons == (Reason.TOO_SMALL,)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from pictures import grey_levels
+from images import grey_levels
 from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.report.html import open_report
 
@@ -21,7 +21,7 @@ def radiograph(height=200, width=300, **fields) -> Radiograph:
     return Radiograph(pixels.astype(np.float32), "x.png", "png", height, width, **fields)
 
 
-def judged(p: float, path="x.png", **fields) -> Prediction:
+def predicted(p: float, path="x.png", **fields) -> Prediction:
     decision = "pneumonia" if p >= POINT.threshold else "no pneumonia"
     values = {"p_normal": 1 - p, "p_pneumonia": p, "decision": decision, "operating_point": "balanced"}
     return Prediction(path, "ok", **{**values, **fields})
@@ -40,9 +40,9 @@ def written(tmp_path, *answers) -> tuple[str, Page]:
     return text, Page(text)
 
 
-def test_one_picture_is_a_page_that_stands_alone(tmp_path):
+def test_one_image_is_a_page_that_stands_alone(tmp_path):
     taken = radiograph(view=ViewPosition.AP, age=4.5)
-    answer = judged(0.87, p_bacterial=0.8, p_viral=0.07, prediction_set=("bacterial",))
+    answer = predicted(0.87, p_bacterial=0.8, p_viral=0.07, prediction_set=("bacterial",))
     text, page = written(tmp_path, (answer, taken, heat()))
     assert not page.open
     assert len(page.addresses) == 2
@@ -63,20 +63,20 @@ def test_one_picture_is_a_page_that_stands_alone(tmp_path):
 
 
 def test_a_batch_has_a_worklist_most_suspicious_first_and_what_nobody_saw_before(tmp_path):
-    refused = Prediction(
+    rejected = Prediction(
         "side.png", "rejected", ("lateral_view",), message="A lateral view: give the frontal one."
     )
     broken = Prediction("broken.png", "unreadable", ("truncated",), message="The file ends early.")
     text, page = written(
         tmp_path,
-        (judged(0.1, "a.png"), radiograph(), heat()),
-        (refused, radiograph(), None),
-        (judged(0.9, "b.png"), radiograph(), heat()),
+        (predicted(0.1, "a.png"), radiograph(), heat()),
+        (rejected, radiograph(), None),
+        (predicted(0.9, "b.png"), radiograph(), heat()),
         (broken, None, None),
-        (judged(0.5, "c.png"), radiograph(), heat()),
+        (predicted(0.5, "c.png"), radiograph(), heat()),
     )
     assert not page.open
-    rows = re.findall(r'<tr><td><a href="#(picture-\d)">([^<]*)</a>', text)
+    rows = re.findall(r'<tr><td><a href="#(image-\d)">([^<]*)</a>', text)
     assert [name for _, name in rows] == ["side.png", "broken.png", "b.png", "c.png", "a.png"]
     assert page.ids == [anchor for anchor, _ in rows]
     assert "2 pneumonia suspected" in page.text
@@ -96,7 +96,7 @@ def test_a_batch_has_a_worklist_most_suspicious_first_and_what_nobody_saw_before
     ],
 )
 def test_doubt_is_said_in_words(tmp_path, fields, words):
-    _, page = written(tmp_path, (judged(0.7, **fields), radiograph(), heat()))
+    _, page = written(tmp_path, (predicted(0.7, **fields), radiograph(), heat()))
     assert words in page.text
 
 
@@ -105,14 +105,14 @@ AGES = {0.4: "under 1", 1: "1 to 5", 17.9: "6 to 17", 54: "18 to 64", 91: "65"}
 
 @pytest.mark.parametrize(("age", "band"), AGES.items())
 def test_ages_are_bands(tmp_path, age, band):
-    _, page = written(tmp_path, (judged(0.7), radiograph(age=age), heat()))
+    _, page = written(tmp_path, (predicted(0.7), radiograph(age=age), heat()))
     assert band in page.text
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    name = '<script>alert("$title")</script><!--pictures-->\udcff.png'
+    name = '<script>alert("$title")</script><!--images-->\udcff.png'
     text, page = written(
-        tmp_path, (judged(0.7, name), radiograph(), heat()), (judged(0.2), radiograph(), None)
+        tmp_path, (predicted(0.7, name), radiograph(), heat()), (predicted(0.2), radiograph(), None)
     )
     assert not page.open
     assert "<script" not in text
@@ -121,7 +121,7 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def test_nothing_is_left_of_a_page_that_was_not_finished(tmp_path):
     with pytest.raises(RuntimeError), open_report(tmp_path / "r.html", about=ABOUT) as add:
-        add(judged(0.7), radiograph(), heat())
+        add(predicted(0.7), radiograph(), heat())
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     with (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pneumoscope.domain import Prediction
 from pneumoscope.report.rows import COLUMNS, csv_safe, flat_row, plain_text, to_row, tsv_header, tsv_line
 
-JUDGED = Prediction(
+PREDICTED = Prediction(
     "x.png", "ok", (), 0.25, 0.5, 0.25, 0.75, "bacterial", "pneumonia", "balanced", ("viral",), "b@1"
 )
 
@@ -20,11 +20,11 @@ def test_the_columns_are_those_of_the_contract():
         "operating_point, prediction_set, bundle, uncertain"
     )
     assert ", ".join(COLUMNS) == contract
-    assert tuple(to_row(JUDGED)) == COLUMNS
+    assert tuple(to_row(PREDICTED)) == COLUMNS
 
 
 def test_flat_cells_are_text():
-    assert flat_row(JUDGED)["p_bacterial"] == "0.500000"
+    assert flat_row(PREDICTED)["p_bacterial"] == "0.500000"
     two = Prediction("x.png", "rejected", ("too_small", "cropped"))
     assert flat_row(two)["reasons"] == "too_small;cropped"
     assert flat_row(two)["p_normal"] == ""
@@ -41,10 +41,10 @@ def test_flat_cells_are_text():
     ],
 )
 def test_doubt_is_a_column(classes, coverage, uncertain):
-    judged = Prediction("x.png", "ok", prediction_set=classes, set_coverage=coverage)
-    assert to_row(judged)["uncertain"] is uncertain
-    assert flat_row(judged)["uncertain"] == ("true" if uncertain else "false")
-    assert flat_row(replace(judged, status="rejected"))["uncertain"] == "false"
+    predicted = Prediction("x.png", "ok", prediction_set=classes, set_coverage=coverage)
+    assert to_row(predicted)["uncertain"] is uncertain
+    assert flat_row(predicted)["uncertain"] == ("true" if uncertain else "false")
+    assert flat_row(replace(predicted, status="rejected"))["uncertain"] == "false"
 
 
 @given(st.text(st.characters(codec=None)))

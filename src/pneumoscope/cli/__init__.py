@@ -29,15 +29,15 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "predict": Command("pneumoscope.cli.predict", "predict", "Judge X-rays: files, folders or a manifest."),
+    "predict": Command("pneumoscope.cli.predict", "predict", "Predict X-rays: files, folders or a manifest."),
     "train": Command("pneumoscope.cli.train", "train", "Train a model by a recipe and test it."),
     "train-lungs": Command(
-        "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on pictures and masks."
+        "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on images and masks."
     ),
     "cross-validate": Command(
         "pneumoscope.cli.cross_validate",
         "cross_validate",
-        "Judge a recipe on patients it has not seen.",
+        "Predict a recipe on patients it has not seen.",
     ),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
     "recalibrate": Command(

@@ -26,7 +26,7 @@ def cross_validate(
     size: Annotated[
         int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="At most so many pictures of each class.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="At most so many images of each class.")] = None,
     lungs: Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx), not the shipped one.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds and training.")] = None,
     pretrained: Annotated[
@@ -35,14 +35,14 @@ def cross_validate(
     weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train a recipe without each fold of patients, or each source, and judge what was left out."""
+    """Train a recipe without each fold of patients, or each source, and evaluate what was left out."""
     from pneumoscope.cli.train import changed_recipe
     from pneumoscope.cli.training_progress import show_progress
 
     with needs_extra("train", "Cross-validation"):
         from pneumoscope.experiment import Experiment, with_split
         from pneumoscope.experiment import cross_validate as run
-        from pneumoscope.train.recipe import load_recipe
+        from pneumoscope.training.recipe import load_recipe
 
     chosen = changed_recipe(
         with_split(load_recipe(recipe), seed=seed),
@@ -60,7 +60,7 @@ def cross_validate(
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     import json
 
-    from pneumoscope.evaluate.tables import with_interval
+    from pneumoscope.evaluation.tables import with_interval
 
     if as_json:
         typer.echo(json.dumps({"metrics": result.metrics, "parts": result.parts}, indent=2))
@@ -68,7 +68,7 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     for name, part in result.parts.items():
         shown = ((key, part[key]) for key in ("auroc", "sensitivity", "specificity"))
         figures = "  ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
-        typer.echo(f"{name:14s} {part['pictures']:5d} pictures  {figures}")
+        typer.echo(f"{name:14s} {part['images']:5d} images  {figures}")
     if result.metrics:
         typer.echo(f"all folds: AUROC {with_interval(result.metrics['pneumonia']['auroc'])}")
     typer.echo(f"figures: {out / 'cross-validation.json'}")

@@ -43,7 +43,7 @@ class Method(StrEnum):
 
 DataPath = Annotated[
     Path,
-    typer.Argument(metavar="PATH", help="Folder of pictures, manifest (.csv, .parquet) or MedMNIST .npz."),
+    typer.Argument(metavar="PATH", help="Folder of images, manifest (.csv, .parquet) or MedMNIST .npz."),
 ]
 Labels = Annotated[
     Path | None,
@@ -82,7 +82,7 @@ def fetch(
 
     with _progress() as report:
         manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=report)
-    typer.echo(f"{len(manifest)} pictures in {out}; manifest in {out / 'manifest.csv'}")
+    typer.echo(f"{len(manifest)} images in {out}; manifest in {out / 'manifest.csv'}")
     source = sources.describe(name.value, size)
     typer.echo(f"licence {source.licence}; please cite {source.reference}")
     if source.checksum is None and file is None:
@@ -95,7 +95,7 @@ def fetch(
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to draw into.")],
     n: Annotated[
-        int, typer.Option(min=3, help="Number of pictures, shared evenly by the three classes.")
+        int, typer.Option(min=3, help="Number of images, shared evenly by the three classes.")
     ] = 300,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same set.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Width and height in pixels.")] = 256,
@@ -147,7 +147,7 @@ def split(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Manifest to write: .csv or .parquet.")],
     method: Annotated[
         Method,
-        typer.Option(help="patient: whole patients and all copies of a picture; random: picture by picture."),
+        typer.Option(help="patient: whole patients and all copies of a image; random: image by image."),
     ] = Method.PATIENT,
     fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same split.")] = 0,
@@ -189,14 +189,14 @@ def split(
 def summary(
     path: DataPath, labels: Labels = None, patients: Patients = None, as_json: AsJson = False
 ) -> None:
-    """Show how many pictures and patients there are of each label, split and source."""
+    """Show how many images and patients there are of each label, split and source."""
     manifest = _load(path, labels, patients)
     if as_json:
         typer.echo(json.dumps(_facts(manifest), indent=2, ensure_ascii=False))
         return
     _show_balance(manifest)
     sources = _facts(manifest)["sources"]
-    _table("Sources", ("source", "pictures"), [(name, str(number)) for name, number in sources.items()])
+    _table("Sources", ("source", "images"), [(name, str(number)) for name, number in sources.items()])
     typer.echo(f"fingerprint {manifest.fingerprint()}")
 
 
@@ -241,12 +241,12 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         people.setdefault(side, set()).add(record.patient_id)
     return {
         "root": str(manifest.root),
-        "pictures": len(manifest),
+        "images": len(manifest),
         "patients": len({record.patient_id for record in manifest}),
         "labels": dict(sorted(Counter(record.label for record in manifest).items())),
         "splits": {
             side: {
-                "pictures": count.total(),
+                "images": count.total(),
                 "patients": len(people[side]),
                 "labels": dict(sorted(count.items())),
             }
@@ -265,13 +265,13 @@ def _show_balance(manifest: Manifest) -> None:
     facts = _facts(manifest)
     labels = list(facts["labels"])
     rows = [
-        (side, str(part["patients"]), str(part["pictures"]), *(str(part["labels"].get(x, 0)) for x in labels))
+        (side, str(part["patients"]), str(part["images"]), *(str(part["labels"].get(x, 0)) for x in labels))
         for side, part in facts["splits"].items()
     ]
     if len(rows) > 1:
         totals = (str(facts["labels"][label]) for label in labels)
-        rows.append(("all", str(facts["patients"]), str(facts["pictures"]), *totals))
-    _table("Balance", ("split", "patients", "pictures", *labels), rows)
+        rows.append(("all", str(facts["patients"]), str(facts["images"]), *totals))
+    _table("Balance", ("split", "patients", "images", *labels), rows)
 
 
 def _show_audit(found: AuditReport) -> None:
@@ -284,7 +284,7 @@ def _show_audit(found: AuditReport) -> None:
     _table("Findings", ("looked for", "found", "for example"), found.rows())
     size = found.sizes
     typer.echo(
-        f"{found.pictures} pictures of {found.patients} patients, width {size['width_min']} to "
+        f"{found.images} images of {found.patients} patients, width {size['width_min']} to "
         f"{size['width_max']}, height {size['height_min']} to {size['height_max']}"
     )
     for problem in found.unreadable:

@@ -1,4 +1,4 @@
-"""`pneumoscope predict`: judge X-rays and write down the answers."""
+"""`pneumoscope predict`: predict X-rays and write down the answers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def predict(
         Path | None, typer.Option(help="Write the answers here: .csv, .json, .jsonl or .parquet.")
     ] = None,
     heatmaps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw a picture of each answer into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Draw a image of each answer into this folder.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write one page with all pictures, for print.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write one page with all images, for print.")
     ] = None,
     method: Annotated[
         Literal["cam", "occlusion"],
@@ -51,18 +51,18 @@ def predict(
         str | None, typer.Option(metavar="NAME", help="Operating point; the bundle's default if not given.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Judge pictures that would be rejected; the reasons stay.")
+        bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as a JSON array.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads; one for each usable CPU if not given.")
     ] = None,
 ) -> None:
-    """Judge X-rays: files, folders (with all subfolders) or a manifest.
+    """Predict X-rays: files, folders (with all subfolders) or a manifest.
 
-    One bad picture never stops the others: it is a row with a reason, and a line on standard error.
+    One bad image never stops the others: it is a row with a reason, and a line on standard error.
 
-    Exit code 0: all were judged; 3: some were rejected or unreadable; 4: none could be judged.
+    Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted.
     """
     tally: Counter[str] = Counter()
     if report is not None and report.suffix.lower() not in {".html", ".htm"}:
@@ -71,7 +71,7 @@ def predict(
     if method != "cam" and not explained:
         raise typer.BadParameter("add --heatmaps or --report, or no map is made", param_hint="--method")
     predictor = _load(bundle, operating_point, workers, force=force)
-    with _output(out, as_json=as_json) as show, _pictures(heatmaps, report, predictor) as draw:
+    with _output(out, as_json=as_json) as show, _images(heatmaps, report, predictor) as draw:
         examinations = _examinations(predictor, paths, method=method if explained else None)
         for examination in _with_progress(examinations, paths):
             prediction = examination.prediction
@@ -82,10 +82,10 @@ def predict(
             show(prediction)
             draw(examination)
     if not tally:
-        raise DataError("there is no picture in what was given; name files, or a folder that holds some")
+        raise DataError("there is no image in what was given; name files, or a folder that holds some")
     if out is not None or tally.total() > PROGRESS_FROM:
         counts = ", ".join(f"{tally[status]} {status}" for status in ("ok", "rejected", "unreadable"))
-        typer.echo(f"{tally.total()} pictures: {counts}{f'; answers in {out}' if out else ''}", err=True)
+        typer.echo(f"{tally.total()} images: {counts}{f'; answers in {out}' if out else ''}", err=True)
     if report is not None:
         typer.echo(f"report: {report}", err=True)
     raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))
@@ -108,7 +108,7 @@ def _load(path: Path | None, operating_point: str | None, workers: int | None, *
 
 
 def _examinations(predictor: Predictor, paths: list[str], *, method: Method | None) -> Iterator[Examination]:
-    """Examine where pictures are drawn; predict, which is cheaper, where not."""
+    """Examine where images are drawn; predict, which is cheaper, where not."""
     from pneumoscope.predict.predictor import Examination
 
     if method is not None:
@@ -164,7 +164,7 @@ def _table() -> Iterator[Callable[[Prediction], None]]:
 
 @contextmanager
 def _lines() -> Iterator[Callable[[Prediction], None]]:
-    """Print a header and one tab-separated line a picture."""
+    """Print a header and one tab-separated line a image."""
     from pneumoscope.report.rows import tsv_header, tsv_line
 
     typer.echo(tsv_header())
@@ -172,10 +172,10 @@ def _lines() -> Iterator[Callable[[Prediction], None]]:
 
 
 @contextmanager
-def _pictures(
+def _images(
     folder: Path | None, report: Path | None, predictor: Predictor
 ) -> Iterator[Callable[[Examination], None]]:
-    """Open what pictures go into: a folder, a page, both or neither."""
+    """Open what images go into: a folder, a page, both or neither."""
     with ExitStack() as stack:
         sinks: list[Callable[[Examination], None]] = []
         if folder is not None:
@@ -213,7 +213,7 @@ def _identity(predictor: Predictor) -> dict[str, str]:
         "Calibration": f"{calibrator.method}, fitted on {calibrator.fitted_on}"
         if calibrator.fitted_on
         else "",
-        "Gate": "overridden" if predictor.force else "pictures that the model cannot judge are refused",
+        "Gate": "overridden" if predictor.force else "images that the model cannot predict are rejected",
         "Trained on": "; and ".join(filter(None, (made.data_description, made.also_description))),
         "Made": made.created,
         "Intended use": manifest.intended_use,
@@ -225,7 +225,7 @@ def _identity(predictor: Predictor) -> dict[str, str]:
 
 def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None]:
     """Make the folder and return a function that draws an examination into it."""
-    from pneumoscope.report.picture import draw_answer, write_png
+    from pneumoscope.report.overlay import draw_answer, write_png
 
     make_folder(folder)
     taken: set[str] = set()
@@ -234,19 +234,19 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None
         prediction, radiograph = examination.prediction, examination.radiograph
         if radiograph is None:
             return
-        # Pictures of one name may lie in several folders; the second of them gets a number.
+        # Images of one name may lie in several folders; the second of them gets a number.
         stem = Path(prediction.path).stem
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(one for one in names if one not in taken)
         taken.add(name)
-        picture = draw_answer(prediction, radiograph, examination.explanation, predictor.operating_point)
-        write_png(picture, folder / f"{name}.heatmap.png")
+        image = draw_answer(prediction, radiograph, examination.explanation, predictor.operating_point)
+        write_png(image, folder / f"{name}.heatmap.png")
 
     return draw
 
 
 def _with_progress(examinations: Iterator[Examination], paths: list[str]) -> Iterator[Examination]:
-    """Show a progress bar on a terminal where there are more than a few pictures."""
+    """Show a progress bar on a terminal where there are more than a few images."""
     if not sys.stderr.isatty():
         yield from examinations
         return
@@ -259,6 +259,6 @@ def _with_progress(examinations: Iterator[Examination], paths: list[str]) -> Ite
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
         yield from progress.track(examinations, total=total)

@@ -1,4 +1,4 @@
-"""`pneumoscope recalibrate`: a bundle's probabilities and thresholds, fitted to a site's own pictures."""
+"""`pneumoscope recalibrate`: a bundle's probabilities and thresholds, fitted to a site's own images."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def recalibrate(
         typer.Option(help="How probabilities are scaled; none keeps them and chooses thresholds alone."),
     ] = "vector",
     views: Annotated[
-        int, typer.Option(min=0, help="Mildly disturbed copies of each picture to fit on as well.")
+        int, typer.Option(min=0, help="Mildly disturbed copies of each image to fit on as well.")
     ] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for the intervals.")] = 1000,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit calibrator, operating points and prediction sets to a site's pictures; write a new bundle.
+    """Fit calibrator, operating points and prediction sets to a site's images; write a new bundle.
 
-    The figures before and after are cross-fitted by patient: no picture is judged with what was fitted on it.
+    The figures before and after are cross-fitted by patient: no image is evaluated with what was fitted on it.
     """
     from pneumoscope.data.manifest import load
-    from pneumoscope.evaluate.comparison import comparison_rows
-    from pneumoscope.evaluate.recalibrate import recalibrate_bundle
+    from pneumoscope.evaluation.comparison import comparison_rows
+    from pneumoscope.evaluation.recalibrate import recalibrate_bundle
     from pneumoscope.model.bundle import load_bundle
 
     parent, manifest = load_bundle(bundle), load(data)
@@ -56,6 +56,6 @@ def recalibrate(
         for name, before, after in rows:
             typer.echo(f"{name:<{first}}  {before:<{second}}  {after}")
         typer.echo(f"bundle: {out} ({done.bundle.identity})")
-    if left_out := done.results["not_judged"]:
-        typer.echo(f"{left_out} pictures were not judged; see 'pneumoscope predict {data}'", err=True)
+    if left_out := done.results["not_evaluated"]:
+        typer.echo(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'", err=True)
         raise typer.Exit(SOME_LEFT_OUT)

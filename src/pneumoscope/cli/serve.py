@@ -34,13 +34,15 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that judge; one for each usable CPU if not given.")
+        int | None, typer.Option(min=1, help="Processes that predict; one for each usable CPU if not given.")
     ] = None,
     max_file_mb: Annotated[int, typer.Option(min=1, max=100, help="Size of one file.")] = 100,
     max_request_mb: Annotated[int, typer.Option(min=1, help="Size of one request.")] = 256,
     max_files: Annotated[int, typer.Option(min=1, help="Files in one request.")] = 64,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for their answer.")] = 64,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Time for reading and judging one file.")] = 30.0,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Time for reading and predicting one file.")
+    ] = 30.0,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log a line a file: its salted hash, status and time.")
     ] = False,

@@ -12,7 +12,7 @@ from pneumoscope.cli.extras import needs_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
-    from pneumoscope.train.recipe import Recipe
+    from pneumoscope.training.recipe import Recipe
 
 
 def train(
@@ -22,13 +22,13 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
     also: Annotated[
         Path | None,
-        typer.Option(help="A second data set to learn from; never judged on."),
+        typer.Option(help="A second data set to learn from; never evaluated on."),
     ] = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(help="Bundle to learn from in place of the recipe's own teacher; may be repeated."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="At most so many pictures of each class.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="At most so many images of each class.")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
     ] = None,
@@ -45,12 +45,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a network by a recipe, then calibrate, judge and pack it as a bundle."""
+    """Train a network by a recipe, then calibrate, evaluate and pack it as a bundle."""
     from pneumoscope.cli.training_progress import show_progress
 
     with needs_extra("train", "Training"):
         from pneumoscope.experiment import Experiment, run_experiment, with_split
-        from pneumoscope.train.recipe import load_recipe
+        from pneumoscope.training.recipe import load_recipe
 
     chosen = with_split(load_recipe(recipe), method=split, seed=seed)
     chosen = changed_recipe(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
@@ -96,16 +96,16 @@ def changed_recipe(
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
     import json
 
-    from pneumoscope.evaluate.tables import with_interval
+    from pneumoscope.evaluation.tables import with_interval
 
-    metrics = result.judgement.metrics
+    metrics = result.evaluation.metrics
     against_normal = metrics["pneumonia"]
     summary = {
         "bundle": str(result.bundle.path),
         "identity": result.bundle.identity,
-        "report": str(result.judgement.report),
-        "test_pictures": metrics["pictures"],
-        "not_judged": len(result.judgement.not_judged),
+        "report": str(result.evaluation.report),
+        "test_images": metrics["images"],
+        "not_evaluated": len(result.evaluation.not_evaluated),
         "left_out": len(result.unreadable),
         "auroc": against_normal["auroc"],
         "accuracy": against_normal["accuracy"],
@@ -120,9 +120,7 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
         (f"accuracy, {len(metrics['classes'])} classes", "accuracy_all_classes"),
     ):
         typer.echo(f"{label:38s} {with_interval(summary[key])}")
-    typer.echo(f"{summary['test_pictures']} test pictures judged, {summary['not_judged']} not judged")
+    typer.echo(f"{summary['test_images']} test images evaluated, {summary['not_evaluated']} not evaluated")
     if result.unreadable:
-        typer.echo(
-            f"{len(result.unreadable)} unreadable pictures left out: {out / 'unreadable.csv'}", err=True
-        )
+        typer.echo(f"{len(result.unreadable)} unreadable images left out: {out / 'unreadable.csv'}", err=True)
     typer.echo(f"bundle: {summary['bundle']}\nreport: {summary['report']}")

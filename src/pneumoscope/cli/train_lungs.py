@@ -1,4 +1,4 @@
-"""`pneumoscope train-lungs`: the lung segmenter, from pictures and masks."""
+"""`pneumoscope train-lungs`: the lung segmenter, from images and masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pneumoscope.cli.extras import needs_extra
 
 
 def train_lungs(
-    data: Annotated[Path, typer.Option(help="Folder or manifest of pictures.")],
-    masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the pictures' relative names.")],
+    data: Annotated[Path, typer.Option(help="Folder or manifest of images.")],
+    masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the images' relative names.")],
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
     epochs: Annotated[int, typer.Option(min=1)] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
@@ -24,8 +24,8 @@ def train_lungs(
 
     with needs_extra("train", "Training"):
         from pneumoscope.experiment import divide
-        from pneumoscope.train.lungs import fit_lungs
-        from pneumoscope.train.recipe import load_recipe
+        from pneumoscope.training.lungs import fit_lungs
+        from pneumoscope.training.recipe import load_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     manifest = load(data)
@@ -35,5 +35,5 @@ def train_lungs(
     result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
-        f"({result.dice:.4f} at its own size), {result.pictures} pictures, {result.seconds:.0f} s"
+        f"({result.dice:.4f} at its own size), {result.images} images, {result.seconds:.0f} s"
     )

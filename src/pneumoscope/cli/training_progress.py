@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Progress
-    from pneumoscope.train.history import Epoch
+    from pneumoscope.training.history import Epoch
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def show_progress() -> Iterator[Progress]:
 
         yield Progress(
             on_step=lambda step: bars.update(task, description=step, total=None, completed=0),
-            on_pictures=lambda done, total: bars.update(task, completed=done, total=total),
+            on_images=lambda done, total: bars.update(task, completed=done, total=total),
             on_epoch=on_epoch,
         )
 

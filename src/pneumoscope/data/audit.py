@@ -24,7 +24,7 @@ from pneumoscope.image.decode import read_radiograph
 __all__ = ["AuditReport", "Examination", "Leak", "Unreadable", "audit", "examine"]
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pictures done and their total."""
+"""Called with the number of images done and their total."""
 
 # The hash needs 64 pixels; a JPEG is decoded no larger than is good for it.
 _MIN_SIDE = 128
@@ -33,7 +33,7 @@ _MAX_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file that gave no picture: its path, the reason code and a line for people."""
+    """A file that gave no image: its path, the reason code and a line for people."""
 
     path: str
     reason: str
@@ -49,11 +49,11 @@ class Leak:
     what : str
         ``patient`` or ``duplicate``.
     name : str
-        The patient, or the first of the pictures.
+        The patient, or the first of the images.
     splits : dict of str to int
-        Number of pictures on each side.
+        Number of images on each side.
     paths : tuple of str
-        The pictures.
+        The images.
     """
 
     what: str
@@ -83,13 +83,13 @@ class Examination:
     manifest : Manifest
         With the width, height and SHA-256 of every file that could be read.
     unreadable : tuple of Unreadable
-        Files that gave no picture.
+        Files that gave no image.
     changed : tuple of str
         Files whose SHA-256 is not the one that the manifest had.
     exact : list of list of int
         Groups of identical files.
     near : list of list of int
-        Groups of pictures that show the same, identical files among them, with at least two that
+        Groups of images that show the same, identical files among them, with at least two that
         are not identical.
     same_key : list of list of int
         Groups whose DICOM headers name one patient.
@@ -134,8 +134,8 @@ class AuditReport:
     Parameters
     ----------
     root : str
-        Folder of the pictures.
-    pictures, patients : int
+        Folder of the images.
+    images, patients : int
         How many the manifest lists.
     unreadable, changed, exact_duplicates, near_duplicates
         As in `Examination`, groups as paths.
@@ -144,7 +144,7 @@ class AuditReport:
     leaks_found : tuple of Leak
         Patients and duplicates on more than one side of the split.
     balance : dict of str to dict of str to int
-        Pictures by split and label; ``unsplit`` for those without a split.
+        Images by split and label; ``unsplit`` for those without a split.
     patients_by_split : dict of str to int
         Patients by split.
     sizes : dict of str to int
@@ -154,7 +154,7 @@ class AuditReport:
     """
 
     root: str
-    pictures: int
+    images: int
     patients: int
     unreadable: tuple[Unreadable, ...]
     changed: tuple[str, ...]
@@ -209,7 +209,7 @@ def audit(
     manifest : Manifest
         With or without a split.
     near_distance : int or None
-        Hamming distance of 256 bits up to which two pictures are one, or None to compare bytes only.
+        Hamming distance of 256 bits up to which two images are one, or None to compare bytes only.
         The default tells copies from look-alikes; see `pneumoscope.data.duplicates.NEAR_DISTANCE`.
     progress : callable, optional
         Called with the number done and the total.
@@ -236,7 +236,7 @@ def audit(
     order = [side for side in (*SPLITS, "unsplit") if side in balance]
     return AuditReport(
         root=str(manifest.root),
-        pictures=len(records),
+        images=len(records),
         patients=len({record.patient_id for record in records}),
         unreadable=found.unreadable,
         changed=found.changed,
@@ -262,7 +262,7 @@ def examine(
         If there is no record, no file can be read, or the distance is out of range.
     """
     if not len(manifest):
-        raise DataError(f"{manifest.root}: the manifest lists no picture")
+        raise DataError(f"{manifest.root}: the manifest lists no image")
     if near_distance is not None and not 0 <= near_distance <= 256:
         raise DataError(f"near-duplicate distance {near_distance}: choose 0 to 256")
     seen: list[_Seen] = []
@@ -293,14 +293,14 @@ def _look(name: str, path: Path) -> _Seen:
     digest = ""
     try:
         # Decoding comes first: it turns whatever is wrong with the file into one typed error.
-        picture = read_radiograph(path, min_side=_MIN_SIDE)
+        image = read_radiograph(path, min_side=_MIN_SIDE)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except UnreadableImageError as error:
         return _Seen(problem=Unreadable(name, error.reason.value, error.detail))
     except OSError as error:
         return _Seen(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
-    return _Seen(digest, picture.width, picture.height, perceptual_hash(picture.pixels), picture.patient_key)
+    return _Seen(digest, image.width, image.height, perceptual_hash(image.pixels), image.patient_key)
 
 
 def _equal(keys: list[str]) -> list[list[int]]:

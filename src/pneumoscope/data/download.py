@@ -48,7 +48,7 @@ def download(url: str, file: Path, *, checksum: str | None, progress: Progress |
     Raises
     ------
     DownloadError
-        If the server cannot be reached or refuses, or the checksum disagrees.
+        If the server cannot be reached or rejects, or the checksum disagrees.
     DataError
         If the file cannot be written.
     MissingExtraError
@@ -114,7 +114,7 @@ class ResumingDownloader:
         Raises
         ------
         DownloadError
-            If the server cannot be reached, refuses, or breaks off again and again.
+            If the server cannot be reached, rejects, or breaks off again and again.
         """
         try:
             import requests

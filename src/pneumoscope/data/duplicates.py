@@ -1,4 +1,4 @@
-"""Pictures that are the same: perceptual hashes and their near neighbours."""
+"""Images that are the same: perceptual hashes and their near neighbours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["HASH_BITS", "NEAR_DISTANCE", "near_pairs", "perceptual_hash"]
 HASH_BITS = 256
 
 NEAR_DISTANCE = 20
-"""Hamming distance up to which two pictures count as one.
+"""Hamming distance up to which two images count as one.
 
 Chest radiographs resemble each other, so the usual 64-bit hash takes different children for one: on
 5,232 paediatric films 189 pairs of different patients lie within 4 bits. Of the 256 bits used here, a
@@ -21,16 +21,16 @@ nearest two films that are no copies differ in 34.
 
 _SIDE = 64
 _FREQUENCIES = 16
-# Fainter than this a picture is blank, and its hash is noise.
+# Fainter than this a image is blank, and its hash is noise.
 _BLANK = 2 / 255
 _BLOCK = 256
 
 
 def perceptual_hash(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64] | None:
-    """Hash what a picture shows, so that copies of it get nearly the same bits.
+    """Hash what a image shows, so that copies of it get nearly the same bits.
 
     The signs, against their median, of the 16 × 16 lowest frequencies of the discrete cosine transform
-    of the picture at 64 × 64 (Zauner, "Implementation and benchmarking of perceptual image hash
+    of the image at 64 × 64 (Zauner, "Implementation and benchmarking of perceptual image hash
     functions", 2010, with 256 bits instead of 64).
 
     Parameters
@@ -41,7 +41,7 @@ def perceptual_hash(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64] |
     Returns
     -------
     ndarray of uint64, shape (4,), or None
-        None for a blank picture.
+        None for a blank image.
     """
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     if float(small.std()) < _BLANK:
@@ -57,7 +57,7 @@ def near_pairs(hashes: npt.NDArray[np.uint64], distance: int = NEAR_DISTANCE) ->
     """Find all pairs of hashes within a Hamming distance.
 
     Compares everything with everything, in blocks that keep memory flat: a third of a second for 5,000
-    pictures, quadratic from there.
+    images, quadratic from there.
 
     Parameters
     ----------

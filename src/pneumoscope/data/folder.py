@@ -1,6 +1,6 @@
-"""From a folder of pictures to records.
+"""From a folder of images to records.
 
-The label of a picture is, in this order:
+The label of a image is, in this order:
 
 1. its row in the table of labels, where there is one;
 2. what a file name of the Kermany set says, unless its class folder says otherwise;
@@ -9,10 +9,10 @@ The label of a picture is, in this order:
    (``images``, ...).
 
 Age, sex and view position are what the table of labels says. Where the folder holds a table ``sizes.csv``
-(``file,original_width,original_height``), the pictures were made smaller or squashed, and that is the size.
+(``file,original_width,original_height``), the images were made smaller or squashed, and that is the size.
 
 The patient is its row in the table of patients or labels, what the Kermany name says, the folder
-directly under the class folder (``normal/patient7/view1.png``), whom the DICOM header names, else the picture
+directly under the class folder (``normal/patient7/view1.png``), whom the DICOM header names, else the image
 alone.
 """
 
@@ -82,17 +82,17 @@ def scan_folder(
 ) -> Manifest:
     """Build a manifest by the rules of this module; see `pneumoscope.data.scan`.
 
-    With a table of labels, pictures that it does not list are left out.
+    With a table of labels, images that it does not list are left out.
 
     Raises
     ------
     DataError
-        If there is no picture, a picture has no label, or a table names a picture that is absent.
+        If there is no image, a image has no label, or a table names a image that is absent.
     """
-    paths = sorted(_pictures(folder))
+    paths = sorted(_images(folder))
     if not paths:
         hint = "; give the .npz file itself" if any(folder.glob("*.npz")) else ""
-        raise DataError(f"{folder}: no picture found (JPEG, PNG, TIFF, BMP or DICOM){hint}")
+        raise DataError(f"{folder}: no image found (JPEG, PNG, TIFF, BMP or DICOM){hint}")
     if labels_csv is None and (folder / "labels.csv").is_file():
         labels_csv = folder / "labels.csv"
     labels = _table(Path(labels_csv), paths, _LABEL_COLUMNS) if labels_csv else None
@@ -114,7 +114,7 @@ def scan_folder(
 
 
 def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
-    """Give pictures whose headers name one patient the name of the first; nobody's identity is kept."""
+    """Give images whose headers name one patient the name of the first; nobody's identity is kept."""
     from pneumoscope.image.dicom import read_patient_key
 
     first: dict[str, str] = {}
@@ -125,10 +125,10 @@ def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
         yield record if key is None else replace(record, patient_id=first.setdefault(key, record.path))
 
 
-def _pictures(folder: Path) -> Iterator[str]:
+def _images(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
-        # Hidden files and the shadow files that macOS packs into archives are no pictures.
+        # Hidden files and the shadow files that macOS packs into archives are no images.
         if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
             continue
         if path.is_file() and (path.suffix.lower() in _SUFFIXES or _is_unnamed_dicom(path)):
@@ -173,7 +173,7 @@ def _record(
         split = _SPLIT_FOLDERS.get(row.get("split", "").lower(), split)
     if not label:
         raise DataError(
-            f"{folder / path}: no label; sort the pictures into a folder for each class, or give a table "
+            f"{folder / path}: no label; sort the images into a folder for each class, or give a table "
             "of labels"
         )
     return Record(
@@ -195,7 +195,7 @@ def _size(row: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _class_depth(parents: tuple[str, ...]) -> int | None:
-    """Return which of the folders above a picture is its class."""
+    """Return which of the folders above a image is its class."""
     known = [i for i, part in enumerate(parents) if class_name(part) in _CLASSES.values()]
     if known:
         return known[-1]
@@ -204,7 +204,7 @@ def _class_depth(parents: tuple[str, ...]) -> int | None:
 
 
 def _agree(by_name: str, by_folder: str) -> bool:
-    """Tell whether a folder does not contradict the file name; a picture sorted by hand keeps its folder."""
+    """Tell whether a folder does not contradict the file name; a image sorted by hand keeps its folder."""
     if by_folder == "pneumonia":
         return by_name != "normal"
     return by_folder == by_name or by_folder not in _CLASSES.values()
@@ -215,8 +215,8 @@ def _source(parents: tuple[str, ...], depth: int | None, folder: Path) -> str:
     return above[0] if above else folder.resolve().name
 
 
-def _table(path: Path, pictures: list[str], wanted: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Return label, patient and split by picture, matched by path or by unambiguous file name."""
+def _table(path: Path, images: list[str], wanted: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Return label, patient and split by image, matched by path or by unambiguous file name."""
     columns, rows = read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     lower = {name.lower().strip(): name for name in columns}
 
@@ -228,9 +228,9 @@ def _table(path: Path, pictures: list[str], wanted: tuple[str, ...]) -> dict[str
         missing = _PATH_COLUMNS[0] if key is None else wanted[0]
         raise DataError(f"{path}: no column '{missing}'; found {', '.join(columns) or 'none'}")
     by_name: dict[str, list[str]] = defaultdict(list)
-    for picture in pictures:
-        by_name[PurePosixPath(picture).name].append(picture)
-    known = set(pictures)
+    for image in images:
+        by_name[PurePosixPath(image).name].append(image)
+    known = set(images)
     found: dict[str, dict[str, str]] = {}
     sought = {
         "label": column(_LABEL_COLUMNS),
@@ -243,9 +243,9 @@ def _table(path: Path, pictures: list[str], wanted: tuple[str, ...]) -> dict[str
         matches = [name] if name in known else by_name.get(PurePosixPath(name).name, [])
         if len(matches) != 1:
             problem = "is not in the folder" if not matches else "is ambiguous: give its path"
-            raise DataError(f"{path}, row {number}: picture '{name}' {problem}")
+            raise DataError(f"{path}, row {number}: image '{name}' {problem}")
         if matches[0] in found:
-            raise DataError(f"{path}, row {number}: picture '{name}' is listed twice")
+            raise DataError(f"{path}, row {number}: image '{name}' is listed twice")
         found[matches[0]] = {k: str(row.get(c) or "").strip() for k, c in sought.items() if c}
     return found
 

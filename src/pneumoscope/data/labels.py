@@ -1,12 +1,12 @@
-"""From the label of a picture to the class of a network."""
+"""From the label of a image to the class of a network."""
 
 from __future__ import annotations
 
 from pneumoscope.domain import DataError
 
-__all__ = ["PNEUMONIA_KINDS", "TWO_CLASSES", "class_index", "possible_classes"]
+__all__ = ["PNEUMONIA_SUBTYPES", "TWO_CLASSES", "class_index", "possible_classes"]
 
-PNEUMONIA_KINDS = ("bacterial", "viral")
+PNEUMONIA_SUBTYPES = ("bacterial", "viral")
 TWO_CLASSES = ("normal", "pneumonia")
 
 
@@ -22,14 +22,14 @@ def class_index(label: str, classes: tuple[str, ...], path: str) -> int:
     classes : tuple of str
         In the order of the network's outputs.
     path : str
-        The picture, for the message.
+        The image, for the message.
 
     Raises
     ------
     DataError
         If the label is none of the classes.
     """
-    if label not in classes and label in PNEUMONIA_KINDS and "pneumonia" in classes:
+    if label not in classes and label in PNEUMONIA_SUBTYPES and "pneumonia" in classes:
         label = "pneumonia"
     if label not in classes:
         raise DataError(
@@ -55,7 +55,7 @@ def possible_classes(label: str, classes: tuple[str, ...], path: str) -> tuple[i
         If the label is none of the classes.
     """
     if label == "pneumonia" and label not in classes:
-        kinds = tuple(classes.index(kind) for kind in PNEUMONIA_KINDS if kind in classes)
+        kinds = tuple(classes.index(kind) for kind in PNEUMONIA_SUBTYPES if kind in classes)
         if kinds:
             return kinds
     return (class_index(label, classes, path),)

@@ -1,4 +1,4 @@
-"""The manifest: one row a picture, with its label, its patient and the side of the split it is on."""
+"""The manifest: one row a image, with its label, its patient and the side of the split it is on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TABLES = (".csv", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture of a data set; the columns of a manifest, in this order.
+    """One image of a data set; the columns of a manifest, in this order.
 
     Parameters
     ----------
@@ -32,15 +32,15 @@ class Record:
     label : str
         ``normal``, ``bacterial``, ``viral``, ``pneumonia`` or another class, in lower case.
     patient_id : str
-        Equal for all pictures of one person; splits never divide it.
+        Equal for all images of one person; splits never divide it.
     split : {"train", "val", "test", ""}
-        Empty where the picture has not been given to a side yet.
+        Empty where the image has not been given to a side yet.
     sha256 : str
         Of the file's bytes, as 64 hexadecimal digits; empty where it was not computed.
     width, height : int
         Of the original in pixels; 0 where unknown.
     source : str
-        Data set, site or series that the picture is from.
+        Data set, site or series that the image is from.
     age : float or None
         Of the patient, in years.
     sex : {"F", "M", "O", ""}
@@ -69,7 +69,7 @@ class Record:
     def __post_init__(self) -> None:
         for name in _REQUIRED:
             if not getattr(self, name):
-                raise DataError(f"{self.path or 'a record'}: its {name} is empty; give every picture one")
+                raise DataError(f"{self.path or 'a record'}: its {name} is empty; give every image one")
         if self.label != self.label.lower():
             raise DataError(f"{self.path}: label '{self.label}' must be in lower case")
         if self.split and self.split not in SPLITS:
@@ -107,7 +107,7 @@ class Manifest:
         seen: set[str] = set()
         for record in self.records:
             if record.path in seen:
-                raise DataError(f"{record.path}: listed twice; keep one row for each picture")
+                raise DataError(f"{record.path}: listed twice; keep one row for each image")
             seen.add(record.path)
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class Manifest:
     def write(self, path: str | Path) -> None:
         """Write as CSV or Parquet, told apart by the suffix.
 
-        Where the manifest lies elsewhere than the pictures' root, a column ``root`` holds the root.
+        Where the manifest lies elsewhere than the images' root, a column ``root`` holds the root.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Manifest:
         return replace(self, records=tuple(record for record in self.records if record.split == split))
 
     def resolve(self, record: Record) -> Path:
-        """Return where the picture of a record lies."""
+        """Return where the image of a record lies."""
         return self.root / record.path
 
     def labels(self) -> list[str]:
@@ -212,7 +212,7 @@ def scan(
     patients_csv: str | Path | None = None,
     hash_files: bool = True,
 ) -> Manifest:
-    """Build a manifest from a folder of pictures.
+    """Build a manifest from a folder of images.
 
     The label comes from the table of labels if there is one, else from the file name (Kermany set),
     else from the class folder; see `pneumoscope.data.folder` for the rules.
@@ -232,7 +232,7 @@ def scan(
     Raises
     ------
     DataError
-        If the folder is absent or has no picture, or a picture has no label.
+        If the folder is absent or has no image, or a image has no label.
     """
     from pneumoscope.data.folder import scan_folder
 
@@ -242,7 +242,7 @@ def scan(
 
         return read_npz(folder, folder.with_suffix(""))
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder that holds the pictures")
+        raise DataError(f"{folder}: no such folder; give the folder that holds the images")
     return scan_folder(folder, labels_csv=labels_csv, patients_csv=patients_csv, hash_files=hash_files)
 
 
@@ -265,7 +265,7 @@ def load(path: str | Path) -> Manifest:
     if path.suffix.lower() in _TABLES:
         return Manifest.read(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a folder of pictures or a manifest")
+        raise DataError(f"{path}: no such file or folder; give a folder of images or a manifest")
     raise DataError(f"{path}: not a data set; give a folder, a manifest (.csv, .parquet) or a MedMNIST .npz")
 
 

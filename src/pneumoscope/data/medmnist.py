@@ -32,10 +32,10 @@ _DAMAGED = (
 
 
 def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
-    """Write the pictures of a PneumoniaMNIST file as PNG and return their manifest.
+    """Write the images of a PneumoniaMNIST file as PNG and return their manifest.
 
-    The pictures go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
-    ``OUT/manifest.csv``. The file does not tell patients, so each picture counts as one: the split
+    The images go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
+    ``OUT/manifest.csv``. The file does not tell patients, so each image counts as one: the split
     that it comes with is the only one that is known to be by patient.
 
     Parameters
@@ -84,7 +84,7 @@ def _check(path: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.ND
     if images.ndim != 3 or images.dtype != np.uint8:
         raise DataError(f"{path}: {split}_images is {images.dtype} {images.shape}, not grey uint8 (N, H, W)")
     if len(labels) != len(images) or not np.isin(labels, range(len(_LABELS))).all():
-        raise DataError(f"{path}: {split}_labels does not give 0 or 1 for each picture: not PneumoniaMNIST")
+        raise DataError(f"{path}: {split}_labels does not give 0 or 1 for each image: not PneumoniaMNIST")
 
 
 def _write(

@@ -3,7 +3,7 @@
 They let the demo and the tests run with no download. A network that tells them apart shows that the
 machinery of learning works and nothing about medicine.
 
-A picture is a map of how much the rays meet on their way (soft tissue, bone, air), seen through the
+A image is a map of how much the rays meet on their way (soft tissue, bone, air), seen through the
 exposure and the noise of a detector. Bacterial pneumonia is one or two focal opacities that fill part
 of a lobe; viral pneumonia is a net of fine lines and a thin haze through both lungs. Brightness,
 contrast, pose and the side marker are drawn without regard to the label.
@@ -28,13 +28,13 @@ PHANTOM_CLASSES = ("normal", "bacterial", "viral")
 
 _Array = npt.NDArray[np.floating[Any]]
 _JPEG_QUALITY = 93
-# Mean share of pictures that are a further view of a patient already drawn.
+# Mean share of images that are a further view of a patient already drawn.
 _REPEAT_VIEWS = 0.35
 
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What stays the same in all pictures of one patient; lengths in half picture widths."""
+    """What stays the same in all images of one patient; lengths in half image widths."""
 
     chest: float
     apex: float
@@ -70,7 +70,7 @@ class _Anatomy:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Coordinates of one picture (x to the right, y down, in [-1, 1] before the pose) and its lungs."""
+    """Coordinates of one image (x to the right, y down, in [-1, 1] before the pose) and its lungs."""
 
     x: _Array
     y: _Array
@@ -86,9 +86,9 @@ def draw_phantom(
     Parameters
     ----------
     label : {"normal", "bacterial", "viral"}
-        What the picture shows.
+        What the image shows.
     seed : int
-        Pose, exposure, noise and disease; not negative. The same arguments give the same picture.
+        Pose, exposure, noise and disease; not negative. The same arguments give the same image.
     size : int
         Width and height in pixels, 32 to 4096.
     anatomy_seed : int, optional
@@ -134,7 +134,7 @@ def write_phantoms(
 ) -> Manifest:
     """Write a labelled set of phantoms as JPEG, foldered and named like the Kermany set.
 
-    The classes are as even as `n` allows, and about a third of the pictures are a further view of a
+    The classes are as even as `n` allows, and about a third of the images are a further view of a
     patient: enough for a split by file to leak.
 
     Parameters
@@ -142,7 +142,7 @@ def write_phantoms(
     out : path-like
         Folder; made if absent. The same call may be repeated into it.
     n : int
-        Number of pictures, at least one for each class.
+        Number of images, at least one for each class.
     seed : int
         The same arguments give the same set.
     size : int
@@ -158,7 +158,7 @@ def write_phantoms(
     Raises
     ------
     DataError
-        If an argument is out of range, or the folder holds other pictures.
+        If an argument is out of range, or the folder holds other images.
     """
     out = Path(out)
     if unknown := [label for label in classes if label not in PHANTOM_CLASSES]:
@@ -169,10 +169,10 @@ def write_phantoms(
     if out.is_dir():
         foreign = {path.relative_to(out).as_posix() for path in out.rglob("*.jpeg")} - plan.keys()
         if foreign:
-            raise DataError(f"{out}: holds other pictures ({min(foreign)}); choose an empty folder")
-    for name, (label, picture_seed, patient_seed) in plan.items():
-        picture = draw_phantom(label, picture_seed, size, anatomy_seed=patient_seed)
-        data = cv2.imencode(".jpeg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+            raise DataError(f"{out}: holds other images ({min(foreign)}); choose an empty folder")
+    for name, (label, image_seed, patient_seed) in plan.items():
+        image = draw_phantom(label, image_seed, size, anatomy_seed=patient_seed)
+        data = cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
         try:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(data.tobytes())
@@ -185,7 +185,7 @@ def write_phantoms(
 
 
 def _plan(n: int, seed: int, classes: tuple[str, ...]) -> dict[str, tuple[str, int, int]]:
-    """Return for each file name its label, picture seed and patient seed."""
+    """Return for each file name its label, image seed and patient seed."""
     rng = np.random.default_rng([4, seed])
     plan: dict[str, tuple[str, int, int]] = {}
     patient = 0
@@ -214,7 +214,7 @@ def _inside(distance: _Array, softness: float = 0.015) -> _Array:
 
 
 def _noise(rng: np.random.Generator, size: int, scale: float) -> _Array:
-    """Smooth noise of mean 0 and deviation 1; `scale` is its grain in half picture widths."""
+    """Smooth noise of mean 0 and deviation 1; `scale` is its grain in half image widths."""
     grain = max(scale * size / 2, 0.4)
     # Drawn no finer than it needs to be, then enlarged: coarse noise costs nothing.
     coarse = int(np.clip(np.ceil(size * 2 / grain), 8, size))
@@ -240,7 +240,7 @@ def _pose(anatomy: _Anatomy, rng: np.random.Generator, size: int) -> _Scene:
     t = np.clip((y - anatomy.apex) / (anatomy.base - anatomy.apex), 0, 1.4)
     outer = anatomy.chest * (0.5 + 0.5 * np.sin(np.pi / 2 * np.clip(t * 1.25, 0, 1))) ** 0.8
     inner = 0.1 + 0.05 * np.abs(t - 0.5)
-    # The right dome of the diaphragm (left in the picture) stands higher: the liver is under it.
+    # The right dome of the diaphragm (left in the image) stands higher: the liver is under it.
     dome = anatomy.base + breath + np.where(x < 0, -0.05, 0.02) + 0.9 * (u - 0.36) ** 2 * (1 + (u > 0.36))
     top = anatomy.apex + 1.5 * (u - 0.33) ** 2
     edges = (outer - u, u - inner, y - top, dome - y)
@@ -303,7 +303,7 @@ def _tube(distance: _Array, radius: float) -> _Array:
 
 
 def _vessels(scene: _Scene, anatomy: _Anatomy) -> _Array:
-    """Hila and the branching vessels that every lung shows; the same in all pictures of a patient."""
+    """Hila and the branching vessels that every lung shows; the same in all images of a patient."""
     rng = np.random.default_rng([5, anatomy.vessels])
     x, y = scene.x, scene.y
     size = x.shape[0]
@@ -335,7 +335,7 @@ def _consolidation(scene: _Scene, rng: np.random.Generator) -> _Array:
     opacity = np.zeros_like(scene.x)
     for _ in range(1 + int(rng.random() < 0.3)):
         side = rng.choice([-1, 1])
-        # Not behind the heart (in the lower right of the picture), where nobody could see it.
+        # Not behind the heart (in the lower right of the image), where nobody could see it.
         cx, cy = side * rng.uniform(0.3, 0.56), rng.uniform(-0.5, 0.38 if side < 0 else 0.02)
         rx, ry = rng.uniform(0.13, 0.28), rng.uniform(0.12, 0.24)
         radius = np.sqrt(((scene.x - cx) / rx) ** 2 + ((scene.y - cy) / ry) ** 2)
@@ -369,18 +369,18 @@ def _expose(tissue: _Array, scene: _Scene, rng: np.random.Generator) -> npt.NDAr
     """Scatter, detector curve, quantum noise, collimation and side marker, as 8 bits."""
     size = tissue.shape[0]
     scattered = cv2.GaussianBlur(tissue, (0, 0), size * 0.06)
-    picture = tissue + 0.12 * (scattered - tissue) + 0.012 * _noise(rng, size, 0.5)
-    picture = cv2.GaussianBlur(picture, (0, 0), max(size * rng.uniform(0.001, 0.004), 0.3))
+    image = tissue + 0.12 * (scattered - tissue) + 0.012 * _noise(rng, size, 0.5)
+    image = cv2.GaussianBlur(image, (0, 0), max(size * rng.uniform(0.001, 0.004), 0.3))
     black, white = rng.uniform(-0.06, 0.06), rng.uniform(0.74, 0.95)
-    picture = np.clip((picture - black) / (white - black), 0, 1) ** rng.uniform(0.75, 1.3)
+    image = np.clip((image - black) / (white - black), 0, 1) ** rng.uniform(0.75, 1.3)
     fog = rng.uniform(0.0, 0.06)
-    picture = fog + (1 - fog) * picture
+    image = fog + (1 - fog) * image
     grain = rng.uniform(0.006, 0.022)
-    picture += grain * rng.standard_normal(picture.shape, dtype=np.float32)
+    image += grain * rng.standard_normal(image.shape, dtype=np.float32)
     if rng.random() < 0.3:
         border = np.maximum(np.abs(np.linspace(-1, 1, size)), np.abs(scene.y))
-        picture *= _inside(rng.uniform(0.9, 1.0) - border, 0.01)
-    levels: npt.NDArray[np.uint8] = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        image *= _inside(rng.uniform(0.9, 1.0) - border, 0.01)
+    levels: npt.NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.5:
         left = rng.random() < 0.8
         at = (int(size * (0.05 if left else 0.88)), int(size * rng.uniform(0.1, 0.2)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from pneumoscope.data.download import download
 from pneumoscope.data.manifest import Manifest, scan
 from pneumoscope.data.medmnist import read_npz
-from pneumoscope.data.unpack import unzip_pictures
+from pneumoscope.data.unpack import unzip_images
 from pneumoscope.domain import DataError, DownloadError
 
 __all__ = ["PNEUMONIAMNIST_SIZES", "SOURCES", "Source", "describe", "fetch"]
@@ -101,9 +101,9 @@ def fetch(
         official folders ``train`` and ``test``; ``pneumoniamnist`` is the same set made small and
         square, with its own train, val and test.
     out : path-like
-        Folder for the archive, the pictures and ``manifest.csv``.
+        Folder for the archive, the images and ``manifest.csv``.
     size : {28, 64, 128, 224}, optional
-        Side of the pictures of ``pneumoniamnist``; 28 by default.
+        Side of the images of ``pneumoniamnist``; 28 by default.
     file : path-like, optional
         The archive, where it was got in another way; nothing is downloaded then.
     base_url : str, optional
@@ -137,8 +137,8 @@ def fetch(
     if name == "pneumoniamnist":
         return read_npz(archive, out)
     report = (lambda done, total: progress("unpack", done, total)) if progress else None
-    if not unzip_pictures(archive, out, progress=report):
-        raise DataError(f"{archive}: holds no picture; it is not {source.filename}")
+    if not unzip_images(archive, out, progress=report):
+        raise DataError(f"{archive}: holds no image; it is not {source.filename}")
     manifest = scan(out)
     manifest.write(out / "manifest.csv")
     return manifest

@@ -1,4 +1,4 @@
-"""Dividing a data set so that no patient, and no copy of a picture, is on two sides."""
+"""Dividing a data set so that no patient, and no copy of a image, is on two sides."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def split(
     seed : int
         The same seed on the same records gives the same split, whatever their order.
     method : {"patient", "random"}
-        ``patient`` keeps the pictures of a patient, identical files and `duplicates` together and the
-        share of each label even. ``random`` divides picture by picture, as many published scripts do;
+        ``patient`` keeps the images of a patient, identical files and `duplicates` together and the
+        share of each label even. ``random`` divides image by image, as many published scripts do;
         its test results flatter, because the same child is on both sides.
     duplicates : sequence of sequence of int, optional
-        Positions of records that show the same picture, for instance the near duplicates of an audit.
+        Positions of records that show the same image, for instance the near duplicates of an audit.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def split(
         if shares[side] > 0 and side not in sides:
             raise DataError(
                 f"{manifest.root}: {len(groups)} independent patients are too few to fill '{name}'; "
-                "give more pictures or other fractions"
+                "give more images or other fractions"
             )
     return manifest.with_records(
         replace(record, split=SPLITS[side]) for record, side in zip(manifest.records, sides, strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pneumoscope.domain import DataError
 
-__all__ = ["unzip_pictures"]
+__all__ = ["unzip_images"]
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _MAX_MEMBERS = 50_000
@@ -18,16 +18,16 @@ _MAX_TOTAL_BYTES = 10 * 2**30
 _CHUNK = 1 << 20
 
 
-def unzip_pictures(
+def unzip_images(
     archive: Path,
     out: Path,
     *,
     max_total: int = _MAX_TOTAL_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Unpack the pictures of a ZIP archive, keeping its folders.
+    """Unpack the images of a ZIP archive, keeping its folders.
 
-    Everything else in it is left out. Pictures that are there already at their full size are kept, so
+    Everything else in it is left out. Images that are there already at their full size are kept, so
     that an interrupted run goes on. Sizes are counted as the bytes come, not believed from the header.
 
     Parameters
@@ -35,14 +35,14 @@ def unzip_pictures(
     archive, out : Path
         The ZIP file and the folder to unpack into.
     max_total : int
-        Bytes that all pictures together may have; 100 MB each and 50,000 pictures at most in any case.
+        Bytes that all images together may have; 100 MB each and 50,000 images at most in any case.
     progress : callable, optional
-        Called with the number of pictures done and their total.
+        Called with the number of images done and their total.
 
     Returns
     -------
     int
-        Number of pictures.
+        Number of images.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def unzip_pictures(
     """
     try:
         with zipfile.ZipFile(archive) as packed:
-            members = [member for member in packed.infolist() if _is_picture(member)]
+            members = [member for member in packed.infolist() if _is_image(member)]
             if len(members) > _MAX_MEMBERS:
-                raise DataError(f"{archive}: holds more than {_MAX_MEMBERS:,} pictures; not unpacked")
+                raise DataError(f"{archive}: holds more than {_MAX_MEMBERS:,} images; not unpacked")
             targets = [_target(archive, out, member.filename) for member in members]
             total = 0
             for done, (member, target) in enumerate(zip(members, targets, strict=True), start=1):
@@ -72,7 +72,7 @@ def unzip_pictures(
         raise DataError(f"{name}: cannot be read or written ({error.strerror or error})") from error
 
 
-def _is_picture(member: zipfile.ZipInfo) -> bool:
+def _is_image(member: zipfile.ZipInfo) -> bool:
     parts = PurePosixPath(member.filename).parts
     # macOS packs a shadow "._name" of every file.
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)

@@ -1,7 +1,7 @@
-"""Experiments from end to end. Training and judging do not know each other; this room is where they meet."""
+"""Experiments from end to end. Training and evaluating do not know each other; this room is where they meet."""
 
 from pneumoscope.experiment.cross_validation import CrossValidation, cross_validate
-from pneumoscope.experiment.pictures import divide, prepare_manifest
+from pneumoscope.experiment.images import divide, prepare_manifest
 from pneumoscope.experiment.plan import Experiment, Progress, Result, with_split
 from pneumoscope.experiment.run import export_run_to_keras, run_experiment
 

@@ -15,19 +15,19 @@ from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.split import folds
 from pneumoscope.domain import DataError
-from pneumoscope.evaluate.calibration import fit_calibration
-from pneumoscope.evaluate.metrics import evaluate_scores
-from pneumoscope.evaluate.observe import Observed
-from pneumoscope.evaluate.scores import ScoredSet
-from pneumoscope.evaluate.weighted import ranking
-from pneumoscope.experiment.pictures import limited, lung_segmenter, pack_pictures
+from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.evaluation.metrics import evaluate_scores
+from pneumoscope.evaluation.observe import Observed
+from pneumoscope.evaluation.scores import ScoredSet
+from pneumoscope.evaluation.weighted import ranking
+from pneumoscope.experiment.images import limited, lung_segmenter, pack_images
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, is_of_another_recipe
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
-from pneumoscope.train.cross_fit import cross_fit
-from pneumoscope.train.dataset import Packed, check_classes, check_packed
-from pneumoscope.train.fit import make_fabric
-from pneumoscope.train.recipe import Recipe
+from pneumoscope.training.cross_fit import cross_fit
+from pneumoscope.training.dataset import Packed, check_classes, check_packed
+from pneumoscope.training.fit import make_fabric
+from pneumoscope.training.recipe import Recipe
 
 __all__ = ["CrossValidation", "cross_validate"]
 
@@ -39,7 +39,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """What came out: figures over all held-out pictures, and those of each part."""
+    """What came out: figures over all held-out images, and those of each part."""
 
     metrics: dict[str, Any]
     parts: dict[str, dict[str, Any]]
@@ -52,9 +52,9 @@ def cross_validate(
     sources: tuple[str, ...] = (),
     progress: Progress | None = None,
 ) -> CrossValidation:
-    """Judge every picture by a network that was trained without its patient, or without its source.
+    """Evaluate every image by a network that was trained without its patient, or without its source.
 
-    Calibrator and threshold of each part are fitted on the other parts, so no figure is of pictures that
+    Calibrator and threshold of each part are fitted on the other parts, so no figure is of images that
     anything was chosen on.
 
     Parameters
@@ -64,7 +64,7 @@ def cross_validate(
     count : int
         Folds, where no sources are given.
     sources : tuple of str
-        Sources to leave out in turn, as the manifest names them; other pictures are only learnt from.
+        Sources to leave out in turn, as the manifest names them; other images are only learnt from.
 
     Raises
     ------
@@ -82,8 +82,8 @@ def cross_validate(
     if not fabric.is_global_zero:
         progress = Progress()
     _begin(out, recipe, writes=fabric.is_global_zero)
-    progress.on_step("reading pictures")
-    packed = pack_pictures(manifest, recipe, lungs, progress)
+    progress.on_step("reading images")
+    packed = pack_images(manifest, recipe, lungs, progress)
     check_packed(manifest.root, recipe.classes, all=packed)
     manifest = manifest.with_records(packed.records)
     names, parts = _parts(manifest, count, sources, recipe.split.seed)
@@ -97,11 +97,11 @@ def cross_validate(
         on_part=lambda number: progress.on_step(f"training without {names[number - 1]}"),
         on_epoch=lambda row: progress.on_epoch(row, recipe.epochs),
     )
-    progress.on_step("judging")
+    progress.on_step("evaluating")
     result = (
-        _judge_sources(packed, recipe.classes, logits, names, parts)
+        _evaluate_sources(packed, recipe.classes, logits, names, parts)
         if sources
-        else _judge_folds(packed, recipe.classes, logits, names, parts)
+        else _evaluate_folds(packed, recipe.classes, logits, names, parts)
     )
     if fabric.is_global_zero:
         content = {
@@ -139,9 +139,7 @@ def _parts(
     found = np.array([record.source for record in manifest.records])
     if unknown := set(sources) - set(found.tolist()):
         known = ", ".join(sorted(set(found.tolist())))
-        raise DataError(
-            f"{manifest.root}: no picture is from {', '.join(sorted(unknown))}; there are {known}"
-        )
+        raise DataError(f"{manifest.root}: no image is from {', '.join(sorted(unknown))}; there are {known}")
     held_out = [_with_kin(manifest, found == source, groups) for source in sources]
     return list(sources), [np.union1d(np.flatnonzero(own), parts[0]) for own in held_out]
 
@@ -149,7 +147,7 @@ def _parts(
 def _with_kin(
     manifest: Manifest, own: npt.NDArray[np.bool_], groups: list[list[int]]
 ) -> npt.NDArray[np.bool_]:
-    """Add the other pictures of the patients in question, and copies of their pictures."""
+    """Add the other images of the patients in question, and copies of their images."""
     patients = np.array([record.patient_id for record in manifest.records])
     kin = np.isin(patients, patients[own])
     for group in groups:
@@ -157,7 +155,7 @@ def _with_kin(
     return kin
 
 
-def _judge_folds(
+def _evaluate_folds(
     packed: Packed,
     classes: tuple[str, ...],
     logits: list[Logits],
@@ -175,21 +173,21 @@ def _judge_folds(
         calibrator, threshold = _chosen_on(packed, rest, classes, scores[rest])
         probabilities[own] = calibrate(scores[own], calibrator)
         decided[own] = 1 - probabilities[own, 0] >= threshold
-        found[name] = {"pictures": len(own), **_figures(labels[own] != 0, decided[own])}
+        found[name] = {"images": len(own), **_figures(labels[own] != 0, decided[own])}
         found[name]["auroc"] = _auroc(1 - probabilities[own, 0], labels[own] != 0)
     metrics = evaluate_scores(_scored(packed, classes, probabilities), threshold=0.5)
     metrics["at_thresholds_of_the_other_folds"] = _figures(labels != 0, decided)
     return CrossValidation(metrics, found)
 
 
-def _judge_sources(
+def _evaluate_sources(
     packed: Packed,
     classes: tuple[str, ...],
     logits: list[Logits],
     sources: list[str],
     parts: list[npt.NDArray[np.intp]],
 ) -> CrossValidation:
-    """Judge each source that was left out beside the fold of the others that was held out with it.
+    """Evaluate each source that was left out beside the fold of the others that was held out with it.
 
     A source may hold one class only; its AUROC is then against the other class of the held-out fold.
     """
@@ -202,11 +200,11 @@ def _judge_sources(
         opposite = ~mine & (truth != truth[mine][0]) if len(set(truth[mine].tolist())) == 1 else mine
         among = mine | opposite
         found[source] = {
-            "pictures": int(mine.sum()),
+            "images": int(mine.sum()),
             **_figures(truth[mine], p[mine] >= threshold),
             "auroc": _auroc(p[among], truth[among]),
             # Threshold and temperature were chosen on these: what they decide would flatter.
-            "others": {"pictures": int((~mine).sum()), "auroc": _auroc(p[~mine], truth[~mine])},
+            "others": {"images": int((~mine).sum()), "auroc": _auroc(p[~mine], truth[~mine])},
         }
     return CrossValidation({}, found)
 
@@ -217,7 +215,7 @@ def _chosen_on(
     classes: tuple[str, ...],
     logits: npt.NDArray[np.float64],
 ) -> tuple[Calibrator, float]:
-    """Return a temperature and the balanced threshold, fitted on some of the pictures."""
+    """Return a temperature and the balanced threshold, fitted on some of the images."""
     records = tuple(packed.records[position] for position in chosen)
     observed = Observed(logits, classes, packed.possible[chosen], np.arange(len(chosen)), records)
     fitted = fit_calibration(observed, "temperature", fitted_on="the other parts")

@@ -1,4 +1,4 @@
-"""Where the pictures of an experiment come from and how they were divided, as its bundle says it."""
+"""Where the images of an experiment come from and how they were divided, as its bundle says it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.model.manifest import Provenance
-from pneumoscope.train.recipe import SplitSpec
+from pneumoscope.training.recipe import SplitSpec
 
 __all__ = ["Origin"]
 
@@ -39,11 +39,11 @@ class Origin:
 
     @property
     def division(self) -> str:
-        """How the pictures were divided, in words."""
+        """How the images were divided, in words."""
         how = self._split
         return f"by {how.method}, seed {how.seed}" if how else "as the data give it"
 
-    def speaks_of(self, side: str) -> str:
+    def evaluated_on(self, side: str) -> str:
         """Name one side of the split, as figures and calibrators do."""
         return f"{self.name}, {side} split ({self.division})"
 
@@ -68,4 +68,4 @@ class Origin:
 
 def _described(added: Manifest) -> str:
     sources = sorted({record.source for record in added.records if record.source})
-    return f"{len(added)} pictures of {', '.join(sources) or added.root.resolve().name}"
+    return f"{len(added)} images of {', '.join(sources) or added.root.resolve().name}"

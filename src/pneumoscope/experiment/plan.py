@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.domain import UnreadableImageError
-from pneumoscope.evaluate.bundles import Judgement
+from pneumoscope.evaluation.bundles import Evaluation
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.train.history import Epoch
-from pneumoscope.train.recipe import Recipe, load_recipe
+from pneumoscope.training.history import Epoch
+from pneumoscope.training.recipe import Recipe, load_recipe
 
 __all__ = ["RECIPE_FILE", "Experiment", "Progress", "Result", "is_of_another_recipe", "with_split"]
 
@@ -33,19 +33,19 @@ class Experiment:
     lungs : Path, optional
         A lung segmenter; the shipped one if not given.
     also : Path, optional
-        A second data set to learn from only: its pictures without a split, and those of split ``train``.
+        A second data set to learn from only: its images without a split, and those of split ``train``.
     teachers : tuple of Path
         Bundles in place of the teacher that the recipe would train; of the same data and split.
     teacher_epochs : int, optional
         Epochs of the teacher that the recipe trains, not those of its own recipe.
     limit : int, optional
-        Use at most so many pictures of each class.
+        Use at most so many images of each class.
     keras : bool
         Write ``model.h5`` as well.
     resume : bool
         Go on with an interrupted run.
     divides : bool
-        The split was asked for, so that data which bring their own are refused.
+        The split was asked for, so that data which bring their own are rejected.
     described_as : str
         Name of the data in reports; the folder's name if empty.
     """
@@ -70,7 +70,7 @@ class Progress:
     """Whom to tell how far things are."""
 
     on_step: Callable[[str], None] = lambda _: None
-    on_pictures: Callable[[int, int], None] = lambda _done, _total: None
+    on_images: Callable[[int, int], None] = lambda _done, _total: None
     on_epoch: Callable[[Epoch, int], None] = lambda _row, _epochs: None
 
 
@@ -79,7 +79,7 @@ class Result:
     """What came out of it."""
 
     bundle: Bundle
-    judgement: Judgement
+    evaluation: Evaluation
     unreadable: tuple[UnreadableImageError, ...]
 
 

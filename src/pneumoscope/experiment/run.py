@@ -1,4 +1,4 @@
-"""One experiment from end to end: data → split → train → export → calibrate → judge.
+"""One experiment from end to end: data → split → train → export → calibrate → evaluate.
 
 The network is trained on split ``train``; its epoch, calibrator and thresholds are chosen on ``val``; what is
 reported is ``test``.
@@ -18,18 +18,18 @@ import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.domain import DataError, MissingExtraError, Reason, RecipeError, UnreadableImageError
-from pneumoscope.evaluate.bundles import Judgement, calibrate_bundle, judge_bundle, sign_bundle
-from pneumoscope.evaluate.novelty import fit_gate
-from pneumoscope.experiment.origin import Origin
-from pneumoscope.experiment.pictures import (
+from pneumoscope.evaluation.bundles import Evaluation, calibrate_bundle, evaluate_bundle, sign_bundle
+from pneumoscope.evaluation.novelty import fit_gate
+from pneumoscope.experiment.images import (
     are_of,
     by_data_set,
+    images_to_add,
     lung_segmenter,
-    pack_pictures,
-    pictures_to_add,
+    pack_images,
     prepare_manifest,
     with_more,
 )
+from pneumoscope.experiment.origin import Origin
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, Result
 from pneumoscope.experiment.run_folder import (
     SPLIT_FILE,
@@ -40,14 +40,14 @@ from pneumoscope.experiment.run_folder import (
 )
 from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle, load_bundle
 from pneumoscope.model.manifest import Provenance
-from pneumoscope.train.dataset import Packed, check_packed
-from pneumoscope.train.distil import ask, check_teacher
-from pneumoscope.train.export import export_bundle
-from pneumoscope.train.fit import fit, make_fabric
-from pneumoscope.train.history import HISTORY_FILE
-from pneumoscope.train.networks import Network, build_network, check_size, load_weights, save_weights
-from pneumoscope.train.pretrain import pretrain
-from pneumoscope.train.recipe import Recipe, load_recipe
+from pneumoscope.training.dataset import Packed, check_packed
+from pneumoscope.training.distil import ask, check_teacher
+from pneumoscope.training.export import export_bundle
+from pneumoscope.training.fit import fit, make_fabric
+from pneumoscope.training.history import HISTORY_FILE
+from pneumoscope.training.networks import Network, build_network, check_size, load_weights, save_weights
+from pneumoscope.training.pretrain import pretrain
+from pneumoscope.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -61,7 +61,7 @@ WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
 
 
 def run_experiment(experiment: Experiment, progress: Progress | None = None) -> Result | None:
-    """Train, export, calibrate and judge one network.
+    """Train, export, calibrate and evaluate one network.
 
     Returns
     -------
@@ -92,9 +92,9 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         progress = Progress()  # one process speaks for all
     elif not begun:
         write_inputs(origin, lungs)
-    progress.on_step("reading pictures")
+    progress.on_step("reading images")
     learnt = with_more(manifest.subset("train"), origin.added)
-    train, val = (pack_pictures(part, recipe, lungs, progress) for part in (learnt, manifest.subset("val")))
+    train, val = (pack_images(part, recipe, lungs, progress) for part in (learnt, manifest.subset("val")))
     unreadable = train.unreadable + val.unreadable
     if fabric.is_global_zero:
         write_unreadable(out, unreadable)
@@ -105,12 +105,12 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress.on_step("exporting")
     bundle = _export(experiment, network, train, lungs, origin.provenance(taught_by))
     bundle = _made_fit_for_use(origin, bundle, learnt, progress)
-    progress.on_step("judging on test patients")
-    judgement = _judge(origin, bundle, fabric)
-    unreadable += _not_read(judgement)
+    progress.on_step("evaluating on test patients")
+    evaluation = _evaluate(origin, bundle, fabric)
+    unreadable += _not_read(evaluation)
     write_unreadable(out, unreadable)
-    bundle = sign_bundle(bundle, judgement.metrics, origin.speaks_of("test"))
-    return Result(bundle, judgement, unreadable)
+    bundle = sign_bundle(bundle, evaluation.metrics, origin.evaluated_on("test"))
+    return Result(bundle, evaluation, unreadable)
 
 
 def _learn(
@@ -142,7 +142,7 @@ def _learn(
         teacher, taught_by = _ask(teachers, recipe, manifest, train)
     if recipe.pretraining:
         progress.on_step("pretraining without labels")
-        network = pretrain(recipe, network, train.pictures, experiment.out, fabric=fabric)
+        network = pretrain(recipe, network, train.images, experiment.out, fabric=fabric)
     progress.on_step("training")
     network = fit(
         recipe,
@@ -159,7 +159,7 @@ def _learn(
 
 
 def _made_fit_for_use(origin: Origin, bundle: Bundle, learnt: Manifest, progress: Progress) -> Bundle:
-    """Fit the gate on what was learnt from, and calibrator and thresholds on the validation pictures."""
+    """Fit the gate on what was learnt from, and calibrator and thresholds on the validation images."""
     recipe, manifest = origin.experiment.recipe, origin.manifest
     progress.on_step("fitting the gate on training patients")
     bundle = fit_gate(bundle, by_data_set(learnt, manifest))
@@ -170,7 +170,7 @@ def _made_fit_for_use(origin: Origin, bundle: Bundle, learnt: Manifest, progress
         method=recipe.calibration,
         views=recipe.calibration_views,
         seed=recipe.seed,
-        described_as=origin.speaks_of("val"),
+        described_as=origin.evaluated_on("val"),
     )
 
 
@@ -181,7 +181,7 @@ def _origin(experiment: Experiment, *, resumes: bool) -> Origin:
     if brings_split and experiment.divides:
         raise DataError(f"{experiment.data}: has a split of its own; leave --split out, or that column")
     manifest = _manifest(experiment, listed, resumes=resumes)
-    added = pictures_to_add(experiment.also, manifest) if experiment.also else None
+    added = images_to_add(experiment.also, manifest) if experiment.also else None
     return Origin(experiment, manifest, added, brings_split)
 
 
@@ -225,24 +225,24 @@ def _teachers(experiment: Experiment, lungs: Path | None, progress: Progress) ->
 def _ask(
     paths: tuple[Path, ...], recipe: Recipe, manifest: Manifest, train: Packed
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Return what teachers say of the training pictures, shape (N, K), and who they are.
+    """Return what teachers say of the training images, shape (N, K), and who they are.
 
-    Rows of pictures that were added to the data set are 0: a teacher of children knows nothing of adults.
+    Rows of images that were added to the data set are 0: a teacher of children knows nothing of adults.
     """
     teachers = [load_bundle(path) for path in paths]
     for teacher in teachers:
         check_teacher(teacher, recipe, manifest)
     own = np.flatnonzero(are_of(train.records, manifest))
-    pictures = [manifest.resolve(train.records[row]) for row in own]
+    images = [manifest.resolve(train.records[row]) for row in own]
     said = np.zeros((len(train), len(recipe.classes)), np.float32)
-    said[own] = np.mean([ask(teacher, pictures) for teacher in teachers], axis=0)
+    said[own] = np.mean([ask(teacher, images) for teacher in teachers], axis=0)
     return said, tuple(teacher.identity for teacher in teachers)
 
 
-def _not_read(judgement: Judgement) -> tuple[UnreadableImageError, ...]:
+def _not_read(evaluation: Evaluation) -> tuple[UnreadableImageError, ...]:
     return tuple(
         UnreadableImageError(row.path, Reason(row.reasons[0]), row.message)
-        for row in judgement.not_judged
+        for row in evaluation.not_evaluated
         if row.status == "unreadable"
     )
 
@@ -253,30 +253,30 @@ def _export(
     recipe, out = experiment.recipe, experiment.out
     save_weights(network, out / WEIGHTS_FILE)
     bundle = export_bundle(
-        network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs, seen=train.pictures
+        network, recipe, out / BUNDLE_FOLDER, provenance=provenance, lungs=lungs, seen=train.images
     )
     if experiment.keras:
-        from pneumoscope.train.keras_export import export_keras
+        from pneumoscope.training.keras_export import export_keras
 
         export_keras(network, out / KERAS_FILE, size=recipe.input.size)
     return bundle
 
 
-def _judge(origin: Origin, bundle: Bundle, fabric: Fabric) -> Judgement:
+def _evaluate(origin: Origin, bundle: Bundle, fabric: Fabric) -> Evaluation:
     recipe, out = origin.experiment.recipe, origin.experiment.out
     about = {
         "Recipe": f"{recipe.name} ({recipe.sha256[:12]})",
-        "Data": f"{origin.name}, {len(origin.manifest)} pictures",
+        "Data": f"{origin.name}, {len(origin.manifest)} images",
         "Learnt from besides": bundle.manifest.provenance.also_description,
         "Split": origin.division,
         "Epochs": str(recipe.epochs),
         "Trained on": str(fabric.device.type).upper(),
     }
-    return judge_bundle(
+    return evaluate_bundle(
         bundle,
         origin.manifest.subset("test"),
         out,
-        speaks_of=origin.speaks_of("test"),
+        evaluated_on=origin.evaluated_on("test"),
         about={name: fact for name, fact in about.items() if fact},
         history=out / HISTORY_FILE,
     )
@@ -290,7 +290,7 @@ def export_run_to_keras(run: Path, out: Path) -> float:
     RecipeError
         If the folder is no run, or its weights do not fit its recipe.
     """
-    from pneumoscope.train.keras_export import export_keras
+    from pneumoscope.training.keras_export import export_keras
 
     recipe = load_recipe(str(run / RECIPE_FILE))
     network = build_network(recipe.network, len(recipe.classes), pretrained=False)

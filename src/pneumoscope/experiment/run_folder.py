@@ -16,7 +16,7 @@ from pneumoscope.experiment.origin import Origin
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe
 from pneumoscope.model.bundle import load_bundle, sha256_of
 from pneumoscope.predict.pipeline import available_cpus
-from pneumoscope.train.fit import CHECKPOINT_FILE
+from pneumoscope.training.fit import CHECKPOINT_FILE
 
 __all__ = ["SPLIT_FILE", "check_inputs", "resumes", "write_inputs", "write_unreadable"]
 
@@ -25,7 +25,7 @@ UNREADABLE_FILE = "unreadable.csv"
 
 
 def resumes(experiment: Experiment) -> bool:
-    """Whether there is a run to go on with; refuse to write over one, or to go on by another recipe."""
+    """Whether there is a run to go on with; reject to write over one, or to go on by another recipe."""
     out = experiment.out
     if not (out / CHECKPOINT_FILE).exists():
         return False
@@ -39,7 +39,7 @@ def resumes(experiment: Experiment) -> bool:
 
 
 def check_inputs(origin: Origin, lungs: Path | None) -> None:
-    """Refuse to go on with a run by another segmenter, other teachers, weights or added pictures.
+    """Reject to go on with a run by another segmenter, other teachers, weights or added images.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
 
 
 def write_unreadable(run: Path, unreadable: Iterable[UnreadableImageError]) -> None:
-    """List the pictures that were left out, with the reason."""
+    """List the images that were left out, with the reason."""
     with (run / UNREADABLE_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "reason", "detail"))

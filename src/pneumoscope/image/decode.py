@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-"""Suffixes, in lower case, that a scan of a folder picks up; files without one are judged by content."""
+"""Suffixes, in lower case, that a scan of a folder picks up; files without one are predicted by content."""
 
 # Enough for the DICOM prefix behind its preamble of 128 bytes.
 HEAD_BYTES = 132
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")
 
-# Pictures that are recognised only to say what to do about them.
+# Images that are recognised only to say what to do about them.
 FOREIGN = {
     b"GIF8": "GIF",
     b"RIFF": "WebP",
@@ -66,7 +66,7 @@ def read_radiograph(
     limits : Limits
         Bounds on file size and pixel count, held before anything is decoded.
     name : str or None
-        What to call the picture in messages; by default the path, or ``"<bytes>"``.
+        What to call the image in messages; by default the path, or ``"<bytes>"``.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def read_radiograph(
     Raises
     ------
     UnreadableImageError
-        If there is no file, or no picture in it; its `reason` tells why.
+        If there is no file, or no image in it; its `reason` tells why.
     """
     if isinstance(source, bytes):
         data, label = source, name or "<bytes>"
@@ -204,14 +204,14 @@ def _not_an_image(label: str, data: bytes) -> UnreadableImageError:
     if any(signature.startswith(data) for signature in signatures):
         detail = f"the file ends after {len(data)} bytes; copy it again from its source"
         return UnreadableImageError(label, Reason.TRUNCATED, detail)
-    detail = "this is no picture; give a JPEG, PNG, TIFF, BMP or DICOM file"
+    detail = "this is no image; give a JPEG, PNG, TIFF, BMP or DICOM file"
     return UnreadableImageError(label, Reason.NOT_AN_IMAGE, detail)
 
 
 def _read_jpeg(label: str, data: bytes, min_side: int | None, limits: Limits) -> Radiograph:
     header = read_jpeg_header(label, data)
     check_pixels(label, header.height, header.width, limits)
-    # A scaled decode reaches beyond the picture by part of a pixel, which must stay at its right and bottom.
+    # A scaled decode reaches beyond the image by part of a pixel, which must stay at its right and bottom.
     samples = decode_jpeg(label, data, header, min_side if header.orientation == 1 else None)
     white = (1 << header.bits) - 1
     photometric = {1: "grey", 3: "rgb", 4: "cmyk"}[header.components]

@@ -117,7 +117,7 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a picture that cannot be read.
+        With any of the reasons for a image that cannot be read.
     """
     with _lenient_pydicom():
         try:
@@ -153,7 +153,7 @@ def read_patient_key(path: Path) -> str | None:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
             return patient_key(_text(dataset, "PatientID"))
         except (*CUT_OFF, *DAMAGED):
-            return None  # whoever reads the picture will say what is wrong with it
+            return None  # whoever reads the image will say what is wrong with it
 
 
 def _line(error: BaseException) -> str:
@@ -172,7 +172,7 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
             raise UnreadableImageError(
                 name, Reason.TRUNCATED, "the DICOM file ends within its pixel data; send the image again"
             )
-        detail = "the DICOM object holds no picture, or was cut off before it; choose the image of the series"
+        detail = "the DICOM object holds no image, or was cut off before it; choose the image of the series"
         raise UnreadableImageError(name, Reason.NO_PIXELS, detail)
     frames = _number(dataset, "NumberOfFrames") or 1
     if frames > 1:
@@ -284,7 +284,7 @@ def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
 
 
 def _padding(dataset: pydicom.Dataset, layout: Layout, signed: bool) -> tuple[int, int] | None:
-    """Return the range of stored values that stand for no picture at all."""
+    """Return the range of stored values that stand for no image at all."""
     ends = [_number(dataset, "PixelPaddingValue"), _number(dataset, "PixelPaddingRangeLimit")]
     values = [int(end) for end in ends if end is not None]
     if ends[0] is None:
@@ -314,7 +314,7 @@ def _lookup_table(item: pydicom.Dataset, descriptor: str, data: str) -> LookupTa
 
 
 def _describe(dataset: pydicom.Dataset) -> dict[str, Any]:
-    """Read what the gate and the split want to know of the picture."""
+    """Read what the gate and the split want to know of the image."""
     return {
         "spacing": _spacing(dataset),
         "view": _view(dataset),

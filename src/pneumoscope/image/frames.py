@@ -237,7 +237,7 @@ def _jpeg2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
 
     bits = _jpeg2k_bits(name, data, limits)
     # High-throughput streams too: OpenJPH is twice as fast, but imagecodecs loses its errors, and what was
-    # decoded before one would pass for the whole picture.
+    # decoded before one would pass for the whole image.
     return Frame(_luminance(_decode(name, imagecodecs.jpeg2k_decode, data), layout), bits)
 
 

@@ -3,7 +3,7 @@
 The steps are those of PS3.3 C.11 and PS3.4 annex N: stored value, modality LUT, VOI LUT or window,
 presentation.
 A word has at most 16 bits, so the steps run once over a table of all words and the pixels are looked up
-in it: exact, and with no floating-point copy of the picture on the way.
+in it: exact, and with no floating-point copy of the image on the way.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["GreyPipeline", "LookupTable", "Window", "to_grey"]
 
 Values = npt.NDArray[np.float64]
 
-# Without a window, these percentiles of the picture become black and white: the very ends belong
+# Without a window, these percentiles of the image become black and white: the very ends belong
 # to lead markers and dead detector elements.
 PERCENTILES = (0.1, 99.9)
-# Rec. 601, as for every other colour picture here.
+# Rec. 601, as for every other colour image here.
 LUMINANCE = (0.299, 0.587, 0.114)
 # Rows looked up at a time: the lookup widens its indices to 64 bits.
 ROWS = 128
@@ -88,7 +88,7 @@ class GreyPipeline:
     window : Window or None
         The first window.
     padding : tuple of int or None
-        Least and greatest stored value that stand for "outside the picture"; they become black.
+        Least and greatest stored value that stand for "outside the image"; they become black.
     inverse : bool
         Low values are shown bright.
     palette : tuple of LookupTable
@@ -182,7 +182,7 @@ def _stored_values(frame: Frame, signed: bool) -> Values:
 def _stretch(
     words: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], values: Values, outside: npt.NDArray[np.bool_]
 ) -> Values:
-    """Map the percentiles of the picture to 0 and 1, padding left out."""
+    """Map the percentiles of the image to 0 and 1, padding left out."""
     counts = cv2.calcHist([words], [0], None, [values.size], [0, values.size]).ravel().astype(np.float64)
     counts[outside] = 0
     used = np.flatnonzero(counts)

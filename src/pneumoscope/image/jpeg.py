@@ -1,7 +1,7 @@
 """JPEG: the header read by hand, the pixels by libjpeg-turbo.
 
 The header is walked here because libjpeg-turbo's own reader neither tells the orientation nor reads
-pictures of more than 8 bits, and because size must be known before anything is allocated. The same
+images of more than 8 bits, and because size must be known before anything is allocated. The same
 walk serves the JPEG and JPEG-LS frames inside DICOM.
 """
 
@@ -30,7 +30,7 @@ STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 
-# Every scan of a progressive picture touches all of its pixels, so a few bytes could buy minutes of
+# Every scan of a progressive image touches all of its pixels, so a few bytes could buy minutes of
 # work. Encoders write about 10 scans; the most eager optimiser writes 64.
 MAX_SCANS = 100
 
@@ -112,7 +112,7 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
     while True:
         marker, start, end = _next_segment(name, data, position)
         if marker == END_OF_IMAGE:
-            raise _corrupt(name, "it ends before any picture data")
+            raise _corrupt(name, "it ends before any image data")
         if marker in START_OF_FRAME and frame is None:
             if end - start < 6:
                 raise _corrupt(name, "frame header too short")
@@ -171,7 +171,7 @@ def exif_orientation(exif: bytes) -> int:
     Returns
     -------
     int
-        1 to 8 (Exif 2.32, 4.6.4); 1 where the block is damaged or says nothing, because a picture
+        1 to 8 (Exif 2.32, 4.6.4); 1 where the block is damaged or says nothing, because a image
         is worth more than its decoration.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -200,7 +200,7 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
     header : JpegHeader
         Of the same data; the caller has held its size against the limits.
     min_side : int or None
-        The picture may come out smaller, by 2, 4 or 8, as long as its shorter side keeps this many pixels.
+        The image may come out smaller, by 2, 4 or 8, as long as its shorter side keeps this many pixels.
 
     Returns
     -------

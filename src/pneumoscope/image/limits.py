@@ -1,4 +1,4 @@
-"""How large a picture may be, checked from its header before anything is decoded."""
+"""How large a image may be, checked from its header before anything is decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits", "check_bytes", "check_pixels"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one picture; what lies beyond them is refused before it is decoded.
+    """Bounds on one image; what lies beyond them is rejected before it is decoded.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ DEFAULT_LIMITS = Limits()
 
 
 def check_bytes(name: str, size: int, limits: Limits) -> None:
-    """Refuse an empty file and one that is too large.
+    """Reject an empty file and one that is too large.
 
     Raises
     ------
@@ -42,11 +42,11 @@ def check_bytes(name: str, size: int, limits: Limits) -> None:
         )
     if size > limits.max_bytes:
         detail = f"{size / 1e6:.0f} MB is more than the limit of {limits.max_bytes / 1e6:.0f} MB"
-        raise UnreadableImageError(name, Reason.FILE_TOO_LARGE, f"{detail}; export one picture per file")
+        raise UnreadableImageError(name, Reason.FILE_TOO_LARGE, f"{detail}; export one image per file")
 
 
 def check_pixels(name: str, height: int, width: int, limits: Limits) -> None:
-    """Refuse a picture without area and one with too many pixels.
+    """Reject a image without area and one with too many pixels.
 
     Raises
     ------

@@ -16,10 +16,10 @@ import numpy.typing as npt
 __all__ = ["LUNG_INPUT_SIZE", "Box", "LungField", "LungSegmenter", "lung_field"]
 
 LUNG_INPUT_SIZE = 128
-"""Height and width at which a segmenter sees the whole picture, squashed."""
+"""Height and width at which a segmenter sees the whole image, squashed."""
 
 Box = tuple[float, float, float, float]
-"""Top, left, bottom, right as fractions of the picture's height and width."""
+"""Top, left, bottom, right as fractions of the image's height and width."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -32,15 +32,15 @@ MIN_COMPONENT = 0.08
 
 
 class LungSegmenter(Protocol):
-    """Anything that turns a picture into a map of lung probability."""
+    """Anything that turns a image into a map of lung probability."""
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the probability of lung over the whole picture, at the segmenter's own size.
+        """Return the probability of lung over the whole image, at the segmenter's own size.
 
         Parameters
         ----------
         pixels : ndarray of float32, shape (128, 128)
-            The whole picture, grey levels in [0, 1].
+            The whole image, grey levels in [0, 1].
 
         Returns
         -------
@@ -57,9 +57,9 @@ class LungField:
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w)
-        Lung or not, over the whole picture, at the segmenter's size.
+        Lung or not, over the whole image, at the segmenter's size.
     box : Box
-        Smallest box around the mask; the whole picture where the mask is not plausible.
+        Smallest box around the mask; the whole image where the mask is not plausible.
     plausible : bool
         Whether area and box are those of a frontal chest radiograph.
     certainty : float
@@ -96,7 +96,7 @@ class LungField:
         return float(columns[max(left, middle - sixth) : middle + sixth].min() / columns.max())
 
     def padded_box(self, margin: float) -> Box:
-        """Return the box grown on each side by `margin` times its own size, kept inside the picture."""
+        """Return the box grown on each side by `margin` times its own size, kept inside the image."""
         if not self.plausible:
             return WHOLE
         top, left, bottom, right = self.box
@@ -117,7 +117,7 @@ def lung_field(
     Parameters
     ----------
     probability : ndarray of float32, shape (h, w)
-        Lung probability in [0, 1] over the whole picture.
+        Lung probability in [0, 1] over the whole image.
     threshold : float
         Probability from which a pixel is lung.
     view : ndarray of float32, shape (h, w), optional
@@ -126,7 +126,7 @@ def lung_field(
     Returns
     -------
     LungField
-        With the whole picture as box where the mask is not plausible for a frontal chest.
+        With the whole image as box where the mask is not plausible for a frontal chest.
     """
     raw = (probability >= threshold).view(np.uint8)
     stats: npt.NDArray[np.int32]

@@ -127,7 +127,7 @@ def read_png(name: str, data: bytes, limits: Limits) -> Raster:
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a picture that cannot be read.
+        With any of the reasons for a image that cannot be read.
     """
     bits, color, orientation = _check_png(name, data, limits)
     import imagecodecs
@@ -163,7 +163,7 @@ def _check_png(name: str, data: bytes, limits: Limits) -> tuple[int, int, int]:
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise corrupt(name, "PNG", "wrong checksum")
         if kind == b"acTL" and length >= 4 and int.from_bytes(body[:4], "big") > 1:
-            detail = "an animated PNG holds several pictures; save the one that counts"
+            detail = "an animated PNG holds several images; save the one that counts"
             raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
         if kind == b"eXIf":
             orientation = exif_orientation(bytes(body))

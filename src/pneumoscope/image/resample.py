@@ -1,4 +1,4 @@
-"""One part of a picture, at one size: a fraction of a pixel counts, and what is too fine turns grey."""
+"""One part of a image, at one size: a fraction of a pixel counts, and what is too fine turns grey."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resample(
     extent: tuple[float, float] | None = None,
     resampling: str = "area",
 ) -> Pixels:
-    """Show a part of a picture at (`height`, `width`) without aliasing.
+    """Show a part of a image at (`height`, `width`) without aliasing.
 
     ``area`` is the mean over what a pixel covers, taken from two points an axis where it shrinks up to
     fourfold, from four where it shrinks more, and from block means beyond eightfold: nearly the exact mean,
@@ -42,7 +42,7 @@ def resample(
     region : Box
         What to show, as fractions of `extent`.
     extent : tuple of float, optional
-        Rows and columns of `samples` that are picture, where a scaled decode reaches beyond it; all if not
+        Rows and columns of `samples` that are image, where a scaled decode reaches beyond it; all if not
         given.
     resampling : {"area", "linear", "cubic"}
         See above.
@@ -92,7 +92,7 @@ def _points(
     shape: tuple[int, int],
     kernel: int,
 ) -> npt.NDArray[Any]:
-    """Read the picture at the middles of a grid whose cells are `scale` pixels and begin at `start`."""
+    """Read the image at the middles of a grid whose cells are `scale` pixels and begin at `start`."""
     (top, left), (scale_y, scale_x), (height, width) = start, scale, shape
     found: npt.NDArray[Any]
     if top == left == 0:

@@ -32,7 +32,7 @@ Pixels = npt.NDArray[np.float32]
 
 
 class InputSpec(BaseModel):
-    """How a picture is made ready for one network.
+    """How a image is made ready for one network.
 
     The steps run in this order: lung box, crop, resize, denoise, contrast, grey-level window, lung mask.
 
@@ -45,15 +45,15 @@ class InputSpec(BaseModel):
     resampling : {"area", "linear", "cubic"}
         For making smaller; ``linear`` and ``cubic`` are preceded by a Gaussian against aliasing.
     denoise : {"none", "median", "gaussian", "bilateral", "nlm"}
-        Filter on the resized picture.
+        Filter on the resized image.
     contrast : {"none", "equalize", "clahe"}
         Histogram equalisation, whole or contrast-limited in 8 by 8 tiles.
     lungs : {"none", "crop", "mask", "crop_and_mask"}
         What the lung segmenter is used for.
     lung_margin : float
         Share of the lung box added on each side of a crop.
-    window : {"full", "picture", "lungs"}
-        Grey levels as they are; or stretched between the 1st and 99th percentile of the picture, or of
+    window : {"full", "image", "lungs"}
+        Grey levels as they are; or stretched between the 1st and 99th percentile of the image, or of
         the lungs.
     channels : {1, 3}
         Grey, or grey repeated.
@@ -68,7 +68,7 @@ class InputSpec(BaseModel):
     contrast: Literal["none", "equalize", "clahe"] = "none"
     lungs: Literal["none", "crop", "mask", "crop_and_mask"] = "none"
     lung_margin: float = Field(default=0.05, ge=0.0, le=0.5)
-    window: Literal["full", "picture", "lungs"] = "full"
+    window: Literal["full", "image", "lungs"] = "full"
     channels: Literal[1, 3] = 1
 
     @property
@@ -88,16 +88,16 @@ class InputSpec(BaseModel):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Standardised:
-    """A network's input and where in the picture it came from.
+    """A network's input and where in the image it came from.
 
     Parameters
     ----------
     pixels : ndarray of float32, shape (C, S, S)
         Grey levels in [0, 1].
     region : Box
-        The part of the picture that fills the input, before borders.
+        The part of the image that fills the input, before borders.
     content : Box
-        The part of the input that is picture and not border.
+        The part of the input that is image and not border.
     lungs : LungField or None
         What the segmenter found, where it was asked.
     """
@@ -111,7 +111,7 @@ class Standardised:
 def standardise(
     radiograph: Radiograph, spec: InputSpec, segment: LungSegmenter | None = None
 ) -> Standardised:
-    """Make a picture ready for the network.
+    """Make a image ready for the network.
 
     Parameters
     ----------
@@ -140,23 +140,23 @@ def standardise(
 
 
 def find_lungs(radiograph: Radiograph, segment: LungSegmenter) -> LungField:
-    """Ask a segmenter where the lungs of a picture are."""
+    """Ask a segmenter where the lungs of a image are."""
     view = lung_view(radiograph)
     return lung_field(segment(view), view=view)
 
 
 def lung_view(radiograph: Radiograph) -> Pixels:
-    """Return the whole picture as lung segmenters see it, shape (128, 128)."""
+    """Return the whole image as lung segmenters see it, shape (128, 128)."""
     return resample(radiograph.pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, extent=_extent(radiograph))
 
 
 def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungField | None) -> Standardised:
-    """Do what `standardise` does where the lungs are known: for many pictures they are found together.
+    """Do what `standardise` does where the lungs are known: for many images they are found together.
 
     Parameters
     ----------
     lungs : LungField or None
-        Of this picture; None where the spec asks for none.
+        Of this image; None where the spec asks for none.
     """
     region = lungs.padded_box(spec.lung_margin) if lungs and spec.lungs.startswith("crop") else WHOLE
     pixels, content = _fit(radiograph, region, spec)
@@ -173,19 +173,19 @@ def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungF
     return Standardised(np.ascontiguousarray(stacked), region, content, lungs)
 
 
-def crop(picture: Pixels, region: Box) -> Pixels:
-    """Return the part of an (H, W) picture that a box of fractions names; never less than one pixel."""
+def crop(image: Pixels, region: Box) -> Pixels:
+    """Return the part of an (H, W) image that a box of fractions names; never less than one pixel."""
     if region == WHOLE:
-        return picture
-    height, width = picture.shape
+        return image
+    height, width = image.shape
     top, left = min(round(region[0] * height), height - 1), min(round(region[1] * width), width - 1)
     bottom = max(top + 1, round(region[2] * height))
     right = max(left + 1, round(region[3] * width))
-    return picture[top:bottom, left:right]
+    return image[top:bottom, left:right]
 
 
 def _extent(radiograph: Radiograph) -> tuple[float, float]:
-    """Return the rows and columns of the pixels that are picture.
+    """Return the rows and columns of the pixels that are image.
 
     A JPEG that was decoded at a half, a quarter or an eighth of its size ends in a row and a column that
     reach beyond the original by a part of a pixel.
@@ -198,10 +198,10 @@ def _extent(radiograph: Radiograph) -> tuple[float, float]:
 
 
 def _fit(radiograph: Radiograph, region: Box, spec: InputSpec) -> tuple[Pixels, Box]:
-    """Bring a part of the picture to the square input; return it with the box that is not border."""
+    """Bring a part of the image to the square input; return it with the box that is not border."""
     height = width = side = spec.size
     if spec.fit == "pad":
-        # Of the original: a DCT-scaled picture has its aspect ratio only nearly.
+        # Of the original: a DCT-scaled image has its aspect ratio only nearly.
         rows, columns = (
             radiograph.height * (region[2] - region[0]),
             radiograph.width * (region[3] - region[1]),
@@ -286,14 +286,14 @@ def mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt
 
 
 def _window(pixels: Pixels, window: str, content: Box, mask: npt.NDArray[np.bool_] | None) -> Pixels:
-    """Stretch grey levels between the 1st and 99th percentile of the lungs, or of the picture."""
+    """Stretch grey levels between the 1st and 99th percentile of the lungs, or of the image."""
     if window == "full":
         return pixels
     inside = (
         pixels[mask] if window == "lungs" and mask is not None else pixels[_pixel_box(content, len(pixels))]
     )
     low, high = _percentiles(inside.ravel())
-    if high - low < 1 / 255:  # a flat picture has nothing to stretch
+    if high - low < 1 / 255:  # a flat image has nothing to stretch
         return pixels
     stretched = (pixels - low) / (high - low)
     return np.clip(stretched, 0, 1, out=stretched)

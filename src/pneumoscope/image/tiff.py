@@ -27,7 +27,7 @@ PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETT
 PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
 
 MAX_PAGES = 1000
-# A strip table longer than this has no business in a single picture of 50 million pixels.
+# A strip table longer than this has no business in a single image of 50 million pixels.
 MAX_VALUES = 1_000_000
 
 
@@ -58,13 +58,13 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a picture that cannot be read.
+        With any of the reasons for a image that cannot be read.
     """
     page = _only_page(name, data)
     bits, photometric = page.first(BITS, 1), page.first(PHOTOMETRIC, -1)
     height, width, channels = page.first(HEIGHT), page.first(WIDTH), page.first(SAMPLES, 1)
     check_pixels(name, height, width, limits)
-    # libtiff allocates whole tiles, so a tile counts as a picture too.
+    # libtiff allocates whole tiles, so a tile counts as a image too.
     if TILE_WIDTH in page.tags:
         check_pixels(name, page.first(TILE_HEIGHT), page.first(TILE_WIDTH), limits)
     if photometric not in PHOTOMETRICS:
@@ -107,7 +107,7 @@ def _to_grey(
 
 
 def _only_page(name: str, data: bytes) -> _Directory:
-    """Return the directory of the one full picture; reduced-resolution copies do not count."""
+    """Return the directory of the one full image; reduced-resolution copies do not count."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in {b"\x2b\0", b"\0\x2b"}
     if len(data) < (16 if big else 8):
@@ -124,9 +124,9 @@ def _only_page(name: str, data: bytes) -> _Directory:
             pages.append(directory)
         offset = directory.following
     if not pages:
-        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no picture; export it again")
+        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image; export it again")
     if len(pages) > 1:
-        detail = f"the TIFF holds {len(pages)} pictures; save the one that counts"
+        detail = f"the TIFF holds {len(pages)} images; save the one that counts"
         raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
     return pages[0]
 
@@ -167,6 +167,6 @@ def _check_data(name: str, data: bytes, page: _Directory) -> None:
     offsets = page.tags.get(STRIPS) or page.tags.get(TILES) or ()
     sizes = page.tags.get(STRIP_BYTES) or page.tags.get(TILE_BYTES) or ()
     if not offsets:
-        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no picture data; export it again")
+        raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image data; export it again")
     if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=False)):
         raise truncated(name, "TIFF")

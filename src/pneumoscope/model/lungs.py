@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class OnnxLungSegmenter:
-    """Lung probability from a U-Net on the squashed picture.
+    """Lung probability from a U-Net on the squashed image.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class OnnxLungSegmenter:
         self._run = OnnxRuntime(path)
 
     def __call__(self, pixels: Floats) -> Floats:
-        """Return the probability of lung, shape (128, 128), over the whole (H, W) picture."""
+        """Return the probability of lung, shape (128, 128), over the whole (H, W) image."""
         one: Floats = self.batch(resample(pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)[None])[0]
         return one
 
     def batch(self, pixels: Floats) -> Floats:
-        """Return the probability of lung for N squashed pictures, shape (N, 128, 128), in that shape."""
+        """Return the probability of lung for N squashed images, shape (N, 128, 128), in that shape."""
         (probability,) = self._run(pixels[:, None], ("probability",))
         found: Floats = probability[:, 0]
         return found

@@ -29,7 +29,7 @@ class Calibrator(_Frozen):
     """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
 
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017. After it the log-odds of pneumonia may be
-    scaled and moved (Platt, 1999), while the kinds of pneumonia keep their shares in it: what labels can tell
+    scaled and moved (Platt, 1999), while the subtypes of pneumonia keep their shares in it: what labels can tell
     that do not know the kind.
 
     Parameters
@@ -40,7 +40,7 @@ class Calibrator(_Frozen):
     odds_scale, odds_bias : float
         Of the log-odds of pneumonia against normal; 1 and 0 leave them alone.
     fitted_on : str
-        What pictures it was fitted on.
+        What images it was fitted on.
     """
 
     method: Literal["none", "temperature", "vector"] = "none"
@@ -52,7 +52,7 @@ class Calibrator(_Frozen):
 
 
 class GateLimits(_Frozen):
-    """What a picture must satisfy to be judged.
+    """What a image must satisfy to be predicted.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ class GateLimits(_Frozen):
         Share of pixels at the lowest or highest level.
     min_lung_certainty : float
         Mean probability that the lung segmenter gives to the lungs it found; where the bundle has one.
-        At 0.91 and without `max_novelty` this refuses none of 5,232 children, 4 of 516 adults and 113 of 120
+        At 0.91 and without `max_novelty` this rejects none of 5,232 children, 4 of 516 adults and 113 of 120
         knees and photographs.
     sure_lung_certainty : float
-        Below it the negative of the picture is tried as well. Nine of ten adults and 99 of 100 children are
+        Below it the negative of the image is tried as well. Nine of ten adults and 99 of 100 children are
         above it, and no negative of either.
     max_lung_bridge : float
         Share of the height of the lungs at which they may join in the middle; one field of lung is no frontal
@@ -104,11 +104,11 @@ class Provenance(_Frozen):
     Parameters
     ----------
     data_fingerprint, split_fingerprint : str
-        Of the data set, held-out pictures included, and of who is on which side of its split.
+        Of the data set, held-out images included, and of who is on which side of its split.
     split_method : str
         ``patient`` or ``random``; or ``given``, where the data brought their split, and there is no seed.
     also_description, also_fingerprint : str
-        The second data set that was learnt from, and never judged on.
+        The second data set that was learnt from, and never predicted on.
     teachers : tuple of str
         Their identities.
     parent : str or None
@@ -139,7 +139,7 @@ class BundleManifest(_Frozen):
     findings : tuple of str
         Class names in the order of the outputs; the first is ``normal``.
     input : InputSpec
-        How pictures are made ready; the same object that training used.
+        How images are made ready; the same object that training used.
     operating_points : tuple of OperatingPoint
         Named thresholds on the calibrated probability of pneumonia.
     default_operating_point : str

@@ -1,1 +1,1 @@
-"""Using a model: from files to predictions and to where in the picture they come from."""
+"""Using a model: from files to predictions and to where in the image they come from."""

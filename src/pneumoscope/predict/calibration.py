@@ -33,7 +33,7 @@ def calibrated_logits(logits: npt.ArrayLike, calibrator: Calibrator) -> npt.NDAr
     scaled: npt.NDArray[np.float64] = scale * np.asarray(logits, dtype=np.float64) + bias
     if (calibrator.odds_scale, calibrator.odds_bias) != (1.0, 0.0):
         wanted = calibrator.odds_scale * log_odds(scaled) + calibrator.odds_bias
-        # Only the normal logit moves, so the kinds of pneumonia keep their shares in it.
+        # Only the normal logit moves, so the subtypes of pneumonia keep their shares in it.
         scaled[..., 0] = np.logaddexp.reduce(scaled[..., 1:], axis=-1) - wanted
     return scaled
 

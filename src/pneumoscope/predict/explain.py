@@ -1,4 +1,4 @@
-"""Where in the picture the evidence for pneumonia lies: class activation maps.
+"""Where in the image the evidence for pneumonia lies: class activation maps.
 
 Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016: in a network whose head is
 pooled-linear, the weights that score the pooled features score each place as well. No gradient is needed,
@@ -28,13 +28,13 @@ __all__ = ["MAP_STYLE", "MapStyle", "explain", "heat_map", "pneumonia_evidence"]
 Floats = npt.NDArray[np.float32]
 
 # Weaker evidence, in logits, stays faint: a clear chest gets no red spot. Activation maps of the default
-# recipe peak at 1.8 in normal chests (median of 25 validation pictures; 95% below 3.6), at 12.5 in pneumonia:
-# they say what the log-odds would be if the whole picture were like this place. Occlusion speaks of a patch.
+# recipe peak at 1.8 in normal chests (median of 25 validation images; 95% below 3.6), at 12.5 in pneumonia:
+# they say what the log-odds would be if the whole image were like this place. Occlusion speaks of a patch.
 LEAST_SCALE = {"cam": 6.0, "occlusion": 1.0}
 # A consolidation can hide a lung from the segmenter as a whole: where one is less than this share of the
 # other, the map is not kept to them.
 LEAST_LUNG_RATIO = 0.3
-# Lungs that touch are one component, and its box is wider than this share of the picture.
+# Lungs that touch are one component, and its box is wider than this share of the image.
 LEAST_WIDTH_OF_TWO = 0.5
 
 
@@ -48,7 +48,7 @@ class MapStyle:
         Standard deviation of a Gaussian over the linearly upsampled evidence, as a share of the input's side.
         Together they are smooth and, unlike a cubic, make no evidence that is not there.
     lung_margin : float or None
-        Keep the map to the lung fields and this margin, a share of the picture's side, where the segmenter
+        Keep the map to the lung fields and this margin, a share of the image's side, where the segmenter
         found two plausible lungs; lungs that a consolidation hides are often missed in part. None keeps it
         to nothing.
     """
@@ -101,18 +101,18 @@ def explain(
     background: Floats | None = None,
     style: MapStyle = MAP_STYLE,
 ) -> Explanation:
-    """Make the class activation map for pneumonia over the part of the picture that the network saw.
+    """Make the class activation map for pneumonia over the part of the image that the network saw.
 
     Parameters
     ----------
     features : ndarray of float32, shape (D, h, w)
-        The network's last feature maps for this picture.
+        The network's last feature maps for this image.
     weight : ndarray of float32, shape (K, D)
         The head.
     probabilities : ndarray of float64, shape (K,)
         Calibrated.
     standardised : Standardised
-        What the network saw; says where in the picture that was.
+        What the network saw; says where in the image that was.
     calibrator : Calibrator
         Its scale makes the evidence comparable with the probabilities.
     background : ndarray of float32, shape (D, h, w), optional
@@ -133,7 +133,7 @@ def heat_map(
     *,
     method: Literal["cam", "occlusion"] = "cam",
 ) -> Explanation:
-    """Bring evidence on a grid over the network's input into the frame of the picture.
+    """Bring evidence on a grid over the network's input into the frame of the image.
 
     Only evidence for pneumonia is shown; what speaks against it is 0. The strongest place is 1, unless
     it is weak: see `LEAST_SCALE`.
@@ -177,7 +177,7 @@ def _lung_field(standardised: Standardised, shape: tuple[int, ...], margin: floa
         return None
     reach = max(1, round(margin * max(mask.shape)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    # Room on all sides, so that the rim does not know where the picture ends.
+    # Room on all sides, so that the rim does not know where the image ends.
     roomy = cv2.copyMakeBorder(mask, *(3 * reach,) * 4, cv2.BORDER_CONSTANT, value=0)
     wider = cv2.dilate(cv2.morphologyEx(roomy, cv2.MORPH_CLOSE, disc), disc).astype(np.float32)
     soft = cv2.GaussianBlur(wider, (0, 0), reach / 2)[3 * reach : -3 * reach, 3 * reach : -3 * reach]

@@ -1,11 +1,11 @@
-"""The gate: decides whether a picture may be judged at all.
+"""The gate: decides whether a image may be predicted at all.
 
 Three looks, from cheap to dear: at the header, at the grey levels, at the lungs and their surroundings. Each
-returns reasons as codes; `advice` turns a code into the sentence that says what to do. Most reasons refuse
-the picture; the cautions do not: it is judged, and they say what to know of the
+returns reasons as codes; `advice` turns a code into the sentence that says what to do. Most reasons reject
+the image; the cautions do not: it is predicted, and they say what to know of the
 answer.
 
-Exposure is meant as radiographers mean it: too much of it makes the picture black, too little makes
+Exposure is meant as radiographers mean it: too much of it makes the image black, too little makes
 it white.
 """
 
@@ -32,23 +32,23 @@ __all__ = [
     "is_negative",
     "may_be_negative",
     "negative",
-    "refuses",
+    "rejects",
 ]
 
-# Grey levels are judged on a sample of at most this many rows and columns: enough for a histogram.
+# Grey levels are predicted on a sample of at most this many rows and columns: enough for a histogram.
 SAMPLE_SIDE = 128
 ONE_LEVEL = 1 / 255
 
 
-def refuses(reasons: Iterable[Reason]) -> bool:
-    """Tell whether any of the reasons keeps a picture from being judged."""
+def rejects(reasons: Iterable[Reason]) -> bool:
+    """Tell whether any of the reasons keeps a image from being predicted."""
     return any(reason not in CAUTIONS for reason in reasons)
 
 
 def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Judge what the file says about itself: modality, body part, view, size, shape, age.
+    """Predict what the file says about itself: modality, body part, view, size, shape, age.
 
-    A plain picture has no modality, body part or view; what is absent is not held against it.
+    A plain image has no modality, body part or view; what is absent is not held against it.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     Returns
     -------
     list of Reason
-        Empty where nothing speaks against the picture.
+        Empty where nothing speaks against the image.
     """
     reasons = []
     if _wrong_modality(radiograph, limits) or _wrong_body_part(radiograph, limits):
@@ -78,7 +78,7 @@ def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
 
 
 def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Judge the grey levels: a blank picture, or one that is mostly pure black or pure white.
+    """Predict the grey levels: a blank image, or one that is mostly pure black or pure white.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     Returns
     -------
     list of Reason
-        ``over_exposed`` for a dark picture, ``under_exposed`` for a white one, or nothing.
+        ``over_exposed`` for a dark image, ``under_exposed`` for a white one, or nothing.
     """
     sample = _sample(radiograph.pixels)
     black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
@@ -106,7 +106,7 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
 def check_lungs(
     standardised: Standardised, limits: GateLimits, novelty: Novelty | None = None
 ) -> list[Reason]:
-    """Judge the lungs, where the bundle has a segmenter, and what surrounds them, where it has statistics.
+    """Predict the lungs, where the bundle has a segmenter, and what surrounds them, where it has statistics.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def check_lungs(
     if not lungs.plausible or lungs.certainty < limits.min_lung_certainty:
         return [Reason.NOT_A_CHEST_RADIOGRAPH]
     if novelty is not None and limits.max_novelty is not None:
-        # Not "greater than": a distance that is no number must refuse.
+        # Not "greater than": a distance that is no number must reject.
         known = novelty(describe(lungs)) <= limits.max_novelty
         if not known:
             return [Reason.NOT_A_CHEST_RADIOGRAPH]
@@ -144,17 +144,17 @@ def may_be_negative(standardised: Standardised, limits: GateLimits) -> bool:
 
 
 def negative(radiograph: Radiograph) -> Radiograph:
-    """Return the picture with black and white exchanged."""
+    """Return the image with black and white exchanged."""
     return replace(radiograph, pixels=1 - radiograph.pixels)
 
 
 def is_negative(given: Standardised, turned: Standardised, found: list[Reason], other: list[Reason]) -> bool:
-    """Tell whether a picture is a negative: turned it passes, and its lungs are more certain than as given.
+    """Tell whether a image is a negative: turned it passes, and its lungs are more certain than as given.
 
     Parameters
     ----------
     given, turned : Standardised
-        The picture and its `negative`.
+        The image and its `negative`.
     found, other : list of Reason
         What `check_lungs` said of either.
     """
@@ -164,7 +164,7 @@ def is_negative(given: Standardised, turned: Standardised, found: list[Reason], 
 
 
 def advice(reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits) -> str:
-    """Say in one line why the picture is not judged or what to know of the answer, and what to do."""
+    """Say in one line why the image is not predicted or what to know of the answer, and what to do."""
     return " ".join(_sentence(reason, radiograph, limits) for reason in reasons)
 
 
@@ -180,16 +180,16 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         return f"Not a chest radiograph ({found}): give a frontal chest X-ray."
     sentences = {
         Reason.LATERAL_VIEW: (
-            "A lateral view: give the frontal (PA or AP) picture of the study."
+            "A lateral view: give the frontal (PA or AP) image of the study."
             if radiograph.view is ViewPosition.LATERAL
             else "One field of lung, as in a lateral view or half a chest: give the frontal (PA or AP) one."
         ),
         Reason.TOO_SMALL: (
-            f"Too small ({size}, the shorter side must have {limits.min_side}): give the original picture."
+            f"Too small ({size}, the shorter side must have {limits.min_side}): give the original image."
         ),
         Reason.CROPPED: (
             f"Too narrow for a whole chest ({size}, at most {limits.max_aspect:g} to 1): "
-            "give the uncropped picture."
+            "give the uncropped image."
         ),
         Reason.OVER_EXPOSED: (
             "Almost nothing but black (over-exposed or blank): give the original, or a repeated exposure."
@@ -197,7 +197,7 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         Reason.UNDER_EXPOSED: (
             "Almost nothing but white (under-exposed or blank): give the original, or a repeated exposure."
         ),
-        Reason.INVERTED: "Caution: a negative; it was turned before it was judged.",
+        Reason.INVERTED: "Caution: a negative; it was turned before it was predicted.",
         Reason.ADULT_UNVALIDATED: (
             f"Caution: the model is validated on patients under {limits.validated_ages[1]:g} years only, "
             "and this one is older: trust the answer less."

@@ -1,4 +1,4 @@
-"""What the user names on the command line or in Python, turned into a stream of pictures.
+"""What the user names on the command line or in Python, turned into a stream of images.
 
 A manifest is any CSV or Parquet table with a ``path`` column, and perhaps a ``root``; only these two are
 read here, row by row, so that millions of rows need no memory.
@@ -17,15 +17,15 @@ from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
 __all__ = ["Item", "expand"]
 
 Item = str | UnreadableImageError
-"""A picture's path, or the reason why there is none."""
+"""A image's path, or the reason why there is none."""
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".parquet"})
 
 
 def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
-    """Yield the pictures behind files, folders and manifests, in the order given.
+    """Yield the images behind files, folders and manifests, in the order given.
 
-    A folder is searched with all its subfolders, in the order of their names, for files that are pictures by
+    A folder is searched with all its subfolders, in the order of their names, for files that are images by
     suffix or by content; hidden files and linked folders are passed over. A path that does not exist is
     yielded as it is: reading it gives the row with the reason.
 
@@ -62,7 +62,7 @@ def _folder(folder: Path) -> Iterator[Item]:
         found = True
         yield item
     if not found:
-        detail = "there is no picture in this folder; give one that holds X-rays"
+        detail = "there is no image in this folder; give one that holds X-rays"
         yield UnreadableImageError(str(folder), Reason.NOT_FOUND, detail)
 
 
@@ -74,7 +74,7 @@ def _walk(folder: Path) -> Iterator[Item]:
             yield _closed(problems.pop())
         for name in sorted(names):
             path = Path(parent, name)
-            if not name.startswith(".") and _is_picture(path):
+            if not name.startswith(".") and _is_image(path):
                 yield str(path)
     while problems:
         yield _closed(problems.pop())
@@ -85,7 +85,7 @@ def _closed(problem: OSError) -> UnreadableImageError:
     return UnreadableImageError(str(problem.filename), Reason.NO_PERMISSION, detail)
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path)
 
 
@@ -129,4 +129,4 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _no_path_column(path: Path) -> DataError:
-    return DataError(f"{path}: no column 'path'; a manifest has one row a picture, its path in that column")
+    return DataError(f"{path}: no column 'path'; a manifest has one row a image, its path in that column")

@@ -1,6 +1,6 @@
-"""How far a picture is from the chest radiographs that a bundle knows.
+"""How far a image is from the chest radiographs that a bundle knows.
 
-A picture is described by what is seen around the lungs that the segmenter found: coarse grey levels and where
+A image is described by what is seen around the lungs that the segmenter found: coarse grey levels and where
 the lungs lie. Its novelty is the squared Mahalanobis distance from the chest radiographs that the statistics
 were fitted on, divided by the number of dimensions: about 1 for a chest.
 Lee et al., *A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks*,
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 # The lungs and this much around them: shoulders, neck and belly tell a chest from a slice through one.
 MARGIN = 0.2
 SIDE = 15
-# Added to what grey levels are divided by, so that a flat picture is not blown up to noise.
+# Added to what grey levels are divided by, so that a flat image is not blown up to noise.
 LEAST_SPREAD = 0.05
 PLACE = 7
 DIMENSIONS = SIDE**2 + PLACE
@@ -53,12 +53,12 @@ class Novelty:
 
 
 def describe(lungs: LungField) -> Floats:
-    """Describe a picture by the surroundings of its lungs.
+    """Describe a image by the surroundings of its lungs.
 
     Parameters
     ----------
     lungs : LungField
-        What the segmenter found, with the picture as it saw it.
+        What the segmenter found, with the image as it saw it.
 
     Returns
     -------

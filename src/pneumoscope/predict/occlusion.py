@@ -1,4 +1,4 @@
-"""Where in the picture the evidence for pneumonia lies, asked of the network one place at a time.
+"""Where in the image the evidence for pneumonia lies, asked of the network one place at a time.
 
 Occlusion sensitivity: Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014.
 A patch is darkened, as if there were more air in it, and the log-odds of pneumonia fall by what it was worth.
@@ -55,7 +55,7 @@ def occlusion_evidence(log_odds: LogOdds, pixels: Floats) -> Floats:
     -------
     ndarray of float32, shape (S, S)
         Mean fall of the log-odds over the patches that cover a pixel; a patch is a fifth of the side wide,
-        with a soft rim, and shows the picture at 0.7 of its grey levels.
+        with a soft rim, and shows the image at 0.7 of its grey levels.
     """
     side = pixels.shape[-1]
     centres = (np.arange(GRID, dtype=np.float32) + 0.5) * side / GRID

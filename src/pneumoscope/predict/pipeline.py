@@ -15,7 +15,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 CHUNK = 8
-"""Pictures per task: enough for one network call to pay, few enough to share out."""
+"""Images per task: enough for one network call to pay, few enough to share out."""
 
 
 def available_cpus() -> int:
@@ -49,7 +49,7 @@ def in_order(
     """
     chunks = _chunks(items, chunk)
     first = next(chunks, [])
-    if len(first) < min(2, chunk):  # one picture needs no threads
+    if len(first) < min(2, chunk):  # one image needs no threads
         yield from work(first) if first else ()
         return
     under_way: deque[Future[Sequence[T]]] = deque()

@@ -1,4 +1,4 @@
-"""The heart of the Python API: a bundle, ready to judge pictures."""
+"""The heart of the Python API: a bundle, ready to predict images."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ Method = Literal["cam", "occlusion"]
 """How a heat map is made: from the features of the same pass, or by hiding one place after the other."""
 
 MakeViews = Callable[[Radiograph], Sequence[Radiograph]]
-"""Makes changed copies of a picture, such as disturbed ones."""
+"""Makes changed copies of a image, such as disturbed ones."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Examination:
-    """One picture with everything that was found out about it.
+    """One image with everything that was found out about it.
 
     Parameters
     ----------
     prediction : Prediction
         The answer.
     radiograph : Radiograph or None
-        The picture as the predictor read it; None where it could not be read.
+        The image as the predictor read it; None where it could not be read.
     logits : ndarray of float32, shape (K,), or None
-        The network's outputs; None where the picture was not judged.
+        The network's outputs; None where the image was not predicted.
     explanation : Explanation or None
-        The heat map for pneumonia; None where the picture was not judged.
+        The heat map for pneumonia; None where the image was not predicted.
     standardised : Standardised or None
-        What the network saw; None where the picture was not judged.
+        What the network saw; None where the image was not predicted.
     """
 
     prediction: Prediction
@@ -66,16 +66,16 @@ class Examination:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Output:
-    """All that the network gave for one picture: what calibrators, backgrounds and gates are fitted on.
+    """All that the network gave for one image: what calibrators, backgrounds and gates are fitted on.
 
     Parameters
     ----------
     score : RawScore
         With the logits.
     features : ndarray of float32, shape (D, h, w), or None
-        The last feature maps; their mean over all places is the embedding. None where it was not judged.
+        The last feature maps; their mean over all places is the embedding. None where it was not predicted.
     standardised : Standardised or None
-        What the network saw, and the lungs that were found; None where it was not judged.
+        What the network saw, and the lungs that were found; None where it was not predicted.
     """
 
     score: RawScore
@@ -88,7 +88,7 @@ def _output(one: Prepared, logits: Floats | None, features: Floats | None) -> Ou
 
 
 class Predictor:
-    """Judges chest radiographs with one bundle.
+    """Predicts chest radiographs with one bundle.
 
     Make one with `load`; it may be used from several threads at once.
 
@@ -101,7 +101,7 @@ class Predictor:
     workers : int
         Threads that read, standardise and run the network.
     force : bool
-        Judge pictures that the gate would reject; their status is ``ok`` and the reasons stay.
+        Predict images that the gate would reject; their status is ``ok`` and the reasons stay.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Predictor:
         fixed = zip(self._network.input_shape[1:], expected, strict=True)
         if any(isinstance(side, int) and side != wanted for side, wanted in fixed):
             found = " x ".join(map(str, self._network.input_shape[1:]))
-            raise BundleError(f"{bundle.model_path}: takes {found} pictures, but bundle.json says {expected}")
+            raise BundleError(f"{bundle.model_path}: takes {found} images, but bundle.json says {expected}")
         self._prepare = Preparation(bundle, force=force)
 
     @classmethod
@@ -146,7 +146,7 @@ class Predictor:
         workers : int, optional
             Threads; one for each CPU that this process may use if not given.
         force : bool
-            Judge pictures that the gate would reject.
+            Predict images that the gate would reject.
 
         Raises
         ------
@@ -158,9 +158,9 @@ class Predictor:
         return cls(loaded, point, workers=available_cpus() if workers is None else workers, force=force)
 
     def predict(self, paths: Iterable[str | Path] | str | Path) -> list[Prediction]:
-        """Judge files, folders and manifests; the answers are in the order of the pictures.
+        """Predict files, folders and manifests; the answers are in the order of the images.
 
-        A picture that cannot be read or may not be judged is an answer too, with its reasons.
+        A image that cannot be read or may not be predicted is an answer too, with its reasons.
 
         Parameters
         ----------
@@ -170,16 +170,16 @@ class Predictor:
         return list(self.predict_iter(paths))
 
     def predict_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[Prediction]:
-        """Judge like `predict`, one answer at a time; memory does not grow with their number."""
+        """Predict like `predict`, one answer at a time; memory does not grow with their number."""
         for score in self.scores_iter(paths):
             yield self._prediction(score)
 
     def predict_bytes(self, data: bytes, name: str) -> Prediction:
-        """Judge a picture that is in memory; `name` stands for it in the answer."""
+        """Predict a image that is in memory; `name` stands for it in the answer."""
         return self._prediction(self._scores([(data, name)])[0])
 
     def predict_radiographs(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
-        """Judge pictures that were decoded already, in one pass of the network and in the calling thread."""
+        """Predict images that were decoded already, in one pass of the network and in the calling thread."""
         return [self._prediction(score) for score in self._scored(self._prepare.admit(radiographs))]
 
     def scores_iter(self, paths: Iterable[str | Path] | str | Path) -> Iterator[RawScore]:
@@ -190,7 +190,7 @@ class Predictor:
     def examine(
         self, source: str | Path | bytes, name: str | None = None, *, method: Method = "cam"
     ) -> Examination:
-        """Judge one picture and keep what a report shows: the picture, the logits and the heat map.
+        """Predict one image and keep what a report shows: the image, the logits and the heat map.
 
         Parameters
         ----------
@@ -221,12 +221,12 @@ class Predictor:
         paths : path or iterable of paths
             Files, folders and manifests.
         views : callable, optional
-            Makes changed copies of a picture as it was read; each goes the same way through gate and network.
+            Makes changed copies of a image as it was read; each goes the same way through gate and network.
 
         Yields
         ------
         list of Output
-            One list a picture: the picture as it is, and then its views; no views where it is not judged.
+            One list a image: the image as it is, and then its views; no views where it is not predicted.
         """
         sources = ((item, None) for item in expand(paths))
         return in_order(sources, partial(self._outputs, views=views), workers=self.workers)
@@ -292,7 +292,7 @@ class Predictor:
         arrays = self._network(np.stack(inputs), outputs)
         logits, classes = arrays[0], len(self.bundle.manifest.findings)
         if logits.shape != (len(inputs), classes) or not np.isfinite(logits).all():
-            wanted = f"{classes} finite logits a picture"
+            wanted = f"{classes} finite logits a image"
             raise BundleError(f"{self.bundle.model_path}: did not give {wanted}; export the bundle again")
         return arrays
 

@@ -22,7 +22,7 @@ from pneumoscope.predict.gate import (
     is_negative,
     may_be_negative,
     negative,
-    refuses,
+    rejects,
 )
 from pneumoscope.predict.inputs import Item
 from pneumoscope.predict.novelty import Novelty
@@ -44,7 +44,7 @@ class RawScore:
     status : {"ok", "rejected", "unreadable"}
         As in a `Prediction`.
     reasons : tuple of Reason
-        Why it was not read or not judged; also kept where the gate was overridden.
+        Why it was not read or not predicted; also kept where the gate was overridden.
     logits : ndarray of float32, shape (K,), or None
         None unless the status is ``ok``.
     message : str
@@ -60,16 +60,16 @@ class RawScore:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prepared:
-    """A picture on its way to the network.
+    """A image on its way to the network.
 
     Parameters
     ----------
     score : RawScore
         Without logits.
     radiograph : Radiograph or None
-        The picture as it was read; None where it could not be.
+        The image as it was read; None where it could not be.
     input : Standardised or None
-        There where the picture shall be judged.
+        There where the image shall be predicted.
     """
 
     score: RawScore
@@ -78,7 +78,7 @@ class Prepared:
 
 
 class Preparation:
-    """What happens to pictures before the network; may be used from several threads at once.
+    """What happens to images before the network; may be used from several threads at once.
 
     Parameters
     ----------
@@ -101,16 +101,16 @@ class Preparation:
         return [next(admitted) if isinstance(one, Radiograph) else one for one in read]
 
     def admit(self, radiographs: Sequence[Radiograph]) -> list[Prepared]:
-        """Gate and standardise pictures that were read; the segmenter sees them together."""
+        """Gate and standardise images that were read; the segmenter sees them together."""
         reasons = [self._first_look(radiograph) for radiograph in radiographs]
-        open_to = [self._force or not refuses(found) for found in reasons]
+        open_to = [self._force or not rejects(found) for found in reasons]
         pairs = zip(radiographs, open_to, strict=True)
         lungs = iter(self._lungs([radiograph for radiograph, may_pass in pairs if may_pass]))
         prepared = []
         for radiograph, found, may_pass in zip(radiographs, reasons, open_to, strict=True):
             if may_pass:
-                shown, picture, more = self._upright(radiograph, next(lungs))
-                prepared.append(self._verdict(shown, picture, [*found, *more]))
+                shown, image, more = self._upright(radiograph, next(lungs))
+                prepared.append(self._verdict(shown, image, [*found, *more]))
             else:
                 prepared.append(self._verdict(radiograph, None, found))
         return prepared
@@ -126,14 +126,14 @@ class Preparation:
             return Prepared(RawScore(path, "unreadable", (error.reason,), message=error.detail))
 
     def _first_look(self, radiograph: Radiograph) -> list[Reason]:
-        """Judge header and grey levels; these only where the header does not refuse the picture."""
+        """Predict header and grey levels; these only where the header does not reject the image."""
         reasons = check_header(radiograph, self._limits)
-        if not refuses(reasons) or self._force:
+        if not rejects(reasons) or self._force:
             reasons = reasons + check_pixels(radiograph, self._limits)
         return reasons
 
     def _lungs(self, radiographs: Sequence[Radiograph]) -> list[LungField | None]:
-        """Find the lungs of several pictures in one call of the segmenter, where they are needed."""
+        """Find the lungs of several images in one call of the segmenter, where they are needed."""
         if self._segment is None or not self._spec.needs_lungs or not radiographs:
             return [None] * len(radiographs)
         views = np.stack([lung_view(radiograph) for radiograph in radiographs])
@@ -143,7 +143,7 @@ class Preparation:
     def _upright(
         self, radiograph: Radiograph, lungs: LungField | None
     ) -> tuple[Radiograph, Standardised, list[Reason]]:
-        """Standardise a picture and look at its lungs; a negative is turned first."""
+        """Standardise a image and look at its lungs; a negative is turned first."""
         limits, novelty = self._limits, self._novelty
         given = standardise_with_lungs(radiograph, self._spec, lungs)
         found = check_lungs(given, limits, novelty)
@@ -155,10 +155,10 @@ class Preparation:
         return radiograph, given, found
 
     def _verdict(
-        self, radiograph: Radiograph, picture: Standardised | None, reasons: Sequence[Reason]
+        self, radiograph: Radiograph, image: Standardised | None, reasons: Sequence[Reason]
     ) -> Prepared:
         unique = tuple(dict.fromkeys(reasons))
         message = advice(unique, radiograph, self._limits)
-        if refuses(unique) and not self._force:
+        if rejects(unique) and not self._force:
             return Prepared(RawScore(radiograph.source, "rejected", unique, message=message), radiograph)
-        return Prepared(RawScore(radiograph.source, "ok", unique, message=message), radiograph, picture)
+        return Prepared(RawScore(radiograph.source, "ok", unique, message=message), radiograph, image)

@@ -1,1 +1,1 @@
-"""Answers made readable: tables, files and pictures. Sees only the words of the house."""
+"""Answers made readable: tables, files and images. Sees only the words of the house."""

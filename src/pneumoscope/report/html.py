@@ -1,6 +1,6 @@
 """Answers as one self-contained page: to be read, kept, and printed.
 
-Made with the standard library's templates, so that it works in the base install. Pictures are written to a
+Made with the standard library's templates, so that it works in the base install. Images are written to a
 draft as they come and put in order at the end, so memory holds a line of the worklist for each, no more.
 """
 
@@ -23,18 +23,18 @@ import cv2
 
 from pneumoscope.domain import CAUTIONS, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.report.age import age_band
-from pneumoscope.report.picture import CONTOUR_AT, Canvas, colour_at, overlay
+from pneumoscope.report.overlay import CONTOUR_AT, Canvas, colour_at, overlay
 from pneumoscope.report.rows import NO_CLASS, plain_text
 from pneumoscope.report.writers import replacing
 
 __all__ = ["AddAnswer", "open_report"]
 
 AddAnswer = Callable[[Prediction, Radiograph | None, Explanation | None], None]
-"""Adds one answer, with the picture and the heat map as far as there are any."""
+"""Adds one answer, with the image and the heat map as far as there are any."""
 
-PICTURE_SIDE = 640  # pixels on the longer side
+IMAGE_SIDE = 640  # pixels on the longer side
 JPEG_QUALITY = 85
-PLACE = "<!--pictures-->"
+PLACE = "<!--images-->"
 METHODS = {"cam": "class activation map", "occlusion": "occlusion sensitivity"}
 VIEWS = {
     ViewPosition.PA: "PA",
@@ -46,7 +46,7 @@ VIEWS = {
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One line of the worklist, and where its picture lies in the draft."""
+    """One line of the worklist, and where its image lies in the draft."""
 
     number: int
     name: str
@@ -59,7 +59,7 @@ class _Line:
 
     @property
     def rank(self) -> tuple[bool, float, int]:
-        """Most suspicious first; what was not judged comes before, since nobody has looked at it."""
+        """Most suspicious first; what was not predicted comes before, since nobody has looked at it."""
         return (self.p_pneumonia is not None, -(self.p_pneumonia or 0.0), self.number)
 
 
@@ -123,7 +123,7 @@ def _page(lines: list[_Line], about: Mapping[str, str]) -> str:
     single = len(lines) == 1
     title = f"Chest X-ray: {lines[0].name}" if single else f"{len(lines):,} chest X-rays"
     said = ", ".join(f"{count:,} {words}" for words, count in counts.most_common())
-    order = "What was not judged comes first, then the most suspicious."
+    order = "What was not predicted comes first, then the most suspicious."
     template = Template(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=escape(title),
@@ -138,13 +138,13 @@ def _page(lines: list[_Line], about: Mapping[str, str]) -> str:
 
 def _worklist(lines: list[_Line]) -> str:
     rows = "\n".join(
-        f'<tr><td><a href="#picture-{line.number}">{escape(line.name)}</a></td>'
+        f'<tr><td><a href="#image-{line.number}">{escape(line.name)}</a></td>'
         f'<td class="{line.tone}">{escape(line.words)}</td>'
         f'<td class="number">{"" if line.p_pneumonia is None else f"{line.p_pneumonia:.1%}"}</td></tr>'
         for line in lines
     )
     return (
-        '<section><h2>Worklist</h2><div class="card table"><table><thead><tr><th scope="col">Picture</th>'
+        '<section><h2>Worklist</h2><div class="card table"><table><thead><tr><th scope="col">Image</th>'
         '<th scope="col">Answer</th><th scope="col" class="number">Pneumonia</th></tr></thead>'
         f"<tbody>\n{rows}\n</tbody></table></div></section>"
     )
@@ -160,7 +160,7 @@ def _article(
     name = escape(plain_text(Path(prediction.path).name))
     words, tone = _decision(prediction)
     parts = [
-        f'<article class="card" id="picture-{number}"><h3>{name}</h3>',
+        f'<article class="card" id="image-{number}"><h3>{name}</h3>',
         f'<p class="decision {tone}">{escape(words)}</p>',
     ]
     if prediction.message:
@@ -168,7 +168,7 @@ def _article(
     if prediction.p_pneumonia is not None:
         parts.append(_bars(prediction, point))
     if radiograph is not None:
-        parts.append(_pictures(name, radiograph, explanation))
+        parts.append(_images(name, radiograph, explanation))
     parts.append(f"<dl>{_facts(_header(prediction, radiograph, point))}</dl></article>\n")
     return "\n".join(parts)
 
@@ -178,7 +178,7 @@ def _decision(prediction: Prediction) -> tuple[str, str]:
     if prediction.status == "unreadable":
         return "could not be read", "doubt"
     if prediction.status == "rejected":
-        return "not judged", "doubt"
+        return "not predicted", "doubt"
     if prediction.uncertain:
         leaning = "towards" if prediction.decision == "pneumonia" else "away from"
         return f"uncertain, leaning {leaning} pneumonia", "doubt"
@@ -203,11 +203,11 @@ def _bars(prediction: Prediction, point: OperatingPoint | None) -> str:
     return f'<div class="bars">{"".join(rows)}</div>'
 
 
-def _pictures(name: str, radiograph: Radiograph, explanation: Explanation | None) -> str:
-    plain = _data_uri(overlay(radiograph, None, side=PICTURE_SIDE))
+def _images(name: str, radiograph: Radiograph, explanation: Explanation | None) -> str:
+    plain = _data_uri(overlay(radiograph, None, side=IMAGE_SIDE))
     figures = [f'<figure><img src="{plain}" alt="X-ray {name}"><figcaption>As read</figcaption></figure>']
     if explanation is not None:
-        drawn = _data_uri(overlay(radiograph, explanation, side=PICTURE_SIDE))
+        drawn = _data_uri(overlay(radiograph, explanation, side=IMAGE_SIDE))
         finding = escape(explanation.finding)
         figures.append(
             f'<figure><img src="{drawn}" alt="Heat map for {finding} over the X-ray {name}"><figcaption>'
@@ -215,7 +215,7 @@ def _pictures(name: str, radiograph: Radiograph, explanation: Explanation | None
             '<span class="scale" aria-hidden="true"><i></i></span><span class="ends" aria-hidden="true">'
             "<span>none</span><span>strongest</span></span></figcaption></figure>"
         )
-    return f'<div class="pictures{"" if explanation else " single"}">{"".join(figures)}</div>'
+    return f'<div class="images{"" if explanation else " single"}">{"".join(figures)}</div>'
 
 
 def _header(
@@ -223,7 +223,7 @@ def _header(
 ) -> dict[str, str]:
     facts = {"File": prediction.path}
     if radiograph is not None:
-        facts["Picture"] = (
+        facts["Image"] = (
             f"{radiograph.width:,} × {radiograph.height:,} pixels, {radiograph.bits} bits, "
             f"{radiograph.format.upper()}"
         )
@@ -254,8 +254,8 @@ def _facts(facts: Mapping[str, str]) -> str:
     )
 
 
-def _data_uri(picture: Canvas) -> str:
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+def _data_uri(image: Canvas) -> str:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 

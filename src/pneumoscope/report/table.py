@@ -22,7 +22,7 @@ PROBABILITIES = {
 
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
-    """Return a rich table: one line a picture, probabilities that none has left out; fits 80 columns."""
+    """Return a rich table: one line a image, probabilities that none has left out; fits 80 columns."""
     shown = list(predictions)
     kinds = {
         name: field
@@ -30,7 +30,7 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
         if any(getattr(one, field) is not None for one in shown)
     }
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     for name in kinds:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("answer", width=max(map(len, Reason)))

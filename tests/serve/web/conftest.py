@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from bundles import make_bundle
-from pictures import grey_levels
+from images import grey_levels
 from pneumoscope.model.bundle import Bundle
 from web_server import RunningServer, running_server
 

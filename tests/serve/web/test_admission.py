@@ -25,10 +25,10 @@ def test_a_full_queue_turns_away_and_says_when_to_come_again():
         with admission.seat("b"):
             pass
         seat.received()
-        with pytest.raises(HTTPException) as refused, admission.seat("b"):
+        with pytest.raises(HTTPException) as rejected, admission.seat("b"):
             pass
-        assert refused.value.status_code == 429
-        assert 1 <= int(refused.value.headers["Retry-After"]) <= 30
+        assert rejected.value.status_code == 429
+        assert 1 <= int(rejected.value.headers["Retry-After"]) <= 30
     with admission.seat("b"):
         pass
 
@@ -48,9 +48,9 @@ def test_slow_senders_take_nothing_from_the_queue():
 def test_one_address_gets_half_of_the_places():
     admission = Admission(WebLimits(max_receiving=4))
     with admission.seat("a"), admission.seat("a"):
-        with pytest.raises(HTTPException) as refused, admission.seat("a"):
+        with pytest.raises(HTTPException) as rejected, admission.seat("a"):
             pass
-        assert refused.value.status_code == 429
+        assert rejected.value.status_code == 429
         with admission.seat("b"):
             pass
     with admission.seat("a"):
@@ -61,9 +61,9 @@ def test_memory_is_bounded_over_all_requests():
     admission = Admission(WebLimits(max_held_bytes=100))
     with admission.seat("a") as one, admission.seat("b") as other:
         one.grow(70)
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(HTTPException) as rejected:
             other.grow(31)
-        assert refused.value.status_code == 429
+        assert rejected.value.status_code == 429
         one.shrink(1)
         other.grow(31)
 
@@ -71,9 +71,9 @@ def test_memory_is_bounded_over_all_requests():
 def test_a_stopping_server_takes_nobody():
     admission = Admission(WebLimits())
     admission.stopping = True
-    with pytest.raises(HTTPException) as refused, admission.seat("a"):
+    with pytest.raises(HTTPException) as rejected, admission.seat("a"):
         pass
-    assert refused.value.status_code == 503
+    assert rejected.value.status_code == 503
 
 
 def test_slow_work_makes_the_wait_longer():

@@ -92,7 +92,7 @@ def test_lengths_that_are_none(server, length):
     assert status_of(server.ask(HEAD + b"Content-Length: " + length + b"\r\n\r\nhello")) in {400, 413}
 
 
-def test_a_stated_length_beyond_the_limit_is_refused_before_the_body(server):
+def test_a_stated_length_beyond_the_limit_is_rejected_before_the_body(server):
     began = time.monotonic()
     with server.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 5000001\r\n\r\n")
@@ -214,7 +214,7 @@ def test_ten_thousand_headers_in_a_part(server):
     assert httpx.post(server.url + PREDICTIONS, content=body, headers=headers, timeout=60).status_code == 413
 
 
-def test_a_zip_bomb_is_no_picture(server):
+def test_a_zip_bomb_is_no_image(server):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb", bytes(50_000_000))
@@ -243,7 +243,7 @@ def test_png_bombs(server):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(READER.mutated())
-def test_damaged_pictures(server, data):
+def test_damaged_images(server, data):
     row = row_of(send(server, "case", data))
     assert row["status"] in {"ok", "rejected", "unreadable"}
     assert (row["status"] == "ok") == (row["p_pneumonia"] is not None)
@@ -251,7 +251,7 @@ def test_damaged_pictures(server, data):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(READER.MAGIC), st.binary(max_size=400))
-def test_bytes_that_begin_like_pictures(server, magic, rest):
+def test_bytes_that_begin_like_images(server, magic, rest):
     assert row_of(send(server, "case", magic + rest))["status"] in {"rejected", "unreadable", "ok"}
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 from page_driver import (  # noqa: E402  what it imports may be absent
     POINTS,
     asked,
-    canvas_picture,
+    canvas_image,
     drawn,
     give,
     percent,
@@ -61,7 +61,7 @@ def test_the_operating_point_moves_the_decision_and_not_the_probability(open_pag
         for file, one in zip(files, asked(site, *files), strict=True)
         if POINTS[0].threshold <= one["p_pneumonia"] < POINTS[1].threshold
     ]
-    assert between, "no picture lies between the two thresholds"
+    assert between, "no image lies between the two thresholds"
     page = open_page()
     give(page, between[0])
     expect(page.locator(".verdict")).to_contain_text("Pneumonia suspected")
@@ -76,22 +76,22 @@ def test_the_operating_point_moves_the_decision_and_not_the_probability(open_pag
     assert (row["decision"], row["operating_point"]) == ("no pneumonia", "high")
 
 
-def test_heat_map_window_and_zoom_change_the_picture(open_page: Any) -> None:
+def test_heat_map_window_and_zoom_change_the_image(open_page: Any) -> None:
     page = open_page()
     give(page, upload("one.jpeg", drawn(1)))
     heat = page.get_by_role("button", name="Heat map")
     expect(heat).to_be_enabled()
-    tinted = canvas_picture(page)
+    tinted = canvas_image(page)
     assert np.ptp(tinted, axis=2).max() > 40, "the heat map shows no colour"
 
     set_slider(page, "Opacity", 100)
     expect(page.locator("#opacity-value")).to_have_text("100%")
-    assert np.ptp(canvas_picture(page), axis=2).sum() > np.ptp(tinted, axis=2).sum()
+    assert np.ptp(canvas_image(page), axis=2).sum() > np.ptp(tinted, axis=2).sum()
 
     page.keyboard.press("h")
     expect(heat).to_have_attribute("aria-pressed", "false")
-    plain = canvas_picture(page)
-    # The picture alone is grey; the dark area around it is nearly so.
+    plain = canvas_image(page)
+    # The image alone is grey; the dark area around it is nearly so.
     assert np.ptp(plain, axis=2).max() <= 16
     assert plain.std() > 20
 
@@ -119,7 +119,7 @@ def test_a_dicom_is_shown_with_its_header(open_page: Any, site: str, shared_data
     facts = page.locator(".facts")
     expect(facts).to_contain_text("DICOM, CR, 10 bits")
     expect(facts).to_contain_text(f"{answer['facts']['view']} (frontal)")
-    assert canvas_picture(page).std() > 20
+    assert canvas_image(page).std() > 20
     expect(page.locator(".thumbnail canvas")).to_have_count(1)
 
 
@@ -128,11 +128,11 @@ def test_a_broken_file_is_told_and_does_not_stop_the_others(open_page: Any) -> N
     hostile = "<img src=x onerror=alert(1)>.jpeg"
     give(page, upload(hostile, drawn(1)), upload("broken.jpeg", drawn(2)[:900]))
     expect(page.locator(".answer .file-name")).to_have_text(hostile)
-    expect(page.locator("#counts")).to_contain_text("1 not judged")
+    expect(page.locator("#counts")).to_contain_text("1 not predicted")
     page.locator("#rows").get_by_role("button", name="broken.jpeg").click()
-    expect(page.locator(".verdict")).to_have_text("■Not judged: file cut short")
+    expect(page.locator(".verdict")).to_have_text("■Not predicted: file cut short")
     expect(page.locator(".detail")).not_to_be_empty()
-    expect(page.locator("#nothing")).to_have_text("There is no picture to show.")
+    expect(page.locator("#nothing")).to_have_text("There is no image to show.")
     expect(page.get_by_role("button", name="Heat map")).to_be_disabled()
 
 
@@ -154,7 +154,7 @@ def test_an_uncertain_answer_says_so_whatever_the_decision(open_page: Any) -> No
     expect(page.locator(".detail")).to_contain_text("stays below the operating point")
 
 
-def test_a_picture_like_no_class_is_uncertain_too(open_page: Any) -> None:
+def test_a_image_like_no_class_is_uncertain_too(open_page: Any) -> None:
     page = open_page()
 
     def doubt(route: Any) -> None:
@@ -173,11 +173,11 @@ def test_a_picture_like_no_class_is_uncertain_too(open_page: Any) -> None:
     page.route("**/v1/predictions*", doubt)
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
-    expect(page.locator(".verdict")).to_contain_text("Uncertain: the picture is like no class")
+    expect(page.locator(".verdict")).to_contain_text("Uncertain: the image is like no class")
     expect(page.locator(".answer")).to_contain_text("No class is as probable")
 
 
-def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
+def test_a_photograph_is_not_evaluated(open_page: Any, shared_data: Path) -> None:
     try:
         shipped = load_bundle(None)
     except BundleError as error:
@@ -186,8 +186,8 @@ def test_a_photograph_is_not_judged(open_page: Any, shared_data: Path) -> None:
     with serving(shipped.path) as address:
         page = open_page(address=address)
         give(page, *(upload(path.name, path.read_bytes()) for path in photographs))
-        expect(page.locator("#rows tr[data-tone=refused]")).to_have_count(2)
-        expect(page.locator(".verdict")).to_contain_text("Not judged: not a chest X-ray")
+        expect(page.locator("#rows tr[data-tone=rejected]")).to_have_count(2)
+        expect(page.locator(".verdict")).to_contain_text("Not predicted: not a chest X-ray")
         expect(page.locator(".detail")).to_contain_text("give a frontal chest X-ray")
         expect(page.locator(".bars")).to_have_count(0)
 
@@ -206,7 +206,7 @@ def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
     heading = page.get_by_role("columnheader", name="Pneumonia")
     expect(heading).to_have_attribute("aria-sort", "descending")
 
-    heading = page.get_by_role("columnheader", name="Picture")
+    heading = page.get_by_role("columnheader", name="Image")
     heading.get_by_role("button").click()
     expect(heading).to_have_attribute("aria-sort", "ascending")
     assert names.all_inner_texts()[:3] == ["=1+1.jpeg", "person2.jpeg", "person3.jpeg"]
@@ -234,7 +234,7 @@ def test_a_report_is_printed_and_saved_whole(open_page: Any, tmp_path: Path) -> 
     page.get_by_role("button", name="Print report").click()
     expect(page.locator("body")).to_have_attribute("data-printed", "yes")
     page.emulate_media(media="print")
-    expect(page.locator("#report .sheet")).to_have_count(5)  # the overview and four pictures
+    expect(page.locator("#report .sheet")).to_have_count(5)  # the overview and four images
     expect(page.locator("#report article").first).to_be_visible()
     expect(page.locator("header.top")).to_be_hidden()
     assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 5
@@ -291,7 +291,7 @@ def test_clearing_leaves_nothing(open_page: Any) -> None:
     assert page.evaluate(kept) == [["pneumoscope-theme"], [], ""]
 
 
-def test_dropped_and_pasted_pictures_are_read(open_page: Any) -> None:
+def test_dropped_and_pasted_images_are_read(open_page: Any) -> None:
     page = open_page()
     for index, (event, field) in enumerate((("drop", "dataTransfer"), ("paste", "clipboardData")), start=1):
         page.evaluate(
@@ -308,7 +308,7 @@ def test_dropped_and_pasted_pictures_are_read(open_page: Any) -> None:
     expect(page.locator("#rows button", has_text="pasted")).to_have_count(1)
 
 
-def test_a_busy_server_is_asked_again_and_a_refusal_is_told(open_page: Any) -> None:
+def test_a_busy_server_is_asked_again_and_a_rejection_is_told(open_page: Any) -> None:
     page = open_page()
     seen = []
 
@@ -349,7 +349,7 @@ def test_a_token_is_asked_for_once_and_kept_in_memory(browser: Any, site: str) -
         for attempt in ("wrong", "open sesame"):
             page.get_by_role("textbox", name="Access token").fill(attempt)
             page.get_by_role("button", name="Use it").click()
-            expect(page.locator("#token-refused")).to_be_visible(visible=attempt == "wrong")
+            expect(page.locator("#token-rejected")).to_be_visible(visible=attempt == "wrong")
         give(page, upload("one.jpeg", drawn(1)))
         expect(page.locator(".bars")).to_be_visible()
         assert given == [None, "Bearer wrong", "Bearer open sesame", "Bearer open sesame"]

@@ -50,11 +50,11 @@ def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
           - button /Theme/
         - main:
           - region "Worklist":
-            - paragraph: /2 pictures/
+            - paragraph: /2 images/
             - table:
               - rowgroup:
                 - row:
-                  - columnheader /Picture/
+                  - columnheader /Image/
                   - columnheader /Answer/
                   - columnheader /Pneumonia/
               - rowgroup
@@ -87,5 +87,5 @@ def test_nothing_runs_over_the_side(open_page: Any, viewport: dict[str, int], th
     assert page.evaluate(wide) <= 0
     give(page, upload("a-rather-long-name-" * 6 + ".jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
     assert page.evaluate(wide) <= 0
-    # The picture is read on a dark ground in either theme.
+    # The image is read on a dark ground in either theme.
     assert page.locator("#frame").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(8, 11, 13)"

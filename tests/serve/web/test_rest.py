@@ -43,7 +43,7 @@ def pixels(url):
 
 def test_files_become_rows_in_their_order(client, png, web_bundle):
     answer = client.post(
-        PREDICTIONS, files=form(("one.png", png), ("../two.txt", b"no picture"), ("three.png", png))
+        PREDICTIONS, files=form(("one.png", png), ("../two.txt", b"no image"), ("three.png", png))
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -62,7 +62,7 @@ def test_files_become_rows_in_their_order(client, png, web_bundle):
     assert all(row["heatmap"] is row["preview"] is None for row in rows)
 
 
-def test_pictures_inline(client, png):
+def test_images_inline(client, png):
     row = client.post(
         PREDICTIONS, params={"heatmap": "inline", "preview": "inline"}, files=form(("a.png", png))
     ).json()["predictions"][0]
@@ -75,10 +75,10 @@ def test_a_heat_map_by_url(client, png):
     row = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png))).json()[
         "predictions"
     ][0]
-    picture = client.get(row["heatmap"]["url"])
-    assert picture.headers["content-type"] == "image/png"
-    assert picture.headers["cache-control"] == "no-store"
-    assert cv2.imdecode(np.frombuffer(picture.content, np.uint8), 0) is not None
+    image = client.get(row["heatmap"]["url"])
+    assert image.headers["content-type"] == "image/png"
+    assert image.headers["cache-control"] == "no-store"
+    assert cv2.imdecode(np.frombuffer(image.content, np.uint8), 0) is not None
     assert client.get("/v1/heatmaps/unknown").status_code == 404
 
 
@@ -146,7 +146,7 @@ def test_state_and_figures(client, png):
     assert client.get("/readyz").json() == {"status": "ready"}
     text = client.get("/metrics").text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(figures['pneumoscope_pictures_total{status="ok"}']) >= 1
+    assert float(figures['pneumoscope_images_total{status="ok"}']) >= 1
     assert float(figures['pneumoscope_requests_total{path="/v1/predictions",status="200"}']) >= 1
     assert float(figures["pneumoscope_workers_alive"]) == 2
     assert float(figures["pneumoscope_held_bytes"]) == 0
@@ -169,7 +169,7 @@ def test_with_the_token(guarded, png):
         assert client.get("/v1/bundle").status_code == 200
         answer = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png)))
         url = answer.json()["predictions"][0]["heatmap"]["url"]
-    # A picture element sends no token; the URL is a secret of its own, and soon gone.
+    # A image element sends no token; the URL is a secret of its own, and soon gone.
     assert httpx.get(guarded.url + url).status_code == 200
     time.sleep(1.5)
     assert httpx.get(guarded.url + url).status_code == 404
@@ -181,6 +181,6 @@ def test_what_the_page_needs_to_ask_for_the_token_is_open(guarded, path):
 
 
 @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
-def test_pages_of_other_sites_cannot_send_pictures(client, png, site, status):
+def test_pages_of_other_sites_cannot_send_images(client, png, site, status):
     answer = client.post(PREDICTIONS, files=form(("a.png", png)), headers={"Sec-Fetch-Site": site})
     assert answer.status_code == status

@@ -40,7 +40,7 @@ def until(condition, seconds=30):
 
 
 class Asking(threading.Thread):
-    """Sends one picture in the background."""
+    """Sends one image in the background."""
 
     def __init__(self, server, png):
         super().__init__()
@@ -65,7 +65,7 @@ def test_a_stop_finishes_what_was_accepted(web_bundle, png, tmp_path):
         asking = Asking(server, png)
         until(lambda: figure(client, "pneumoscope_requests_waiting") == 1)
         server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(OSError):  # refused or reset
+        with pytest.raises(OSError):  # rejected or reset
             until(lambda: server.connect(timeout=1).close())
         os.kill(worker, signal.SIGCONT)
         asking.join(60)

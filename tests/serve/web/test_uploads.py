@@ -51,10 +51,10 @@ def read(chunks, *, kind=KIND, limits=LIMITS, pause=0.0, end=True, **headers):
         assert admission.held_bytes == 0
 
 
-def refusal(*arguments, **options):
-    with pytest.raises(HTTPException) as refused:
+def rejection(*arguments, **options):
+    with pytest.raises(HTTPException) as rejected:
         read(*arguments, **options)
-    return refused.value
+    return rejected.value
 
 
 @given(st.lists(st.binary(max_size=90), min_size=1, max_size=3), st.data())
@@ -91,13 +91,13 @@ def test_sizes_and_counts(files, status):
     if status is None:
         assert len(read([body])) == len(files)
     else:
-        assert refusal([body]).status_code == status
+        assert rejection([body]).status_code == status
 
 
 def test_the_whole_body_is_bounded_with_and_without_a_stated_length():
     endless = [multipart_body([("a", b"x")])[1], *[bytes(500)] * 5]
-    assert refusal(endless).status_code == 413
-    stated = refusal([], **{"content-length": "2001"})
+    assert rejection(endless).status_code == 413
+    stated = rejection([], **{"content-length": "2001"})
     assert stated.status_code == 413
     assert "2001" not in stated.detail
 
@@ -112,20 +112,20 @@ def test_the_whole_body_is_bounded_with_and_without_a_stated_length():
         'multipart/form-data; boundary=""',
     ],
 )
-def test_what_is_no_form_is_refused(kind):
-    assert refusal([b"x"], kind=kind).status_code == 415
+def test_what_is_no_form_is_rejected(kind):
+    assert rejection([b"x"], kind=kind).status_code == 415
 
 
-def test_other_fields_are_refused():
-    assert refusal([multipart_body([("a", b"x")], field="file")[1]]).status_code == 422
+def test_other_fields_are_rejected():
+    assert rejection([multipart_body([("a", b"x")], field="file")[1]]).status_code == 422
     value = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--{BOUNDARY}--\r\n'
-    assert refusal([value.encode()]).status_code == 422
+    assert rejection([value.encode()]).status_code == 422
 
 
 def test_every_truncation_is_an_error():
     body = multipart_body([("a.png", b"some bytes")])[1].removesuffix(b"\r\n")
     for length in range(len(body)):
-        assert refusal([body[:length]] if length else []).status_code == 422
+        assert rejection([body[:length]] if length else []).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -138,21 +138,21 @@ def test_every_truncation_is_an_error():
 )
 def test_the_heads_of_parts_are_bounded(part):
     body = f"--{BOUNDARY}\r\n{part}\r\n\r\nx\r\n--{BOUNDARY}--".encode()
-    assert refusal([body], limits=WebLimits()).status_code == 413
+    assert rejection([body], limits=WebLimits()).status_code == 413
 
 
 def test_a_body_that_stalls_or_drips_is_given_up():
     body = multipart_body([("a", b"x" * 50)])[1]
-    assert refusal([body[:-10]], end=False).status_code == 408
-    assert refusal([body[i : i + 1] for i in range(len(body))], pause=0.01).status_code == 408
+    assert rejection([body[:-10]], end=False).status_code == 408
+    assert rejection([body[i : i + 1] for i in range(len(body))], pause=0.01).status_code == 408
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_give_files_or_a_refusal(data):
+def test_any_bytes_give_files_or_a_rejection(data):
     try:
         read([f"--{BOUNDARY}\r\n".encode() + data])
-    except HTTPException as refused:
-        assert refused.status_code in {413, 422}
+    except HTTPException as rejected:
+        assert rejected.status_code in {413, 422}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pictures import grey_levels
+from images import grey_levels
 from pneumoscope.domain import Explanation
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.predictor import Predictor
@@ -48,14 +48,14 @@ def test_the_operating_point_makes_the_decision(predictor, png):
     assert (row["decision"], row["operating_point"]) == ("no pneumonia", "rule-in")
 
 
-def test_pictures_come_when_they_are_asked_for(predictor, png):
+def test_images_come_when_they_are_asked_for(predictor, png):
     head, (heatmap, preview) = answer(predictor, job(heatmap=True, preview=True), png)
     assert head["heatmap"]["finding"] == "pneumonia"
     assert max(decoded(heatmap).shape) == 256
     assert np.abs(decoded(preview).astype(int) - grey_levels()).mean() < 2
 
 
-def test_an_unreadable_file_has_no_pictures(predictor):
+def test_an_unreadable_file_has_no_images(predictor):
     head, pieces = answer(predictor, job(heatmap=True, preview=True), b"nothing")
     assert (head["row"]["status"], head["facts"], head["heatmap"]) == ("unreadable", None, None)
     assert pieces == [b"", b""]
@@ -70,7 +70,7 @@ def test_a_preview_shows_more_than_the_network_saw(predictor):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_preview_read_anew_is_turned_as_the_models_picture_was(turned):
+def test_a_preview_read_anew_is_turned_as_the_models_image_was(turned):
     grey = grey_levels(height=1500, width=3000)
     data = cv2.imencode(".jpg", 255 - grey if turned else grey)[1].tobytes()
     shown = decoded(preview_jpeg(data, read_radiograph(data, min_side=64), turned=turned))

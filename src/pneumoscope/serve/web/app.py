@@ -39,7 +39,7 @@ def create_app(
     bundle : Bundle
         The model, verified.
     workers : int
-        Processes that read and judge.
+        Processes that read and predict.
     limits : WebLimits, optional
         The usual ones if not given.
     token : str, optional
@@ -89,7 +89,7 @@ def _watch(face: Face) -> None:
     watch, admission, pool = face.metrics.watch, face.admission, face.pool
     watch("requests_receiving", "Requests whose bodies arrive", lambda: admission.receiving)
     watch("requests_waiting", "Requests that wait for their answer", lambda: admission.waiting)
-    watch("jobs_waiting", "Pictures that no worker has taken yet", lambda: pool.waiting)
+    watch("jobs_waiting", "Images that no worker has taken yet", lambda: pool.waiting)
     watch("held_bytes", "Memory held by uploads", lambda: admission.held_bytes)
     watch("workers_alive", "Workers that live", lambda: pool.alive)
     watch("heatmaps", "Heat maps that wait to be fetched", lambda: len(face.heatmaps))

@@ -80,12 +80,12 @@ class Guard:
         headers = Headers(scope=scope)
         path: str = scope["path"]
         if headers.get("sec-fetch-site", "none") not in OWN_SITES and scope["method"] not in SAFE_METHODS:
-            refusal = problem_response(403, "a page of another site may not send pictures here", path)
-            await refusal(scope, receive, guarded)
+            rejection = problem_response(403, "a page of another site may not send images here", path)
+            await rejection(scope, receive, guarded)
         elif not self._may_pass(path, headers.get("authorization", "")):
             detail = "send the bearer token of this server in the header Authorization"
-            refusal = problem_response(401, detail, path, {"WWW-Authenticate": "Bearer"})
-            await refusal(scope, receive, guarded)
+            rejection = problem_response(401, detail, path, {"WWW-Authenticate": "Bearer"})
+            await rejection(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 

@@ -10,25 +10,25 @@ __all__ = ["HeatmapStore"]
 
 
 class HeatmapStore:
-    """Keeps a few pictures for a few seconds under names that cannot be guessed.
+    """Keeps a few images for a few seconds under names that cannot be guessed.
 
     Parameters
     ----------
     seconds : float
-        Until a picture is gone.
+        Until a image is gone.
     most : int
-        Pictures; the oldest goes first.
+        Images; the oldest goes first.
     """
 
     def __init__(self, seconds: float, most: int) -> None:
         self._seconds, self._most = seconds, most
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+        self._images: OrderedDict[str, bytes] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
-    def put(self, picture: bytes) -> str:
-        """Keep a picture; must be called where an event loop runs.
+    def put(self, image: bytes) -> str:
+        """Keep a image; must be called where an event loop runs.
 
         Returns
         -------
@@ -36,12 +36,12 @@ class HeatmapStore:
             The token to get it back with.
         """
         token = secrets.token_urlsafe(32)
-        self._pictures[token] = picture
-        if len(self._pictures) > self._most:
-            self._pictures.popitem(last=False)
-        asyncio.get_running_loop().call_later(self._seconds, self._pictures.pop, token, None)
+        self._images[token] = image
+        if len(self._images) > self._most:
+            self._images.popitem(last=False)
+        asyncio.get_running_loop().call_later(self._seconds, self._images.pop, token, None)
         return token
 
     def get(self, token: str) -> bytes | None:
-        """Return a picture, or None if it is gone."""
-        return self._pictures.get(token)
+        """Return a image, or None if it is gone."""
+        return self._images.get(token)

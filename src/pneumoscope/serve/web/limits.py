@@ -11,7 +11,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class WebLimits:
-    """Bounds that hold while a request streams in, and while its pictures are judged.
+    """Bounds that hold while a request streams in, and while its images are predicted.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class WebLimits:
     write_timeout : float
         Seconds that a client may leave an answer unread.
     job_timeout : float
-        Seconds for reading and judging one picture.
+        Seconds for reading and predicting one image.
     worker_memory : int
-        Bytes that a worker may take beyond what the loaded model takes. The largest picture that is read, 50
+        Bytes that a worker may take beyond what the loaded model takes. The largest image that is read, 50
         megapixels of 16-bit RGB, takes about 400 MB.
     heatmap_seconds : float
         How long a heat map can be fetched by its URL.

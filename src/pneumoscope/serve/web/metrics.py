@@ -19,9 +19,7 @@ class Metrics:
         self.requests = Counter(
             "pneumoscope_requests", "Requests answered", ["path", "status"], registry=self._registry
         )
-        self.pictures = Counter(
-            "pneumoscope_pictures", "Pictures answered", ["status"], registry=self._registry
-        )
+        self.images = Counter("pneumoscope_images", "Images answered", ["status"], registry=self._registry)
         self.seconds = Histogram(
             "pneumoscope_prediction_seconds",
             "From the last byte of a request to its answer",

@@ -53,7 +53,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         # A body that is still arriving although its answer is out may go on for as long as a head may.
         self._await_head()
         if not self._in_body and self._head_bytes > MAX_HEAD:
-            self._refuse(431, "Request Header Fields Too Large", "the head of this request is too large")
+            self._reject(431, "Request Header Fields Too Large", "the head of this request is too large")
 
     def on_headers_complete(self) -> None:
         if self._head_timer is not None:
@@ -85,7 +85,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "Bad Request", msg)
+        self._reject(400, "Bad Request", msg)
 
     def _between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -96,11 +96,11 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         if self._head_bytes:
-            self._refuse(408, "Request Timeout", "the head of this request came too slowly")
+            self._reject(408, "Request Timeout", "the head of this request came too slowly")
         else:
             self.transport.close()
 
-    def _refuse(self, status: int, title: str, detail: str) -> None:
+    def _reject(self, status: int, title: str, detail: str) -> None:
         """Answer outside the application, and close."""
         body = Problem(title=title, status=status, detail=detail, instance="").model_dump_json().encode()
         head = (

@@ -1,4 +1,4 @@
-"""The REST interface: pictures in, predictions out; the bundle; the state of the server."""
+"""The REST interface: images in, predictions out; the bundle; the state of the server."""
 
 from __future__ import annotations
 
@@ -87,25 +87,25 @@ def rest_router(face: Face) -> APIRouter:
         openapi_extra={"requestBody": FORM},
         tags=["predictions"],
     )
-    async def judge(
+    async def predict(
         request: Request,
         heatmap: Annotated[HeatmapWish, Query(description="leave out, as data URL, or as URL")] = "none",
-        preview: Annotated[PreviewWish, Query(description="the picture as it was read")] = "none",
+        preview: Annotated[PreviewWish, Query(description="the image as it was read")] = "none",
         operating_point: Annotated[str | None, Query(description="one of the bundle's")] = None,
     ) -> Response:
-        """Judge one or more X-rays. A file that cannot be read is a row like the others."""
+        """Predict one or more X-rays. A file that cannot be read is a row like the others."""
         wishes = _Wishes(heatmap, preview, _point(face.bundle, operating_point))
         address = request.client.host if request.client else ""
         with face.admission.seat(address) as seat:
             uploads = await receive(request, face.limits, seat)
             seat.received()
             began = time.perf_counter()
-            rows = await _judge_all(face, request, uploads, wishes, seat)
+            rows = await _predict_all(face, request, uploads, wishes, seat)
             took = time.perf_counter() - began
             face.admission.saw(took)
         face.metrics.seconds.observe(took)
         for row in rows:
-            face.metrics.pictures.labels(row.status).inc()
+            face.metrics.images.labels(row.status).inc()
             logger.info("%s %s in a request of %.0f ms", row.sha256[:16], row.status, took * 1000)
         answer = Answer(bundle=facts, predictions=rows)
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -116,12 +116,12 @@ def rest_router(face: Face) -> APIRouter:
         responses={200: {"content": {"image/png": {}}, "description": "8-bit grey"}, **answers(404, 422)},
         tags=["predictions"],
     )
-    async def heatmap_picture(token: str) -> Response:
+    async def heatmap_image(token: str) -> Response:
         """Fetch a heat map, for a short while after the prediction."""
-        picture = face.heatmaps.get(token)
-        if picture is None:
-            raise HTTPException(404, "there is no such heat map any more; send the picture again")
-        return Response(picture, media_type="image/png")
+        image = face.heatmaps.get(token)
+        if image is None:
+            raise HTTPException(404, "there is no such heat map any more; send the image again")
+        return Response(image, media_type="image/png")
 
     @router.get("/v1/bundle", responses=answers(401), tags=["model"])
     async def bundle() -> BundlePage:
@@ -168,10 +168,10 @@ def _point(bundle: Bundle, name: str | None) -> OperatingPoint:
     return points[wanted]
 
 
-async def _judge_all(
+async def _predict_all(
     face: Face, request: Request, uploads: list[Upload], wishes: _Wishes, seat: Seat
 ) -> list[Row]:
-    """Judge the files of a request, no more at a time than there are workers: others come between."""
+    """Predict the files of a request, no more at a time than there are workers: others come between."""
     rows: list[Row | None] = [None] * len(uploads)
     left = iter(range(len(uploads)))
 
@@ -180,7 +180,7 @@ async def _judge_all(
             if await request.is_disconnected():
                 return
             upload = uploads[index]
-            rows[index] = await _judge(face, upload, wishes)
+            rows[index] = await _predict(face, upload, wishes)
             seat.shrink(len(upload.data))
             upload.data = bytearray()
 
@@ -193,7 +193,7 @@ async def _judge_all(
     return done
 
 
-async def _judge(face: Face, upload: Upload, wishes: _Wishes) -> Row:
+async def _predict(face: Face, upload: Upload, wishes: _Wishes) -> Row:
     job = {
         "name": upload.name,
         "heatmap": wishes.heatmap != "none",
@@ -211,8 +211,8 @@ async def _judge(face: Face, upload: Upload, wishes: _Wishes) -> Row:
             if wishes.heatmap == "inline"
             else {"url": f"/v1/heatmaps/{face.heatmaps.put(heatmap)}"}
         )
-    picture = _data_url("image/jpeg", preview) if preview else None
-    return Row.model_validate(fields | {"sha256": upload.digest, "preview": picture})
+    image = _data_url("image/jpeg", preview) if preview else None
+    return Row.model_validate(fields | {"sha256": upload.digest, "preview": image})
 
 
 def _stopped_row(bundle: Bundle, name: str, message: str) -> dict[str, Any]:

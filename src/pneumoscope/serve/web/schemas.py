@@ -21,7 +21,7 @@ class _Frozen(BaseModel):
 
 
 class Facts(_Frozen):
-    """What the file says about the picture."""
+    """What the file says about the image."""
 
     format: str
     width: int
@@ -33,7 +33,7 @@ class Facts(_Frozen):
 
 
 class InlineHeatmap(_Frozen):
-    """Evidence for a finding: 8-bit grey PNG over `region` (top, left, bottom, right) of the picture."""
+    """Evidence for a finding: 8-bit grey PNG over `region` (top, left, bottom, right) of the image."""
 
     finding: str
     region: tuple[float, float, float, float]
@@ -49,7 +49,7 @@ class HeatmapLink(_Frozen):
 
 
 class Row(_Frozen):
-    """One picture: the columns of every table of results, and what a page shows beside them."""
+    """One image: the columns of every table of results, and what a page shows beside them."""
 
     path: str = Field(description="base name of the upload")
     status: Status
@@ -68,7 +68,7 @@ class Row(_Frozen):
     facts: Facts | None
     sha256: str = Field(description="salted hash of the upload; the salt changes when the server starts")
     heatmap: InlineHeatmap | HeatmapLink | None
-    preview: str | None = Field(description="data URL of the picture, 8-bit grey")
+    preview: str | None = Field(description="data URL of the image, 8-bit grey")
 
 
 class BundleFacts(_Frozen):

@@ -123,7 +123,7 @@ class _Form:
         assert self._current is not None
         if len(self._current.data) + len(piece) > self._limits.max_file_bytes:
             most = self._limits.max_file_bytes / 1e6
-            raise HTTPException(413, f"a file may have {most:g} MB at most; send one picture per file")
+            raise HTTPException(413, f"a file may have {most:g} MB at most; send one image per file")
         self._seat.grow(len(piece))
         self._current.add(piece)
 

@@ -1,4 +1,4 @@
-"""A worker: a process of its own that reads and judges uploads, one at a time, and can do little else.
+"""A worker: a process of its own that reads and predicts uploads, one at a time, and can do little else.
 
 It gets them on standard input and answers on standard output, as `frames`. Once the model is loaded it may
 take no more than so much memory, write no file and leave no core dump behind.
@@ -39,7 +39,7 @@ PREVIEW_QUALITY = 92
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load the bundle, say so, and judge until standard input ends."""
+    """Load the bundle, say so, and predict until standard input ends."""
     parser = argparse.ArgumentParser(prog="pneumoscope.serve.web.worker")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--memory", type=int, required=True)
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Judge one upload.
+    """Predict one upload.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict
     Returns
     -------
     tuple of dict and list of bytes
-        The row, the facts, where the heat map lies; and the pictures, PNG for the
+        The row, the facts, where the heat map lies; and the images, PNG for the
         heat map and JPEG for the preview, each empty if there is none.
     """
     try:
@@ -90,7 +90,7 @@ def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict
         turned = Reason.INVERTED in examination.prediction.reasons
         preview = preview_jpeg(data, examination.radiograph, turned=turned) if job["preview"] else b""
     except MemoryError:
-        message = "reading this picture takes more memory than one upload may have; export it smaller"
+        message = "reading this image takes more memory than one upload may have; export it smaller"
         examination = Examination(stopped(job["name"], predictor.bundle.identity, message))
         preview = b""
     prediction = examination.prediction
@@ -123,7 +123,7 @@ def heatmap_png(explanation: Explanation) -> bytes:
 
 
 def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, turned: bool = False) -> bytes:
-    """Return the picture as 8-bit grey JPEG, its longer side 1,024 pixels at most.
+    """Return the image as 8-bit grey JPEG, its longer side 1,024 pixels at most.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def _facts(radiograph: Radiograph) -> dict[str, Any]:
 
 
 def _confine(memory: int) -> None:
-    """Take away what reading pictures does not need; where the system knows no such limits, nothing."""
+    """Take away what reading images does not need; where the system knows no such limits, nothing."""
     try:
         import resource
     except ImportError:  # Windows: the time limit and the limit on pixels remain

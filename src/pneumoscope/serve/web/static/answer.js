@@ -1,8 +1,8 @@
 /**
- * The answer beside the picture.
+ * The answer beside the image.
  *
- * @typedef {import("./pictures.js").Picture} Picture
- * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").Images} Images
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  */
@@ -10,20 +10,20 @@
 import { byId, h } from "./dom.js";
 import { factWords, MARKS, notRuledOut, percent, pointWords, verdict } from "./words.js";
 
-/** @typedef {{retry: (picture: Picture) => void, remove: (picture: Picture) => void}} Actions */
+/** @typedef {{retry: (image: Image) => void, remove: (image: Image) => void}} Actions */
 
 /**
- * @param {Pictures} pictures
- * @param {Picture} picture
+ * @param {Images} images
+ * @param {Image} image
  * @param {Actions} actions
  */
-export function showAnswer(pictures, picture, actions) {
-  const answer = pictures.decided(picture);
-  const said = verdict(picture, answer);
-  const judged = answer !== null && answer.p_pneumonia !== null;
+export function showAnswer(images, image, actions) {
+  const answer = images.decided(image);
+  const said = verdict(image, answer);
+  const predicted = answer !== null && answer.p_pneumonia !== null;
   byId("answer-body").replaceChildren(
     ...[
-      h("p", { class: "file-name" }, picture.name),
+      h("p", { class: "file-name" }, image.name),
       h(
         "p",
         { class: "verdict", "data-tone": said.tone },
@@ -31,16 +31,16 @@ export function showAnswer(pictures, picture, actions) {
         h("span", {}, said.title),
       ),
       said.detail ? h("p", { class: "detail" }, said.detail) : null,
-      picture.stage === "failed"
-        ? h("button", { type: "button", onclick: () => actions.retry(picture) }, "Try again")
+      image.stage === "failed"
+        ? h("button", { type: "button", onclick: () => actions.retry(image) }, "Try again")
         : null,
-      judged ? likelihoods(answer, pictures) : null,
-      judged ? operatingPoints(pictures) : null,
+      predicted ? likelihoods(answer, images) : null,
+      predicted ? operatingPoints(images) : null,
       answer?.facts ? facts(answer) : null,
       h(
         "p",
         { class: "small" },
-        h("button", { type: "button", class: "quiet", onclick: () => actions.remove(picture) }, "Remove this picture"),
+        h("button", { type: "button", class: "quiet", onclick: () => actions.remove(image) }, "Remove this image"),
       ),
     ].filter((part) => part !== null),
   );
@@ -48,15 +48,15 @@ export function showAnswer(pictures, picture, actions) {
 
 /**
  * @param {Prediction} answer
- * @param {Pictures} pictures
+ * @param {Images} images
  */
-function likelihoods(answer, pictures) {
+function likelihoods(answer, images) {
   const rows = [
-    bar("Pneumonia", answer.p_pneumonia, "whole", pictures.operatingPoint),
+    bar("Pneumonia", answer.p_pneumonia, "whole", images.operatingPoint),
     answer.p_bacterial === null ? null : bar("Bacterial", answer.p_bacterial, "part", null),
     answer.p_viral === null ? null : bar("Viral", answer.p_viral, "part", null),
   ];
-  const possible = notRuledOut(answer, pictures.bundle);
+  const possible = notRuledOut(answer, images.bundle);
   return h(
     "section",
     { "aria-label": "Probabilities" },
@@ -85,16 +85,16 @@ function bar(name, value, kind, point) {
   return h("div", { class: `bar ${kind}` }, h("dt", {}, name), h("dd", {}, h("b", {}, percent(value)), track));
 }
 
-/** @param {Pictures} pictures */
-function operatingPoints(pictures) {
-  const { bundle, operatingPoint } = pictures;
+/** @param {Images} images */
+function operatingPoints(images) {
+  const { bundle, operatingPoint } = images;
   if (!bundle || !operatingPoint) return null;
   const choice = h(
     "select",
     {
       id: "operating-point",
       onchange: (/** @type {Event} */ event) => {
-        pictures.setOperatingPoint(/** @type {HTMLSelectElement} */ (event.target).value);
+        images.setOperatingPoint(/** @type {HTMLSelectElement} */ (event.target).value);
         byId("operating-point").focus(); // the panel was made anew
       },
     },

@@ -27,7 +27,7 @@
  * @typedef {object} Heatmap
  * @property {string} finding
  * @property {[number, number, number, number]} region top, left, bottom, right, as fractions
- * @property {string} png address of a grey picture: 0 no evidence, 255 the strongest
+ * @property {string} png address of a grey image: 0 no evidence, 255 the strongest
  *
  * @typedef {object} Prediction
  * @property {string} path
@@ -104,7 +104,7 @@ export class Api {
    * @param {string} address
    * @param {RequestInit} [options]
    * @returns {Promise<Response>} a success
-   * @throws {Problem} if the server refuses
+   * @throws {Problem} if the server rejects
    * @throws {TypeError} if it cannot be reached
    */
   async request(address, options = {}) {

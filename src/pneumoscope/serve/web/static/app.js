@@ -8,44 +8,44 @@ import { Thumbnails } from "./decode.js";
 import { askForToken, confirmClearing, showKeys } from "./dialogs.js";
 import { byId, download, stamp } from "./dom.js";
 import { zoomIn, zoomOut } from "./gestures.js";
-import { listenForPictures } from "./intake.js";
+import { listenForImages } from "./intake.js";
 import { listenForKeys } from "./keys.js";
-import { Pictures } from "./pictures.js";
+import { Images } from "./images.js";
 import { Reading } from "./reading.js";
 import { printReport, saveReport } from "./report.js";
 import { Uploads } from "./uploads.js";
-import { pictureWords } from "./words.js";
+import { imageWords } from "./words.js";
 import { Worklist } from "./worklist.js";
 
-/** @typedef {import("./pictures.js").Picture} Picture */
+/** @typedef {import("./images.js").Image} Image */
 
 const api = new Api(askForToken);
-const pictures = new Pictures();
-const uploads = new Uploads(api, pictures);
+const images = new Images();
+const uploads = new Uploads(api, images);
 const reading = new Reading();
-const worklist = new Worklist(pictures, choose);
-const thumbnails = new Thumbnails((picture, thumbnail) => pictures.update(picture.id, { thumbnail }));
+const worklist = new Worklist(images, choose);
+const thumbnails = new Thumbnails((image, thumbnail) => images.update(image.id, { thumbnail }));
 const narrow = window.matchMedia("(max-width: 63.99rem)");
 
 /** @type {number | null} */
 let chosen = null;
-/** Until a person chooses, the page shows the most suspicious picture. */
+/** Until a person chooses, the page shows the most suspicious image. */
 let chosenByHand = false;
 let frame = 0;
 
 /** @param {File[]} files */
 function take(files) {
-  const added = pictures.add(files);
-  announce(`Reading ${pictureWords(added.length)}.`);
-  if (pictures.size === added.length) chosenByHand = false;
+  const added = images.add(files);
+  announce(`Reading ${imageWords(added.length)}.`);
+  if (images.size === added.length) chosenByHand = false;
   if (!chosenByHand) chosen = added[0].id;
-  for (const picture of added) thumbnails.make(picture);
+  for (const image of added) thumbnails.make(image);
   uploads.send(added);
 }
 
 /**
  * @param {number} id
- * @param {boolean} open go to the picture as well
+ * @param {boolean} open go to the image as well
  */
 function choose(id, open) {
   chosen = id;
@@ -69,11 +69,11 @@ function move(step) {
 function render() {
   cancelAnimationFrame(frame);
   frame = 0;
-  const all = pictures.all();
+  const all = images.all();
   const done = all.filter((one) => one.stage !== "reading").length;
-  if (!pictures.get(chosen) || (!chosenByHand && done === all.length)) chosen = worklist.sorted()[0]?.id ?? null;
-  const picture = pictures.get(chosen);
-  document.body.dataset.pictures = ["none", "one", "many"][Math.min(2, all.length)];
+  if (!images.get(chosen) || (!chosenByHand && done === all.length)) chosen = worklist.sorted()[0]?.id ?? null;
+  const image = images.get(chosen);
+  document.body.dataset.images = ["none", "one", "many"][Math.min(2, all.length)];
   for (const id of ["export", "print", "save", "clear"]) byId(id).toggleAttribute("hidden", !all.length);
   const answered = all.filter((one) => one.answer !== null);
   for (const id of ["export", "print", "save"]) {
@@ -84,41 +84,41 @@ function render() {
   progress.value = done;
   progress.hidden = done === all.length;
   worklist.render(chosen);
-  if (picture) showAnswer(pictures, picture, { retry: (one) => uploads.again(one), remove });
-  reading.show(picture, picture && pictures.decided(picture));
+  if (image) showAnswer(images, image, { retry: (one) => uploads.again(one), remove });
+  reading.show(image, image && images.decided(image));
 }
 
-/** @param {Picture} picture */
-function remove(picture) {
+/** @param {Image} image */
+function remove(image) {
   const next = worklist.neighbour(1);
-  chosen = next === picture.id ? worklist.neighbour(-1) : next;
-  pictures.remove(picture.id);
-  announce(`Removed ${picture.name}.`);
+  chosen = next === image.id ? worklist.neighbour(-1) : next;
+  images.remove(image.id);
+  announce(`Removed ${image.name}.`);
 }
 
 async function clear() {
-  if (pictures.size > 1 && !(await confirmClearing())) return;
+  if (images.size > 1 && !(await confirmClearing())) return;
   uploads.cancel();
-  pictures.clear();
+  images.clear();
   byId("report").replaceChildren();
-  announce("Cleared. Nothing of the pictures is left.");
+  announce("Cleared. Nothing of the images is left.");
 }
 
 function exportCsv() {
-  const rows = worklist.sorted().map((picture) => pictures.decided(picture));
+  const rows = worklist.sorted().map((image) => images.decided(image));
   const answers = /** @type {import("./api.js").Prediction[]} */ (rows.filter((row) => row !== null));
   download(`pneumoscope-${stamp()}.csv`, new Blob([toCsv(answers)], { type: "text/csv" }));
   const left = rows.length - answers.length;
-  announce(`Saved ${pictureWords(answers.length)}${left ? `; ${left} without an answer left out` : ""}.`);
+  announce(`Saved ${imageWords(answers.length)}${left ? `; ${left} without an answer left out` : ""}.`);
 }
 
 /** Name the model in the heading; a guarded server asks for its token at this first call. */
 async function introduceModel() {
-  pictures.addEventListener("bundle", () => {
-    byId("model").textContent = ` ${pictures.bundle?.identity ?? ""}`;
+  images.addEventListener("bundle", () => {
+    byId("model").textContent = ` ${images.bundle?.identity ?? ""}`;
   });
   try {
-    pictures.setBundle(await api.bundle());
+    images.setBundle(await api.bundle());
   } catch (error) {
     // Not fatal: the first answer names the model too, and a server that is away is told of then.
     announce(error instanceof Error ? `The model is not known yet: ${error.message}` : "");
@@ -143,19 +143,19 @@ function onClick(id, command) {
   });
 }
 
-pictures.addEventListener("change", (event) => {
+images.addEventListener("change", (event) => {
   for (const id of /** @type {CustomEvent<number[]>} */ (event).detail) {
-    const picture = pictures.get(id);
-    if (picture?.answer?.preview && !picture.thumbnail) thumbnails.make(picture);
+    const image = images.get(id);
+    if (image?.answer?.preview && !image.thumbnail) thumbnails.make(image);
   }
   frame ||= requestAnimationFrame(render);
 });
-announceAnswers(pictures);
-listenForPictures(take);
+announceAnswers(images);
+listenForImages(take);
 onClick("clear", clear);
 onClick("export", exportCsv);
-onClick("print", () => printReport(pictures, worklist.sorted()));
-onClick("save", () => saveReport(pictures, worklist.sorted()));
+onClick("print", () => printReport(images, worklist.sorted()));
+onClick("save", () => saveReport(images, worklist.sorted()));
 onClick("keys", showKeys);
 listenForKeys({
   heat: () => reading.toggleHeat(),

@@ -1,8 +1,8 @@
 /**
- * Pictures for the screen. The server's preview is what the model was shown; until it is there, the browser
+ * Images for the screen. The server's preview is what the model was shown; until it is there, the browser
  * shows the file itself if it can.
  *
- * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./images.js").Image} Image
  */
 
 const LARGEST_FILE = 48 * 1024 * 1024; // beyond it the browser does not decode the file itself
@@ -20,15 +20,15 @@ export async function loadImage(address) {
 }
 
 /**
- * The picture at its best: the preview, or else what the browser makes of the file.
+ * The image at its best: the preview, or else what the browser makes of the file.
  *
- * @param {Picture} picture
+ * @param {Image} image
  * @returns {Promise<HTMLCanvasElement | null>} null if neither can be shown
  */
-export async function pictureCanvas(picture) {
+export async function imageCanvas(image) {
   try {
-    if (picture.answer?.preview) return toCanvas(await loadImage(picture.answer.preview), LARGEST_SIDE);
-    return await fileCanvas(picture.file, LARGEST_SIDE);
+    if (image.answer?.preview) return toCanvas(await loadImage(image.answer.preview), LARGEST_SIDE);
+    return await fileCanvas(image.file, LARGEST_SIDE);
   } catch (error) {
     if (error instanceof DOMException) return null;
     throw error;
@@ -51,7 +51,7 @@ export async function fileCanvas(file, side) {
 
 /**
  * @param {HTMLImageElement | ImageBitmap | HTMLCanvasElement} source
- * @param {number} side the longest, in pixels; smaller pictures keep their size
+ * @param {number} side the longest, in pixels; smaller images keep their size
  */
 export function toCanvas(source, side) {
   const canvas = document.createElement("canvas");
@@ -70,22 +70,22 @@ export function toCanvas(source, side) {
  * Makes thumbnails one after another, so that forty large files do not fill the memory at once.
  */
 export class Thumbnails {
-  /** @param {(picture: Picture, canvas: HTMLCanvasElement) => void} ready */
+  /** @param {(image: Image, canvas: HTMLCanvasElement) => void} ready */
   constructor(ready) {
     this._ready = ready;
     this._last = Promise.resolve();
   }
 
   /**
-   * @param {Picture} picture
+   * @param {Image} image
    * @param {number} side
    */
-  make(picture, side = 96) {
+  make(image, side = 96) {
     this._last = this._last.then(async () => {
       try {
-        const preview = picture.answer?.preview;
-        const canvas = preview ? toCanvas(await loadImage(preview), side) : await fileCanvas(picture.file, side);
-        if (canvas) this._ready(picture, canvas);
+        const preview = image.answer?.preview;
+        const canvas = preview ? toCanvas(await loadImage(preview), side) : await fileCanvas(image.file, side);
+        if (canvas) this._ready(image, canvas);
       } catch (error) {
         // A file that the browser cannot decode keeps its placeholder; the server's answer says why.
         if (!(error instanceof DOMException)) throw error;

@@ -5,12 +5,12 @@ import { byId } from "./dom.js";
 /**
  * Ask for the access token; it is kept nowhere but in what is returned.
  *
- * @param {boolean} again whether one was given and refused
+ * @param {boolean} again whether one was given and rejected
  * @returns {Promise<string | null>} null if the person gives up
  */
 export function askForToken(again) {
   const field = /** @type {HTMLInputElement} */ (byId("token"));
-  byId("token-refused").toggleAttribute("hidden", !again);
+  byId("token-rejected").toggleAttribute("hidden", !again);
   field.value = "";
   return ask("token-dialog").then((answer) => {
     const token = field.value.trim();

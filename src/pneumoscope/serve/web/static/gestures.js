@@ -1,4 +1,4 @@
-/** Mouse, touch and keys on the picture. */
+/** Mouse, touch and keys on the image. */
 
 const STEP = 1.25;
 const PAN_STEP = 40;

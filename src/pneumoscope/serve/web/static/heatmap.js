@@ -1,9 +1,9 @@
 /**
- * Heat maps: colours, contour, and how they lie on the picture.
+ * Heat maps: colours, contour, and how they lie on the image.
  *
  * @typedef {object} HeatLayer
  * @property {string} finding
- * @property {[number, number, number, number]} region top, left, bottom, right, as fractions of the picture
+ * @property {[number, number, number, number]} region top, left, bottom, right, as fractions of the image
  * @property {HTMLCanvasElement} tint colours whose opacity grows with the evidence
  * @property {Path2D} contour in the unit square of the region
  *
@@ -69,17 +69,17 @@ export async function heatLayer(heatmap) {
 /**
  * @param {CanvasRenderingContext2D} context
  * @param {HeatLayer} layer
- * @param {Box} picture where the whole picture lies on the canvas
+ * @param {Box} image where the whole image lies on the canvas
  * @param {number} opacity in [0, 1]
  * @param {number} line width of the contour in pixels of the canvas
  */
-export function paintHeat(context, layer, picture, opacity, line) {
+export function paintHeat(context, layer, image, opacity, line) {
   const [top, left, bottom, right] = layer.region;
   const box = {
-    left: picture.left + left * picture.width,
-    top: picture.top + top * picture.height,
-    width: (right - left) * picture.width,
-    height: (bottom - top) * picture.height,
+    left: image.left + left * image.width,
+    top: image.top + top * image.height,
+    width: (right - left) * image.width,
+    height: (bottom - top) * image.height,
   };
   context.save();
   context.imageSmoothingQuality = "high";

@@ -5,7 +5,7 @@ import { byId } from "./dom.js";
 /**
  * @param {(files: File[]) => void} take
  */
-export function listenForPictures(take) {
+export function listenForImages(take) {
   const picker = /** @type {HTMLInputElement} */ (byId("picker"));
   for (const button of document.querySelectorAll("[data-pick]")) {
     button.addEventListener("click", () => picker.click());
@@ -100,7 +100,7 @@ async function filesIn(entry) {
 }
 
 /**
- * Pasted pictures are all called "image.png"; the time tells them apart.
+ * Pasted images are all called "image.png"; the time tells them apart.
  *
  * @param {File} file
  */

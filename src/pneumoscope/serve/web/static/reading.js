@@ -1,11 +1,11 @@
 /**
- * The reading area: the picture on show with its controls.
+ * The reading area: the image on show with its controls.
  *
- * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./images.js").Image} Image
  */
 
 import { byId } from "./dom.js";
-import { pictureCanvas } from "./decode.js";
+import { imageCanvas } from "./decode.js";
 import { listenForGestures, zoomIn, zoomOut } from "./gestures.js";
 import { heatLayer, paintLegend } from "./heatmap.js";
 import { Viewer } from "./viewer.js";
@@ -15,9 +15,9 @@ export class Reading {
   constructor() {
     this._frame = byId("frame");
     this.viewer = new Viewer(/** @type {HTMLCanvasElement} */ (byId("canvas")));
-    /** What is on show: picture and whether it was answered. */
+    /** What is on show: image and whether it was answered. */
     this._shown = "";
-    this._picture = -1;
+    this._image = -1;
     this._turn = 0;
     listenForGestures(this._frame, this.viewer);
     paintLegend(/** @type {HTMLCanvasElement} */ (byId("scale")));
@@ -27,26 +27,26 @@ export class Reading {
   }
 
   /**
-   * @param {Picture | null} picture
+   * @param {Image | null} image
    * @param {import("./api.js").Prediction | null} answer
    */
-  async show(picture, answer) {
-    this._describe(picture, answer);
-    const shown = picture ? `${picture.id} ${picture.answer !== null}` : "";
+  async show(image, answer) {
+    this._describe(image, answer);
+    const shown = image ? `${image.id} ${image.answer !== null}` : "";
     if (shown === this._shown) return;
     this._shown = shown;
-    const same = picture?.id === this._picture;
-    this._picture = picture?.id ?? -1;
+    const same = image?.id === this._image;
+    this._image = image?.id ?? -1;
     this._turn += 1;
     const turn = this._turn;
     if (!same) this.viewer.show(null, null, false);
-    if (!picture) return;
+    if (!image) return;
     this._frame.setAttribute("aria-busy", "true");
-    const [canvas, heat] = await Promise.all([pictureCanvas(picture), heatLayer(picture.answer?.heatmap)]);
-    if (turn !== this._turn) return; // another picture was chosen meanwhile
+    const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.answer?.heatmap)]);
+    if (turn !== this._turn) return; // another image was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
-    this._frame.setAttribute("aria-busy", String(picture.stage === "reading"));
+    this._frame.setAttribute("aria-busy", String(image.stage === "reading"));
   }
 
   toggleHeat() {
@@ -63,16 +63,16 @@ export class Reading {
   }
 
   /**
-   * @param {Picture | null} picture
+   * @param {Image | null} image
    * @param {import("./api.js").Prediction | null} answer
    */
-  _describe(picture, answer) {
-    if (!picture) return;
-    const said = verdict(picture, answer);
+  _describe(image, answer) {
+    if (!image) return;
+    const said = verdict(image, answer);
     const likely = answer && answer.p_pneumonia !== null ? ` Probability of pneumonia ${percent(answer.p_pneumonia)}.` : "";
-    byId("canvas").setAttribute("aria-label", `X-ray ${picture.name}. ${said.title}.${likely}`);
-    byId("busy").toggleAttribute("hidden", picture.stage !== "reading");
-    const nothing = picture.stage === "reading" ? "" : "There is no picture to show.";
+    byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${said.title}.${likely}`);
+    byId("busy").toggleAttribute("hidden", image.stage !== "reading");
+    const nothing = image.stage === "reading" ? "" : "There is no image to show.";
     byId("nothing").textContent = nothing;
   }
 
@@ -105,7 +105,7 @@ export class Reading {
     byId("heat").setAttribute("aria-pressed", String(on));
     byId("invert").setAttribute("aria-pressed", String(viewer.window.inverted));
     byId("zoom-value").textContent = viewer.zoom === 1 ? "fit" : `${viewer.zoom.toFixed(1)}×`;
-    byId("legend").classList.toggle("off", !on); // keeps its place: the picture must not jump
+    byId("legend").classList.toggle("off", !on); // keeps its place: the image must not jump
     for (const id of ["heat", "opacity"]) {
       /** @type {HTMLButtonElement | HTMLInputElement} */ (byId(id)).disabled = !viewer.hasHeat;
     }

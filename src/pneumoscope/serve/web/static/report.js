@@ -1,30 +1,30 @@
 /**
- * The report: a table of all pictures where there are several, then one page a picture. It is printed from
+ * The report: a table of all images where there are several, then one page a image. It is printed from
  * this page, or saved as one file that needs nothing else.
  *
- * @typedef {import("./pictures.js").Picture} Picture
- * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").Images} Images
  * @typedef {import("./api.js").Prediction} Prediction
  */
 
-import { pictureCanvas } from "./decode.js";
+import { imageCanvas } from "./decode.js";
 import { byId, download, h, stamp } from "./dom.js";
 import { CONTOUR_LEVEL, heatLayer, paintHeat } from "./heatmap.js";
-import { factWords, MARKS, notRuledOut, percent, pictureWords, pointWords, verdict } from "./words.js";
+import { factWords, MARKS, notRuledOut, percent, imageWords, pointWords, verdict } from "./words.js";
 
-const SIDE = 900; // pixels on the longer side of a picture
+const SIDE = 900; // pixels on the longer side of a image
 const OPACITY = 0.6;
 const NOTICE = "For research only. Not a medical device, not for diagnosis.";
 
 /**
  * Print the report; the browser can print to a PDF.
  *
- * @param {Pictures} pictures
- * @param {Picture[]} sorted
+ * @param {Images} images
+ * @param {Image[]} sorted
  */
-export async function printReport(pictures, sorted) {
+export async function printReport(images, sorted) {
   const place = byId("report");
-  const report = await makeReport(pictures, sorted);
+  const report = await makeReport(images, sorted);
   place.replaceChildren(report);
   await Promise.all([...report.querySelectorAll("img")].map((image) => image.decode()));
   window.addEventListener("afterprint", () => place.replaceChildren(), { once: true });
@@ -34,12 +34,12 @@ export async function printReport(pictures, sorted) {
 /**
  * Save the report as one HTML file.
  *
- * @param {Pictures} pictures
- * @param {Picture[]} sorted
+ * @param {Images} images
+ * @param {Image[]} sorted
  */
-export async function saveReport(pictures, sorted) {
+export async function saveReport(images, sorted) {
   const [report, style] = await Promise.all([
-    makeReport(pictures, sorted),
+    makeReport(images, sorted),
     fetch(new URL("report.css", import.meta.url)).then((response) => response.text()),
   ]);
   // The style is ours and the report was built of text nodes, so that joining them as text is safe.
@@ -61,73 +61,73 @@ ${report.outerHTML}
 }
 
 /**
- * @param {Pictures} pictures
- * @param {Picture[]} sorted
+ * @param {Images} images
+ * @param {Image[]} sorted
  */
-async function makeReport(pictures, sorted) {
+async function makeReport(images, sorted) {
   const report = h("main", { class: "report" });
   const when = new Date().toLocaleString();
-  if (sorted.length > 1) report.append(overview(pictures, sorted, when));
-  // One after another: a hundred pictures at full size at once would fill the memory.
-  for (const picture of sorted) report.append(await page(pictures, picture, when));
+  if (sorted.length > 1) report.append(overview(images, sorted, when));
+  // One after another: a hundred images at full size at once would fill the memory.
+  for (const image of sorted) report.append(await page(images, image, when));
   return report;
 }
 
 /**
- * @param {Pictures} pictures
- * @param {Picture[]} sorted
+ * @param {Images} images
+ * @param {Image[]} sorted
  * @param {string} when
  */
-function overview(pictures, sorted, when) {
-  const rows = sorted.map((picture) => {
-    const answer = pictures.decided(picture);
-    const said = verdict(picture, answer);
+function overview(images, sorted, when) {
+  const rows = sorted.map((image) => {
+    const answer = images.decided(image);
+    const said = verdict(image, answer);
     const values = [answer?.p_pneumonia, answer?.p_bacterial, answer?.p_viral];
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, picture.name),
+      h("th", { scope: "row" }, image.name),
       h("td", {}, `${MARKS[said.tone]} ${said.short}`),
       ...values.map((value) => h("td", {}, percent(value))),
     );
   });
-  const heads = ["Picture", "Answer", "Pneumonia", "Bacterial", "Viral"].map((name) => h("th", { scope: "col" }, name));
+  const heads = ["Image", "Answer", "Pneumonia", "Bacterial", "Viral"].map((name) => h("th", { scope: "col" }, name));
   return h(
     "section",
     { class: "sheet" },
-    h("h1", {}, `Chest X-rays: ${pictureWords(sorted.length)}`),
+    h("h1", {}, `Chest X-rays: ${imageWords(sorted.length)}`),
     h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...rows)),
-    colophon(pictures, when, null),
+    colophon(images, when, null),
   );
 }
 
 /**
- * @param {Pictures} pictures
- * @param {Picture} picture
+ * @param {Images} images
+ * @param {Image} image
  * @param {string} when
  */
-async function page(pictures, picture, when) {
-  const answer = pictures.decided(picture);
-  const said = verdict(picture, answer);
-  const judged = answer !== null && answer.p_pneumonia !== null;
+async function page(images, image, when) {
+  const answer = images.decided(image);
+  const said = verdict(image, answer);
+  const predicted = answer !== null && answer.p_pneumonia !== null;
   return h(
     "article",
     { class: "sheet" },
-    h("h1", {}, picture.name),
+    h("h1", {}, image.name),
     h("p", { class: "verdict", "data-tone": said.tone }, `${MARKS[said.tone]} ${said.title}`),
     said.detail ? h("p", {}, said.detail) : null,
-    await figures(picture),
-    judged ? numbers(pictures, answer) : null,
+    await figures(image),
+    predicted ? numbers(images, answer) : null,
     answer?.facts
       ? h("p", { class: "facts" }, factWords(answer.facts).map(([name, value]) => `${name}: ${value}`).join(" · "))
       : null,
-    colophon(pictures, when, answer),
+    colophon(images, when, answer),
   );
 }
 
-/** @param {Picture} picture */
-async function figures(picture) {
-  const [canvas, heat] = await Promise.all([pictureCanvas(picture), heatLayer(picture.answer?.heatmap)]);
+/** @param {Image} image */
+async function figures(image) {
+  const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.answer?.heatmap)]);
   if (!canvas) return null;
   const scale = Math.min(1, SIDE / Math.max(canvas.width, canvas.height));
   const draw = (/** @type {boolean} */ withHeat) => {
@@ -142,7 +142,7 @@ async function figures(picture) {
     return sheet.toDataURL("image/jpeg", 0.9);
   };
   const figure = (/** @type {string} */ source, /** @type {string} */ caption) =>
-    h("figure", {}, h("img", { src: source, alt: `${caption}: ${picture.name}` }), h("figcaption", {}, caption));
+    h("figure", {}, h("img", { src: source, alt: `${caption}: ${image.name}` }), h("figcaption", {}, caption));
   return h(
     "div",
     { class: "figures" },
@@ -152,10 +152,10 @@ async function figures(picture) {
 }
 
 /**
- * @param {Pictures} pictures
+ * @param {Images} images
  * @param {Prediction} answer
  */
-function numbers(pictures, answer) {
+function numbers(images, answer) {
   /** @type {[string, number | null][]} */
   const values = [
     ["Pneumonia", answer.p_pneumonia],
@@ -164,8 +164,8 @@ function numbers(pictures, answer) {
     ["Normal", answer.p_normal],
   ];
   const known = values.filter(([, value]) => value !== null);
-  const point = pictures.operatingPoint;
-  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer, pictures.bundle)];
+  const point = images.operatingPoint;
+  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer, images.bundle)];
   return h(
     "section",
     {},
@@ -175,12 +175,12 @@ function numbers(pictures, answer) {
 }
 
 /**
- * @param {Pictures} pictures
+ * @param {Images} images
  * @param {string} when
  * @param {Prediction | null} answer
  */
-function colophon(pictures, when, answer) {
-  const model = answer?.bundle ?? pictures.bundle?.identity ?? "unknown";
-  const parts = [`Pneumoscope, model ${model}`, when, answer?.sha256 ? `picture ${answer.sha256.slice(0, 16)}` : ""];
+function colophon(images, when, answer) {
+  const model = answer?.bundle ?? images.bundle?.identity ?? "unknown";
+  const parts = [`Pneumoscope, model ${model}`, when, answer?.sha256 ? `image ${answer.sha256.slice(0, 16)}` : ""];
   return h("footer", {}, h("p", {}, NOTICE), h("p", {}, parts.filter(Boolean).join(" · ")));
 }

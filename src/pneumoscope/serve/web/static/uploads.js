@@ -1,8 +1,8 @@
 /**
- * Sends pictures in small batches, a few at a time, and waits where the server says it is busy.
+ * Sends images in small batches, a few at a time, and waits where the server says it is busy.
  *
- * @typedef {import("./pictures.js").Picture} Picture
- * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").Images} Images
  */
 
 import { Problem } from "./api.js";
@@ -13,32 +13,32 @@ const BATCH_BYTES = 32 * 1024 * 1024;
 const PATIENCE_MS = 300_000; // with a busy server
 const LONGEST_WAIT_S = 30;
 
-/** @typedef {{pictures: Picture[], patience: number}} Batch */
+/** @typedef {{images: Image[], patience: number}} Batch */
 
 export class Uploads {
   /**
    * @param {import("./api.js").Api} api
-   * @param {Pictures} pictures
+   * @param {Images} images
    */
-  constructor(api, pictures) {
+  constructor(api, images) {
     this._api = api;
-    this._pictures = pictures;
-    /** @type {Picture[]} */
+    this._images = images;
+    /** @type {Image[]} */
     this._waiting = [];
     this._running = 0;
     this._stop = new AbortController();
   }
 
-  /** @param {Picture[]} pictures */
-  send(pictures) {
-    this._waiting.push(...pictures);
+  /** @param {Image[]} images */
+  send(images) {
+    this._waiting.push(...images);
     this._start();
   }
 
-  /** @param {Picture} picture */
-  again(picture) {
-    this._pictures.update(picture.id, { stage: "reading", note: "" });
-    this.send([picture]);
+  /** @param {Image} image */
+  again(image) {
+    this._images.update(image.id, { stage: "reading", note: "" });
+    this.send([image]);
   }
 
   /** Forget what waits and break off what is under way. */
@@ -60,58 +60,58 @@ export class Uploads {
   }
 
   _nextBatch() {
-    /** @type {Picture[]} */
+    /** @type {Image[]} */
     const batch = [];
     let bytes = 0;
     while (this._waiting.length && batch.length < BATCH) {
       bytes += this._waiting[0].file.size;
       if (batch.length && bytes > BATCH_BYTES) break;
-      const picture = /** @type {Picture} */ (this._waiting.shift());
-      if (this._pictures.get(picture.id)) batch.push(picture);
+      const image = /** @type {Image} */ (this._waiting.shift());
+      if (this._images.get(image.id)) batch.push(image);
     }
     return batch;
   }
 
   /**
-   * @param {Picture[]} batch
+   * @param {Image[]} batch
    * @param {AbortSignal} signal
    */
   async _deliver(batch, signal) {
     if (!batch.length) return;
     try {
       const { bundle, predictions } = await this._patiently(batch, signal);
-      this._pictures.setBundle(bundle);
-      batch.forEach((picture, index) => {
+      this._images.setBundle(bundle);
+      batch.forEach((image, index) => {
         const answer = predictions[index];
-        const missing = "The server gave no answer for this picture.";
-        this._pictures.update(picture.id, answer ? { stage: "answered", answer, note: "" } : { stage: "failed", note: missing });
+        const missing = "The server gave no answer for this image.";
+        this._images.update(image.id, answer ? { stage: "answered", answer, note: "" } : { stage: "failed", note: missing });
       });
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem && error.status === 413 && batch.length > 1) {
         // Too much together is not too much alone.
-        for (const picture of batch) await this._deliver([picture], signal);
+        for (const image of batch) await this._deliver([image], signal);
         return;
       }
       const note = explanation(error);
-      for (const picture of batch) this._pictures.update(picture.id, { stage: "failed", note });
+      for (const image of batch) this._images.update(image.id, { stage: "failed", note });
     }
   }
 
   /**
-   * @param {Picture[]} batch
+   * @param {Image[]} batch
    * @param {AbortSignal} signal
    */
   async _patiently(batch, signal) {
-    const files = batch.map((picture) => picture.file);
+    const files = batch.map((image) => image.file);
     const start = Date.now();
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await this._api.predict(files, this._pictures.operatingPoint?.name ?? null, signal);
+        return await this._api.predict(files, this._images.operatingPoint?.name ?? null, signal);
       } catch (error) {
         const busy = error instanceof Problem && (error.status === 429 || error.status === 503);
         if (!busy || signal.aborted || Date.now() - start > PATIENCE_MS) throw error;
-        for (const picture of batch) this._pictures.update(picture.id, { note: "The server is busy; this picture waits." });
+        for (const image of batch) this._images.update(image.id, { note: "The server is busy; this image waits." });
         const asked = error.retryAfter ?? 2 ** attempt;
         // A little spread keeps many pages from coming back at the same instant.
         await pause(Math.min(asked, LONGEST_WAIT_S) * (1 + 0.25 * Math.random()) * 1000, signal);

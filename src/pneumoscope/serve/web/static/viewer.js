@@ -18,7 +18,7 @@ export class Viewer extends EventTarget {
     super();
     this.canvas = canvas;
     /** @type {HTMLCanvasElement | null} */
-    this._picture = null;
+    this._image = null;
     this._windowed = document.createElement("canvas");
     /** @type {HeatLayer | null} */
     this._heat = null;
@@ -26,7 +26,7 @@ export class Viewer extends EventTarget {
     this.opacity = 0.6;
     /** @type {Window} */
     this.window = { ...FULL };
-    /** Zoom relative to the picture that fits, and the picture's centre off the canvas' centre in CSS pixels. */
+    /** Zoom relative to the image that fits, and the image's centre off the canvas' centre in CSS pixels. */
     this.zoom = 1;
     this._offset = { x: 0, y: 0 };
     this._frame = 0;
@@ -39,12 +39,12 @@ export class Viewer extends EventTarget {
   }
 
   /**
-   * @param {HTMLCanvasElement | null} picture
+   * @param {HTMLCanvasElement | null} image
    * @param {HeatLayer | null} heat
-   * @param {boolean} sameAsBefore keep zoom and window: a better version of the picture on show
+   * @param {boolean} sameAsBefore keep zoom and window: a better version of the image on show
    */
-  show(picture, heat, sameAsBefore) {
-    this._picture = picture;
+  show(image, heat, sameAsBefore) {
+    this._image = image;
     this._heat = heat;
     if (!sameAsBefore) {
       this.window = { ...FULL };
@@ -95,7 +95,7 @@ export class Viewer extends EventTarget {
     this._changed();
   }
 
-  /** Fit the picture and show its whole grey scale. */
+  /** Fit the image and show its whole grey scale. */
   reset() {
     this.zoom = 1;
     this._offset = { x: 0, y: 0 };
@@ -107,19 +107,19 @@ export class Viewer extends EventTarget {
     return { x: this.canvas.clientWidth / 2, y: this.canvas.clientHeight / 2 };
   }
 
-  /** The picture's place in CSS pixels. */
+  /** The image's place in CSS pixels. */
   _box() {
-    const picture = /** @type {HTMLCanvasElement} */ (this._picture);
+    const image = /** @type {HTMLCanvasElement} */ (this._image);
     const { clientWidth, clientHeight } = this.canvas;
-    const scale = Math.min(clientWidth / picture.width, clientHeight / picture.height) * this.zoom;
-    const [width, height] = [picture.width * scale, picture.height * scale];
+    const scale = Math.min(clientWidth / image.width, clientHeight / image.height) * this.zoom;
+    const [width, height] = [image.width * scale, image.height * scale];
     const centre = this._centre();
     return { left: centre.x + this._offset.x - width / 2, top: centre.y + this._offset.y - height / 2, width, height };
   }
 
-  /** A picture larger than the canvas covers it; a smaller one stays in the middle. */
+  /** A image larger than the canvas covers it; a smaller one stays in the middle. */
   _keepInSight() {
-    if (!this._picture) return;
+    if (!this._image) return;
     const box = this._box();
     const slackX = Math.max(0, (box.width - this.canvas.clientWidth) / 2);
     const slackY = Math.max(0, (box.height - this.canvas.clientHeight) / 2);
@@ -128,7 +128,7 @@ export class Viewer extends EventTarget {
   }
 
   _applyWindow() {
-    if (this._picture) applyWindow(this._picture, this.window, this._windowed);
+    if (this._image) applyWindow(this._image, this.window, this._windowed);
     this._changed();
   }
 
@@ -141,7 +141,7 @@ export class Viewer extends EventTarget {
   }
 
   _changed() {
-    // One finger pans the page until the picture is enlarged; then it pans the picture.
+    // One finger pans the page until the image is enlarged; then it pans the image.
     this.canvas.style.touchAction = this.zoom > 1 ? "none" : "pan-y";
     this.dispatchEvent(new Event("view"));
     this._frame ||= requestAnimationFrame(() => this._paint());
@@ -153,7 +153,7 @@ export class Viewer extends EventTarget {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this._picture) return;
+    if (!this._image) return;
     const dense = this.canvas.width / Math.max(1, this.canvas.clientWidth);
     context.setTransform(dense, 0, 0, dense, 0, 0);
     context.imageSmoothingQuality = "high";

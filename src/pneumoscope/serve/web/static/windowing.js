@@ -1,5 +1,5 @@
 /**
- * Window and level: which grey levels of the picture are spread over the screen.
+ * Window and level: which grey levels of the image are spread over the screen.
  *
  * @typedef {object} Window
  * @property {number} level centre, in percent of the grey scale
@@ -11,17 +11,17 @@
 export const FULL = Object.freeze({ level: 50, width: 100, inverted: false });
 
 /**
- * Show a picture through a window.
+ * Show a image through a window.
  *
- * @param {HTMLCanvasElement} picture left as it is
+ * @param {HTMLCanvasElement} image left as it is
  * @param {Window} window
- * @param {HTMLCanvasElement} target gets the picture's size
+ * @param {HTMLCanvasElement} target gets the image's size
  */
-export function applyWindow(picture, window, target) {
-  const { width, height } = picture;
+export function applyWindow(image, window, target) {
+  const { width, height } = image;
   target.width = width;
   target.height = height;
-  const from = /** @type {CanvasRenderingContext2D} */ (picture.getContext("2d", { willReadFrequently: true }));
+  const from = /** @type {CanvasRenderingContext2D} */ (image.getContext("2d", { willReadFrequently: true }));
   const to = /** @type {CanvasRenderingContext2D} */ (target.getContext("2d"));
   const pixels = from.getImageData(0, 0, width, height);
   const table = lookup(window);

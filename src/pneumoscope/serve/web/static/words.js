@@ -1,12 +1,12 @@
 /**
  * What the page says, in plain words.
  *
- * @typedef {import("./pictures.js").Picture} Picture
+ * @typedef {import("./images.js").Image} Image
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").Facts} Facts
  * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  *
- * @typedef {"suspected" | "uncertain" | "clear" | "refused" | "failed" | "reading"} Tone
+ * @typedef {"suspected" | "uncertain" | "clear" | "rejected" | "failed" | "reading"} Tone
  *
  * @typedef {object} Verdict
  * @property {Tone} tone
@@ -16,10 +16,10 @@
  */
 
 /** Tones from the one that needs a reader's eye most. @type {Tone[]} */
-export const TONES = ["suspected", "uncertain", "clear", "refused", "failed", "reading"];
+export const TONES = ["suspected", "uncertain", "clear", "rejected", "failed", "reading"];
 
 /** A shape for each tone, so that none is told by its colour alone. @type {Record<Tone, string>} */
-export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", refused: "■", failed: "✕", reading: "○" };
+export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", rejected: "■", failed: "✕", reading: "○" };
 
 /** @type {Record<string, string>} */
 const REASONS = {
@@ -28,11 +28,11 @@ const REASONS = {
   empty_file: "empty file",
   file_too_large: "file too large",
   too_many_pixels: "too many pixels",
-  not_an_image: "no picture",
+  not_an_image: "no image",
   truncated: "file cut short",
   corrupt: "damaged file",
   unsupported_encoding: "encoding not supported",
-  no_pixels: "no picture inside",
+  no_pixels: "no image inside",
   multi_frame: "several frames",
   not_a_chest_radiograph: "not a chest X-ray",
   lateral_view: "lateral view",
@@ -54,28 +54,28 @@ export function reasonWords(code) {
 }
 
 /**
- * @param {Picture} picture
+ * @param {Image} image
  * @param {Prediction | null} answer decided at the operating point in force
  * @returns {Verdict}
  */
-export function verdict(picture, answer) {
-  if (picture.stage === "failed") {
-    return { tone: "failed", short: "Not sent", title: "Not sent", detail: picture.note };
+export function verdict(image, answer) {
+  if (image.stage === "failed") {
+    return { tone: "failed", short: "Not sent", title: "Not sent", detail: image.note };
   }
-  if (!answer) return { tone: "reading", short: "reading…", title: "Reading…", detail: picture.note };
+  if (!answer) return { tone: "reading", short: "reading…", title: "Reading…", detail: image.note };
   if (answer.status !== "ok") {
     const why = answer.reasons.map(reasonWords).join(", ") || answer.status;
-    return { tone: "refused", short: `Not judged: ${why}`, title: `Not judged: ${why}`, detail: sentence(answer.message) };
+    return { tone: "rejected", short: `Not predicted: ${why}`, title: `Not predicted: ${why}`, detail: sentence(answer.message) };
   }
   const suspected = answer.decision === "pneumonia";
   if (answer.uncertain) {
     const side = suspected ? "reaches" : "stays below";
     const both = answer.prediction_set.length > 0;
-    const why = both ? "but the model cannot rule out either" : "but the picture is like no class";
+    const why = both ? "but the model cannot rule out either" : "but the image is like no class";
     return {
       tone: "uncertain",
       short: "Uncertain",
-      title: both ? "Uncertain: normal and pneumonia are both possible" : "Uncertain: the picture is like no class",
+      title: both ? "Uncertain: normal and pneumonia are both possible" : "Uncertain: the image is like no class",
       detail: `The probability ${side} the operating point, ${why}. A reader must decide. ${answer.message}`.trim(),
     };
   }
@@ -98,7 +98,7 @@ export function notRuledOut(answer, bundle) {
   if (answer.prediction_set.length) return `Not ruled out: ${answer.prediction_set.join(", ")}.`;
   // An empty set of a model that gives sets is a finding of its own.
   if (!bundle?.conformal) return "";
-  return "No class is as probable as it usually is where it is right: read this picture with care.";
+  return "No class is as probable as it usually is where it is right: read this image with care.";
 }
 
 /** @param {number | null | undefined} probability */
@@ -138,7 +138,7 @@ export function factWords(facts) {
 
 /**
  * @param {Map<Tone, number>} counts
- * @returns {string} such as "12 suspected, 3 uncertain, 20 clear, 5 not judged"
+ * @returns {string} such as "12 suspected, 3 uncertain, 20 clear, 5 not predicted"
  */
 export function countWords(counts) {
   /** @type {Record<Tone, string>} */
@@ -146,7 +146,7 @@ export function countWords(counts) {
     suspected: "suspected",
     uncertain: "uncertain",
     clear: "not seen",
-    refused: "not judged",
+    rejected: "not predicted",
     failed: "not sent",
     reading: "being read",
   };
@@ -156,6 +156,6 @@ export function countWords(counts) {
 }
 
 /** @param {number} count */
-export function pictureWords(count) {
-  return count === 1 ? "1 picture" : `${count} pictures`;
+export function imageWords(count) {
+  return count === 1 ? "1 image" : `${count} images`;
 }

@@ -1,17 +1,17 @@
 /**
- * The worklist: one line a picture, sortable by every column, the most suspicious first.
+ * The worklist: one line a image, sortable by every column, the most suspicious first.
  *
- * @typedef {import("./pictures.js").Picture} Picture
- * @typedef {import("./pictures.js").Pictures} Pictures
+ * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").Images} Images
  * @typedef {"name" | "verdict" | "p_pneumonia" | "p_bacterial" | "p_viral"} Column
  */
 
 import { byId, h } from "./dom.js";
-import { countWords, MARKS, percent, pictureWords, TONES, verdict } from "./words.js";
+import { countWords, MARKS, percent, imageWords, TONES, verdict } from "./words.js";
 
 /** @type {[Column, string, "ascending" | "descending"][]} column, heading, and the order of the first click */
 const COLUMNS = [
-  ["name", "Picture", "ascending"],
+  ["name", "Image", "ascending"],
   ["verdict", "Answer", "ascending"],
   ["p_pneumonia", "Pneumonia", "descending"],
   ["p_bacterial", "Bacterial", "descending"],
@@ -22,11 +22,11 @@ const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base"
 
 export class Worklist {
   /**
-   * @param {Pictures} pictures
+   * @param {Images} images
    * @param {(id: number, open: boolean) => void} choose
    */
-  constructor(pictures, choose) {
-    this._pictures = pictures;
+  constructor(images, choose) {
+    this._images = images;
     this._choose = choose;
     /** @type {Column} */
     this._column = "p_pneumonia";
@@ -41,23 +41,23 @@ export class Worklist {
     this._body.addEventListener("keydown", (event) => this._onKey(event));
   }
 
-  /** @returns {Picture[]} as they stand in the list */
+  /** @returns {Image[]} as they stand in the list */
   sorted() {
     const turn = this._direction === "ascending" ? 1 : -1;
-    return this._pictures
+    return this._images
       .all()
-      .map((picture) => ({ picture, key: this._key(picture) }))
+      .map((image) => ({ image, key: this._key(image) }))
       .sort((one, other) => {
         // What has no value stands last, whichever way the list is turned.
         if (one.key === null || other.key === null) {
           if (one.key !== other.key) return one.key === null ? 1 : -1;
-          return this._tone(one.picture) - this._tone(other.picture) || one.picture.id - other.picture.id;
+          return this._tone(one.image) - this._tone(other.image) || one.image.id - other.image.id;
         }
         const order =
           typeof one.key === "string" ? byName.compare(one.key, String(other.key)) : one.key - Number(other.key);
-        return turn * order || one.picture.id - other.picture.id;
+        return turn * order || one.image.id - other.image.id;
       })
-      .map(({ picture }) => picture);
+      .map(({ image }) => image);
   }
 
   /**
@@ -69,14 +69,14 @@ export class Worklist {
     const focused = document.activeElement;
     const sorted = this.sorted();
     for (const [id, row] of this._rows) {
-      if (!this._pictures.get(id)) {
+      if (!this._images.get(id)) {
         row.remove();
         this._rows.delete(id);
       }
     }
-    sorted.forEach((picture, index) => {
-      const row = this._rows.get(picture.id) ?? this._newRow(picture);
-      this._fill(row, picture);
+    sorted.forEach((image, index) => {
+      const row = this._rows.get(image.id) ?? this._newRow(image);
+      this._fill(row, image);
       // Rows that stand right are not touched: moving one would take its focus.
       if (this._body.children[index] !== row) this._body.insertBefore(row, this._body.children[index] ?? null);
     });
@@ -88,12 +88,12 @@ export class Worklist {
 
   /**
    * @param {number} step
-   * @returns {number | null} the picture that many lines on
+   * @returns {number | null} the image that many lines on
    */
   neighbour(step) {
     const sorted = this.sorted();
     if (!sorted.length) return null;
-    const at = sorted.findIndex((picture) => picture.id === this._chosen);
+    const at = sorted.findIndex((image) => image.id === this._chosen);
     return sorted[Math.min(sorted.length - 1, Math.max(0, at + step))].id;
   }
 
@@ -112,19 +112,19 @@ export class Worklist {
     return this._body.contains(document.activeElement);
   }
 
-  /** @param {Picture} picture */
-  _tone(picture) {
-    return TONES.indexOf(verdict(picture, this._pictures.decided(picture)).tone);
+  /** @param {Image} image */
+  _tone(image) {
+    return TONES.indexOf(verdict(image, this._images.decided(image)).tone);
   }
 
-  /** @param {Picture} picture */
-  _key(picture) {
-    if (this._column === "name") return picture.name;
+  /** @param {Image} image */
+  _key(image) {
+    if (this._column === "name") return image.name;
     if (this._column === "verdict") {
-      const tone = this._tone(picture);
+      const tone = this._tone(image);
       return tone === TONES.indexOf("reading") ? null : tone;
     }
-    return picture.answer?.[this._column] ?? null;
+    return image.answer?.[this._column] ?? null;
   }
 
   /** @param {[Column, string, "ascending" | "descending"]} column */
@@ -145,12 +145,12 @@ export class Worklist {
       if (sorted) head.setAttribute("aria-sort", this._direction);
       else head.removeAttribute("aria-sort");
     }
-    const twoClasses = this._pictures.bundle !== null && !this._pictures.bundle.findings.includes("bacterial");
+    const twoClasses = this._images.bundle !== null && !this._images.bundle.findings.includes("bacterial");
     byId("worklist").toggleAttribute("data-two-classes", twoClasses);
   }
 
-  /** @param {Picture} picture */
-  _newRow(picture) {
+  /** @param {Image} image */
+  _newRow(image) {
     const cells = COLUMNS.map(([name]) =>
       name === "name" ? h("th", { scope: "row", "data-column": name }) : h("td", { "data-column": name }),
     );
@@ -159,23 +159,23 @@ export class Worklist {
         "span",
         { class: "pick" },
         h("span", { class: "thumbnail", "aria-hidden": "true" }),
-        h("button", { type: "button", class: "name", title: picture.name }, ...breakable(picture.name)),
+        h("button", { type: "button", class: "name", title: image.name }, ...breakable(image.name)),
       ),
     );
     const row = /** @type {HTMLTableRowElement} */ (h("tr", {}, ...cells));
-    row.addEventListener("click", (event) => this._choose(picture.id, event.detail === 0 || event.detail > 1));
-    this._rows.set(picture.id, row);
+    row.addEventListener("click", (event) => this._choose(image.id, event.detail === 0 || event.detail > 1));
+    this._rows.set(image.id, row);
     return row;
   }
 
   /**
    * @param {HTMLTableRowElement} row
-   * @param {Picture} picture
+   * @param {Image} image
    */
-  _fill(row, picture) {
-    const answer = this._pictures.decided(picture);
-    const said = verdict(picture, answer);
-    const chosen = picture.id === this._chosen;
+  _fill(row, image) {
+    const answer = this._images.decided(image);
+    const said = verdict(image, answer);
+    const chosen = image.id === this._chosen;
     row.dataset.tone = said.tone;
     row.classList.toggle("chosen", chosen);
     const [name, words, ...numbers] = row.cells;
@@ -184,7 +184,7 @@ export class Worklist {
     if (chosen) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
     const thumbnail = /** @type {HTMLElement} */ (name.querySelector(".thumbnail"));
-    if (picture.thumbnail && thumbnail.firstChild !== picture.thumbnail) thumbnail.replaceChildren(picture.thumbnail);
+    if (image.thumbnail && thumbnail.firstChild !== image.thumbnail) thumbnail.replaceChildren(image.thumbnail);
     words.replaceChildren(
       h("span", { class: "mark", "aria-hidden": "true" }, MARKS[said.tone]),
       h("span", {}, said.short),
@@ -198,11 +198,11 @@ export class Worklist {
   _counts() {
     /** @type {Map<import("./words.js").Tone, number>} */
     const counts = new Map();
-    for (const picture of this._pictures.all()) {
-      const { tone } = verdict(picture, this._pictures.decided(picture));
+    for (const image of this._images.all()) {
+      const { tone } = verdict(image, this._images.decided(image));
       counts.set(tone, (counts.get(tone) ?? 0) + 1);
     }
-    return `${pictureWords(this._pictures.size)}: ${countWords(counts)}`;
+    return `${imageWords(this._images.size)}: ${countWords(counts)}`;
   }
 
   /** @param {KeyboardEvent} event */

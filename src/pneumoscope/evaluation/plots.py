@@ -1,0 +1,317 @@
+"""The plots of a report; each function returns a matplotlib Figure and touches no global state.
+
+Save one with ``figure.savefig(path)``; the report embeds them with `pneumoscope.evaluation.embed`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pneumoscope.evaluation import weighted
+from pneumoscope.evaluation.extra import evaluate_extra
+from pneumoscope.evaluation.scores import BoolArray, FloatArray, ScoredSet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "GRID",
+    "INK",
+    "MUTED",
+    "confusion_matrix",
+    "insertion_deletion",
+    "precision_recall",
+    "reliability",
+    "roc",
+    "score_histograms",
+    "training_curves",
+]
+
+# On a page these three follow its light or dark theme; the colours of the data serve both.
+INK, MUTED, GRID = "#1f2a33", "#66727d", "#d9dfe4"
+ACCENT, SECOND = "#2f7fb8", "#dd7a2f"
+COLOURS = {"normal": "#2a9d8a", "pneumonia": ACCENT, "bacterial": SECOND, "viral": "#8a6bd1"}
+SPARE = ("#c2557a", "#8a8f3c", "#5b7fa6", "#a9714b")
+
+
+def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
+    with evaluate_extra("Drawing plots"):
+        from matplotlib.figure import Figure
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(squeeze=False, **grid).flat)
+    for ax in axes:
+        ax.set_axisbelow(True)
+        ax.grid(True, color=GRID, linewidth=0.8)
+        ax.tick_params(which="both", colors=MUTED, length=0, labelsize=9)
+        ax.patch.set_visible(False)
+        ax.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _titles(ax: Axes, x: str, y: str, title: str = "") -> None:
+    ax.set_xlabel(x, color=MUTED, fontsize=9.5)
+    ax.set_ylabel(y, color=MUTED, fontsize=9.5)
+    if title:
+        ax.set_title(title, color=INK, fontsize=11, loc="left", pad=10)
+
+
+def _legend(ax: Axes, where: Literal["best", "lower left", "lower right"]) -> None:
+    ax.legend(loc=where, frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _unit_square(ax: Axes) -> None:
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    ax.set_xticks(np.linspace(0, 1, 6))
+    ax.set_yticks(np.linspace(0, 1, 6))
+
+
+def _colour(name: str, index: int) -> str:
+    return COLOURS.get(name, SPARE[index % len(SPARE)])
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str], title: str = "") -> Figure:
+    """Draw counts; the tint of a cell is its share of the true class.
+
+    Parameters
+    ----------
+    counts : sequence of sequence of int, shape (K, K)
+        Rows true, columns called.
+    names : sequence of str, length K
+        Class names.
+    title : str
+        Above the matrix.
+    """
+    with evaluate_extra("Drawing plots"):
+        from matplotlib.patches import Rectangle
+    k = len(names)
+    figure, (ax,) = _figure(1.5 + 1.15 * k, 1.2 + 0.95 * k)
+    ax.grid(visible=False)
+    for row, line in enumerate(counts):
+        for column, count in enumerate(line):
+            share = count / sum(line) if sum(line) else 0.0
+            colour = ACCENT if row == column else SECOND
+            face = Rectangle(
+                (column + 0.02, row + 0.02), 0.96, 0.96, facecolor=colour, alpha=0.08 + 0.87 * share
+            )
+            ax.add_patch(face)
+            ink = "white" if share > 0.55 else INK
+            ax.text(column + 0.5, row + 0.43, f"{count:,}", color=ink, fontsize=14, ha="center", va="center")
+            ax.text(
+                column + 0.5, row + 0.7, f"{share:.1%}", color=ink, fontsize=8.5, ha="center", va="center"
+            )
+    ax.set(xlim=(0, k), ylim=(k, 0))
+    ax.set_xticks(np.arange(k) + 0.5, names)
+    ax.set_yticks(np.arange(k) + 0.5, names, rotation=90, va="center")
+    ax.tick_params(labelsize=9.5, labelcolor=INK)
+    _titles(ax, "called", "true", title)
+    return figure
+
+
+def roc(scored: ScoredSet, threshold: float | None = None) -> Figure:
+    """Draw the ROC curve of pneumonia against normal, and each kind against the rest.
+
+    Parameters
+    ----------
+    scored : ScoredSet
+        Evaluated images.
+    threshold : float, optional
+        Operating point to mark, in [0, 1].
+    """
+    with evaluate_extra("Drawing plots"):
+        from sklearn.metrics import roc_curve
+    figure, (ax,) = _figure(5, 4.9)
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    for name, scores, truth, style in _curves(scored):
+        false_alarms, found, _ = roc_curve(truth, scores)
+        auroc = weighted.ranking(scores, truth, np.ones((1, len(truth))))[0][0]
+        ax.plot(false_alarms, found, label=f"{name}  {auroc:.3f}", **style)
+    if threshold is not None and _both(scored.is_pneumonia):
+        called = scored.p_pneumonia >= threshold
+        x, y = called[~scored.is_pneumonia].mean(), called[scored.is_pneumonia].mean()
+        _mark(ax, x, y, f"threshold {threshold:.3f}")
+    _unit_square(ax)
+    _titles(ax, "1 − specificity", "sensitivity")
+    _legend_or_reason(ax, "lower right")
+    return figure
+
+
+def precision_recall(scored: ScoredSet, threshold: float | None = None) -> Figure:
+    """Draw precision against recall; parameters as in `roc`."""
+    with evaluate_extra("Drawing plots"):
+        from sklearn.metrics import precision_recall_curve
+    figure, (ax,) = _figure(5, 4.9)
+    for name, scores, truth, style in _curves(scored):
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        average = weighted.ranking(scores, truth, np.ones((1, len(truth))))[1][0]
+        ax.plot(recall, precision, label=f"{name}  {average:.3f}", drawstyle="steps-post", **style)
+    if threshold is not None and _both(scored.is_pneumonia):
+        called = scored.p_pneumonia >= threshold
+        if called.any():
+            truth = scored.is_pneumonia
+            _mark(ax, called[truth].mean(), truth[called].mean(), f"threshold {threshold:.3f}")
+    _unit_square(ax)
+    _titles(ax, "recall (sensitivity)", "precision (PPV)")
+    _legend_or_reason(ax, "lower left")
+    return figure
+
+
+def _both(truth: BoolArray) -> bool:
+    return bool(truth.any() and not truth.all())
+
+
+def _curves(scored: ScoredSet) -> list[tuple[str, FloatArray, BoolArray, dict[str, Any]]]:
+    """Pneumonia first and strongest, then its kinds; those that have both answers."""
+    found = [("pneumonia", scored.p_pneumonia, scored.is_pneumonia, {"color": ACCENT, "linewidth": 2.4})]
+    dashes = iter(((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2))))
+    for index, name in enumerate(scored.classes):
+        if name not in {"normal", "pneumonia"}:
+            style = {"color": _colour(name, index), "linewidth": 1.5, "linestyle": next(dashes, "solid")}
+            found.append((name, scored.probabilities[:, index], scored.labels == index, style))
+    return [curve for curve in found if _both(curve[2])]
+
+
+def _mark(ax: Axes, x: float, y: float, label: str) -> None:
+    ax.plot(
+        [x], [y], "o", color=ACCENT, markersize=9, markeredgecolor="white", markeredgewidth=1.5, label=label
+    )
+
+
+def _legend_or_reason(ax: Axes, where: Literal["lower left", "lower right"]) -> None:
+    if ax.get_legend_handles_labels()[0]:
+        _legend(ax, where)
+    else:
+        ax.text(0.5, 0.5, "needs images of both classes", color=MUTED, ha="center", va="center")
+
+
+def reliability(scored: ScoredSet) -> Figure:
+    """Draw how often pneumonia was there against how likely it was said to be, in 15 bins of equal width.
+
+    The bars are 95% Wilson intervals; below, how many images each bin holds.
+    """
+    figure, (ax, below) = _figure(5, 5.4, nrows=2, sharex=True, height_ratios=(4, 1))
+    p, truth = scored.p_pneumonia, scored.is_pneumonia
+    edges = np.linspace(0, 1, weighted.N_BINS + 1)
+    bins = weighted.bin_of(p)
+    counts = np.bincount(bins, minlength=weighted.N_BINS)
+    full = np.flatnonzero(counts)
+    said = np.bincount(bins, p, weighted.N_BINS)[full] / counts[full]
+    there = np.bincount(bins, truth, weighted.N_BINS)[full] / counts[full]
+    low, high = _wilson(there, counts[full])
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    ax.vlines(said, low, high, color=ACCENT, alpha=0.4, linewidth=4)
+    ax.plot(said, there, "o-", color=ACCENT, linewidth=1.6, markersize=6)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _titles(ax, "", "share with pneumonia")
+    below.bar(edges[:-1], counts, width=np.diff(edges) * 0.92, align="edge", color=ACCENT, alpha=0.55)
+    below.grid(visible=False, axis="x")
+    _titles(below, "probability of pneumonia that was given", "images")
+    return figure
+
+
+def _wilson(share: FloatArray, n: Any) -> tuple[FloatArray, FloatArray]:
+    """95% interval of a share (Wilson, 1927)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return middle - half, middle + half
+
+
+def score_histograms(scored: ScoredSet, threshold: float | None = None) -> Figure:
+    """Draw the probability of pneumonia, one row for each true class; parameters as in `roc`."""
+    k = len(scored.classes)
+    figure, axes = _figure(5, max(5.4, 1.35 * k), nrows=k, sharex=True)
+    for index, (name, ax) in enumerate(zip(scored.classes, axes, strict=True)):
+        own = scored.p_pneumonia[scored.labels == index]
+        ax.hist(own, bins=30, range=(0, 1), color=_colour(name, index), alpha=0.75, rwidth=0.92)
+        ax.grid(visible=False, axis="x")
+        ax.set_title(f"{name}, {len(own):,} images", color=INK, fontsize=9.5, loc="left", pad=5)
+        ax.locator_params(axis="y", nbins=3, integer=True)
+        if threshold is not None:
+            ax.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    axes[-1].set_xlim(-0.02, 1.02)
+    dashed = "" if threshold is None else f"  (dashed: threshold {threshold:.3f})"
+    _titles(axes[-1], f"probability of pneumonia{dashed}", "")
+    return figure
+
+
+def insertion_deletion(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw mean insertion and deletion curves, each beside that of another patient's map and that by blur.
+
+    Parameters
+    ----------
+    curves : mapping
+        Probabilities at equal steps of the area, under the names of `evaluate.faithfulness.CURVES`.
+    """
+    figure, axes = _figure(9.4, 3.9, ncols=2, sharey=True)
+    styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("", "its own map", {"color": ACCENT, "linewidth": 2}),
+        ("_other", "another patient's map", {"color": SECOND, "linewidth": 1.6}),
+        ("_blur", "its own map, by blur", {"color": MUTED, "linewidth": 1.4, "linestyle": (0, (4, 2))}),
+    )
+    for ax, kind in zip(axes, ("insertion", "deletion"), strict=True):
+        for suffix, label, style in styles:
+            if values := curves.get(kind + suffix):
+                area = np.trapezoid(values, dx=1 / (len(values) - 1))
+                ax.plot(np.linspace(0, 1, len(values)), values, label=f"{label}  {area:.3f}", **style)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        _titles(
+            ax,
+            "share of the image that is shown" if kind == "insertion" else "share that is covered",
+            "probability of pneumonia" if kind == "insertion" else "",
+            kind,
+        )
+        if ax.lines:
+            _legend(ax, "lower right" if kind == "insertion" else "lower left")
+    return figure
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw a training history.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        One an epoch, with ``epoch, phase, lr, train_loss, val_loss, val_auroc, val_accuracy``; numbers may be
+        text, and what is empty or not finite is left out.
+    """
+    figure, (loss, score, rate) = _figure(11, 3.3, ncols=3)
+    epochs = [float(row["epoch"]) for row in rows]
+    marker = "o" if len(rows) == 1 else None
+    for ax, name, label, colour in (
+        (loss, "train_loss", "training", ACCENT),
+        (loss, "val_loss", "validation", SECOND),
+        (score, "val_auroc", "AUROC", ACCENT),
+        (score, "val_accuracy", "accuracy", SECOND),
+        (rate, "lr", "learning rate", ACCENT),
+    ):
+        values = _column(rows, name)
+        if np.isfinite(values).any():
+            ax.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, label=label)
+    if (_column(rows, "lr") > 0).any():
+        rate.set_yscale("log")
+    for ax, title in ((loss, "loss"), (score, "on the validation images"), (rate, "learning rate")):
+        for start in _phase_starts(rows):
+            ax.axvline(start - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        ax.locator_params(axis="x", integer=True)
+        _titles(ax, "epoch", "", title)
+        if ax is not rate and ax.lines:
+            _legend(ax, "best")
+    return figure
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> FloatArray:
+    values = (row.get(name) for row in rows)
+    column = np.array([float(value) if value not in {None, ""} else math.nan for value in values])
+    column[~np.isfinite(column)] = math.nan
+    return column
+
+
+def _phase_starts(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    pairs = itertools.pairwise(rows)
+    return [float(row["epoch"]) for before, row in pairs if row.get("phase") != before.get("phase")]

@@ -1,0 +1,305 @@
+"""How much of a bundle's skill survives a worse image: every corruption, every strength, same images.
+
+A image is read once, brought to the size that the corruptions are defined at, changed, and evaluated as any
+other: through the gate, the lung crop and the network. So what is measured is what a hospital would see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.domain import DataError, Radiograph, UnreadableImageError
+from pneumoscope.evaluation import weighted
+from pneumoscope.evaluation.corruptions import (
+    CORRUPTIONS,
+    REFERENCE_SIDE,
+    TRANSFERS,
+    Corruption,
+    at_aspect,
+    shorter_side_to,
+)
+from pneumoscope.evaluation.metrics import figure
+from pneumoscope.evaluation.scores import NORMAL, BoolArray, FloatArray
+from pneumoscope.evaluation.shortcuts import SHORTCUTS
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.predict.pipeline import CHUNK, in_order
+from pneumoscope.predict.predictor import Predictor
+
+__all__ = ["GROUPS", "CorruptionPlan", "chosen_records", "measure_robustness"]
+
+GROUPS = {"medmnist_c": CORRUPTIONS, "transfer": TRANSFERS, "shortcut": SHORTCUTS}
+"""Corruptions by the section of ``metrics.json`` that they stand in."""
+
+Pixels = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+_MEASURES = ("auroc", "sensitivity", "specificity", "rejected")
+_UNDEFINED = "at some strength no image of one class was evaluated"
+# An aspect that differs by less is rounding.
+_SAME_ASPECT = 0.02
+# What became of a image: evaluated, rejected by the gate, or not subject to the change.
+_EVALUATED, _REJECTED, _ABSENT = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """One change at one strength; `make` returns None for a image that it does not apply to."""
+
+    group: str
+    name: str
+    setting: float | None
+    make: Callable[[Pixels, Record], Pixels | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionPlan:
+    """How robustness is measured.
+
+    Parameters
+    ----------
+    images : int, optional
+        Most images to use, by whole patients and evenly over the labels; all if not given.
+    seed : int
+        Of the choice of patients, the noise and the resampling.
+    progress : callable, optional
+        Called with the number of images done and in all.
+    """
+
+    images: int | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+
+def measure_robustness(
+    predictor: Predictor, manifest: Manifest, plan: CorruptionPlan, *, n_boot: int = 1000
+) -> dict[str, Any]:
+    """Evaluate every image clean and under every corruption at every strength.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Its operating point decides.
+    manifest : Manifest
+        Labelled images.
+    plan : CorruptionPlan
+        Which images, and by which seed.
+    n_boot : int
+        Resamples of the patients for the intervals; changes are measured on the same resample as clean.
+
+    Returns
+    -------
+    dict
+        JSON-ready: ``clean`` and, by group and name, each corruption with its ``strengths`` (values) and the
+        mean over the strengths (figures with intervals), ``*_change`` being the difference to clean.
+
+    Raises
+    ------
+    DataError
+        If no image could be read.
+    """
+    records = chosen_records(manifest.records, plan.images, plan.seed)
+    conditions = _conditions(plan.seed)
+    work = partial(_evaluate, predictor, manifest, conditions)
+    rows: list[FloatArray] = []
+    for row in in_order(records, work, workers=predictor.workers, chunk=2):
+        rows.append(row)
+        if plan.progress is not None:
+            plan.progress(len(rows), len(records))
+    read = np.array([len(row) > 0 for row in rows], dtype=np.bool_)
+    if not read.any():
+        raise DataError(f"{manifest.root}: no image could be read, so there is nothing to corrupt")
+    evaluated = [record for record, one in zip(records, read, strict=True) if one]
+    table = _Table(
+        np.stack([row for row in rows if len(row)]), evaluated, predictor.operating_point.threshold
+    )
+    return {
+        "images": len(evaluated),
+        "patients": table.n_patients,
+        "side": REFERENCE_SIDE,
+        "seed": plan.seed,
+        "resamples": n_boot,
+        **_figures(table, conditions, n_boot, plan.seed),
+    }
+
+
+def chosen_records(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
+    """Draw whole patients, label by label in turn, until `count` images are there; in their old order."""
+    if count is None or count >= len(records):
+        return list(records)
+    by_patient: dict[tuple[str, str], list[int]] = {}
+    for index, record in enumerate(records):
+        by_patient.setdefault((record.label, record.patient_id), []).append(index)
+    rng = np.random.default_rng(seed)
+    queues: dict[str, list[list[int]]] = {}
+    for (label, _), indices in by_patient.items():
+        queues.setdefault(label, []).append(indices)
+    for queue in queues.values():
+        rng.shuffle(queue)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        for label in sorted(queues):
+            if queues[label] and len(chosen) < count:
+                chosen += queues[label].pop()
+    return [records[index] for index in sorted(chosen)]
+
+
+def _conditions(seed: int) -> list[_Condition]:
+    """Clean first, then every corruption at every strength."""
+    conditions = [_Condition("", "clean", None, lambda pixels, _: pixels)]
+    for group, corruptions in GROUPS.items():
+        for corruption in corruptions:
+            for strength, setting in enumerate(corruption.settings, start=1):
+                make = partial(_corrupted, corruption, strength, seed)
+                conditions.append(_Condition(group, corruption.name, setting, make))
+    return [
+        *conditions,
+        _Condition("transfer", "aspect_squashed", None, _squashed),
+        _Condition("transfer", "aspect_restored", None, _restored),
+    ]
+
+
+def _corrupted(corruption: Corruption, strength: int, seed: int, pixels: Pixels, record: Record) -> Pixels:
+    return corruption.corrupt(pixels, strength, key=record.path, seed=seed)
+
+
+def _squashed(pixels: Pixels, _: Record) -> Pixels | None:
+    return None if _is_aspect(pixels, 1.0) else at_aspect(pixels, 1.0)
+
+
+def _restored(pixels: Pixels, record: Record) -> Pixels | None:
+    """Undo a squashing, where the manifest knows the size of the original."""
+    if not (record.width and record.height) or _is_aspect(pixels, record.width / record.height):
+        return None
+    return at_aspect(pixels, record.width / record.height)
+
+
+def _is_aspect(pixels: Pixels, aspect: float) -> bool:
+    height, width = pixels.shape
+    return bool(abs(width / height / aspect - 1) < _SAME_ASPECT)
+
+
+def _evaluate(
+    predictor: Predictor, manifest: Manifest, conditions: Sequence[_Condition], records: Sequence[Record]
+) -> list[FloatArray]:
+    """Return, for each record, probability and fate under each condition, shape (C, 2); () if unreadable."""
+    return [_evaluate_one(predictor, manifest, conditions, record) for record in records]
+
+
+def _evaluate_one(
+    predictor: Predictor, manifest: Manifest, conditions: Sequence[_Condition], record: Record
+) -> FloatArray:
+    side = max(REFERENCE_SIDE, predictor.bundle.manifest.input.decode_side)
+    try:
+        radiograph = read_radiograph(manifest.resolve(record), min_side=side)
+    except UnreadableImageError:
+        return np.empty((0, 2))
+    out = np.full((len(conditions), 2), (np.nan, _ABSENT))
+    for batch in _batches(radiograph, conditions, record):
+        predictions = predictor.predict_radiographs([changed for _, changed in batch])
+        for (index, _), prediction in zip(batch, predictions, strict=True):
+            evaluated = prediction.p_pneumonia is not None
+            out[index] = (prediction.p_pneumonia, _EVALUATED) if evaluated else (np.nan, _REJECTED)
+    return out
+
+
+def _batches(
+    radiograph: Radiograph, conditions: Sequence[_Condition], record: Record
+) -> Iterator[list[tuple[int, Radiograph]]]:
+    pixels = shorter_side_to(radiograph.pixels, REFERENCE_SIDE)
+    batch: list[tuple[int, Radiograph]] = []
+    for index, condition in enumerate(conditions):
+        changed = condition.make(pixels, record)
+        if changed is not None:
+            height, width = changed.shape
+            batch.append((index, replace(radiograph, pixels=changed, height=height, width=width)))
+        if len(batch) == CHUNK:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Table:
+    """Probability and fate of N images under C conditions."""
+
+    def __init__(self, rows: FloatArray, records: Sequence[Record], threshold: float) -> None:
+        self.p, self.fate = rows[:, :, 0], rows[:, :, 1]
+        self.truth: BoolArray = np.array([record.label != NORMAL for record in records], dtype=np.bool_)
+        _, patients = np.unique([record.patient_id for record in records], return_inverse=True)
+        self.patients = patients.astype(np.int64)
+        self.n_patients = int(self.patients.max()) + 1
+        self.threshold = threshold
+
+    def applies(self, condition: int) -> BoolArray:
+        """Which images the change applies to, shape (N,)."""
+        mask: BoolArray = self.fate[:, condition] != _ABSENT
+        return mask
+
+    def measures(self, condition: int, among: BoolArray, weights: FloatArray) -> FloatArray:
+        """Measures of one condition on some images under each weighting, shape (4, B)."""
+        evaluated = among & (self.fate[:, condition] == _EVALUATED)
+        p, truth, w = self.p[evaluated, condition], self.truth[evaluated], weights[:, evaluated]
+        auroc, _ = weighted.ranking(p, truth, w)
+        called = p >= self.threshold
+        sensitivity = weighted.ratio(w @ (truth & called), w @ truth.astype(np.float64))
+        specificity = weighted.ratio(w @ (~truth & ~called), w @ (~truth).astype(np.float64))
+        rejected = among & (self.fate[:, condition] == _REJECTED)
+        share = weighted.ratio(weights @ rejected, weights @ among.astype(np.float64))
+        return np.stack([auroc, sensitivity, specificity, share])
+
+
+def _figures(table: _Table, conditions: Sequence[_Condition], n_boot: int, seed: int) -> dict[str, Any]:
+    weights = np.concatenate(
+        [
+            np.ones((1, len(table.truth))),
+            weighted.patient_weights(table.patients, n_boot, np.random.default_rng(seed)),
+        ]
+    )
+    clean = table.measures(0, table.applies(0), weights)
+    out: dict[str, Any] = {"clean": _summary(clean, table.n_patients)}
+    for group in GROUPS:
+        sections, means = {}, []
+        for name in dict.fromkeys(one.name for one in conditions if one.group == group):
+            strengths = [i for i, one in enumerate(conditions) if (one.group, one.name) == (group, name)]
+            among = table.applies(strengths[0])
+            if not among.any():
+                continue
+            each = np.stack([table.measures(index, among, weights) for index in strengths])
+            reference = clean if among.all() else table.measures(0, among, weights)
+            settings = [conditions[index].setting for index in strengths]
+            sections[name] = {
+                "images": int(among.sum()),
+                "strengths": [_values(one, by) for one, by in zip(each[:, :, 0], settings, strict=True)],
+                **_summary(each.mean(axis=0), table.n_patients, reference),
+            }
+            if among.all():  # what concerns some images only is no part of the mean over all
+                means.append(each.mean(axis=0))
+        mean = _summary(np.mean(means, axis=0), table.n_patients, clean)
+        out[group] = {"mean": mean, "corruptions": sections}
+    return out
+
+
+def _values(measured: FloatArray, setting: float | None) -> dict[str, float | None]:
+    values = {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(_MEASURES, measured, strict=True)
+    }
+    return {"setting": setting, **values}
+
+
+def _summary(
+    measured: FloatArray, n_patients: int, reference: FloatArray | None = None
+) -> dict[str, dict[str, Any]]:
+    """Figures of replicates, shape (4, 1 + B), and of what they lost against a reference."""
+    replicates = dict(zip(_MEASURES, measured, strict=True))
+    if reference is not None:
+        lost = measured - reference
+        replicates |= {f"{name}_change": values for name, values in zip(_MEASURES, lost, strict=True)}
+    return {name: figure(values, n_patients, reason=_UNDEFINED) for name, values in replicates.items()}

@@ -1,0 +1,263 @@
+"""Predictions beside the truth: what every measure and every plot is computed from."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.labels import class_index
+from pneumoscope.domain import DataError, Prediction
+
+if TYPE_CHECKING:
+    from pneumoscope.data.manifest import Record
+
+__all__ = [
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
+    "Mistake",
+    "ScoredSet",
+    "age_group",
+    "scored_set",
+    "worst_mistakes",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+NORMAL = "normal"
+# Where a class's probability stands in a prediction.
+_FIELDS = {
+    NORMAL: "p_normal",
+    "bacterial": "p_bacterial",
+    "viral": "p_viral",
+    "pneumonia": "p_pneumonia",
+}
+
+
+# First whole year of each group after the one from birth.
+_AGES = (1, 6, 18, 40, 65)
+_AGE_GROUPS = ("0 years", "1-5 years", "6-17 years", "18-39 years", "40-64 years", "65 years and over")
+
+
+def age_group(years: float | None) -> str:
+    """Return the group of an age in years, or an empty text where it is unknown."""
+    return "" if years is None else _AGE_GROUPS[bisect(_AGES, years)]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSet:
+    """N evaluated images with their labels.
+
+    Parameters
+    ----------
+    classes : tuple of str, length K
+        Class names in the order of the columns of `probabilities`; one of them is ``normal``.
+    labels : ndarray of int64, shape (N,)
+        Index into `classes`.
+    probabilities : ndarray of float64, shape (N, K)
+        Calibrated, in [0, 1].
+    patients : tuple of str, length N
+        Images that share one are never taken for independent.
+    paths : tuple of str, length N
+        As the manifest has them.
+    sources : tuple of str, length N
+        Hospital, series or data set each image comes from.
+    attributes : mapping of str to tuple of str of length N
+        ``view``, ``age`` (a group, as `age_group` names them) and ``sex`` of each image; empty where
+        unknown.
+
+    Raises
+    ------
+    DataError
+        If the lengths disagree, a label is out of range, a probability is outside [0, 1], or no class
+        is ``normal``.
+    """
+
+    classes: tuple[str, ...]
+    labels: IntArray
+    probabilities: FloatArray
+    patients: tuple[str, ...]
+    paths: tuple[str, ...]
+    sources: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, k = len(self.labels), len(self.classes)
+        if NORMAL not in self.classes:
+            raise DataError(
+                f"one class must be called 'normal'; there are {', '.join(self.classes) or 'none'}"
+            )
+        if self.probabilities.shape != (n, k):
+            raise DataError(
+                f"{n} labels of {k} classes need probabilities of shape ({n}, {k}), "
+                f"not {self.probabilities.shape}"
+            )
+        if not len(self.patients) == len(self.paths) == len(self.sources) == n:
+            raise DataError(f"{n} labels need as many patients, paths and sources")
+        if any(len(values) != n for values in self.attributes.values()):
+            raise DataError(f"{n} labels need as many values of each attribute")
+        if n and not (self.labels.min() >= 0 and self.labels.max() < k):
+            raise DataError(f"labels must lie in 0..{k - 1}")
+        # Written so that NaN fails as well.
+        if not np.all((self.probabilities >= 0) & (self.probabilities <= 1)):
+            raise DataError("probabilities must lie in [0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def p_pneumonia(self) -> FloatArray:
+        """Probability of pneumonia of any kind, shape (N,): one minus that of normal."""
+        p: FloatArray = 1.0 - self.probabilities[:, self.classes.index(NORMAL)]
+        return p
+
+    @property
+    def is_pneumonia(self) -> BoolArray:
+        """Whether the label is any subtype of pneumonia, shape (N,)."""
+        truth: BoolArray = self.labels != self.classes.index(NORMAL)
+        return truth
+
+    @property
+    def patient_index(self) -> IntArray:
+        """Number of each image's patient in 0..P-1, shape (N,)."""
+        _, index = np.unique(np.array(self.patients, dtype=np.str_), return_inverse=True)
+        return index.astype(np.int64)
+
+    def select(self, mask: BoolArray) -> ScoredSet:
+        """Return the images where `mask`, shape (N,), is true."""
+        kept = np.flatnonzero(mask)
+        return ScoredSet(
+            self.classes,
+            self.labels[kept],
+            self.probabilities[kept],
+            tuple(self.patients[i] for i in kept),
+            tuple(self.paths[i] for i in kept),
+            tuple(self.sources[i] for i in kept),
+            {name: tuple(values[i] for i in kept) for name, values in self.attributes.items()},
+        )
+
+
+def scored_set(
+    predictions: Sequence[Prediction], records: Sequence[Record], classes: tuple[str, ...]
+) -> tuple[ScoredSet, list[Prediction]]:
+    """Put predictions beside the records they were made for.
+
+    Parameters
+    ----------
+    predictions, records : sequence, length M
+        Paired by position.
+    classes : tuple of str
+        Classes to evaluate. With ``("normal", "pneumonia")`` the labels bacterial and viral count as pneumonia,
+        so that a three-class model can be evaluated on a set that knows two classes.
+
+    Returns
+    -------
+    scored : ScoredSet
+        The N ≤ M images that were evaluated.
+    not_evaluated : list of Prediction
+        The other M - N, unreadable or rejected, in order: to be counted and shown, never dropped.
+
+    Raises
+    ------
+    DataError
+        If the two do not pair up, a label is not among `classes`, or the model gives no probability for
+        one of them.
+    """
+    if len(predictions) != len(records):
+        raise DataError(f"{len(predictions)} predictions cannot be paired with {len(records)} records")
+    labels: list[int] = []
+    probabilities: list[list[float]] = []
+    kept: list[Record] = []
+    not_evaluated: list[Prediction] = []
+    for prediction, record in zip(predictions, records, strict=True):
+        if PurePath(prediction.path).name != PurePath(record.path).name:
+            raise DataError(
+                f"{prediction.path}: this prediction stands beside the record of {record.path}; "
+                "give both in the same order"
+            )
+        label = class_index(record.label, classes, record.path)
+        if prediction.status != "ok":
+            not_evaluated.append(prediction)
+            continue
+        labels.append(label)
+        probabilities.append([_probability(prediction, name) for name in classes])
+        kept.append(record)
+    scored = ScoredSet(
+        classes,
+        np.array(labels, dtype=np.int64),
+        np.array(probabilities, dtype=np.float64).reshape(len(kept), len(classes)),
+        tuple(record.patient_id for record in kept),
+        tuple(record.path for record in kept),
+        tuple(record.source for record in kept),
+        {
+            "view": tuple(record.view for record in kept),
+            "age": tuple(age_group(record.age) for record in kept),
+            "sex": tuple(record.sex for record in kept),
+        },
+    )
+    return scored, not_evaluated
+
+
+def _probability(prediction: Prediction, name: str) -> float:
+    value: float | None = getattr(prediction, _FIELDS.get(name, ""), None)
+    if value is None:
+        raise DataError(
+            f"{prediction.path}: the model gives no probability for class {name!r}; "
+            "evaluate it on the classes it knows"
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A image on the wrong side of the threshold.
+
+    Parameters
+    ----------
+    path : str
+        As the manifest has it.
+    label : str
+        The true class.
+    p_pneumonia : float
+        What the model gave it, in [0, 1].
+    missed : bool
+        True for pneumonia that was missed, False for a false alarm.
+    """
+
+    path: str
+    label: str
+    p_pneumonia: float
+    missed: bool
+
+
+def worst_mistakes(scored: ScoredSet, threshold: float, count: int = 8) -> tuple[Mistake, ...]:
+    """Return the most confident mistakes: up to `count` missed, then up to `count` false alarms.
+
+    Parameters
+    ----------
+    scored : ScoredSet
+        Evaluated images.
+    threshold : float
+        On the probability of pneumonia, in [0, 1].
+    count : int
+        Most images of each kind; the furthest from the threshold come first.
+    """
+    p, truth = scored.p_pneumonia, scored.is_pneumonia
+    missed = np.flatnonzero(truth & (p < threshold))
+    alarms = np.flatnonzero(~truth & (p >= threshold))
+    chosen = [
+        *missed[np.argsort(p[missed], kind="stable")][:count],
+        *alarms[np.argsort(-p[alarms], kind="stable")][:count],
+    ]
+    return tuple(
+        Mistake(scored.paths[i], scored.classes[scored.labels[i]], float(p[i]), bool(truth[i]))
+        for i in chosen
+    )

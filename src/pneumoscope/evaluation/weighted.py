@@ -1,0 +1,185 @@
+"""Measures under many weightings of the same images at once.
+
+A bootstrap resample is nothing but a count per image. So a matrix of weights, shape (B, N), stands for B
+resamples, and each measure sorts or multiplies once for all of them. A measure that a resample does
+not define (one class only, say) is NaN there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
+
+__all__ = [
+    "N_BINS",
+    "bin_of",
+    "brier",
+    "calibration_error",
+    "confusion",
+    "multiclass_mcc",
+    "patient_weights",
+    "ranking",
+    "rates",
+    "ratio",
+]
+
+N_BINS = 15
+
+
+def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Divide element by element; NaN where the denominator is not positive."""
+    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out
+
+
+def patient_weights(patient_index: IntArray, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Resample patients with replacement and count how often each image comes along.
+
+    Parameters
+    ----------
+    patient_index : ndarray of int64, shape (N,)
+        Patient of each image, in 0..P-1.
+    resamples : int
+        Number B of resamples.
+    rng : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of float64, shape (B, N)
+    """
+    patients = int(patient_index.max()) + 1
+    counts = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return counts[:, patient_index].astype(np.float64)
+
+
+def ranking(scores: FloatArray, positive: BoolArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Area under the ROC curve, and average precision; ties count half and as one step.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (N,)
+        Greater means more likely positive.
+    positive : ndarray of bool, shape (N,)
+        The truth.
+    weights : ndarray of float64, shape (B, N)
+        Not negative.
+
+    Returns
+    -------
+    auroc, average_precision : ndarray of float64, shape (B,)
+        In [0, 1]; NaN where only one class has weight. The definitions are those of scikit-learn's
+        ``roc_auc_score`` and ``average_precision_score``.
+    """
+    if not scores.size:
+        undefined = np.full(len(weights), np.nan)
+        return undefined, undefined.copy()
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    gathered = weights[:, order]
+    hits = np.add.reduceat(gathered * positive[order], starts, axis=1)
+    alarms = np.add.reduceat(gathered * ~positive[order], starts, axis=1)
+    hits_so_far, alarms_so_far = np.cumsum(hits, axis=1), np.cumsum(alarms, axis=1)
+    n_positive, n_negative = hits_so_far[:, -1], alarms_so_far[:, -1]
+    below = n_negative[:, None] - alarms_so_far
+    auroc = ratio((hits * (below + 0.5 * alarms)).sum(axis=1), n_positive * n_negative)
+    called = hits_so_far + alarms_so_far
+    # A step without weight adds nothing, whatever its precision.
+    precision = np.divide(hits_so_far, called, out=np.zeros_like(called), where=called > 0)
+    average_precision = ratio((hits * precision).sum(axis=1), n_positive)
+    average_precision[n_negative == 0] = np.nan
+    return auroc, average_precision
+
+
+def confusion(truth: IntArray, called: IntArray, n_classes: int, weights: FloatArray) -> FloatArray:
+    """Count true class (rows) against called class (columns).
+
+    Returns
+    -------
+    ndarray of float64, shape (B, K, K)
+    """
+    cell = truth * n_classes + called
+    member = (cell[:, None] == np.arange(n_classes**2)).astype(np.float64)
+    counts: FloatArray = (weights @ member).reshape(-1, n_classes, n_classes)
+    return counts
+
+
+def rates(matrix: FloatArray, index: int) -> dict[str, FloatArray]:
+    """One class against the rest, from confusion matrices.
+
+    Parameters
+    ----------
+    matrix : ndarray of float64, shape (B, K, K)
+        As `confusion` gives them.
+    index : int
+        The class that counts as positive.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (B,)
+        Each in [0, 1], but ``mcc``, which lies in [-1, 1] (Matthews, 1975).
+    """
+    tp = matrix[:, index, index]
+    fn = matrix[:, index, :].sum(axis=1) - tp
+    fp = matrix[:, :, index].sum(axis=1) - tp
+    tn = matrix.sum(axis=(1, 2)) - tp - fn - fp
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+    return {
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "ppv": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "mcc": ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+    }
+
+
+def multiclass_mcc(matrix: FloatArray) -> FloatArray:
+    """Matthews correlation for K classes (Gorodkin, 2004), shape (B,)."""
+    total, correct = matrix.sum(axis=(1, 2)), np.trace(matrix, axis1=1, axis2=2)
+    truth, called = matrix.sum(axis=2), matrix.sum(axis=1)
+    spread = (total**2 - (truth**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1))
+    return ratio(correct * total - (truth * called).sum(axis=1), np.sqrt(np.maximum(spread, 0)))
+
+
+def brier(error: FloatArray, weights: FloatArray) -> FloatArray:
+    """Mean of the squared distance between probabilities and the truth, shape (B,).
+
+    Parameters
+    ----------
+    error : ndarray of float64, shape (N,) or (N, K)
+        Probability minus truth (0 or 1). Columns are summed (Brier, 1950): K columns give a value in [0, 2],
+        a single one a value in [0, 1].
+    weights : ndarray of float64, shape (B, N)
+    """
+    squared = error**2 if error.ndim == 1 else (error**2).sum(axis=1)
+    return ratio(weights @ squared, weights.sum(axis=1))
+
+
+def bin_of(confidence: FloatArray) -> IntArray:
+    """Return the bin, 0..14, of confidences in [0, 1]: (0, 1/15], (1/15, 2/15], …; 0 is in the first."""
+    edges = np.linspace(0, 1, N_BINS + 1)
+    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, N_BINS - 1)
+    return bins.astype(np.int64)
+
+
+def calibration_error(confidence: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArray:
+    """Expected calibration error over 15 bins of equal width, shape (B,), in [0, 1].
+
+    Naeini et al., AAAI 2015; bins (0, 1/15], (1/15, 2/15], … as in Guo et al., ICML 2017.
+
+    Parameters
+    ----------
+    confidence : ndarray of float64, shape (N,)
+        In [0, 1].
+    truth : ndarray of bool, shape (N,)
+        Whether what the confidence speaks of is so.
+    weights : ndarray of float64, shape (B, N)
+    """
+    gap = (bin_of(confidence)[:, None] == np.arange(N_BINS)) * (confidence - truth)[:, None]
+    return ratio(np.abs(weights @ gap).sum(axis=1), weights.sum(axis=1))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.data.manifest import Record
+from pneumoscope.domain import DataError
+from pneumoscope.evaluation.boxes import Box, match_boxes, read_boxes
+
+RSNA = """patientId,x,y,width,height,Target
+a,10,20,30,40,1
+a,100.0,20.0,30.0,40.0,1
+b,,,,,0
+a,10,20,30,40,1
+c,1,2,3,4,1
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "boxes.csv"
+    path.write_text(text)
+    return path
+
+
+def records(*paths):
+    return [Record(path, "pneumonia", path) for path in paths]
+
+
+def test_the_layout_of_rsna(tmp_path):
+    boxes = read_boxes(written(tmp_path, RSNA))
+    assert boxes == {"a": (Box(10, 20, 30, 40), Box(100, 20, 30, 40)), "c": (Box(1, 2, 3, 4),)}
+    matched, unmatched = match_boxes(boxes, records("x/a.dcm", "b.dcm"))
+    assert matched == {"x/a.dcm": boxes["a"]}
+    assert unmatched == 1
+
+
+def test_the_plain_layout_by_path_and_by_name(tmp_path):
+    table = "path,x,y,width,height\nx\\a.png,1,2,3,4\nx/a.png,5,6,7,8\nc.png,1,1,1,1\nd.png,,,,\n"
+    boxes = read_boxes(written(tmp_path, table))
+    matched, unmatched = match_boxes(boxes, records("x/a.png", "y/c.png"))
+    assert matched == {"x/a.png": (Box(1, 2, 3, 4), Box(5, 6, 7, 8)), "y/c.png": (Box(1, 1, 1, 1),)}
+    assert unmatched == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name,x,y,width,height\n", "no table of boxes"),
+        ("path,x,y,width\n", "no table of boxes"),
+        ("path,x,y,width,height\na,1,2,zero,4\n", "row 1: .* must be numbers"),
+        ("path,x,y,width,height\na,1,2,3,4\na,1,2,-3,4\n", "row 2: .* above 0"),
+        ("path,x,y,width,height\na,1,2,inf,4\n", "row 1: .* finite"),
+        ("patientId,x,y,width,height,Target\na,,,,,1\n", "row 1: .* must be numbers"),
+    ],
+)
+def test_what_is_no_table_of_boxes_is_one_clear_line(tmp_path, text, told):
+    with pytest.raises(DataError, match=told):
+        read_boxes(written(tmp_path, text))
+
+
+def test_boxes_of_other_images_and_names_of_several_are_rejected():
+    boxes = {"a": (Box(1, 2, 3, 4),)}
+    with pytest.raises(DataError, match="no box belongs"):
+        match_boxes(boxes, records("b.png"))
+    with pytest.raises(DataError, match="fits 2 images"):
+        match_boxes(boxes, records("x/a.png", "y/a.png"))
+
+
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_boxes_or_one_clear_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("boxes") / "boxes.csv"
+    path.write_bytes(b"path,x,y,width,height\n" + content)
+    try:
+        boxes = read_boxes(path)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(box.width > 0 and box.height > 0 for found in boxes.values() for box in found)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from pneumoscope.domain import MissingExtraError
+from pneumoscope.evaluation import plots
+
+COLUMNS = ("epoch", "phase", "lr", "train_loss", "val_loss", "val_auroc", "val_accuracy", "seconds")
+
+
+def drawn(figure):
+    """Render as a user would, so that a failure in drawing shows."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=50)
+    return cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def texts(figure):
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+@pytest.mark.parametrize(
+    "classes", [("normal", "bacterial", "viral"), ("normal", "pneumonia"), ("normal", "tb")]
+)
+@pytest.mark.parametrize("draw_one", [plots.roc, plots.precision_recall, plots.score_histograms])
+def test_plots_of_scores_draw_something(draw, draw_one, classes):
+    image = drawn(draw_one(draw(n=60, classes=classes), 0.4))
+    assert image.std() > 5
+
+
+def test_roc_marks_the_operating_point_and_names_the_area(draw):
+    scored = draw()
+    (ax,) = plots.roc(scored, 0.4).axes
+    called = scored.p_pneumonia >= 0.4
+    (point,) = [line for line in ax.lines if line.get_marker() == "o"]
+    assert point.get_xdata()[0] == pytest.approx(called[~scored.is_pneumonia].mean())
+    assert point.get_ydata()[0] == pytest.approx(called[scored.is_pneumonia].mean())
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert [label.split()[0] for label in labels] == ["pneumonia", "bacterial", "viral", "threshold"]
+
+
+@pytest.mark.parametrize("draw_one", [plots.roc, plots.precision_recall])
+def test_curves_of_one_class_say_what_is_missing(draw, draw_one):
+    scored = draw(n=60)
+    figure = draw_one(scored.select(scored.labels == 0), 0.4)
+    assert texts(figure) == ["needs images of both classes"]
+    drawn(figure)
+
+
+def test_confusion_matrix_shows_every_count():
+    figure = plots.confusion_matrix([[1234, 5], [0, 0]], ("normal", "pneumonia"))
+    assert {"1,234", "5", "99.6%", "0.0%"} <= set(texts(figure))
+    assert drawn(figure).std() > 5
+
+
+def test_reliability_of_a_calibrated_set_follows_the_diagonal():
+    from pneumoscope.evaluation import ScoredSet
+
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000)
+    labels = (rng.random(20_000) < p).astype(np.int64)
+    names = tuple(map(str, range(20_000)))
+    scored = ScoredSet(("normal", "pneumonia"), labels, np.c_[1 - p, p], names, names, names)
+    figure = plots.reliability(scored)
+    line = figure.axes[0].lines[-1]
+    np.testing.assert_allclose(line.get_ydata(), line.get_xdata(), atol=0.05)
+    drawn(figure)
+
+
+@pytest.mark.parametrize("epochs", [1, 12])
+def test_training_curves_take_text_and_gaps(epochs):
+    rows = [
+        dict(zip(COLUMNS, (str(e), str(1 + e // 6), "0.001", f"{1 / e}", "", "nan", "0.9", "1"), strict=True))
+        for e in range(1, epochs + 1)
+    ]
+    figure = plots.training_curves(rows)
+    loss, score, _ = figure.axes
+    solid = [line for line in loss.lines if line.get_linestyle() == "-"]
+    assert [line.get_label() for line in solid] == ["training"]  # no validation loss was written
+    assert [line.get_label() for line in score.lines if line.get_linestyle() == "-"] == ["accuracy"]
+    assert sum(line.get_linestyle() != "-" for line in loss.lines) == (2 if epochs == 12 else 0)
+    drawn(figure)
+
+
+def test_plots_without_matplotlib_name_the_extra(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pneumoscope\[evaluate\]"):
+        plots.reliability(draw(n=30))
+
+
+def test_plots_leave_pyplot_alone(draw):
+    plots.reliability(draw(n=30))
+    plots.training_curves([{"epoch": 1, "lr": 1.0}])
+    assert pyplot.get_fignums() == []

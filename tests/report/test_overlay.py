@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from images import grey_levels
+from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.report.overlay import IMAGE_SIDE, draw_answer, overlay, write_png
+
+POINT = OperatingPoint("balanced", 0.4)
+
+
+def radiograph(height=200, width=300) -> Radiograph:
+    pixels = grey_levels(0, height, width) / np.float32(255)
+    return Radiograph(pixels.astype(np.float32), "x.png", "png", height, width)
+
+
+def predicted(**fields) -> Prediction:
+    values = {"path": "x.png", "status": "ok", "p_normal": 0.3, "p_pneumonia": 0.7, "decision": "pneumonia"}
+    return Prediction(**{**values, **fields})
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 300), (300, 200), (2000, 1200), (64, 160)])
+def test_the_image_keeps_its_aspect(height, width):
+    drawn = overlay(radiograph(height, width), None)
+    assert max(drawn.shape[:2]) == IMAGE_SIDE
+    assert drawn.shape[0] / drawn.shape[1] == pytest.approx(height / width, rel=0.01)
+    assert (drawn[..., 0] == drawn[..., 2]).all()
+
+
+def test_colour_lies_where_the_evidence_is_and_nowhere_else():
+    heat = np.zeros((10, 10), np.float32)
+    heat[0, 0] = 1
+    plain = overlay(radiograph(), None).astype(int)
+    drawn = overlay(radiograph(), Explanation("pneumonia", heat, (0.5, 0.5, 1.0, 1.0))).astype(int)
+    changed = np.abs(drawn - plain).max(axis=2) > 3
+    rows, columns = np.nonzero(changed)
+    assert changed.any()
+    # The contour is smoothed over one pixel more.
+    assert rows.min() >= plain.shape[0] // 2 - 1
+    assert columns.min() >= plain.shape[1] // 2 - 1
+    assert rows.max() < plain.shape[0] * 0.65
+
+
+def test_doubt_is_drawn():
+    sure = draw_answer(predicted(prediction_set=("pneumonia",)), radiograph())
+    unsure = draw_answer(predicted(prediction_set=(), set_coverage=0.9), radiograph())
+    assert (sure != unsure).any()
+
+
+def test_the_bar_is_as_long_as_the_probability():
+    def bar_pixels(value: float) -> int:
+        drawn = draw_answer(predicted(p_pneumonia=value, p_normal=None), radiograph())
+        return int((drawn[:, IMAGE_SIDE:] == (200, 150, 70)).all(axis=2).sum())
+
+    assert bar_pixels(0.0) == 0
+    assert bar_pixels(0.8) == pytest.approx(2 * bar_pixels(0.4), rel=0.02)
+
+
+def test_the_panel_tells_decisions_and_rejections_apart():
+    rejected = Prediction(
+        "x.png", "rejected", ("lateral_view",), message="A lateral view: give the frontal one."
+    )
+    drawings = [
+        draw_answer(predicted(), radiograph(), None, POINT),
+        draw_answer(predicted(decision="no pneumonia"), radiograph(), None, POINT),
+        draw_answer(
+            predicted(reasons=("lateral_view",), message="A lateral view."), radiograph(), None, POINT
+        ),
+        draw_answer(rejected, radiograph()),
+    ]
+    assert len({drawing.tobytes() for drawing in drawings}) == 4
+
+
+def test_long_and_foreign_names_stay_inside_the_panel():
+    name = "röntgen-" + "x" * 400 + "\udcff.png"
+    drawn = draw_answer(predicted(path=name), radiograph(), None, POINT)
+    assert (drawn[:, -4:] == drawn[0, -1]).all()
+
+
+def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):
+    drawn = draw_answer(predicted(), radiograph())
+    write_png(drawn, tmp_path / "x.png")
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "x.png")), drawn)
+    with pytest.raises(DataError, match="cannot write there"):
+        write_png(drawn, tmp_path / "gone" / "x.png")

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from pneumoscope.data.manifest import Record
+from pneumoscope.domain import DataError
+from pneumoscope.training import fit as fit_module
+from pneumoscope.training.dataset import Packed
+from pneumoscope.training.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.training.history import HISTORY_FILE
+from pneumoscope.training.networks import build_network
+from pneumoscope.training.recipe import Recipe
+
+CONTENT = {
+    "name": "tiny",
+    "description": "For tests.",
+    "classes": ["normal", "pneumonia"],
+    "input": {"size": 16},
+    "network": {"name": "custom-cnn", "channels": 1, "dropout": 0.2, "options": {"widths": [4, 8]}},
+    "phases": [{"epochs": 4, "lr": 0.02}],
+    "batch": 8,
+    "keep": "last",
+}
+
+
+def recipe(**changes):
+    return Recipe.model_validate(CONTENT | changes)
+
+
+def images(count=32, seed=0, share=0.5):
+    """Pneumonia is a bright right half."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) < share * count).astype(np.int64)
+    grey = rng.integers(60, 120, (count, 1, 16, 16))
+    grey[labels == 1, :, :, 8:] += 80
+    records = tuple(Record(f"{i}.png", "normal", f"p{i}", source=f"s{i % 3}") for i in range(count))
+    lungs = np.zeros((count, 1, 16, 16), np.uint8)
+    lungs[:, :, 4:12, 2:14] = 255
+    return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records, lungs=lungs)
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return make_fabric("cpu")
+
+
+def trained(made, run, fabric, *, train=None, val=None, resume=False, on_epoch=lambda _: None, seed=0):
+    run.mkdir(exist_ok=True)
+    network = build_network(made.network, 2, seed=seed)
+    train, val = train or images(), val or images(16, seed=1)
+    return fit(made, network, train, val, run, fabric=fabric, resume=resume, on_epoch=on_epoch)
+
+
+def assert_same_weights(first, second):
+    theirs = second.state_dict()
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
+
+
+def test_it_learns_what_can_be_learnt(tmp_path, fabric):
+    rows = []
+    trained(recipe(phases=[{"epochs": 6, "lr": 0.02}]), tmp_path, fabric, on_epoch=rows.append)
+    assert [row.epoch for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1].train_loss < 0.5 * rows[0].train_loss
+    assert rows[-1].val_loss < rows[0].val_loss
+    assert rows[-1].val_auroc == 1
+    assert rows[-1].val_accuracy == 1
+
+
+def test_every_epoch_is_written_to_history_and_tensorboard(tmp_path, fabric):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = []
+    trained(recipe(), tmp_path, fabric, on_epoch=rows.append)
+    with (tmp_path / HISTORY_FILE).open(encoding="utf-8") as file:
+        history = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in history] == [1, 2, 3, 4]
+    for name in ("lr", "train_loss", "val_loss", "val_auroc", "val_accuracy"):
+        assert [float(row[name]) for row in history] == pytest.approx(
+            [getattr(row, name) for row in rows], rel=1e-4
+        )
+    scalars = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        scalars += [(event.step, event.value) for event in events.Scalars("val_loss")]
+    steps, losses = zip(*sorted(scalars), strict=True)
+    assert steps == (1, 2, 3, 4)
+    assert losses == pytest.approx([row.val_loss for row in rows])
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, fabric):
+    made = recipe(augmentation={"flip": 0.5, "noise": 0.1, "mixup": 0.2})
+    first, again = (trained(made, tmp_path / name, fabric) for name in ("a", "b"))
+    assert_same_weights(first, again)
+    other = trained(made.model_copy(update={"seed": 1}), tmp_path / "c", fabric)
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_further_tasks_change_what_is_learnt_and_not_what_ships(tmp_path, fabric):
+    plain = trained(recipe(), tmp_path / "plain", fabric)
+    for task in ("lungs", "source"):
+        more = trained(recipe(tasks={task: 1.0}), tmp_path / task, fabric)
+        assert more.state_dict().keys() == plain.state_dict().keys()
+        assert not torch.equal(more.head.weight, plain.head.weight)
+
+
+def test_the_network_comes_back_ready_for_use(tmp_path, fabric):
+    assert not trained(recipe(), tmp_path, fabric).training
+
+
+# Phases and rates
+
+
+def test_frozen_layers_do_not_change_and_thaw_in_the_next_phase(tmp_path, fabric):
+    made = recipe(
+        phases=[{"epochs": 1, "lr": 0.02, "frozen": "backbone"}, {"epochs": 1, "lr": 0.02, "frozen": 2}]
+    )
+    start = {key: value.clone() for key, value in build_network(made.network, 2, seed=0).state_dict().items()}
+    network = build_network(made.network, 2, seed=0)
+    seen = []
+
+    def changed(row):
+        seen.append(
+            {key for key, value in network.state_dict().items() if not torch.equal(value, start[key])}
+        )
+
+    fit(made, network, images(), images(16), tmp_path, fabric=fabric, on_epoch=changed)
+    assert seen[0] == {"head.weight", "head.bias"}, "batch statistics of frozen layers stay, too"
+    convolutions = [key for key, value in start.items() if key.startswith("backbone") and value.ndim == 4]
+    assert [key in seen[1] for key in convolutions] == [False, False, True, True]
+
+
+def test_the_rate_follows_the_schedule(tmp_path, fabric):
+    phases = [{"epochs": 2, "lr": 0.01}, {"epochs": 4, "lr": 0.1, "schedule": "cosine", "warmup": 1}]
+    rows = []
+    trained(recipe(phases=phases), tmp_path, fabric, on_epoch=rows.append)
+    assert [row.phase for row in rows] == [1, 1, 2, 2, 2, 2]
+    rates = [row.lr for row in rows]
+    assert rates[:2] == [0.01, 0.01]
+    # The last of four steps of each epoch: three quarters of the warm-up, then the cosine over three epochs.
+    expected = [0.1 * 0.75] + [0.05 * (1 + math.cos(math.pi * (t + 0.75) / 3)) for t in range(3)]
+    assert rates[2:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_runs(tmp_path, fabric, optimizer):
+    rows = []
+    made = recipe(
+        optimizer=optimizer, weight_decay=0.01, label_smoothing=0.1, phases=[{"epochs": 2, "lr": 0.01}]
+    )
+    trained(made, tmp_path, fabric, on_epoch=rows.append)
+    assert rows[1].train_loss < rows[0].train_loss
+
+
+# What is kept
+
+
+def test_class_weights_make_up_for_a_rare_class(tmp_path, fabric):
+    """Images that say nothing are answered by the share of the class, or by a half where it is balanced."""
+    rare = images(40, share=0.1)
+    blank = Packed(np.full_like(rare.images, 90), rare.possible, rare.records)
+    shares = {}
+    for weights in ("none", "balanced"):
+        made = recipe(
+            class_weights=weights, batch=40, phases=[{"epochs": 25, "lr": 0.3, "frozen": "backbone"}],
+            optimizer="sgd", network=CONTENT["network"] | {"dropout": 0},
+        )  # fmt: skip
+        network = trained(made, tmp_path / weights, fabric, train=blank, val=blank)
+        with torch.inference_mode():
+            logits, _ = network(torch.full((1, 1, 16, 16), 90 / 255))
+        shares[weights] = float(logits.softmax(dim=1)[0, 1])
+    assert shares["none"] == pytest.approx(0.1, abs=0.05)
+    assert shares["balanced"] == pytest.approx(0.5, abs=0.1)
+
+
+def scripted(monkeypatch, losses):
+    """Let validation find these losses, one an epoch."""
+    left = iter(losses)
+    monkeypatch.setattr(fit_module._Trainer, "_validate", lambda self: (next(left), 0.5, 0.5))
+
+
+def weights_by_epoch(made, run, fabric):
+    network = build_network(made.network, 2, seed=0)
+    seen = []
+    run.mkdir(exist_ok=True)
+    kept = fit(
+        made, network, images(), images(16), run, fabric=fabric,
+        on_epoch=lambda row: seen.append(network.head.weight.detach().clone()),
+    )  # fmt: skip
+    return kept.head.weight.detach(), seen
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
+def test_the_weights_of_the_best_or_the_last_epoch_are_kept(tmp_path, fabric, monkeypatch, keep, epoch):
+    scripted(monkeypatch, [0.5, 0.2, 0.4, 0.3])
+    kept, seen = weights_by_epoch(recipe(keep=keep), tmp_path, fabric)
+    assert [torch.equal(kept, weight) for weight in seen] == [number == epoch for number in (1, 2, 3, 4)]
+
+
+def test_training_stops_when_validation_no_longer_gains(tmp_path, fabric, monkeypatch):
+    scripted(monkeypatch, [0.5, 0.4, 0.45, 0.41, 0.1, 0.1])
+    phases = [{"epochs": 5, "lr": 0.01}, {"epochs": 5, "lr": 0.001}]
+    _, seen = weights_by_epoch(recipe(phases=phases, patience=2), tmp_path, fabric)
+    assert len(seen) == 4, "the second phase does not begin"
+
+
+def test_the_average_is_what_is_validated_and_kept(tmp_path, fabric):
+    made = recipe(ema=0.9)
+    network = build_network(made.network, 2, seed=0)
+    rows = []
+    kept = fit(made, network, images(), images(16), tmp_path, fabric=fabric, on_epoch=rows.append)
+    assert kept is not network
+    assert not torch.equal(kept.head.weight, network.head.weight)
+    val = images(16)
+    logits = fit_module.predict_logits(kept, val.images, fabric)
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(val.labels))
+    assert float(loss) == pytest.approx(rows[-1].val_loss)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, fabric):
+    made = recipe(phases=[{"epochs": 3, "lr": 1e30}], optimizer="sgd")
+    with pytest.raises(DataError, match=r"no longer a number in epoch .*lower the lr"):
+        trained(made, tmp_path, fabric)
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path, fabric):
+    rows = []
+    trained(recipe(), tmp_path, fabric, train=images(33), on_epoch=rows.append)
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ranking_score_is_that_of_scikit_learn(seed):
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    truth = rng.random(50) < 0.4
+    scores = np.round(rng.random(50) + 0.3 * truth, 1)  # with ties
+    assert fit_module._auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
+
+
+# Going on
+
+
+class Killed(BaseException):
+    """Like a signal: nothing catches it."""
+
+
+RICH = {
+    "phases": [{"epochs": 2, "lr": 0.02, "frozen": 2}, {"epochs": 3, "lr": 0.02, "schedule": "cosine"}],
+    "augmentation": {"area": [0.7, 1.1], "flip": 0.5, "noise": 0.1, "mixup": 0.2},
+    "ema": 0.9,
+    "optimizer": "adamw",
+    "keep": "best",
+}
+
+
+def history_of(run):
+    with (run / HISTORY_FILE).open(encoding="utf-8") as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": None, "keep": "last"}, {"tasks": {"lungs": 0.5, "source": 0.2}}],
+    ids=["average", "plain", "tasks"],
+)
+def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one(tmp_path, fabric, after, changes):
+    made = recipe(**RICH | changes)
+    unbroken = trained(made, tmp_path / "unbroken", fabric)
+
+    def kill(row):
+        if row.epoch == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(made, tmp_path / "broken", fabric, on_epoch=kill)
+    torch.manual_seed(999)
+    resumed = trained(made, tmp_path / "broken", fabric, resume=True, seed=5)
+    assert_same_weights(unbroken, resumed)
+    assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
+
+
+def test_a_kill_between_checkpoint_and_history_leaves_no_row_twice(tmp_path, fabric):
+    made = recipe()
+    trained(made, tmp_path / "whole", fabric)
+
+    def kill(row):
+        if row.epoch == 2:
+            shutil.copy(tmp_path / "run" / CHECKPOINT_FILE, tmp_path / "second.ckpt")
+        if row.epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(made, tmp_path / "run", fabric, on_epoch=kill)
+    shutil.copy(tmp_path / "second.ckpt", tmp_path / "run" / CHECKPOINT_FILE)
+    trained(made, tmp_path / "run", fabric, resume=True)
+    assert history_of(tmp_path / "run") == history_of(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_gives_the_same_weights_and_trains_nothing(tmp_path, fabric):
+    made = recipe(**RICH)
+    first = trained(made, tmp_path, fabric)
+    again = trained(made, tmp_path, fabric, resume=True, on_epoch=lambda _: pytest.fail("trained"))
+    assert_same_weights(first, again)
+
+
+def test_resuming_nothing_starts_from_the_first_epoch(tmp_path, fabric):
+    rows = []
+    trained(recipe(), tmp_path, fabric, resume=True, on_epoch=rows.append)
+    assert len(rows) == 4
+
+
+def test_a_checkpoint_of_another_recipe_is_rejected_in_one_line(tmp_path, fabric):
+    trained(recipe(), tmp_path, fabric)
+    with pytest.raises(DataError, match="belongs to another recipe") as caught:
+        trained(recipe(batch=16), tmp_path, fabric, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", b"junk" * 100, None])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, fabric, damage):
+    trained(recipe(phases=[{"epochs": 1, "lr": 0.01}]), tmp_path, fabric)
+    path = tmp_path / CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage is None else damage)
+    with pytest.raises(DataError, match=r"last\.ckpt: the checkpoint is damaged") as caught:
+        trained(recipe(phases=[{"epochs": 1, "lr": 0.01}]), tmp_path, fabric, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+# The engine
+
+
+def test_one_process_uses_one_device(fabric):
+    assert fabric.world_size == 1
+    assert fabric.device.type == "cpu"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pneumoscope.domain import DataError
+from pneumoscope.training.fit import make_fabric
+from pneumoscope.training.networks import build_network
+from pneumoscope.training.pretrain import PRETRAINED_FILE, pretrain
+from pneumoscope.training.recipe import Recipe
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "tiny",
+        "description": "For tests.",
+        "input": {"size": 16},
+        "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [8, 16]}},
+        "phases": [{"epochs": 1, "lr": 0.01}],
+        "augmentation": {"area": [0.6, 1.0], "gamma": 0.3},
+        "pretraining": {"epochs": 6, "lr": 0.005},
+        "batch": 16,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return make_fabric("cpu")
+
+
+def blobs(count=64, seed=0):
+    """A bright spot at a random place."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:16, :16]
+    centre = rng.uniform(2, 14, (count, 2, 1, 1))
+    distance = (rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2
+    return np.rint(40 + 200 * np.exp(-distance / 10)).astype(np.uint8)[:, None]
+
+
+def fresh():
+    return build_network(RECIPE.network, 3, seed=0)
+
+
+def test_two_views_of_a_image_become_alike_and_images_stay_apart(tmp_path, fabric):
+    losses = []
+    network = pretrain(
+        RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, on_epoch=lambda _, x: losses.append(x)
+    )
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 0.05
+    _, features = network.eval()(torch.from_numpy(blobs(16, seed=1)).float() / 255)
+    pooled = torch.nn.functional.normalize(features.mean(dim=(2, 3)), dim=1)
+    assert float(pooled.detach().std(dim=0).mean()) > 0.01
+
+
+def test_the_head_and_the_normalisation_are_left_alone(tmp_path, fabric):
+    before = fresh()
+    after = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric)
+    assert torch.equal(before.head.weight, after.head.weight)
+    assert torch.equal(before.mean, after.mean)
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_finished_pretraining_is_taken_up(tmp_path, fabric):
+    first = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric)
+    assert (tmp_path / PRETRAINED_FILE).exists()
+    again = pretrain(
+        RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, on_epoch=lambda *_: pytest.fail("trained again")
+    )
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_one_image_is_too_few(tmp_path, fabric):
+    with pytest.raises(DataError, match="too few to pretrain"):
+        pretrain(RECIPE, fresh(), blobs(1), tmp_path, fabric=fabric)
