@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 from copies import IMAGE_SUFFIXES, link_copies
 
-from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.parallel import available_cpus
 
 MIB = 1024
 TENTHS = 10

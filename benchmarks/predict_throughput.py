@@ -31,7 +31,7 @@ from pathlib import Path
 from copies import link_copies
 
 from pneumoscope.model.bundle import load_bundle
-from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.parallel import available_cpus
 
 PEERS = Path(__file__).parent / "peers"
 OURS, DECODING = "pneumoscope", "decoding alone"
@@ -41,7 +41,7 @@ import sys
 import cv2
 from pathlib import Path
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.predict.pipeline import available_cpus, in_order
+from pneumoscope.parallel import available_cpus, in_order
 
 def read(paths):
     return [read_radiograph(path, min_side=int(sys.argv[2])).width for path in paths]

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
-from pneumoscope.predict.pipeline import CHUNK
+from pneumoscope.parallel import CHUNK
 from pneumoscope.predict.preparation import Preparation
 from pneumoscope.training.networks import build_network, load_weights
 from pneumoscope.training.onnx_export import export_onnx

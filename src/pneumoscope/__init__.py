@@ -14,14 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pneumoscope.domain import (
-        Explanation,
-        OperatingPoint,
-        PneumoscopeError,
-        Prediction,
-        Radiograph,
-        Reason,
-    )
+    from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+    from pneumoscope.errors import PneumoscopeError, Reason
     from pneumoscope.image.decode import read_radiograph
     from pneumoscope.model.bundle import Bundle, load_bundle
     from pneumoscope.predict.predictor import Examination, Predictor

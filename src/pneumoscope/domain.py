@@ -1,20 +1,13 @@
-"""The words of the house: what is read, what is answered, what can go wrong.
+"""The vocabulary that every package shares: images, populations, findings and predictions.
 
-Everything here is frozen and free of third-party imports but numpy.
-
-The error tree; each error is one line that names the file and the fix::
-
-    PneumoscopeError
-    ├── UnreadableImageError   a file that is no image we can read; carries a `Reason`
-    ├── BundleError            a bundle that is missing, damaged or of another format
-    ├── DataError              a data set, manifest or label table that cannot be used
-    ├── RecipeError            a training recipe with an unknown key or a wrong value
-    ├── DownloadError          a download that failed or did not match its checksum
-    └── MissingExtraError      a feature whose optional packages are not installed
+Everything here is frozen and needs no third-party package but numpy.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -24,107 +17,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
-    "CAUTIONS",
-    "BundleError",
-    "DataError",
-    "DownloadError",
+    "AGE_BANDS",
+    "ANY_POPULATION",
+    "CodedConcept",
+    "DatasetDescription",
+    "Estimate",
     "Explanation",
-    "MissingExtraError",
     "OperatingPoint",
-    "PneumoscopeError",
+    "Population",
     "Prediction",
     "Radiograph",
-    "Reason",
-    "RecipeError",
     "Status",
-    "UnreadableImageError",
+    "Target",
     "ViewPosition",
+    "age_band",
+    "probability_column",
 ]
-
-
-class PneumoscopeError(Exception):
-    """Base of every error that Pneumoscope raises on purpose; its text is one line for people."""
-
-
-class Reason(StrEnum):
-    """Why a image was not read or not predicted, or what to know of it, as a code that programs may test."""
-
-    # Unreadable: the file never became a image.
-    NOT_FOUND = "not_found"
-    NO_PERMISSION = "no_permission"
-    EMPTY_FILE = "empty_file"
-    FILE_TOO_LARGE = "file_too_large"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    NOT_AN_IMAGE = "not_an_image"
-    TRUNCATED = "truncated"
-    CORRUPT = "corrupt"
-    UNSUPPORTED_ENCODING = "unsupported_encoding"
-    NO_PIXELS = "no_pixels"
-    MULTI_FRAME = "multi_frame"
-    READER_STOPPED = "reader_stopped"
-    # Rejected: a image, but not one that this model may predict.
-    NOT_A_CHEST_RADIOGRAPH = "not_a_chest_radiograph"
-    LATERAL_VIEW = "lateral_view"
-    TOO_SMALL = "too_small"
-    CROPPED = "cropped"
-    OVER_EXPOSED = "over_exposed"
-    UNDER_EXPOSED = "under_exposed"
-    # Cautions: predicted, but with something to know.
-    INVERTED = "inverted"
-    ADULT_UNVALIDATED = "adult_unvalidated"
-
-
-CAUTIONS = frozenset({Reason.INVERTED, Reason.ADULT_UNVALIDATED})
-"""Reasons that do not keep a image from being predicted."""
-
-
-class UnreadableImageError(PneumoscopeError):
-    """A file that cannot be turned into a image.
-
-    Parameters
-    ----------
-    path : str
-        The file, as the user named it.
-    reason : Reason
-        The code that goes into the row of the batch.
-    detail : str
-        What is wrong and what to do about it, one sentence.
-    """
-
-    def __init__(self, path: str, reason: Reason, detail: str) -> None:
-        detail = " ".join(detail.split())  # a codec's own words may run over several lines
-        super().__init__(f"{path}: {detail}")
-        self.path = path
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, Reason, str]]:
-        """Keep the error whole when it crosses a process boundary."""
-        return (type(self), (self.path, self.reason, self.detail))
-
-
-class BundleError(PneumoscopeError):
-    """A bundle that is missing, damaged or of another format."""
-
-
-class DataError(PneumoscopeError):
-    """A data set, manifest or label table that cannot be used."""
-
-
-class RecipeError(PneumoscopeError):
-    """A training recipe with an unknown key or a wrong value."""
-
-
-class DownloadError(PneumoscopeError):
-    """A download that failed or did not match its checksum."""
-
-
-class MissingExtraError(PneumoscopeError):
-    """A feature whose optional packages are not installed."""
-
-    def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs more packages: pip install 'pneumoscope[{extra}]'")
-        self.extra = extra
 
 
 class ViewPosition(StrEnum):
@@ -139,7 +47,7 @@ class ViewPosition(StrEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Radiograph:
-    """One decoded X-ray and what its file says about it.
+    """One decoded X-ray image and what its file states about it.
 
     Parameters
     ----------
@@ -165,7 +73,10 @@ class Radiograph:
     age : float or None
         Patient age in years.
     patient_key : str or None
-        Salted hash of the patient ID: groups images of one patient, names nobody.
+        Salted hash of the patient ID: groups images of one patient without identifying anyone.
+    study_uid, series_uid, sop_uid, sop_class : str or None
+        DICOM Study (0020,000D), Series (0020,000E) and SOP Instance UID (0008,0018) and SOP Class UID
+        (0008,0016), so that a report can reference the image.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -181,80 +92,275 @@ class Radiograph:
     body_part: str | None = None
     age: float | None = None
     patient_key: str | None = None
+    study_uid: str | None = None
+    series_uid: str | None = None
+    sop_uid: str | None = None
+    sop_class: str | None = None
+
+
+AGE_BANDS = (
+    (1, "under 1 year"),
+    (6, "1 to 5 years"),
+    (18, "6 to 17 years"),
+    (40, "18 to 39 years"),
+    (65, "40 to 64 years"),
+    (math.inf, "65 years or more"),
+)
+"""Age bands of subgroup metrics and reports: the first year that no longer belongs to the band, and its name."""
+
+
+def age_band(years: float) -> str:
+    """Return the band of an age in years; an exact age would tell more of a patient than is needed."""
+    return next(name for end, name in AGE_BANDS if years < end)
+
+
+ANY_POPULATION = "any"
+"""Name of the population that every image belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """A group of patients and images that a model was trained, calibrated or evaluated on.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``children``.
+    ages : tuple of int or None
+        First and last completed year of age; None where there is no bound.
+    views : tuple of str
+        View positions (``PA``, ``AP``, ``LL``); empty for any.
+    hospital : str
+        Where the images were taken; empty if not stated.
+    patients, images : int or None
+        How many there were; None if not stated.
+    """
+
+    name: str = ANY_POPULATION
+    ages: tuple[int | None, int | None] = (None, None)
+    views: tuple[str, ...] = ()
+    hospital: str = ""
+    patients: int | None = None
+    images: int | None = None
+
+    def includes(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> bool:
+        """Return whether an age in years and a view are known to lie inside; what is unknown does not.
+
+        A population without bounds on age, or on views, includes every age, or view, known or not.
+        """
+        return self.includes_age(age) and (not self.views or view in self.views)
+
+    def includes_age(self, age: float | None) -> bool:
+        """Return whether an age in years lies inside; an unknown one only where there is no bound."""
+        first, last = self.ages
+        if first is None and last is None:
+            return True
+        if age is None:
+            return False
+        return (first is None or age >= first) and (last is None or math.floor(age) <= last)
+
+    def describe(self) -> str:
+        """Return the population in words: name, ages, views and hospital, as far as they are stated."""
+        first, last = self.ages
+        ages = ""
+        if first is not None and last is not None:
+            ages = f"{first} to {last} years"
+        elif first is not None:
+            ages = f"{first} years or more"
+        elif last is not None:
+            ages = f"up to {last} years"
+        views = " and ".join(self.views) + " view" if self.views else ""
+        parts = [self.name if self.name != ANY_POPULATION else "", ages, views, self.hospital]
+        return ", ".join(part for part in parts if part) or "any patient and view"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDescription:
+    """What a data set states about itself: the content of ``dataset.yaml``. Empty means not stated.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    population : Population
+        Age range and views of the patients.
+    hospital : str
+        Where the images were taken.
+    label_source : str
+        Who or what gave the labels, such as ``two radiologists`` or ``mined from reports``.
+    licence, citation : str
+        Terms of use, and the publication to cite.
+    """
+
+    name: str = ""
+    population: Population = Population()
+    hospital: str = ""
+    label_source: str = ""
+    licence: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CodedConcept:
+    """A concept of a terminology, in DICOM's words: code value, coding scheme designator, code meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The finding that a model decides on.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``pneumonia``.
+    classes : tuple of str
+        The classes that count as it; its probability is the sum of theirs.
+    code : CodedConcept or None
+        Its code, SNOMED CT for pneumonia.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    code: CodedConcept | None = None
+
+    @property
+    def absent(self) -> str:
+        """The decision against it, such as ``no pneumonia``."""
+        return f"no {self.name}"
+
+    def includes(self, label: str) -> bool:
+        """Return whether a label says that the finding is there: one of its classes, or its own name."""
+        return label in self.classes or label == self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured value with the ends of its 95% interval; each is None where it is not defined.
+
+    Parameters
+    ----------
+    value, low, high : float or None
+        The measure and its interval.
+    reason : str
+        Why there is no value, or no interval.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A named threshold on the calibrated probability of pneumonia.
+    """A named threshold on the calibrated probability of the target finding.
 
     Parameters
     ----------
     name : str
         ``screening``, ``balanced`` or ``rule-in``.
     threshold : float
-        At or above it the decision is "pneumonia"; in [0, 1].
-    sensitivity, specificity : float or None
-        Measured on the images it was chosen on; in [0, 1].
+        At or above it the decision is for the finding; in [0, 1].
+    criterion : str
+        What the threshold was chosen for, such as ``sensitivity at least 0.98``.
+    population : str
+        Name of the population that it is for.
+    chosen_on : str
+        The images that it was chosen on.
+    patients : int or None
+        Patients among them.
+    sensitivity, specificity : Estimate or None
+        Measured on those images, in [0, 1].
     """
 
     name: str
     threshold: float
-    sensitivity: float | None = None
-    specificity: float | None = None
+    criterion: str = ""
+    population: str = ANY_POPULATION
+    chosen_on: str = ""
+    patients: int | None = None
+    sensitivity: Estimate | None = None
+    specificity: Estimate | None = None
 
 
 Status = Literal["ok", "rejected", "unreadable"]
 
 
+def probability_column(name: str) -> str:
+    """Return the column of tables that holds the probability of a class or finding: ``p_`` and its name."""
+    return "p_" + re.sub(r"\W+", "_", name.strip())
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one image; the columns of every table of results, in this order.
+    """The prediction for one image.
 
-    Probabilities are calibrated and in [0, 1]; they are None where the image was not predicted, and
-    ``p_bacterial`` and ``p_viral`` are None for a two-class bundle. The decision compares
-    ``p_pneumonia`` with the threshold of the operating point and is a thing apart from them.
-
-    ``message`` is the line for people that goes with the reasons; it is no column. Nor is ``set_coverage``,
-    the share of images of each class whose prediction set holds their class; None where the bundle makes
-    no sets.
+    Parameters
+    ----------
+    path : str
+        The file, as the user named it.
+    status : {"ok", "rejected", "unreadable"}
+        Whether there is a prediction.
+    reasons : tuple of str
+        Codes of `Reason`: why there is none, or cautions.
+    probabilities : mapping of str to float
+        Calibrated, by class in the order of the bundle, adding up to 1; empty unless the status is ``ok``.
+    target : str
+        Name of the finding that the bundle decides on.
+    p_target : float or None
+        Its calibrated probability: the sum over its classes.
+    finding : str or None
+        The most probable class.
+    decision : str or None
+        `target` or ``no`` and `target`: `p_target` compared with the threshold of the operating point.
+    operating_point, population : str or None
+        The operating point that was used, and the population that it is for.
+    prediction_set : tuple of str
+        The classes that cannot be ruled out at the bundle's coverage.
+    bundle : str
+        Identity of the model.
+    uncertain : bool
+        The prediction set holds classes for and against the finding, or is empty although the bundle makes sets.
+    message : str
+        The line for people that goes with the reasons; no column of tables.
+    set_coverage : float or None
+        Share of images of each class whose prediction set holds it; None where the bundle makes no sets.
     """
 
     path: str
     status: Status
     reasons: tuple[str, ...] = ()
-    p_normal: float | None = None
-    p_bacterial: float | None = None
-    p_viral: float | None = None
-    p_pneumonia: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    target: str = ""
+    p_target: float | None = None
     finding: str | None = None
-    decision: Literal["pneumonia", "no pneumonia"] | None = None
+    decision: str | None = None
     operating_point: str | None = None
+    population: str | None = None
     prediction_set: tuple[str, ...] = ()
     bundle: str = ""
+    uncertain: bool = False
     message: str = field(default="", compare=False)
     set_coverage: float | None = field(default=None, compare=False)
 
     @property
-    def uncertain(self) -> bool:
-        """Whether the prediction set settles nothing between normal and pneumonia.
-
-        It holds both, or, where the bundle makes sets, nothing at all: the image is like no class.
-        """
-        if self.status != "ok":
-            return False
-        if not self.prediction_set:
-            return self.set_coverage is not None
-        return "normal" in self.prediction_set and len(self.prediction_set) > 1
+    def positive(self) -> bool | None:
+        """Whether the decision is for the target finding; None without a decision."""
+        return None if self.decision is None else self.decision == self.target
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Explanation:
-    """Where in the image the network saw a finding.
+    """Where in the image the network found evidence for a finding.
 
     Parameters
     ----------
     finding : str
-        The class that the map speaks for.
+        The finding that the map is for.
     heatmap : ndarray of float32, shape (h, w)
         Evidence in [0, 1] over the region of the image that the network saw.
     region : tuple of float

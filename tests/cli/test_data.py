@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pneumoscope.cli.data import app
 from pneumoscope.data import Manifest, load
-from pneumoscope.domain import DataError, DownloadError
+from pneumoscope.errors import DataError, DownloadError
 
 run = CliRunner()
 

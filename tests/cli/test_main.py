@@ -8,7 +8,7 @@ import pytest
 import pneumoscope
 from pneumoscope import cli
 from pneumoscope.cli.exit_codes import exit_code
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 
 def run(*words, capsys):

@@ -16,7 +16,7 @@ from pneumoscope.data import scan, split
 from pneumoscope.data.audit import audit, examine
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.data.phantom import draw_phantom, write_phantoms
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pneumoscope.data.labels import class_index, possible_classes
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
 

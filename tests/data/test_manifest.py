@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.data import Manifest, Record, load, scan
-from pneumoscope.domain import DataError, PneumoscopeError
+from pneumoscope.errors import DataError, PneumoscopeError
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
 RECORDS = st.builds(

@@ -8,7 +8,7 @@ import pytest
 
 from pneumoscope.data import load, scan
 from pneumoscope.data.medmnist import read_npz
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 
 def arrays(**changes):

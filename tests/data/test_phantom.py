@@ -8,7 +8,7 @@ import pytest
 
 from pneumoscope.data import scan, split
 from pneumoscope.data.phantom import PHANTOM_CLASSES, draw_phantom, write_phantoms
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 
 def auroc(scores, positive):

@@ -18,7 +18,7 @@ from pneumoscope.data.download import download
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.sources import fetch
 from pneumoscope.data.unpack import unzip_images
-from pneumoscope.domain import DataError, DownloadError
+from pneumoscope.errors import DataError, DownloadError
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pneumoscope.data import Manifest, Record, folds, split
 from pneumoscope.data.split import connected, group_records
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 
 def made(patients=200, seed=0):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.data.manifest import Record
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.boxes import Box, match_boxes, read_boxes
 
 RSNA = """patientId,x,y,width,height,Target

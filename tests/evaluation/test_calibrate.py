@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import (
     choose_operating_points,
     conformal_thresholds,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bundles import make_bundle
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import evaluate_scores
 from pneumoscope.evaluation.elsewhere import add_elsewhere, answers_of, still_true
 from pneumoscope.model.bundle import write_bundle

@@ -9,7 +9,8 @@ import pytest
 from bundles import make_bundle
 from images import write_image
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError, Explanation
+from pneumoscope.domain import Explanation
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.boxes import Box
 from pneumoscope.evaluation.bundles import calibrate_bundle, evaluate_bundle, sign_bundle
 from pneumoscope.evaluation.faithfulness import CURVES, STEPS, curve

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import ScoredSet, evaluate_scores
 
 

@@ -6,7 +6,7 @@ import pytest
 from bundles import make_bundle
 from images import write_image
 from pneumoscope.data.folder import scan_folder
-from pneumoscope.domain import BundleError
+from pneumoscope.errors import BundleError
 from pneumoscope.evaluation.novelty import Described, fit_gate, fit_novelty, write_gate
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import load_bundle

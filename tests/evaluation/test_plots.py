@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from pneumoscope.domain import MissingExtraError
+from pneumoscope.errors import MissingExtraError
 from pneumoscope.evaluation import plots
 
 COLUMNS = ("epoch", "phase", "lr", "train_loss", "val_loss", "val_auroc", "val_accuracy", "seconds")

@@ -11,7 +11,7 @@ import pytest
 from bundles import make_bundle
 from images import write_image
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import BundleError, DataError
+from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation.bundles import calibrate_bundle, sign_bundle
 from pneumoscope.evaluation.calibration import fit_calibration, refit_against_normal
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe

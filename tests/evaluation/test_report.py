@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from pneumoscope.domain import DataError, MissingExtraError, Prediction
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.evaluation import evaluate_scores, worst_mistakes
 from pneumoscope.evaluation.report import write_report
 

@@ -7,7 +7,7 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import robustness
 from pneumoscope.evaluation.corruptions import CORRUPTIONS, TRANSFERS, Corruption
 from pneumoscope.evaluation.robustness import CorruptionPlan, chosen_records, measure_robustness

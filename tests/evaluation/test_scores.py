@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pneumoscope.domain import DataError, Prediction
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import ScoredSet, scored_set, worst_mistakes
 from pneumoscope.evaluation.scores import age_group
 

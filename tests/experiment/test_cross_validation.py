@@ -9,7 +9,7 @@ import pytest
 
 from pneumoscope.data.manifest import Record
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.experiment import Experiment
 from pneumoscope.experiment.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
 from pneumoscope.training.recipe import Recipe

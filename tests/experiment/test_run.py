@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from bundles import lungs_onnx
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.domain import DataError, MissingExtraError, RecipeError
+from pneumoscope.errors import DataError, MissingExtraError, RecipeError
 from pneumoscope.experiment import (
     Experiment,
     Progress,

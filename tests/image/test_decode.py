@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import (
     IMAGE_SUFFIXES,
     Limits,

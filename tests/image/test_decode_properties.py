@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian
 
 import dicom_files
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import Limits, read_radiograph
 
 # Seconds of CPU for one file. A damaged near-lossless JPEG-LS stream can keep CharLS busy for 4, not more.

@@ -19,7 +19,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_files import COLUMNS, ROWS, dicom, ramp
-from pneumoscope.domain import Reason, UnreadableImageError, ViewPosition
+from pneumoscope.domain import ViewPosition
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import Limits, looks_like_image, read_radiograph
 from pneumoscope.image.dicom import read_patient_key
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundles import make_bundle
-from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.domain import OperatingPoint
+from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import head_bytes, load_bundle, write_bundle
 from pneumoscope.model.manifest import BundleManifest, Calibrator

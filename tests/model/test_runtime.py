@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bundles import FEATURES, STRIDE, lungs_onnx, make_bundle
-from pneumoscope.domain import BundleError
+from pneumoscope.errors import BundleError
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
 

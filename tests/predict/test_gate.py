@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from images import grey_levels
-from pneumoscope.domain import Radiograph, Reason, ViewPosition
+from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.errors import Reason
 from pneumoscope.image.lungs import WHOLE, lung_field
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import GateLimits

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pneumoscope.domain import Reason
+from pneumoscope.errors import Reason
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.gate import check_pixels, negative
 from pneumoscope.predict.predictor import Predictor

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from images import write_image
-from pneumoscope.domain import DataError, Reason, UnreadableImageError
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.predict.inputs import expand
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from pneumoscope.domain import CAUTIONS, Radiograph, Reason
+from pneumoscope.domain import Radiograph
+from pneumoscope.errors import CAUTIONS, Reason
 from pneumoscope.image.lungs import WHOLE, LungField, lung_field
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import GateLimits

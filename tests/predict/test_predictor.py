@@ -9,7 +9,7 @@ import pytest
 
 from bundles import make_bundle
 from images import write_image
-from pneumoscope.domain import BundleError, DataError, UnreadableImageError
+from pneumoscope.errors import BundleError, DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
 from pneumoscope.model.manifest import Calibrator, GateLimits

@@ -5,7 +5,7 @@ import pytest
 
 from bundles import make_bundle
 from images import write_image
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
 from pneumoscope.model.lungs import OnnxLungSegmenter

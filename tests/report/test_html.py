@@ -9,7 +9,8 @@ import pytest
 
 from html_page import Page
 from images import grey_levels
-from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.errors import DataError
 from pneumoscope.report.html import open_report
 
 POINT = OperatingPoint("balanced", 0.4)

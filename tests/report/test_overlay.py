@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from images import grey_levels
-from pneumoscope.domain import DataError, Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.errors import DataError
 from pneumoscope.report.overlay import IMAGE_SIDE, draw_answer, overlay, write_png
 
 POINT = OperatingPoint("balanced", 0.4)

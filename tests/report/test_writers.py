@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from pneumoscope.domain import DataError, MissingExtraError, Prediction
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.report.rows import COLUMNS, to_row
 from pneumoscope.report.writers import RESULT_SUFFIXES, open_results, replacing
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError, Reason
+from pneumoscope.errors import DataError, Reason
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
 from pneumoscope.training.dataset import check_classes, check_packed, check_split, class_indices, pack

@@ -6,7 +6,7 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.split import split
-from pneumoscope.domain import DataError, RecipeError
+from pneumoscope.errors import DataError, RecipeError
 from pneumoscope.model.manifest import Provenance
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.training.distil import ask, check_teacher

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from pneumoscope.domain import BundleError, DataError
+from pneumoscope.errors import BundleError, DataError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits, Provenance

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumoscope.data.manifest import Record
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.training import fit as fit_module
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit, make_fabric

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.image.lungs import lung_field
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE, OnnxLungSegmenter
 from pneumoscope.training.lungs import LungNet, Probability, dice, fit_lungs, read_masks

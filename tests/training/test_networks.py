@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pneumoscope.domain import RecipeError
+from pneumoscope.errors import RecipeError
 from pneumoscope.training import networks
 from pneumoscope.training.networks import (
     build_network,

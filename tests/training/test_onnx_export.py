@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training import onnx_export
 from pneumoscope.training.networks import build_network

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.training.fit import make_fabric
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.pretrain import PRETRAINED_FILE, pretrain

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from bundles import make_bundle
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training.quantise import quantise

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pneumoscope.domain import RecipeError
+from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
 from pneumoscope.training.recipe import (

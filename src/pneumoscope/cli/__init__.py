@@ -15,7 +15,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli.exit_codes import INTERRUPTED, NOTHING_DONE
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 
 __all__ = ["COMMANDS", "Command", "main"]
 

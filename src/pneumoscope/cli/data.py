@@ -221,7 +221,7 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from pneumoscope.domain import DataError
+    from pneumoscope.errors import DataError
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def evaluate(
 def _images_of(data: Path, split: str | None) -> tuple[Manifest, str]:
     """Load what is to be evaluated, and say what it is."""
     from pneumoscope.data.manifest import load
-    from pneumoscope.domain import DataError
+    from pneumoscope.errors import DataError
 
     manifest = load(data)
     if split is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["make_folder"]
 

@@ -14,7 +14,7 @@ import typer
 
 from pneumoscope.cli.exit_codes import exit_code
 from pneumoscope.cli.folders import make_folder
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def predict(
 
 def _load(path: Path | None, operating_point: str | None, workers: int | None, *, force: bool) -> Predictor:
     from pneumoscope.model.bundle import load_bundle
-    from pneumoscope.predict.pipeline import available_cpus
+    from pneumoscope.parallel import available_cpus
     from pneumoscope.predict.predictor import Predictor
 
     bundle = load_bundle(path)

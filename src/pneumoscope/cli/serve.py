@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.domain import MissingExtraError, PneumoscopeError
+from pneumoscope.errors import MissingExtraError, PneumoscopeError
 
 if TYPE_CHECKING:
     from pneumoscope.serve.web.limits import WebLimits
@@ -76,7 +76,7 @@ def _run(
     address: Address, path: Path | None, limits: WebLimits, workers: int | None, token: str | None
 ) -> None:
     from pneumoscope.model.bundle import load_bundle
-    from pneumoscope.predict.pipeline import available_cpus
+    from pneumoscope.parallel import available_cpus
     from pneumoscope.serve.web.app import create_app
     from pneumoscope.serve.web.server import is_loopback
     from pneumoscope.serve.web.server import serve as run

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.data.manifest import SPLITS, Manifest
 from pneumoscope.data.split import connected
-from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 
 __all__ = ["AuditReport", "Examination", "Leak", "Unreadable", "audit", "examine"]

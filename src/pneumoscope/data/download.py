@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.domain import DataError, DownloadError, MissingExtraError
+from pneumoscope.errors import DataError, DownloadError, MissingExtraError
 
 if TYPE_CHECKING:
     import requests

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from pneumoscope.data.attributes import parse_age, parse_sex, parse_view
 from pneumoscope.data.kermany import parse_name
 from pneumoscope.data.manifest import Manifest, Record, read_csv, read_parquet
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["class_name", "scan_folder"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["PNEUMONIA_SUBTYPES", "TWO_CLASSES", "class_index", "possible_classes"]
 

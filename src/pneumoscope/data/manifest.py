@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pneumoscope.data.attributes import parse_age, parse_sex, parse_view
-from pneumoscope.domain import DataError, MissingExtraError
+from pneumoscope.errors import DataError, MissingExtraError
 
 __all__ = ["SPLITS", "Manifest", "Record", "load", "scan"]
 

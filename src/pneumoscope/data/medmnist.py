@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["read_npz"]
 

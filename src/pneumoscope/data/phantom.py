@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, Record, scan
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["PHANTOM_CLASSES", "draw_phantom", "write_phantoms"]
 

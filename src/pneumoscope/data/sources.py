@@ -11,7 +11,7 @@ from pneumoscope.data.download import download
 from pneumoscope.data.manifest import Manifest, scan
 from pneumoscope.data.medmnist import read_npz
 from pneumoscope.data.unpack import unzip_images
-from pneumoscope.domain import DataError, DownloadError
+from pneumoscope.errors import DataError, DownloadError
 
 __all__ = ["PNEUMONIAMNIST_SIZES", "SOURCES", "Source", "describe", "fetch"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import SPLITS, Manifest
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["connected", "folds", "group_records", "split"]
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["unzip_images"]
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pneumoscope.data.manifest import Record, read_csv
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["Box", "match_boxes", "read_boxes"]
 

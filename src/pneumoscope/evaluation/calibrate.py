@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pneumoscope.domain import DataError, OperatingPoint
+from pneumoscope.domain import OperatingPoint
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.extra import evaluate_extra
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.card import write_card
 from pneumoscope.evaluation.metrics import SUBGROUPS
 from pneumoscope.model.bundle import CARD_FILE, HEAD_FILE, Bundle, write_bundle

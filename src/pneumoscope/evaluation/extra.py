@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pneumoscope.domain import MissingExtraError
+from pneumoscope.errors import MissingExtraError
 
 __all__ = ["evaluate_extra"]
 

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import DataError, Explanation
+from pneumoscope.domain import Explanation
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.boxes import Box, match_boxes, read_boxes
 from pneumoscope.evaluation.faithfulness import CURVES, STEPS, faithfulness

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.scores import NORMAL, BoolArray, FloatArray, ScoredSet, worst_mistakes
 

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import UnreadableImageError
+from pneumoscope.errors import UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import find_lungs
 from pneumoscope.model.bundle import GATE_FILE, Bundle, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
+from pneumoscope.parallel import available_cpus, in_order
 from pneumoscope.predict.novelty import DIMENSIONS, Novelty, describe
-from pneumoscope.predict.pipeline import available_cpus, in_order
 
 __all__ = ["Described", "FittedNovelty", "fit_gate", "fit_novelty", "write_gate"]
 

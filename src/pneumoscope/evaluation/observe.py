@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.labels import possible_classes
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 from pneumoscope.evaluation.shift import mild_views
 from pneumoscope.predict.predictor import Output, Predictor

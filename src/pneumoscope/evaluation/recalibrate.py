@@ -17,7 +17,8 @@ import numpy as np
 import pneumoscope
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
-from pneumoscope.domain import BundleError, DataError, OperatingPoint
+from pneumoscope.domain import OperatingPoint
+from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation.calibration import Calibration, Method, fit_calibration, refit_against_normal
 from pneumoscope.evaluation.card import write_card
 from pneumoscope.evaluation.observe import Observed, observe

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.domain import DataError, Prediction, UnreadableImageError
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.evaluation import plots
 from pneumoscope.evaluation.embed import inline_svg, thumbnail
 from pneumoscope.evaluation.extra import evaluate_extra

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError, Radiograph, UnreadableImageError
+from pneumoscope.domain import Radiograph
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.corruptions import (
     CORRUPTIONS,
@@ -29,7 +30,7 @@ from pneumoscope.evaluation.metrics import figure
 from pneumoscope.evaluation.scores import NORMAL, BoolArray, FloatArray
 from pneumoscope.evaluation.shortcuts import SHORTCUTS
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.predict.pipeline import CHUNK, in_order
+from pneumoscope.parallel import CHUNK, in_order
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["GROUPS", "CorruptionPlan", "chosen_records", "measure_robustness"]

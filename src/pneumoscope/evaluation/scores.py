@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.labels import class_index
-from pneumoscope.domain import DataError, Prediction
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Record

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.parallel import available_cpus
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["measure_speed"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, load
 from pneumoscope.data.split import folds
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.observe import Observed

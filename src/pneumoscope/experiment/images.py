@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pneumoscope.data.audit import examine
 from pneumoscope.data.manifest import Manifest, Record, load
 from pneumoscope.data.split import split
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import Experiment, Progress
 from pneumoscope.model.bundle import default_bundle_path
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter

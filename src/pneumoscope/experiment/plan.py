@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.domain import UnreadableImageError
+from pneumoscope.errors import UnreadableImageError
 from pneumoscope.evaluation.bundles import Evaluation
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.training.history import Epoch

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, load
-from pneumoscope.domain import DataError, MissingExtraError, Reason, RecipeError, UnreadableImageError
+from pneumoscope.errors import DataError, MissingExtraError, Reason, RecipeError, UnreadableImageError
 from pneumoscope.evaluation.bundles import Evaluation, calibrate_bundle, evaluate_bundle, sign_bundle
 from pneumoscope.evaluation.novelty import fit_gate
 from pneumoscope.experiment.images import (

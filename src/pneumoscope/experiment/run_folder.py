@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.experiment.origin import Origin
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe
 from pneumoscope.model.bundle import load_bundle, sha256_of
-from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.parallel import available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE
 
 __all__ = ["SPLIT_FILE", "check_inputs", "resumes", "write_inputs", "write_unreadable"]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Radiograph, Reason, UnreadableImageError
+from pneumoscope.domain import Radiograph
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import decode_jpeg, read_jpeg_header
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
 from pneumoscope.image.raster import PNG_SIGNATURE, Raster, read_bmp, read_png

@@ -24,7 +24,8 @@ import pydicom
 import pydicom.config
 from pydicom.encaps import get_frame
 
-from pneumoscope.domain import Radiograph, Reason, UnreadableImageError, ViewPosition
+from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
 from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
 from pneumoscope.image.identity import patient_key

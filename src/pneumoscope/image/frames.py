@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, has_end, read_jpeg_header
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import grey_of

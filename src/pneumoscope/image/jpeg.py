@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 
 __all__ = ["JpegHeader", "decode_jpeg", "exif_orientation", "has_end", "read_jpeg_header"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 
 __all__ = ["DEFAULT_LIMITS", "Limits", "check_bytes", "check_pixels"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import exif_orientation
 from pneumoscope.image.limits import Limits, check_pixels
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated, unsupported
 

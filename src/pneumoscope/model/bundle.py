@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from pneumoscope.domain import BundleError
+from pneumoscope.errors import BundleError
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import BundleManifest
 

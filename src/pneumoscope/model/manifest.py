@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pneumoscope.domain import BundleError, OperatingPoint
+from pneumoscope.domain import OperatingPoint
+from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import InputSpec
 
 __all__ = ["BundleManifest", "Calibrator", "GateLimits", "Provenance"]

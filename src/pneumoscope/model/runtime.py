@@ -15,7 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from pneumoscope.domain import BundleError
+from pneumoscope.errors import BundleError
 
 __all__ = ["OnnxRuntime", "Runtime"]
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import CAUTIONS, Radiograph, Reason, ViewPosition
+from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.errors import CAUTIONS, Reason
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.novelty import Novelty, describe

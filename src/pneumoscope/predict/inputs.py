@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pneumoscope.domain import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
 
 __all__ = ["Item", "expand"]

@@ -12,21 +12,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import (
-    BundleError,
-    Explanation,
-    OperatingPoint,
-    Prediction,
-    Radiograph,
-)
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.parallel import CHUNK, available_cpus, in_order
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, decide, log_odds, prediction_set
 from pneumoscope.predict.explain import explain, heat_map
 from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.occlusion import occlusion_evidence
-from pneumoscope.predict.pipeline import CHUNK, available_cpus, in_order
 from pneumoscope.predict.preparation import Preparation, Prepared, RawScore, Source
 
 __all__ = ["Examination", "MakeViews", "Method", "Output", "Predictor", "RawScore"]

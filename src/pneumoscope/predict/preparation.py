@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Radiograph, Reason, Status, UnreadableImageError
+from pneumoscope.domain import Radiograph, Status
+from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import LungField, lung_field
 from pneumoscope.image.standardise import Standardised, lung_view, standardise_with_lungs

@@ -21,7 +21,8 @@ from typing import IO
 
 import cv2
 
-from pneumoscope.domain import CAUTIONS, Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.errors import CAUTIONS
 from pneumoscope.report.age import age_band
 from pneumoscope.report.overlay import CONTOUR_AT, Canvas, colour_at, overlay
 from pneumoscope.report.rows import NO_CLASS, plain_text

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import CAUTIONS, DataError, Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.report.rows import plain_text
 
 __all__ = ["CONTOUR_AT", "Canvas", "colour_at", "draw_answer", "overlay", "write_png"]

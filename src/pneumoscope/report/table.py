@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from pneumoscope.domain import Prediction, Reason
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import Reason
 from pneumoscope.report.rows import plain_text
 
 __all__ = ["as_table"]

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pneumoscope.domain import DataError, MissingExtraError, Prediction
+from pneumoscope.domain import Prediction
+from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.report.rows import COLUMNS, Row, csv_safe, flat_row, to_row
 
 __all__ = ["RESULT_SUFFIXES", "Write", "json_array", "open_results", "replacing"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from lightning.fabric import Fabric
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.fit import fit, predict_logits
 from pneumoscope.training.history import Epoch

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from pneumoscope.data.labels import class_index, possible_classes
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import LungSegmenter
 from pneumoscope.image.standardise import InputSpec, find_lungs, mask_of_input, standardise
-from pneumoscope.predict.pipeline import available_cpus
+from pneumoscope.parallel import available_cpus
 
 __all__ = [
     "MAX_UNREADABLE",

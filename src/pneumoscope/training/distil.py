@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import DataError, RecipeError
+from pneumoscope.errors import DataError, RecipeError
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.predictor import Predictor

@@ -23,7 +23,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.training.augment import augment, mixup
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.ema import WeightAverage

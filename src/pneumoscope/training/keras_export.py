@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_arg
 
-from pneumoscope.domain import MissingExtraError, PneumoscopeError
+from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import TOLERANCE
 

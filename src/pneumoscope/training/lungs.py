@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pneumoscope.domain import RecipeError
+from pneumoscope.errors import RecipeError
 from pneumoscope.training.recipe import NetworkSpec
 
 __all__ = [

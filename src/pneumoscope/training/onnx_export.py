@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 
 __all__ = ["TOLERANCE", "export_onnx", "strip_traces"]

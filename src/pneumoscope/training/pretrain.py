@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 from pneumoscope.training.augment import augment
 from pneumoscope.training.networks import Network, load_weights, save_weights
 from pneumoscope.training.recipe import Recipe

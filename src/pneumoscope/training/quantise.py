@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pneumoscope.domain import DataError
+from pneumoscope.errors import DataError
 
 __all__ = ["quantise"]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pneumoscope.domain import RecipeError
+from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.domain import BundleError
+from pneumoscope.errors import BundleError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.report.rows import COLUMNS
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.web.limits import WebLimits
 from pneumoscope.serve.web.pool import JobStopped, WorkerPool
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.web.app import create_app
 from pneumoscope.serve.web.limits import WebLimits
 from pneumoscope.serve.web.server import Address, is_loopback, serve

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.web.frames import Buffer, read_frame, write_frame
 from pneumoscope.serve.web.limits import WebLimits
 

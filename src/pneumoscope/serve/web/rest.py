@@ -14,7 +14,8 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pneumoscope.domain import OperatingPoint, Prediction, Reason
+from pneumoscope.domain import OperatingPoint, Prediction
+from pneumoscope.errors import Reason
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.report.rows import to_row
 from pneumoscope.serve.web.admission import Admission, Seat

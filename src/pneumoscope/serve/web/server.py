@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from pneumoscope.domain import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.web.limits import WebLimits
 from pneumoscope.serve.web.protocol import bounded_protocol
 

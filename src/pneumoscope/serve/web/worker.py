@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Explanation, PneumoscopeError, Prediction, Radiograph, Reason
+from pneumoscope.domain import Explanation, Prediction, Radiograph
+from pneumoscope.errors import PneumoscopeError, Reason
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.predict.calibration import decide
 from pneumoscope.predict.predictor import Examination, Predictor

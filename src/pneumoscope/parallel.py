@@ -1,4 +1,4 @@
-"""Many items through a few threads: in order, and with a bounded number under way."""
+"""Long work: how many CPUs there are, many items through a few threads in order, and how to show progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["CHUNK", "available_cpus", "in_order"]
+__all__ = ["CHUNK", "Progress", "available_cpus", "in_order"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -71,3 +71,19 @@ def _chunks(items: Iterable[S], size: int) -> Iterator[list[S]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+class Progress:
+    """Receives the progress of long work; this base class shows nothing.
+
+    The command line implements it for a terminal and for plain output; a caller from Python may subclass it.
+    """
+
+    def step(self, name: str) -> None:
+        """Begin a step, such as ``"training"``."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Report how much of the present step is done, and of how much if that is known."""
+
+    def message(self, line: str) -> None:
+        """Report a line that stays visible, such as the metrics of an epoch."""

@@ -8,7 +8,7 @@ from itertools import count, islice
 
 import pytest
 
-from pneumoscope.predict.pipeline import available_cpus, in_order
+from pneumoscope.parallel import available_cpus, in_order
 
 
 def doubled(chunk):
