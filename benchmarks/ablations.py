@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.experiment.images import divide, limited
 from pneumoscope.training.recipe import Recipe, SplitSpec, load_recipe
 

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import CHUNK

@@ -13,8 +13,19 @@ import pytest
 from pneumoscope.data.phantom import write_phantoms
 
 REPOSITORY = Path(__file__).parents[1]
-MOST_MEGABYTES = 450
-NOT_IN_BASE = ("torch", "timm", "lightning", "scipy", "sklearn", "matplotlib", "pyarrow", "requests", "yaml")
+MAX_MEGABYTES = 450
+NOT_IN_BASE = (
+    "torch",
+    "timm",
+    "lightning_fabric",
+    "tensorboard",
+    "scipy",
+    "sklearn",
+    "imagehash",
+    "matplotlib",
+    "pyarrow",
+    "requests",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -47,7 +58,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_size(base: Path) -> None:
     files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    assert megabytes < MOST_MEGABYTES
+    assert megabytes < MAX_MEGABYTES
 
 
 def test_no_training_stack(base: Path) -> None:
@@ -59,8 +70,8 @@ def test_no_training_stack(base: Path) -> None:
 def test_predicts_with_the_shipped_bundle(base: Path, tmp_path: Path) -> None:
     manifest = write_phantoms(tmp_path / "phantoms", n=3, seed=5)
     images = [str(manifest.resolve(record)) for record in manifest.records]
-    out = tmp_path / "answers.csv"
-    # Phantoms are no X-rays: --force, so that the gate's opinion of them does not matter here.
+    out = tmp_path / "predictions.csv"
+    # Phantoms are no X-rays: --force, so that the gate does not reject them.
     done = run(base / "bin" / "pneumoscope", "predict", *images, "--force", "--out", out)
     assert done.returncode == 0, done.stderr
     with out.open(encoding="utf-8") as file:
@@ -75,11 +86,11 @@ def test_predicts_with_the_shipped_bundle(base: Path, tmp_path: Path) -> None:
     "command",
     [
         "train default --data phantoms --out run",
-        "evaluate phantoms --out predicted",
+        "evaluate phantoms --out evaluated",
         "data fetch kermany xrays",
     ],
 )
-def test_what_is_not_installed_is_said_in_one_line(base: Path, tmp_path: Path, command: str) -> None:
+def test_a_missing_extra_is_one_line(base: Path, tmp_path: Path, command: str) -> None:
     write_phantoms(tmp_path / "phantoms", n=3, seed=5)
     words = [str(tmp_path / "phantoms") if word == "phantoms" else word for word in command.split()]
     done = subprocess.run(

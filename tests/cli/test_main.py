@@ -7,7 +7,7 @@ import pytest
 
 import pneumoscope
 from pneumoscope import cli
-from pneumoscope.cli.exit_codes import exit_code
+from pneumoscope.cli.common import exit_code
 from pneumoscope.errors import DataError
 
 

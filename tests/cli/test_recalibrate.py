@@ -6,7 +6,8 @@ import pytest
 
 from bundles import make_bundle
 from pneumoscope.cli import main
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.model.bundle import copy_bundle, default_bundle_path, load_bundle, write_bundle
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dicom_files import dicom, ramp
-from pneumoscope.data.manifest import load
+from pneumoscope.data.folder import load
 
 
 def test_images_whose_headers_name_one_patient_are_one_patients(tmp_path):

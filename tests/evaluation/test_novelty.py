@@ -5,7 +5,7 @@ import pytest
 
 from bundles import make_bundle
 from images import write_image
-from pneumoscope.data.folder import scan_folder
+from pneumoscope.data.folder import scan
 from pneumoscope.errors import BundleError
 from pneumoscope.evaluation.novelty import Described, fit_gate, fit_novelty, write_gate
 from pneumoscope.image.standardise import InputSpec
@@ -50,7 +50,7 @@ def test_statistics_travel_in_the_bundle_and_belong_to_one_segmenter(tmp_path):
 def test_too_few_images_or_no_segmenter_leave_the_gate_as_it_was(tmp_path):
     for number in range(3):
         write_image(tmp_path / "data" / "normal" / f"{number}.png", seed=number)
-    manifest = scan_folder(tmp_path / "data")
+    manifest = scan(tmp_path / "data")
     for bundle in (lung_bundle(tmp_path / "lungs"), make_bundle(tmp_path / "plain")):
         assert fit_gate(bundle, [manifest]).manifest.gate == bundle.manifest.gate
         assert bundle.gate_statistics is None

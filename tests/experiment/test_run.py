@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from bundles import lungs_onnx
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.errors import DataError, MissingExtraError, RecipeError
 from pneumoscope.experiment import (

@@ -12,6 +12,7 @@ from images import grey_levels
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.errors import DataError
 from pneumoscope.report.html import open_report
+from predictions import BUNDLES, SUBTYPES, Example
 
 POINT = OperatingPoint("balanced", 0.4)
 ABOUT = {"Model": "tiny@0123456789ab", "sha256 of model.onnx": "ab" * 32}
@@ -23,36 +24,34 @@ def radiograph(height=200, width=300, **fields) -> Radiograph:
 
 
 def predicted(p: float, path="x.png", **fields) -> Prediction:
-    decision = "pneumonia" if p >= POINT.threshold else "no pneumonia"
-    values = {"p_normal": 1 - p, "p_pneumonia": p, "decision": decision, "operating_point": "balanced"}
-    return Prediction(path, "ok", **{**values, **fields})
+    return SUBTYPES.prediction(path, (1 - p, 0.9 * p, 0.1 * p), operating_point="balanced", **fields)
 
 
 def heat() -> Explanation:
     return Explanation("pneumonia", np.eye(8, dtype=np.float32), (0.1, 0.1, 0.9, 0.9))
 
 
-def written(tmp_path, *answers) -> tuple[str, Page]:
+def written(tmp_path, *predictions, target="pneumonia") -> tuple[str, Page]:
     path = tmp_path / "report.html"
-    with open_report(path, about=ABOUT, operating_point=POINT) as add:
-        for answer in answers:
-            add(*answer)
+    with open_report(path, target=target, about=ABOUT) as add:
+        for prediction, image, explanation in predictions:
+            add(prediction, image, explanation, POINT if prediction.status == "ok" else None)
     text = path.read_text(encoding="utf-8")
     return text, Page(text)
 
 
 def test_one_image_is_a_page_that_stands_alone(tmp_path):
     taken = radiograph(view=ViewPosition.AP, age=4.5)
-    answer = predicted(0.87, p_bacterial=0.8, p_viral=0.07, prediction_set=("bacterial",))
-    text, page = written(tmp_path, (answer, taken, heat()))
+    prediction = SUBTYPES.prediction("x.png", (0.13, 0.8, 0.07), prediction_set=("bacterial",))
+    text, page = written(tmp_path, (prediction, taken, heat()))
     assert not page.open
     assert len(page.addresses) == 2
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     assert not re.search(r"<script|<link|@import|url\(", text)
     for expected in (
-        "pneumonia suspected", "87.0%", "80.0%", "7.0%", "balanced: pneumonia from 40.0% on", "passed",
-        "300 × 200 pixels", "AP, as its header states", "1 to 5 years", "class activation map",
-        "tiny@0123456789ab", "ab" * 32, "Not a medical device", "at half of that",
+        "pneumonia suspected", "87.0%", "80.0%", "7.0%", "balanced: pneumonia at 40.0% or more", "passed",
+        "300 × 200 pixels", "AP, from the header", "1 to 5 years", "class activation map",
+        "tiny@0123456789ab", "ab" * 32, "Not a medical device", "at half of the strongest",
     ):  # fmt: skip
         assert expected in page.text, expected
     assert "Worklist" not in page.text
@@ -63,7 +62,7 @@ def test_one_image_is_a_page_that_stands_alone(tmp_path):
         assert width / height == pytest.approx(1.5, rel=0.01)
 
 
-def test_a_batch_has_a_worklist_most_suspicious_first_and_what_nobody_saw_before(tmp_path):
+def test_a_batch_has_a_worklist_with_images_without_a_prediction_first(tmp_path):
     rejected = Prediction(
         "side.png", "rejected", ("lateral_view",), message="A lateral view: give the frontal one."
     )
@@ -81,27 +80,50 @@ def test_a_batch_has_a_worklist_most_suspicious_first_and_what_nobody_saw_before
     assert [name for _, name in rows] == ["side.png", "broken.png", "b.png", "c.png", "a.png"]
     assert page.ids == [anchor for anchor, _ in rows]
     assert "2 pneumonia suspected" in page.text
+    assert "1 no pneumonia detected" in page.text
+    assert "1 rejected" in page.text
     assert "The file ends early." in page.text
     assert "lateral view" in page.text
+
+
+@pytest.mark.parametrize("example", BUNDLES, ids=lambda example: "-".join(example.classes))
+def test_classes_and_target_are_those_of_the_bundle(tmp_path, example: Example):
+    positive, negative = (example.prediction("x.png", p) for p in (example.positive, example.negative))
+    explanation = Explanation(example.target, np.eye(8, dtype=np.float32), (0.1, 0.1, 0.9, 0.9))
+    text, page = written(
+        tmp_path, (positive, radiograph(), explanation), (negative, radiograph(), None), target=example.target
+    )
+    for expected in (
+        f"1 {example.target} suspected",
+        f"1 no {example.target} detected",
+        f"{example.target} at 40.0% or more",
+        f"Evidence for {example.target}",
+        f"The probability of {example.target}",
+    ):
+        assert expected in page.text, expected
+    for name in {*example.classes, example.target}:
+        assert text.count(f"<span>{name}</span>") == 2
+    for name in {"pneumonia", "viral", "normal"} - {*example.classes, example.target}:
+        assert name not in page.text
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"prediction_set": ("normal", "viral")}, "uncertain, leaning towards pneumonia"),
-        ({"prediction_set": (), "set_coverage": 0.9}, "uncertain, leaning towards pneumonia"),
-        ({"prediction_set": (), "set_coverage": 0.9}, "no class is as probable"),
+        ({"prediction_set": ("normal", "viral"), "uncertain": True}, "uncertain, leaning towards pneumonia"),
+        ({"prediction_set": (), "uncertain": True}, "uncertain, leaning towards pneumonia"),
+        ({"prediction_set": (), "uncertain": True}, "no class reaches"),
         ({"prediction_set": ()}, "pneumonia suspected"),
         ({"prediction_set": ("bacterial", "viral")}, "pneumonia suspected"),
         ({"reasons": ("too_small",)}, "overridden: too small"),
     ],
 )
-def test_doubt_is_said_in_words(tmp_path, fields, words):
+def test_uncertainty_in_words(tmp_path, fields, words):
     _, page = written(tmp_path, (predicted(0.7, **fields), radiograph(), heat()))
     assert words in page.text
 
 
-AGES = {0.4: "under 1", 1: "1 to 5", 17.9: "6 to 17", 54: "18 to 64", 91: "65"}
+AGES = {0.4: "under 1", 1: "1 to 5", 17.9: "6 to 17", 39: "18 to 39", 54: "40 to 64", 91: "65"}
 
 
 @pytest.mark.parametrize(("age", "band"), AGES.items())
@@ -121,12 +143,15 @@ def test_names_cannot_break_the_page(tmp_path):
 
 
 def test_nothing_is_left_of_a_page_that_was_not_finished(tmp_path):
-    with pytest.raises(RuntimeError), open_report(tmp_path / "r.html", about=ABOUT) as add:
+    with (
+        pytest.raises(RuntimeError),
+        open_report(tmp_path / "r.html", target="pneumonia", about=ABOUT) as add,
+    ):
         add(predicted(0.7), radiograph(), heat())
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     with (
         pytest.raises(DataError, match="cannot write there"),
-        open_report(tmp_path / "gone" / "r.html", about={}),
+        open_report(tmp_path / "gone" / "r.html", target="pneumonia", about={}),
     ):
         pass

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from images import grey_levels
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import DataError
-from pneumoscope.report.overlay import IMAGE_SIDE, draw_answer, overlay, write_png
+from pneumoscope.report.overlay import IMAGE_SIDE, draw_prediction, overlay, write_png
+from predictions import BUNDLES, INFILTRATE, SUBTYPES, Example
 
 POINT = OperatingPoint("balanced", 0.4)
 
@@ -18,8 +21,7 @@ def radiograph(height=200, width=300) -> Radiograph:
 
 
 def predicted(**fields) -> Prediction:
-    values = {"path": "x.png", "status": "ok", "p_normal": 0.3, "p_pneumonia": 0.7, "decision": "pneumonia"}
-    return Prediction(**{**values, **fields})
+    return replace(SUBTYPES.prediction("x.png", (0.3, 0.5, 0.2)), **fields)
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 300), (300, 200), (2000, 1200), (64, 160)])
@@ -44,19 +46,47 @@ def test_colour_lies_where_the_evidence_is_and_nowhere_else():
     assert rows.max() < plain.shape[0] * 0.65
 
 
-def test_doubt_is_drawn():
-    sure = draw_answer(predicted(prediction_set=("pneumonia",)), radiograph())
-    unsure = draw_answer(predicted(prediction_set=(), set_coverage=0.9), radiograph())
+def test_uncertainty_is_drawn():
+    sure = draw_prediction(predicted(prediction_set=("bacterial",)), radiograph())
+    unsure = draw_prediction(predicted(prediction_set=(), uncertain=True), radiograph())
     assert (sure != unsure).any()
+
+
+BAR = (200, 150, 70)
 
 
 def test_the_bar_is_as_long_as_the_probability():
     def bar_pixels(value: float) -> int:
-        drawn = draw_answer(predicted(p_pneumonia=value, p_normal=None), radiograph())
-        return int((drawn[:, IMAGE_SIDE:] == (200, 150, 70)).all(axis=2).sum())
+        drawn = draw_prediction(predicted(p_target=value, probabilities={}), radiograph())
+        return int((drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).sum())
 
     assert bar_pixels(0.0) == 0
     assert bar_pixels(0.8) == pytest.approx(2 * bar_pixels(0.4), rel=0.02)
+
+
+@pytest.mark.parametrize("example", BUNDLES, ids=lambda example: example.target)
+def test_each_class_and_the_target_have_one_bar(example: Example):
+    drawn = draw_prediction(example.prediction("x.png", example.positive), radiograph())
+    in_bar = (drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).any(axis=1)
+    bars = int((np.diff(in_bar.astype(int)) == 1).sum())
+    assert bars == len({*example.classes, example.target})
+
+
+def test_many_classes_lie_above_the_last_lines():
+    many = Example(tuple(f"a class with a long name {n}" for n in range(12)), "disease", ("x",) * 0)
+    few = draw_prediction(INFILTRATE.prediction("x.png", INFILTRATE.positive), radiograph())
+    drawn = draw_prediction(many.prediction("x.png", [1 / 12] * 12), radiograph(), None, POINT)
+    in_bar = (drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).any(axis=1)
+    assert drawn.shape[0] > few.shape[0]
+    assert int((np.diff(in_bar.astype(int)) == 1).sum()) == 12
+    assert np.nonzero(in_bar)[0].max() < drawn.shape[0] - 60
+
+
+def test_the_threshold_is_that_of_the_point_of_the_image():
+    one, other = (
+        draw_prediction(predicted(), radiograph(), None, OperatingPoint("balanced", t)) for t in (0.4, 0.5)
+    )
+    assert (one != other).any()
 
 
 def test_the_panel_tells_decisions_and_rejections_apart():
@@ -64,24 +94,24 @@ def test_the_panel_tells_decisions_and_rejections_apart():
         "x.png", "rejected", ("lateral_view",), message="A lateral view: give the frontal one."
     )
     drawings = [
-        draw_answer(predicted(), radiograph(), None, POINT),
-        draw_answer(predicted(decision="no pneumonia"), radiograph(), None, POINT),
-        draw_answer(
+        draw_prediction(predicted(), radiograph(), None, POINT),
+        draw_prediction(predicted(decision="no pneumonia"), radiograph(), None, POINT),
+        draw_prediction(
             predicted(reasons=("lateral_view",), message="A lateral view."), radiograph(), None, POINT
         ),
-        draw_answer(rejected, radiograph()),
+        draw_prediction(rejected, radiograph()),
     ]
     assert len({drawing.tobytes() for drawing in drawings}) == 4
 
 
 def test_long_and_foreign_names_stay_inside_the_panel():
     name = "röntgen-" + "x" * 400 + "\udcff.png"
-    drawn = draw_answer(predicted(path=name), radiograph(), None, POINT)
+    drawn = draw_prediction(predicted(path=name), radiograph(), None, POINT)
     assert (drawn[:, -4:] == drawn[0, -1]).all()
 
 
 def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):
-    drawn = draw_answer(predicted(), radiograph())
+    drawn = draw_prediction(predicted(), radiograph())
     write_png(drawn, tmp_path / "x.png")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "x.png")), drawn)
     with pytest.raises(DataError, match="cannot write there"):

@@ -5,57 +5,146 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pneumoscope.domain import Prediction
-from pneumoscope.report.rows import COLUMNS, csv_safe, flat_row, plain_text, to_row, tsv_header, tsv_line
-
-PREDICTED = Prediction(
-    "x.png", "ok", (), 0.25, 0.5, 0.25, 0.75, "bacterial", "pneumonia", "balanced", ("viral",), "b@1"
+from pneumoscope.report.rows import (
+    as_table,
+    columns,
+    csv_safe,
+    decision_text,
+    flat_row,
+    plain_text,
+    to_row,
+    tsv_header,
+    tsv_line,
 )
+from predictions import BUNDLES, SUBTYPES, Example
+
+PREDICTED = SUBTYPES.prediction(
+    "x.png",
+    (0.25, 0.5, 0.25),
+    operating_point="balanced",
+    population="children",
+    prediction_set=("viral",),
+    bundle="b@1",
+)
+PNEUMONIA = (SUBTYPES.classes, SUBTYPES.target)
 
 
-def test_the_columns_are_those_of_the_contract():
+def test_the_columns_of_pneumonia_bundles():
     contract = (
         "path, status, reasons, p_normal, p_bacterial, p_viral, p_pneumonia, finding, decision, "
-        "operating_point, prediction_set, bundle, uncertain"
+        "operating_point, population, prediction_set, bundle, uncertain"
     )
-    assert ", ".join(COLUMNS) == contract
-    assert tuple(to_row(PREDICTED)) == COLUMNS
+    assert ", ".join(columns(*PNEUMONIA)) == contract
+    assert tuple(to_row(PREDICTED, *PNEUMONIA)) == columns(*PNEUMONIA)
+
+
+@pytest.mark.parametrize("example", BUNDLES, ids=lambda example: example.target)
+def test_any_classes_have_a_column_each_and_the_target_one(example: Example):
+    row = to_row(example.prediction("x.png", example.positive), *example.names)
+    found = {name: value for name, value in row.items() if name.startswith("p_")}
+    assert found == example.columns
+    assert list(found) == list(example.columns)
+    assert row["decision"] == example.target
+    assert row["finding"] in example.classes
+    rejected = to_row(Prediction("x.png", "rejected", target=example.target), *example.names)
+    assert list(rejected) == list(row)
+    assert {rejected[name] for name in example.columns} == {None}
 
 
 def test_flat_cells_are_text():
-    assert flat_row(PREDICTED)["p_bacterial"] == "0.500000"
+    assert flat_row(PREDICTED, *PNEUMONIA)["p_bacterial"] == "0.500000"
+    assert flat_row(PREDICTED, *PNEUMONIA)["population"] == "children"
     two = Prediction("x.png", "rejected", ("too_small", "cropped"))
-    assert flat_row(two)["reasons"] == "too_small;cropped"
-    assert flat_row(two)["p_normal"] == ""
+    assert flat_row(two, *PNEUMONIA)["reasons"] == "too_small;cropped"
+    assert flat_row(two, *PNEUMONIA)["p_normal"] == ""
 
 
-@pytest.mark.parametrize(
-    ("classes", "coverage", "uncertain"),
-    [
-        (("normal",), 0.9, False),
-        (("bacterial", "viral"), 0.9, False),
-        (("normal", "viral"), 0.9, True),
-        ((), 0.9, True),
-        ((), None, False),
-    ],
-)
-def test_doubt_is_a_column(classes, coverage, uncertain):
-    predicted = Prediction("x.png", "ok", prediction_set=classes, set_coverage=coverage)
-    assert to_row(predicted)["uncertain"] is uncertain
-    assert flat_row(predicted)["uncertain"] == ("true" if uncertain else "false")
-    assert flat_row(replace(predicted, status="rejected"))["uncertain"] == "false"
+@pytest.mark.parametrize("uncertain", [True, False])
+def test_uncertainty_is_a_column(uncertain):
+    predicted = replace(PREDICTED, uncertain=uncertain)
+    assert to_row(predicted, *PNEUMONIA)["uncertain"] is uncertain
+    assert flat_row(predicted, *PNEUMONIA)["uncertain"] == ("true" if uncertain else "false")
+
+
+@pytest.mark.parametrize("example", BUNDLES, ids=lambda example: example.target)
+def test_results_in_words(example: Example):
+    positive, negative = (example.prediction("x.png", p) for p in (example.positive, example.negative))
+    assert decision_text(positive) == f"{example.target} suspected"
+    assert decision_text(negative) == f"no {example.target} detected"
+    assert (
+        decision_text(replace(negative, uncertain=True)) == f"uncertain, leaning away from {example.target}"
+    )
+    assert decision_text(Prediction("x.png", "rejected", ("lateral_view",))) == "rejected"
+    assert decision_text(Prediction("x.png", "unreadable", ("corrupt",))) == "could not be read"
 
 
 @given(st.text(st.characters(codec=None)))
 def test_any_name_becomes_text_that_utf8_can_hold_and_one_tab_separated_line(name):
     plain_text(name).encode("utf-8")
-    line = tsv_line(Prediction(name, "ok"))
+    line = tsv_line(Prediction(name, "ok"), *PNEUMONIA)
     assert line.splitlines() == [line]
-    assert line.count("\t") == tsv_header().count("\t") == len(COLUMNS) - 1
+    assert line.count("\t") == tsv_header(*PNEUMONIA).count("\t") == len(columns(*PNEUMONIA)) - 1
 
 
 @given(st.text(min_size=1))
 def test_no_cell_can_start_a_formula(cell):
     assert csv_safe(cell)[0] not in "=+-@\t\r\n"
     assert csv_safe(cell).endswith(cell)
+
+
+def shown(*predictions: Prediction, example: Example = SUBTYPES, width: int = 120) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(as_table(predictions, *example.names))
+    return capture.get()
+
+
+def test_the_table_shows_reasons_where_there_is_no_prediction():
+    text = shown(
+        SUBTYPES.prediction("[bold]a[/bold].png", (0.1, 0.2, 0.7)),
+        Prediction("b.png", "rejected", ("lateral_view",)),
+    )
+    assert "[bold]a[/bold].png" in text  # a file name is no markup
+    assert "0.900" in text
+    assert "lateral_view" in text
+
+
+def test_the_table_shows_uncertainty_beside_the_decision():
+    sure = SUBTYPES.prediction("a.png", (0.4, 0.3, 0.3))
+    assert "uncertain" not in shown(sure)
+    assert "pneumonia (uncertain)" in shown(replace(sure, uncertain=True))
+
+
+def test_the_table_shows_the_classes_of_the_bundle():
+    for example in BUNDLES:
+        text = shown(example.prediction("a.png", example.positive), example=example)
+        heading = text.splitlines()[0].split()
+        others = [name for name in example.classes if name != example.target]
+        assert heading == ["image", example.target, *others, "result"]
+
+
+def test_many_classes_leave_room_for_the_file():
+    many = Example(tuple(f"class-{n}" for n in range(12)), "disease", ("class-3",))
+    text = shown(many.prediction("a.png", [1 / 12] * 12), example=many, width=80)
+    assert "a.png" in text
+    assert "class-3" not in text
+
+
+def test_eighty_columns_cut_no_heading_and_no_reason():
+    text = shown(
+        SUBTYPES.prediction("images/person1_bacteria_1.jpeg", (0.1, 0.2, 0.7)),
+        Prediction("knee.jpg", "rejected", ("not_a_chest_radiograph",)),
+        width=80,
+    )
+    for whole in ("pneumonia", "bacterial", "not_a_chest_radiograph"):
+        assert whole in text
+    assert "…" not in text
+
+
+def test_a_caution_stands_beside_the_decision():
+    text = shown(SUBTYPES.prediction("a.dcm", (0.9, 0.05, 0.05), reasons=("population_not_validated",)))
+    assert "no pneumonia," in text
+    assert "population_not_validated" in text

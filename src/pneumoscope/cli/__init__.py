@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli.exit_codes import INTERRUPTED, NOTHING_DONE
+from pneumoscope.cli.common import INTERRUPTED, NOTHING_DONE
 from pneumoscope.errors import PneumoscopeError
 
 __all__ = ["COMMANDS", "Command", "main"]

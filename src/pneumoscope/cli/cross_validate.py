@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.extras import needs_extra
+from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import CrossValidation
@@ -37,9 +37,9 @@ def cross_validate(
 ) -> None:
     """Train a recipe without each fold of patients, or each source, and evaluate what was left out."""
     from pneumoscope.cli.train import changed_recipe
-    from pneumoscope.cli.training_progress import show_progress
+    from pneumoscope.cli.progress import show_progress
 
-    with needs_extra("train", "Cross-validation"):
+    with require_extra("train", "Cross-validation"):
         from pneumoscope.experiment import Experiment, with_split
         from pneumoscope.experiment import cross_validate as run
         from pneumoscope.training.recipe import load_recipe

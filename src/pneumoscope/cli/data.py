@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
+from pneumoscope.cli.common import SOME_LEFT_OUT
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def summary(
 
 
 def _load(path: Path, labels: Path | None, patients: Path | None) -> Manifest:
-    from pneumoscope.data.manifest import load, scan
+    from pneumoscope.data.folder import load, scan
 
     if labels is None and patients is None:
         return load(path)

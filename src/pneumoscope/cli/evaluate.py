@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
-from pneumoscope.cli.folders import make_folder
+from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder
 
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Manifest
@@ -108,7 +107,7 @@ def evaluate(
 
 def _images_of(data: Path, split: str | None) -> tuple[Manifest, str]:
     """Load what is to be evaluated, and say what it is."""
-    from pneumoscope.data.manifest import load
+    from pneumoscope.data.folder import load
     from pneumoscope.errors import DataError
 
     manifest = load(data)

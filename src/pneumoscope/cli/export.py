@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.extras import needs_extra
+from pneumoscope.errors import require_extra
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
         bundle = copy_bundle(load_bundle(run), out)
         typer.echo(f"{bundle.path}: {bundle.identity}")
         return
-    with needs_extra("keras", "Writing a Keras file"):
+    with require_extra("keras", "Writing a Keras file"):
         from pneumoscope.experiment import export_run_to_keras
 
     difference = export_run_to_keras(run, out)

@@ -1,4 +1,4 @@
-"""`pneumoscope predict`: predict X-rays and write down the answers."""
+"""`pneumoscope predict`: predict X-rays and write the results."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.exit_codes import exit_code
-from pneumoscope.cli.folders import make_folder
+from pneumoscope.cli.common import (
+    exit_code,
+    how_made,
+    make_folder,
+    one_opencv_thread,
+    point_text,
+    population_text,
+    target_text,
+    training_data_text,
+)
+from pneumoscope.cli.progress import show_progress
+from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
 if TYPE_CHECKING:
-    from pneumoscope.domain import Prediction
-    from pneumoscope.predict.predictor import Examination, Method, Predictor
+    from pneumoscope.domain import OperatingPoint, Prediction
+    from pneumoscope.model.manifest import BundleManifest
+    from pneumoscope.predict.predictor import ExplainedPrediction, Method, Predictor
 
 __all__ = ["predict"]
 
-PROGRESS_FROM = 20  # files; fewer are done before a bar is read
+PROGRESS_FROM = 20  # images; fewer are done before a bar is read
+LIST_AHEAD = 100_000  # images listed before the first is predicted, so that the bar knows the total
 TABLE_PAGE = 500  # rows held in memory until the widths of their columns are known
 
 
@@ -35,13 +47,13 @@ def predict(
         Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the answers here: .csv, .json, .jsonl or .parquet.")
+        Path | None, typer.Option(help="Write the results here: .csv, .json, .jsonl or .parquet.")
     ] = None,
     heatmaps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw a image of each answer into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Write an image with a heat map of each X-ray here.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write one page with all images, for print.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write one page with all X-rays, to print.")
     ] = None,
     method: Annotated[
         Literal["cam", "occlusion"],
@@ -50,17 +62,24 @@ def predict(
     operating_point: Annotated[
         str | None, typer.Option(metavar="NAME", help="Operating point; the bundle's default if not given.")
     ] = None,
+    population: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Population of all images; by age and view of each image if not given."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as a JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as a JSON array.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads; one for each usable CPU if not given.")
     ] = None,
 ) -> None:
     """Predict X-rays: files, folders (with all subfolders) or a manifest.
 
-    One bad image never stops the others: it is a row with a reason, and a line on standard error.
+    An unreadable or rejected image does not stop the others: it is a row with a reason, and a line on standard
+    error.
 
     Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted.
     """
@@ -69,70 +88,115 @@ def predict(
         raise typer.BadParameter(f"{report}: end the name with .html", param_hint="--report")
     explained = heatmaps is not None or report is not None
     if method != "cam" and not explained:
-        raise typer.BadParameter("add --heatmaps or --report, or no map is made", param_hint="--method")
-    predictor = _load(bundle, operating_point, workers, force=force)
-    with _output(out, as_json=as_json) as show, _images(heatmaps, report, predictor) as draw:
-        examinations = _examinations(predictor, paths, method=method if explained else None)
-        for examination in _with_progress(examinations, paths):
-            prediction = examination.prediction
+        raise typer.BadParameter("goes with --heatmaps or --report", param_hint="--method")
+    predictor = _load(bundle, operating_point, population, workers, force=force)
+    manifest = predictor.bundle.manifest
+    with (
+        _output(out, manifest, as_json=as_json) as show,
+        _images(heatmaps, report, predictor, operating_point, population) as draw,
+    ):
+        for one in _results(predictor, paths, method=method if explained else None):
+            prediction = one.prediction
             tally[prediction.status] += 1
             if prediction.reasons:
                 reasons = ", ".join(prediction.reasons)
                 typer.echo(f"{prediction.path}: {prediction.message} [{reasons}]", err=True)
             show(prediction)
-            draw(examination)
+            draw(one)
     if not tally:
-        raise DataError("there is no image in what was given; name files, or a folder that holds some")
+        raise DataError("no image was given; name files, or a folder or manifest with images")
     if out is not None or tally.total() > PROGRESS_FROM:
         counts = ", ".join(f"{tally[status]} {status}" for status in ("ok", "rejected", "unreadable"))
-        typer.echo(f"{tally.total()} images: {counts}{f'; answers in {out}' if out else ''}", err=True)
+        typer.echo(f"{tally.total()} images: {counts}{f'; results in {out}' if out else ''}", err=True)
     if report is not None:
         typer.echo(f"report: {report}", err=True)
     raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))
 
 
-def _load(path: Path | None, operating_point: str | None, workers: int | None, *, force: bool) -> Predictor:
+def _load(
+    path: Path | None,
+    operating_point: str | None,
+    population: str | None,
+    workers: int | None,
+    *,
+    force: bool,
+) -> Predictor:
+    """Load the bundle; a name that it does not have is wrong use."""
     from pneumoscope.model.bundle import load_bundle
     from pneumoscope.parallel import available_cpus
     from pneumoscope.predict.predictor import Predictor
 
-    bundle = load_bundle(path)
-    names = [point.name for point in bundle.manifest.operating_points]
-    if operating_point is not None and operating_point not in names:
-        raise typer.BadParameter(
-            f"this bundle has no {operating_point!r}; it has {', '.join(names)}",
-            param_hint="--operating-point",
-        )
-    point = bundle.manifest.operating_point(operating_point)
-    return Predictor(bundle, point, workers=workers or available_cpus(), force=force)
+    one_opencv_thread()
+    bundle = load_bundle(path, allow_draft=False)
+    calibrations = bundle.manifest.calibrations
+    populations = [calibration.population for calibration in calibrations]
+    if population is not None:
+        _check_name(population, populations, "--population")
+        calibrations = (bundle.manifest.calibration_for(population),)
+    if operating_point is not None:
+        common = [
+            point.name
+            for point in calibrations[0].operating_points
+            if all(point.name in {one.name for one in other.operating_points} for other in calibrations)
+        ]
+        _check_name(operating_point, common, "--operating-point")
+    return Predictor(
+        bundle, operating_point, population=population, workers=workers or available_cpus(), force=force
+    )
 
 
-def _examinations(predictor: Predictor, paths: list[str], *, method: Method | None) -> Iterator[Examination]:
-    """Examine where images are drawn; predict, which is cheaper, where not."""
-    from pneumoscope.predict.predictor import Examination
+def _check_name(name: str, known: list[str], option: str) -> None:
+    if name not in known:
+        raise typer.BadParameter(f"this bundle has no {name!r}; it has {', '.join(known)}", param_hint=option)
 
-    if method is not None:
-        yield from predictor.examine_iter(paths, method=method)
-    else:
-        yield from map(Examination, predictor.predict_iter(paths))
+
+def _results(
+    predictor: Predictor, paths: list[str], *, method: Method | None
+) -> Iterator[ExplainedPrediction]:
+    """Predict, and make heat maps by `method` unless it is None; show progress for more than a few images."""
+    from pneumoscope.predict.inputs import expand
+    from pneumoscope.predict.predictor import ExplainedPrediction
+
+    # Folders are walked once: what was listed to know the total is also what is predicted.
+    items = expand(paths)
+    ahead = list(islice(items, LIST_AHEAD))
+    total = len(ahead) if len(ahead) < LIST_AHEAD else None
+    stream = chain(ahead, items)
+    results = (
+        map(ExplainedPrediction, predictor.predict_iter(stream))
+        if method is None
+        else predictor.explain_iter(stream, method=method)
+    )
+    if total is not None and total <= PROGRESS_FROM:
+        yield from results
+        return
+    with show_progress(keep=False) as progress:
+        progress.step("predicting")
+        for done, one in enumerate(results, start=1):
+            yield one
+            progress.update(done, total)
 
 
 @contextmanager
-def _output(out: Path | None, *, as_json: bool) -> Iterator[Callable[[Prediction], None]]:
-    """Choose where answers go: a file, JSON, a table for people, tab-separated lines for programs."""
+def _output(
+    out: Path | None, manifest: BundleManifest, *, as_json: bool
+) -> Iterator[Callable[[Prediction], None]]:
+    """Choose where results go: a file, JSON, a table on a terminal, tab-separated lines otherwise."""
     from pneumoscope.report.writers import RESULT_SUFFIXES, json_array, open_results
 
     if out is not None and out.suffix.lower() not in RESULT_SUFFIXES:
         known = ", ".join(RESULT_SUFFIXES)
         raise typer.BadParameter(f"{out}: end the name with one of {known}", param_hint="--out")
+    classes, target = manifest.classes, manifest.target.name
     with ExitStack() as stack:
         sinks = []
         if out is not None:
-            sinks.append(stack.enter_context(open_results(out)))
+            sinks.append(stack.enter_context(open_results(out, classes=classes, target=target)))
         if as_json:
-            sinks.append(stack.enter_context(json_array(sys.stdout)))
+            sinks.append(stack.enter_context(json_array(sys.stdout, classes=classes, target=target)))
         elif out is None:
-            sinks.append(stack.enter_context(_table() if sys.stdout.isatty() else _lines()))
+            printed = _table if sys.stdout.isatty() else _lines
+            sinks.append(stack.enter_context(printed(classes, target)))
 
         def show(prediction: Prediction) -> None:
             for sink in sinks:
@@ -142,11 +206,11 @@ def _output(out: Path | None, *, as_json: bool) -> Iterator[Callable[[Prediction
 
 
 @contextmanager
-def _table() -> Iterator[Callable[[Prediction], None]]:
-    """Print rich tables of at most `TABLE_PAGE` rows."""
+def _table(classes: tuple[str, ...], target: str) -> Iterator[Callable[[Prediction], None]]:
+    """Print tables of at most `TABLE_PAGE` rows."""
     from rich.console import Console
 
-    from pneumoscope.report.table import as_table
+    from pneumoscope.report.rows import as_table
 
     console = Console()
     page: list[Prediction] = []
@@ -154,67 +218,83 @@ def _table() -> Iterator[Callable[[Prediction], None]]:
     def show(prediction: Prediction) -> None:
         page.append(prediction)
         if len(page) >= TABLE_PAGE:
-            console.print(as_table(page))
+            console.print(as_table(page, classes, target))
             page.clear()
 
     yield show
     if page:
-        console.print(as_table(page))
+        console.print(as_table(page, classes, target))
 
 
 @contextmanager
-def _lines() -> Iterator[Callable[[Prediction], None]]:
-    """Print a header and one tab-separated line a image."""
+def _lines(classes: tuple[str, ...], target: str) -> Iterator[Callable[[Prediction], None]]:
+    """Print a header and one tab-separated line per image."""
     from pneumoscope.report.rows import tsv_header, tsv_line
 
-    typer.echo(tsv_header())
-    yield lambda prediction: typer.echo(tsv_line(prediction))
+    typer.echo(tsv_header(classes, target))
+    yield lambda prediction: typer.echo(tsv_line(prediction, classes, target))
 
 
 @contextmanager
 def _images(
-    folder: Path | None, report: Path | None, predictor: Predictor
-) -> Iterator[Callable[[Examination], None]]:
-    """Open what images go into: a folder, a page, both or neither."""
+    folder: Path | None,
+    report: Path | None,
+    predictor: Predictor,
+    operating_point: str | None,
+    population: str | None,
+) -> Iterator[Callable[[ExplainedPrediction], None]]:
+    """Open where images go: a folder, a page, both or neither."""
     with ExitStack() as stack:
-        sinks: list[Callable[[Examination], None]] = []
+        sinks: list[Callable[[ExplainedPrediction], None]] = []
         if folder is not None:
             sinks.append(_drawing(folder, predictor))
         if report is not None:
             from pneumoscope.report.html import open_report
 
-            about, point = _identity(predictor), predictor.operating_point
-            add = stack.enter_context(open_report(report, about=about, operating_point=point))
-            sinks.append(lambda one: add(one.prediction, one.radiograph, one.explanation))
+            about = _about(predictor, operating_point, population)
+            target = predictor.bundle.manifest.target.name
+            add = stack.enter_context(open_report(report, target=target, about=about))
+            sinks.append(
+                lambda one: add(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
+            )
 
-        def draw(examination: Examination) -> None:
+        def draw(one: ExplainedPrediction) -> None:
             for sink in sinks:
-                sink(examination)
+                sink(one)
 
         yield draw
 
 
-def _identity(predictor: Predictor) -> dict[str, str]:
-    """Say which model answers, and how: what a page is signed with."""
+def _point(predictor: Predictor, one: ExplainedPrediction) -> OperatingPoint | None:
+    """Return the operating point that was used for an image; None without a prediction."""
+    return predictor.point_of(one.prediction) if one.prediction.operating_point else None
+
+
+def _about(predictor: Predictor, operating_point: str | None, population: str | None) -> dict[str, str]:
+    """Return the facts on the model that a report states."""
     from pneumoscope import __version__
 
-    manifest, point = predictor.bundle.manifest, predictor.operating_point
-    made, calibrator = manifest.provenance, manifest.calibrator
-    reached = ", ".join(
-        f"{name} {value:.1%}"
-        for name, value in (("sensitivity", point.sensitivity), ("specificity", point.specificity))
-        if value is not None
-    )
+    manifest = predictor.bundle.manifest
+    made = manifest.provenance
     facts = {
         "Model": predictor.bundle.identity,
-        "Findings": ", ".join(manifest.findings),
-        "Operating point": f"{point.name}: pneumonia from {point.threshold:.4f} on"
-        + (f" ({reached} where it was chosen)" if reached else ""),
-        "Calibration": f"{calibrator.method}, fitted on {calibrator.fitted_on}"
-        if calibrator.fitted_on
-        else "",
-        "Gate": "overridden" if predictor.force else "images that the model cannot predict are rejected",
-        "Trained on": "; and ".join(filter(None, (made.data_description, made.also_description))),
+        "Classes": ", ".join(manifest.classes),
+        "Target": target_text(manifest.target),
+    }
+    for calibration in manifest.calibrations:
+        if population not in {None, calibration.population}:
+            continue
+        suffix = "" if calibration.population == ANY_POPULATION else f", {calibration.population}"
+        point = manifest.operating_point(operating_point, calibration.population)
+        facts[f"Operating point{suffix}"] = f"{point.name}: {point_text(point, manifest.target.name)}"
+        fitted = calibration.calibrator
+        if fitted.fitted_on:
+            facts[f"Calibration{suffix}"] = f"{fitted.method}, fitted on {fitted.fitted_on}"
+    facts |= {
+        "Gate": "overridden" if predictor.force else "images outside of its limits are rejected",
+        "Trained on": "; ".join(map(training_data_text, made.data)),
+        "Evaluated on": "; ".join(map(population_text, manifest.validated)),
+        "Made by": how_made(made),
         "Made": made.created,
         "Intended use": manifest.intended_use,
         **{f"sha256 of {name}": digest for name, digest in sorted(manifest.files.items())},
@@ -223,42 +303,22 @@ def _identity(predictor: Predictor) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _drawing(folder: Path, predictor: Predictor) -> Callable[[Examination], None]:
-    """Make the folder and return a function that draws an examination into it."""
-    from pneumoscope.report.overlay import draw_answer, write_png
+def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], None]:
+    """Make the folder and return a function that writes an image of each prediction into it."""
+    from pneumoscope.report.overlay import draw_prediction, write_png
 
     make_folder(folder)
     taken: set[str] = set()
 
-    def draw(examination: Examination) -> None:
-        prediction, radiograph = examination.prediction, examination.radiograph
-        if radiograph is None:
+    def draw(one: ExplainedPrediction) -> None:
+        if one.radiograph is None:
             return
-        # Images of one name may lie in several folders; the second of them gets a number.
-        stem = Path(prediction.path).stem
+        # Images in different folders may have the same name; the second of them gets a number.
+        stem = Path(one.prediction.path).stem
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-        name = next(one for one in names if one not in taken)
+        name = next(free for free in names if free not in taken)
         taken.add(name)
-        image = draw_answer(prediction, radiograph, examination.explanation, predictor.operating_point)
+        image = draw_prediction(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
         write_png(image, folder / f"{name}.heatmap.png")
 
     return draw
-
-
-def _with_progress(examinations: Iterator[Examination], paths: list[str]) -> Iterator[Examination]:
-    """Show a progress bar on a terminal where there are more than a few images."""
-    if not sys.stderr.isatty():
-        yield from examinations
-        return
-    from pneumoscope.predict.inputs import expand
-
-    total = sum(1 for _ in expand(paths))
-    if total <= PROGRESS_FROM:
-        yield from examinations
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
-        yield from progress.track(examinations, total=total)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
+from pneumoscope.cli.common import SOME_LEFT_OUT
 
 
 def recalibrate(
@@ -29,7 +29,7 @@ def recalibrate(
 
     The figures before and after are cross-fitted by patient: no image is evaluated with what was fitted on it.
     """
-    from pneumoscope.data.manifest import load
+    from pneumoscope.data.folder import load
     from pneumoscope.evaluation.comparison import comparison_rows
     from pneumoscope.evaluation.recalibrate import recalibrate_bundle
     from pneumoscope.model.bundle import load_bundle

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.exit_codes import SOME_LEFT_OUT
-from pneumoscope.cli.extras import needs_extra
+from pneumoscope.cli.common import SOME_LEFT_OUT
+from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
@@ -46,9 +46,9 @@ def train(
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network by a recipe, then calibrate, evaluate and pack it as a bundle."""
-    from pneumoscope.cli.training_progress import show_progress
+    from pneumoscope.cli.progress import show_progress
 
-    with needs_extra("train", "Training"):
+    with require_extra("train", "Training"):
         from pneumoscope.experiment import Experiment, run_experiment, with_split
         from pneumoscope.training.recipe import load_recipe
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.extras import needs_extra
+from pneumoscope.errors import require_extra
 
 
 def train_lungs(
@@ -20,9 +20,9 @@ def train_lungs(
     """Train the lung segmenter on the patients that the default recipe trains on, or on split train."""
     import logging
 
-    from pneumoscope.data.manifest import load
+    from pneumoscope.data.folder import load
 
-    with needs_extra("train", "Training"):
+    with require_extra("train", "Training"):
         from pneumoscope.experiment import divide
         from pneumoscope.training.lungs import fit_lungs
         from pneumoscope.training.recipe import load_recipe

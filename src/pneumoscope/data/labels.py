@@ -1,19 +1,91 @@
-"""From the label of a image to the class of a network."""
+"""Labels: how folders, file names and tables write them, and which class of a network they mean."""
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePath
+
+from pneumoscope.domain import Target
 from pneumoscope.errors import DataError
 
-__all__ = ["PNEUMONIA_SUBTYPES", "TWO_CLASSES", "class_index", "possible_classes"]
+__all__ = [
+    "KNOWN_CLASSES",
+    "PNEUMONIA_SUBTYPES",
+    "class_index",
+    "class_name",
+    "classes_with_target",
+    "parse_kermany_name",
+    "possible_classes",
+]
 
 PNEUMONIA_SUBTYPES = ("bacterial", "viral")
-TWO_CLASSES = ("normal", "pneumonia")
+"""Labels that count as ``pneumonia`` where the classes have only that."""
+
+_SPELLINGS = {
+    "normal": "normal",
+    "pneumonia": "pneumonia",
+    "bacteria": "bacterial",
+    "bacterial": "bacterial",
+    "bacterial pneumonia": "bacterial",
+    "pneumonia bacterial": "bacterial",
+    "virus": "viral",
+    "viral": "viral",
+    "viral pneumonia": "viral",
+    "pneumonia viral": "viral",
+}
+KNOWN_CLASSES = frozenset(_SPELLINGS.values())
+"""Classes that a folder is recognised by wherever it is in a tree."""
+
+_KERMANY_PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<cause>bacteria|virus)_\d+(?:_\d+)*", re.ASCII)
+_KERMANY_NORMAL = re.compile(r"(?P<patient>(?P<prefix>NORMAL2-)?IM-\d+)-\d+(?:-\d+)*", re.ASCII)
 
 
-def class_index(label: str, classes: tuple[str, ...], path: str) -> int:
+def class_name(text: str) -> str:
+    """Return the class that a folder or table cell names, in lower case and one spelling."""
+    plain = " ".join(text.lower().replace("_", " ").replace("-", " ").split())
+    return _SPELLINGS.get(plain, text.strip().lower())
+
+
+def parse_kermany_name(name: str) -> tuple[str, str, str] | None:
+    """Read label, patient and series from a file name of the paediatric set of Kermany et al. (Cell 2018).
+
+    =================================  =========  ==================  ===========
+    name                               label      patient             series
+    =================================  =========  ==================  ===========
+    ``person1234_bacteria_1.jpeg``     bacterial  ``person1234``      ``person``
+    ``person12_virus_34.jpeg``         viral      ``person12``        ``person``
+    ``IM-0115-0001.jpeg``              normal     ``IM-0115``         ``IM``
+    ``IM-0527-0001-0002.jpeg``         normal     ``IM-0527``         ``IM``
+    ``NORMAL2-IM-0383-0001.jpeg``      normal     ``NORMAL2-IM-0383`` ``NORMAL2``
+    =================================  =========  ==================  ===========
+
+    Parameters
+    ----------
+    name : str
+        File name, or a path that ends in it. A folder ``test`` in the path marks the official test
+        folder: its pneumonia patients are numbered from 1 again, so they get the prefix ``test-``.
+        The numbers of the normal patients continue from one folder to the other and stay unchanged.
+
+    Returns
+    -------
+    tuple of str or None
+        Label, patient and series; None where the name is not of this set.
+    """
+    path = PurePath(name)
+    if match := _KERMANY_PNEUMONIA.fullmatch(path.stem):
+        official_test = "test" in (part.lower() for part in path.parts[:-1])
+        patient = f"test-{match['patient']}" if official_test else match["patient"]
+        return class_name(match["cause"]), patient, "person"
+    if match := _KERMANY_NORMAL.fullmatch(path.stem):
+        return "normal", match["patient"], "NORMAL2" if match["prefix"] else "IM"
+    return None
+
+
+def class_index(label: str, classes: tuple[str, ...], path: str, target: Target | None = None) -> int:
     """Return the position of a label among the classes.
 
-    Bacterial and viral count as pneumonia where the classes do not know them.
+    A class of the target counts as the target where the classes have only its name; in the same way
+    bacterial and viral count as pneumonia.
 
     Parameters
     ----------
@@ -23,30 +95,36 @@ def class_index(label: str, classes: tuple[str, ...], path: str) -> int:
         In the order of the network's outputs.
     path : str
         The image, for the message.
+    target : Target, optional
+        The finding that the network decides on.
 
     Raises
     ------
     DataError
         If the label is none of the classes.
     """
-    if label not in classes and label in PNEUMONIA_SUBTYPES and "pneumonia" in classes:
-        label = "pneumonia"
-    if label not in classes:
-        raise DataError(
-            f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); correct the label, or "
-            "choose a recipe or bundle that knows it"
-        )
-    return classes.index(label)
+    if label in classes:
+        return classes.index(label)
+    for name, members in _groups(target):
+        if label in members and name in classes:
+            return classes.index(name)
+    raise DataError(
+        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); correct the label, or "
+        "choose a recipe or bundle that has it as a class"
+    )
 
 
-def possible_classes(label: str, classes: tuple[str, ...], path: str) -> tuple[int, ...]:
+def possible_classes(
+    label: str, classes: tuple[str, ...], path: str, target: Target | None = None
+) -> tuple[int, ...]:
     """Return the positions of all classes that a label leaves open.
 
-    One, but where the label says pneumonia and the classes tell its kinds apart: then those kinds.
+    That is one class, except where the label is the name of the target and the classes have its subtypes
+    instead: then all of those. Without a target, ``pneumonia`` leaves bacterial and viral open.
 
     Parameters
     ----------
-    label, classes, path
+    label, classes, path, target
         As for `class_index`.
 
     Raises
@@ -54,8 +132,23 @@ def possible_classes(label: str, classes: tuple[str, ...], path: str) -> tuple[i
     DataError
         If the label is none of the classes.
     """
-    if label == "pneumonia" and label not in classes:
-        kinds = tuple(classes.index(kind) for kind in PNEUMONIA_SUBTYPES if kind in classes)
-        if kinds:
-            return kinds
-    return (class_index(label, classes, path),)
+    if label not in classes:
+        for name, members in _groups(target):
+            subtypes = tuple(i for i, known in enumerate(classes) if known in members)
+            if label == name and subtypes:
+                return subtypes
+    return (class_index(label, classes, path, target),)
+
+
+def _groups(target: Target | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return findings and the classes that count as them; the target's come first."""
+    stated = [] if target is None else [(target.name, target.classes)]
+    return [*stated, ("pneumonia", PNEUMONIA_SUBTYPES)]
+
+
+def classes_with_target(classes: tuple[str, ...], target: Target) -> tuple[str, ...]:
+    """Return the classes outside the target, then the target's name.
+
+    A data set that is labelled with the target's name only is evaluated on these.
+    """
+    return (*(name for name in classes if not target.includes(name)), target.name)

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.manifest import Manifest, Record, scan
+from pneumoscope.data.folder import scan
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.errors import DataError
 
 __all__ = ["PHANTOM_CLASSES", "draw_phantom", "write_phantoms"]

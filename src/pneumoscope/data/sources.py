@@ -1,22 +1,25 @@
-"""Public data sets: where they are, how they are checked, how they become a manifest."""
+"""Public data sets: download, checksum, description, and conversion to a manifest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.data.download import download
-from pneumoscope.data.manifest import Manifest, scan
+from pneumoscope.data.description import read_description, write_description
+from pneumoscope.data.download import download, unzip_images
+from pneumoscope.data.folder import scan
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.medmnist import read_npz
-from pneumoscope.data.unpack import unzip_images
+from pneumoscope.domain import DatasetDescription, Population, ViewPosition
 from pneumoscope.errors import DataError, DownloadError
+from pneumoscope.parallel import Progress
 
 __all__ = ["PNEUMONIAMNIST_SIZES", "SOURCES", "Source", "describe", "fetch"]
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is going on (``download`` or ``unpack``), how far it is, and the total if known."""
+_CHILDREN = Population("children", (1, 5), (ViewPosition.AP.value,))
+_HOSPITAL = "Guangzhou Women and Children's Medical Center"
+_GRADING = "graded by two physicians, test images checked by a third"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +28,35 @@ class Source:
 
     Parameters
     ----------
-    name : str
-        Of the data set.
     url, filename : str
-        Where the archive is and what it is called.
+        Address and file name of the archive.
     checksum : str or None
         As its publisher states it, ``md5:`` and hexadecimal digest; None where none is published.
-    licence, reference : str
-        To be named by whoever uses the set.
+    description : DatasetDescription
+        Population, hospital, labels, licence and citation; the content of its ``dataset.yaml``.
     """
 
-    name: str
     url: str
     filename: str
     checksum: str | None
-    licence: str
-    reference: str
+    description: DatasetDescription
 
 
 _KERMANY = Source(
-    name="kermany",
     url=(
         "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
         "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
     ),
     filename="ChestXRay2017.zip",
     checksum=None,
-    licence="CC BY 4.0",
-    reference="Kermany et al., Cell 2018; Mendeley Data, version 2, doi:10.17632/rscbjbr9sj.2",
+    description=DatasetDescription(
+        name="Chest X-Ray Images (Pneumonia)",
+        population=_CHILDREN,
+        hospital=_HOSPITAL,
+        label_source=_GRADING,
+        licence="CC BY 4.0",
+        citation="Kermany et al., Cell 2018; Mendeley Data, version 2, doi:10.17632/rscbjbr9sj.2",
+    ),
 )
 
 _PNEUMONIAMNIST_MD5 = {
@@ -62,23 +66,31 @@ _PNEUMONIAMNIST_MD5 = {
     224: "d6a3c71de1b945ea11211b03746c1fe1",
 }
 PNEUMONIAMNIST_SIZES = tuple(_PNEUMONIAMNIST_MD5)
-"""Sides in pixels that PneumoniaMNIST comes in."""
+"""Widths and heights in pixels that PneumoniaMNIST is published in."""
 
 
 def _pneumoniamnist(size: int) -> Source:
     filename = "pneumoniamnist.npz" if size == 28 else f"pneumoniamnist_{size}.npz"
     return Source(
-        name="pneumoniamnist",
         url=f"https://zenodo.org/records/10519652/files/{filename}?download=1",
         filename=filename,
         checksum=f"md5:{_PNEUMONIAMNIST_MD5[size]}",
-        licence="CC BY 4.0",
-        reference="Yang et al., Scientific Data 2023; Zenodo, doi:10.5281/zenodo.10519652",
+        description=DatasetDescription(
+            name="PneumoniaMNIST",
+            population=_CHILDREN,
+            hospital=_HOSPITAL,
+            label_source=_GRADING,
+            licence="CC BY 4.0",
+            citation=(
+                "Yang et al., Scientific Data 2023; Zenodo, doi:10.5281/zenodo.10519652; "
+                "images of Kermany et al., Cell 2018"
+            ),
+        ),
     )
 
 
 SOURCES = ("kermany", "pneumoniamnist")
-"""Names that `fetch` knows."""
+"""Names that `fetch` accepts."""
 
 
 def fetch(
@@ -90,9 +102,9 @@ def fetch(
     base_url: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Get a public data set, check it and unpack it.
+    """Download a public data set, check it, unpack it and write its ``dataset.yaml`` and manifest.
 
-    May be repeated: a broken download goes on where it broke, and what is there is not fetched again.
+    May be repeated: a broken download continues, and existing files, ``dataset.yaml`` among them, are kept.
 
     Parameters
     ----------
@@ -101,20 +113,20 @@ def fetch(
         official folders ``train`` and ``test``; ``pneumoniamnist`` is the same set made small and
         square, with its own train, val and test.
     out : path-like
-        Folder for the archive, the images and ``manifest.csv``.
+        Folder for the archive, the images, ``dataset.yaml`` and ``manifest.csv``.
     size : {28, 64, 128, 224}, optional
-        Side of the images of ``pneumoniamnist``; 28 by default.
+        Width and height of the images of ``pneumoniamnist``; 28 by default.
     file : path-like, optional
-        The archive, where it was got in another way; nothing is downloaded then.
+        The archive, where it was downloaded by other means; nothing is downloaded then.
     base_url : str, optional
         A mirror: folder that holds the archive under its usual name.
-    progress : callable, optional
-        Called with ``download`` or ``unpack``, how far it is, and the total if known.
+    progress : Progress, optional
+        Receives the steps: bytes downloaded, images unpacked, files hashed.
 
     Returns
     -------
     Manifest
-        With the split that the set comes with.
+        With the published split.
 
     Raises
     ------
@@ -132,25 +144,31 @@ def fetch(
     else:
         archive = out / source.filename
         url = f"{base_url.rstrip('/')}/{source.filename}" if base_url else source.url
-        report = (lambda done, total: progress("download", done, total)) if progress else None
-        download(url, archive, checksum=source.checksum, progress=report)
+        download(url, archive, checksum=source.checksum, progress=progress)
+    if name == "kermany" and not unzip_images(archive, out, progress=progress):
+        raise DataError(f"{archive}: holds no image; it is not {source.filename}")
+    if read_description(out) is None:
+        write_description(out, source.description)
     if name == "pneumoniamnist":
         return read_npz(archive, out)
-    report = (lambda done, total: progress("unpack", done, total)) if progress else None
-    if not unzip_images(archive, out, progress=report):
-        raise DataError(f"{archive}: holds no image; it is not {source.filename}")
-    manifest = scan(out)
+    manifest = scan(out, progress=progress)
     manifest.write(out / "manifest.csv")
     return manifest
 
 
 def describe(name: str, size: int | None) -> Source:
-    """Return where a set comes from and on what terms; raises DataError for an unknown name or size."""
+    """Return address, checksum and description of a data set.
+
+    Raises
+    ------
+    DataError
+        If the name or the size is unknown.
+    """
     if name not in SOURCES:
         raise DataError(f"data set '{name}': choose {' or '.join(SOURCES)}")
     if name == "kermany":
         if size is not None:
-            raise DataError("data set 'kermany' comes at full size only; leave the size out")
+            raise DataError("data set 'kermany' is published at full size only; leave the size out")
         return _KERMANY
     if size is not None and size not in PNEUMONIAMNIST_SIZES:
         raise DataError(
@@ -164,13 +182,13 @@ def _verify(archive: Path, source: Source) -> None:
         raise DataError(f"{archive}: no such file; give the downloaded {source.filename}")
     if source.checksum is None:
         return
-    algorithm, _, wanted = source.checksum.partition(":")
+    algorithm, _, expected = source.checksum.partition(":")
     try:
         with archive.open("rb") as stream:
             digest = hashlib.file_digest(stream, algorithm).hexdigest()
     except OSError as error:
-        raise DataError(f"{archive}: cannot be read ({error.strerror})") from error
-    if digest != wanted:
+        raise DataError(f"{archive}: cannot be read ({error.strerror}); check its permissions") from error
+    if digest != expected:
         raise DownloadError(
-            f"{archive}: is not {source.filename} as published ({algorithm} {digest}); get it again"
+            f"{archive}: is not {source.filename} as published ({algorithm} {digest}); download it again"
         )

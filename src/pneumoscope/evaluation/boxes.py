@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pneumoscope.data.manifest import Record, read_csv
+from pneumoscope.data.manifest import Record
+from pneumoscope.data.tables import read_rows
 from pneumoscope.errors import DataError
 
 __all__ = ["Box", "match_boxes", "read_boxes"]
@@ -52,7 +53,7 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     DataError
         If the file is no such table, or a box is no box; the line names file and row.
     """
-    columns, rows = read_csv(path)
+    columns, rows = read_rows(path)
     key = next((name for name in ("patientId", "path") if name in columns), None)
     missing = [name for name in _SIDES if name not in columns]
     if key is None or missing:

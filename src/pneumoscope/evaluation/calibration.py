@@ -1,91 +1,100 @@
-"""From observed images to what a bundle stores: calibrator, operating points, thresholds of sets."""
+"""Calibrators: fitted after training, on images that neither trained the network nor evaluate it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from pneumoscope.domain import OperatingPoint
-from pneumoscope.evaluation.calibrate import (
-    choose_operating_points,
-    conformal_thresholds,
-    fit_temperature,
-    fit_vector,
-)
+from pneumoscope.domain import ANY_POPULATION
+from pneumoscope.errors import DataError, require_extra
 from pneumoscope.evaluation.observe import Observed
-from pneumoscope.model.manifest import BundleManifest, Calibrator
+from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
+from pneumoscope.evaluation.thresholds import (
+    choose_operating_points,
+    classes_left_open,
+    conformal_thresholds,
+)
+from pneumoscope.model.manifest import Calibration, Calibrator
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds
 
-__all__ = ["CONFORMAL_ALPHA", "Calibration", "Method", "fit_calibration", "refit_against_normal"]
+__all__ = ["CONFORMAL_ALPHA", "Method", "fit_calibration", "fit_temperature", "fit_vector", "refit_target"]
 
 Method = Literal["none", "temperature", "vector"]
+"""How logits are scaled: not at all, all by one factor, or each class by its own factor and offset."""
 
 CONFORMAL_ALPHA = 0.1
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """All that turns logits into answers; the fields are those of the bundle's manifest."""
-
-    calibrator: Calibrator
-    operating_points: tuple[OperatingPoint, ...]
-    conformal: tuple[float, ...] | None
-    conformal_alpha: float | None = CONFORMAL_ALPHA
-
-    def written_into(self, manifest: BundleManifest, **fields: Any) -> BundleManifest:
-        """Return the manifest with this calibration, and with other `fields` replaced."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        names = [point.name for point in self.operating_points]
-        default = "balanced" if "balanced" in names else names[0]
-        return manifest.model_copy(update=own | {"default_operating_point": default} | fields)
+# Temperatures outside are no calibration but the sign of a broken network.
+MIN_SCALE, MAX_SCALE = 0.02, 50.0
+# Pulls towards plain temperature scaling; without it a separable set sends scales and biases to infinity.
+RIDGE = 1e-3
 
 
 def fit_calibration(
-    observed: Observed, method: Method, *, fitted_on: str, kept: Calibrator | None = None
+    observed: Observed,
+    method: Method,
+    *,
+    fitted_on: str,
+    kept: Calibrator | None = None,
+    population: str = ANY_POPULATION,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Calibration:
     """Fit calibrator, operating points and conformal thresholds on the same images.
 
     Parameters
     ----------
     observed : Observed
-        With disturbed views or without; the rows of a image weigh as one.
+        With augmented copies or without; the rows of an image weigh as one.
     method : {"none", "temperature", "vector"}
         How the logits are scaled.
     fitted_on : str
         What the images are, for the record.
     kept : Calibrator, optional
         What method ``none`` leaves in force; the plain softmax if not given.
+    population : str
+        Name of the population that the images are of.
+    n_boot, seed : int
+        Resamples of the patients for the intervals of the operating points, and their seed.
 
     Raises
     ------
     DataError
-        If there are no images with, or none without, pneumonia.
+        If there are no images with, or none without, the target.
     """
     calibrator = _calibrator(observed, method, fitted_on) or kept or Calibrator()
-    return _with_thresholds(observed, calibrator)
+    return _with_thresholds(
+        observed, calibrator, population=population, chosen_on=fitted_on, n_boot=n_boot, seed=seed
+    )
 
 
-def refit_against_normal(
-    observed: Observed, method: Method, *, fitted_on: str, parent: BundleManifest
+def refit_target(
+    observed: Observed,
+    method: Method,
+    *,
+    fitted_on: str,
+    parent: Calibration,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Calibration:
-    """Fit on top of a parent what labels can tell that do not know the subtypes of pneumonia.
+    """Fit on top of a calibration what labels can tell that do not distinguish the classes of the target.
 
-    The log-odds of pneumonia are scaled (``temperature``), or scaled and moved (``vector``: Platt, 1999); the
-    kinds keep the shares in it that the parent gives them, and the parent's conformal thresholds.
+    The log-odds of the target against the rest are scaled (``temperature``), or scaled and shifted
+    (``vector``: Platt, 1999); the classes of the target keep their shares in it, and the parent's conformal
+    thresholds.
 
     Parameters
     ----------
-    observed, method, fitted_on
+    observed, method, fitted_on, n_boot, seed
         As for `fit_calibration`.
-    parent : BundleManifest
+    parent : Calibration
         Of the bundle that is recalibrated.
     """
-    old = parent.calibrator
-    odds = log_odds(calibrated_logits(observed.logits, old))
+    old, mask = parent.calibrator, observed.target_mask
+    odds = log_odds(calibrated_logits(observed.logits, old, mask), mask)
     two = np.c_[np.zeros(len(odds)), odds]
-    truth = observed.is_pneumonia.astype(np.int64)
+    truth = observed.is_positive.astype(np.int64)
     scale, bias = 1.0, 0.0
     if method == "temperature":
         scale = 1 / fit_temperature(two, truth, observed.weights)
@@ -94,31 +103,59 @@ def refit_against_normal(
         scale, bias = float(scales[1]), float(biases[1] - biases[0])
     calibrator = old
     if method != "none":
-        before = f"; the subtypes of pneumonia as before: {old.fitted_on}" if old.fitted_on else ""
+        before = f"; its classes as before: {old.fitted_on}" if old.fitted_on else ""
         calibrator = old.model_copy(
             update={
                 "method": method if old.method == "none" else old.method,
                 "odds_scale": scale * old.odds_scale,
                 "odds_bias": scale * old.odds_bias + bias,
-                "fitted_on": f"{fitted_on}, pneumonia against normal{before}",
+                "fitted_on": f"{fitted_on}, {observed.target.name} against the rest{before}",
             }
         )
-    fitted = _with_thresholds(observed, calibrator, parent.conformal_alpha or CONFORMAL_ALPHA)
+    fitted = _with_thresholds(
+        observed,
+        calibrator,
+        population=parent.population,
+        chosen_on=fitted_on,
+        alpha=parent.conformal_alpha or CONFORMAL_ALPHA,
+        n_boot=n_boot,
+        seed=seed,
+    )
     if parent.conformal is None or fitted.conformal is None:
-        return Calibration(fitted.calibrator, fitted.operating_points, None, None)
-    conformal = (fitted.conformal[0], *parent.conformal[1:])
-    return Calibration(fitted.calibrator, fitted.operating_points, conformal, fitted.conformal_alpha)
+        return fitted.model_copy(update={"conformal": None, "conformal_alpha": None})
+    pairs = zip(mask.tolist(), parent.conformal, fitted.conformal, strict=True)
+    kept = tuple(before if of_target else now for of_target, before, now in pairs)
+    return fitted.model_copy(update={"conformal": kept})
 
 
 def _with_thresholds(
-    observed: Observed, calibrator: Calibrator, alpha: float = CONFORMAL_ALPHA
+    observed: Observed,
+    calibrator: Calibrator,
+    *,
+    population: str,
+    chosen_on: str,
+    alpha: float = CONFORMAL_ALPHA,
+    n_boot: int,
+    seed: int,
 ) -> Calibration:
-    probabilities = calibrate(observed.logits, calibrator)
+    probabilities = calibrate(observed.logits, calibrator, observed.target_mask)
+    points = choose_operating_points(
+        np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0),
+        observed.is_positive,
+        observed.weights,
+        patients=observed.patients,
+        target=observed.target.name,
+        population=population,
+        chosen_on=chosen_on,
+        n_boot=n_boot,
+        seed=seed,
+    )
     return Calibration(
-        calibrator,
-        choose_operating_points(1 - probabilities[:, 0], observed.is_pneumonia, observed.weights),
-        conformal_thresholds(probabilities, observed.possible, alpha, observed.patients),
-        alpha,
+        population=population,
+        calibrator=calibrator,
+        operating_points=points,
+        conformal=conformal_thresholds(probabilities, observed.possible, alpha, observed.patients),
+        conformal_alpha=alpha,
     )
 
 
@@ -133,3 +170,116 @@ def _calibrator(observed: Observed, method: Method, fitted_on: str) -> Calibrato
         scale, bias = tuple(scales.tolist()), tuple(biases.tolist())
         return Calibrator(method="vector", scale=scale, bias=bias, fitted_on=fitted_on)
     return None
+
+
+def fit_temperature(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None = None
+) -> float:
+    """Find the temperature that makes ``softmax(logits / T)`` most likely.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. The loss is convex in 1/T where every
+    label names one class; where some leave several open, this is a local minimum.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, K)
+        Raw outputs of the network.
+    labels : ndarray of int, shape (N,), or of bool, shape (N, K)
+        True classes in 0..K-1; or the classes that each label leaves open, of which one is true.
+    weights : ndarray of float64, shape (N,), optional
+        How much each row counts; all alike if not given.
+
+    Returns
+    -------
+    float
+        T in [0.02, 50]; above 1 for an over-confident network.
+
+    Raises
+    ------
+    DataError
+        If there are no images, the shapes disagree, or a logit is not finite.
+    MissingExtraError
+        If scipy is absent.
+    """
+    logits, possible, weights = _checked(logits, labels, weights)
+    with require_extra("evaluate", "fitting a calibrator"):
+        from scipy.optimize import brentq
+
+    def slope(scale: float) -> float:
+        excess = _softmax(scale * logits) - _softmax(np.where(possible, scale * logits, -np.inf))
+        return float(weights @ (excess * logits).sum(axis=1))
+
+    if slope(MIN_SCALE) >= 0:  # the logits do not separate the classes
+        return 1 / MIN_SCALE
+    if slope(MAX_SCALE) <= 0:  # every image is right: no temperature is too low
+        return 1 / MAX_SCALE
+    return 1 / float(brentq(slope, MIN_SCALE, MAX_SCALE, xtol=1e-9))
+
+
+def fit_vector(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Find scale and bias per class that make ``softmax(scale * logits + bias)`` most likely.
+
+    Vector scaling (Guo et al., ICML 2017) with a weak ridge towards the temperature that `fit_temperature`
+    finds. It starts there, so the result is never less likely on these images than temperature scaling.
+
+    Parameters
+    ----------
+    logits, labels, weights
+        As for `fit_temperature`.
+
+    Returns
+    -------
+    scale, bias : ndarray of float64, shape (K,)
+        Scales in [0.02, 50]; biases sum to zero.
+
+    Raises
+    ------
+    DataError, MissingExtraError
+        As `fit_temperature`.
+    """
+    start = 1 / fit_temperature(logits, labels, weights)
+    logits, possible, weights = _checked(logits, labels, weights)
+    with require_extra("evaluate", "fitting a calibrator"):
+        from scipy.optimize import minimize
+    k = logits.shape[1]
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        scale, bias = parameters[:k], parameters[k:]
+        scaled = scale * logits + bias
+        within = np.where(possible, scaled, -np.inf)
+        away = parameters - np.r_[np.full(k, start), np.zeros(k)]
+        surprise = np.logaddexp.reduce(scaled, axis=1) - np.logaddexp.reduce(within, axis=1)
+        value = weights @ surprise + RIDGE * (away**2).sum() / 2
+        error = (_softmax(scaled) - _softmax(within)) * weights[:, None]
+        return float(value), np.r_[(error * logits).sum(axis=0), error.sum(axis=0)] + RIDGE * away
+
+    bounds = [(MIN_SCALE, MAX_SCALE)] * k + [(None, None)] * k
+    found = minimize(loss, np.r_[np.full(k, start), np.zeros(k)], jac=True, method="L-BFGS-B", bounds=bounds)
+    scale, bias = found.x[:k], found.x[k:]
+    return scale, bias - bias.mean()
+
+
+def _checked(
+    logits: FloatArray, labels: IntArray | BoolArray, weights: FloatArray | None
+) -> tuple[FloatArray, BoolArray, FloatArray]:
+    """Return logits, the classes that each label leaves open, and weights that sum to 1."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
+        raise DataError(
+            f"a calibrator needs logits (N, K) and N labels, not {logits.shape} and {labels.shape}"
+        )
+    possible = classes_left_open(labels, logits.shape[1])
+    if not np.isfinite(logits).all():
+        raise DataError(
+            "a logit is not finite; the network diverged, train it again with a lower learning rate"
+        )
+    shares = np.ones(len(logits)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return logits, possible, shares / shares.sum()
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

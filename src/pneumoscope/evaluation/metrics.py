@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 
+from pneumoscope.domain import AGE_BANDS, Estimate
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
-from pneumoscope.evaluation.scores import NORMAL, BoolArray, FloatArray, ScoredSet, worst_mistakes
+from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray, ScoredSet, worst_mistakes
+from pneumoscope.model.results import (
+    AllClasses,
+    ClassMeasures,
+    Detection,
+    Evaluation,
+    MistakeRow,
+    PointMeasures,
+    ReliabilityBin,
+    Subgroup,
+    Subtypes,
+    TargetClasses,
+)
 
-__all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores", "figure"]
+__all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores"]
 
 MIN_SUBGROUP = 20
 """Fewest images of a subgroup that is evaluated by itself."""
 
 SUBGROUPS = ("by_source", "by_subtype", "by_view", "by_age", "by_sex")
-"""Sections of ``metrics.json`` for parts of the set; a subtype of pneumonia is held against all normals."""
+"""Sections for parts of the set; a subtype is evaluated against all images without the target."""
 
 MISTAKES = 10
-
-LEVEL = 0.95
-# Weights of one block of resamples: 4 million float64 are 32 MB.
-_BLOCK = 4_000_000
 
 _RANKED = ("auroc", "average_precision")
 _MACRO = (*_RANKED, "specificity", "ppv", "npv", "f1")
@@ -36,15 +45,15 @@ _REASONS = {
     "balanced_accuracy": "needs images of every class",
     "sensitivity": "no image shows {what}",
     "specificity": "every image shows {what}",
-    "ppv": "no image was called {what}",
-    "npv": "every image was called {what}",
-    "f1": "no image shows {what} and none was called so",
-    "mcc": "all labels or all answers are alike",
+    "ppv": "no image was predicted as {what}",
+    "npv": "every image was predicted as {what}",
+    "f1": "no image shows {what} and none was predicted so",
+    "mcc": "all labels or all predictions are alike",
 }
 
 # Section, and for the sections with parts the part, then the measure.
 _Key = tuple[str, ...]
-_Figures = Mapping[_Key, dict[str, Any]]
+_Estimates = Mapping[_Key, Estimate]
 
 
 def evaluate_scores(
@@ -54,21 +63,21 @@ def evaluate_scores(
     n_boot: int = 1000,
     seed: int = 0,
     points: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a scored set.
 
-    Each figure is ``{"value", "low", "high"}``: the measure and its 95% percentile interval over `n_boot`
-    resamples of the patients (Efron; clustered, since images of one patient are alike). A figure that the
-    set does not define is None, with a ``reason`` beside it. `docs/reference/metrics.md` names every section.
+    Each measure is an `Estimate`: its value and its 95% percentile interval over `n_boot` resamples of the
+    patients (Efron; clustered, since images of one patient are alike). A measure that the set does not define
+    has no value, and a reason. `docs/reference/metrics.md` names every section.
 
     Parameters
     ----------
     scored : ScoredSet
         Evaluated images with their labels.
     threshold : float
-        At or above it the probability of pneumonia is a call of pneumonia, in [0, 1].
+        At or above it the probability of the target is a positive prediction, in [0, 1].
     n_boot : int
-        Resamples; 0 gives figures without intervals.
+        Resamples; 0 gives values without intervals.
     seed : int
         Of the resampling.
     points : mapping of str to float, optional
@@ -76,8 +85,8 @@ def evaluate_scores(
 
     Returns
     -------
-    dict
-        JSON-ready: the content of ``metrics.json``.
+    Evaluation
+        ``metrics.json`` is its JSON.
 
     Raises
     ------
@@ -92,97 +101,98 @@ def evaluate_scores(
     for one in (threshold, *thresholds.values()):
         if not 0 <= one <= 1:
             raise DataError(f"the threshold must lie in [0, 1], not {one}")
-    replicates = _replicates(scored, threshold, thresholds, n_boot, seed)
+    values = weighted.replicates(
+        scored.patient_index, n_boot, seed, lambda weights: _measures(scored, threshold, thresholds, weights)
+    )
     n_patients = len(set(scored.patients))
-    figures = {
-        key: figure(values, n_patients, reason=_reason(key) if np.isnan(values[0]) else "")
-        for key, values in replicates.items()
+    estimates = {
+        key: weighted.estimate(one, n_patients, reason=_reason(key, scored)) for key, one in values.items()
     }
-    method = "percentile bootstrap, patients resampled with replacement"
-    return {
-        **_what_was_evaluated(scored, threshold),
-        "intervals": {"level": LEVEL, "method": method, "resamples": n_boot, "seed": seed},
-        **_by_measure(scored, threshold, figures),
-        "operating_points": {
-            name: {"threshold": at, **_section(figures, "operating_points", name)}
+    labels, predicted = scored.labels, scored.probabilities.argmax(axis=1)
+    counts = np.bincount(labels, minlength=len(scored.classes)).tolist()
+    positive = (scored.p_target >= threshold).astype(np.int64)
+    return Evaluation(
+        classes=scored.classes,
+        target=TargetClasses(name=scored.target.name, classes=scored.target.classes),
+        images=len(scored),
+        patients=n_patients,
+        images_by_class=dict(zip(scored.classes, counts, strict=True)),
+        threshold=threshold,
+        intervals=weighted.intervals(n_boot, seed),
+        detection=Detection.model_validate(
+            _section(estimates, "detection")
+            | {"confusion": _counts(scored.is_positive.astype(np.int64), positive, 2)}
+        ),
+        all_classes=AllClasses.model_validate(
+            _section(estimates, "all_classes") | {"confusion": _counts(labels, predicted, len(scored.classes))}
+        ),
+        by_class={
+            name: ClassMeasures.model_validate(_section(estimates, "by_class", name))
+            for name in scored.classes
+        },
+        subtypes={
+            name: Subtypes.model_validate(_section(estimates, "subtypes", name))
+            for name in _subtype_pairs(scored)
+        },
+        operating_points={
+            name: PointMeasures.model_validate(
+                {"threshold": at, **_section(estimates, "operating_points", name)}
+            )
             for name, at in thresholds.items()
         },
-        **_by_subgroup(scored, figures),
-        "reliability": _reliability(scored),
-        "mistakes": _mistakes(scored, threshold),
-    }
+        **_by_subgroup(scored, estimates),
+        reliability=_reliability(scored),
+        mistakes=_mistakes(scored, threshold),
+    )
 
 
-def _what_was_evaluated(scored: ScoredSet, threshold: float) -> dict[str, Any]:
-    counts = np.bincount(scored.labels, minlength=len(scored.classes))
-    return {
-        "classes": list(scored.classes),
-        "images": len(scored),
-        "patients": len(set(scored.patients)),
-        "images_by_class": dict(zip(scored.classes, counts.tolist(), strict=True)),
-        "threshold": threshold,
-    }
-
-
-def _by_measure(scored: ScoredSet, threshold: float, figures: _Figures) -> dict[str, Any]:
-    called = (scored.p_pneumonia >= threshold).astype(np.int64)
-    return {
-        "pneumonia": {
-            **_section(figures, "pneumonia"),
-            "confusion": _counts(scored.is_pneumonia.astype(np.int64), called, 2),
-        },
-        "all_classes": {
-            **_section(figures, "all_classes"),
-            "confusion": _counts(scored.labels, scored.probabilities.argmax(axis=1), len(scored.classes)),
-        },
-        "by_class": {name: _section(figures, "by_class", name) for name in scored.classes},
-        "bacterial_vs_viral": _section(figures, "bacterial_vs_viral") or None,
-    }
-
-
-def _by_subgroup(scored: ScoredSet, figures: _Figures) -> dict[str, Any]:
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SUBGROUPS}
+def _by_subgroup(scored: ScoredSet, estimates: _Estimates) -> dict[str, dict[str, Subgroup]]:
+    sections: dict[str, dict[str, Subgroup]] = {name: {} for name in SUBGROUPS}
     for (section, name), mask in _subgroups(scored).items():
-        sections[section][name] = {
-            "images": int(mask.sum()),
-            "pneumonia": int(scored.is_pneumonia[mask].sum()),
-            **_section(figures, section, name),
-        }
+        counts = {"images": int(mask.sum()), "positive": int(scored.is_positive[mask].sum())}
+        sections[section][name] = Subgroup.model_validate(counts | _section(estimates, section, name))
     return sections
 
 
-def _reliability(scored: ScoredSet) -> list[dict[str, float]]:
-    """What was said and what was found in each of the 15 bins of the ECE that holds a image."""
-    p, truth = scored.p_pneumonia, scored.is_pneumonia
+def _reliability(scored: ScoredSet) -> tuple[ReliabilityBin, ...]:
+    """Mean predicted probability and observed frequency in each of the 15 bins of the ECE with an image."""
+    p, truth = scored.p_target, scored.is_positive
     bins = weighted.bin_of(p)
-    return [
-        {
-            "low": index / weighted.N_BINS,
-            "high": (index + 1) / weighted.N_BINS,
-            "images": int((bins == index).sum()),
-            "said": float(p[bins == index].mean()),
-            "found": float(truth[bins == index].mean()),
-        }
+    return tuple(
+        ReliabilityBin(
+            low=index / weighted.N_BINS,
+            high=(index + 1) / weighted.N_BINS,
+            images=int((bins == index).sum()),
+            predicted=float(p[bins == index].mean()),
+            observed=float(truth[bins == index].mean()),
+        )
         for index in np.unique(bins).tolist()
-    ]
+    )
 
 
-def _mistakes(scored: ScoredSet, threshold: float) -> list[dict[str, Any]]:
-    """The most confident mistakes; a path that is absolute would tell of this machine, so only its name."""
-    return [
-        {**asdict(one), "path": PurePath(one.path).name if PurePath(one.path).is_absolute() else one.path}
-        for one in worst_mistakes(scored, threshold, MISTAKES // 2)
-    ]
+def _mistakes(scored: ScoredSet, threshold: float) -> tuple[MistakeRow, ...]:
+    """The most confident mistakes; of an absolute path, which would identify this machine, only the name."""
+    rows = [asdict(one) for one in worst_mistakes(scored, threshold, MISTAKES // 2)]
+    for row in rows:
+        path = PurePath(row["path"])
+        row["path"] = path.name if path.is_absolute() else row["path"]
+    return tuple(MistakeRow(**row) for row in rows)
 
 
-def _section(figures: _Figures, *start: str) -> dict[str, dict[str, Any]]:
-    return {key[-1]: figure for key, figure in figures.items() if key[:-1] == start}
+def _section(estimates: _Estimates, *start: str) -> dict[str, object]:
+    return {key[-1]: estimate for key, estimate in estimates.items() if key[:-1] == start}
 
 
-def _counts(truth: Any, called: Any, n_classes: int) -> list[list[int]]:
-    matrix = weighted.confusion(truth, called, n_classes, np.ones((1, len(truth))))[0]
+def _counts(truth: IntArray, predicted: IntArray, n_classes: int) -> list[list[int]]:
+    matrix = weighted.confusion(truth, predicted, n_classes, np.ones((1, len(truth))))[0]
     counts: list[list[int]] = matrix.astype(int).tolist()
     return counts
+
+
+def _subtype_pairs(scored: ScoredSet) -> dict[str, tuple[int, int]]:
+    """Pairs of classes that count as the target, by name."""
+    own = np.flatnonzero(scored.target_mask).tolist()
+    return {f"{scored.classes[a]} vs {scored.classes[b]}": (a, b) for a, b in combinations(own, 2)}
 
 
 def _subgroups(scored: ScoredSet) -> dict[tuple[str, str], BoolArray]:
@@ -196,54 +206,44 @@ def _subgroups(scored: ScoredSet) -> dict[tuple[str, str], BoolArray]:
         names, counts = np.unique(column, return_counts=True)
         large = [name for name, count in zip(names.tolist(), counts, strict=True) if count >= MIN_SUBGROUP]
         found |= {(section, name): column == name for name in sorted(large, key=_in_order) if name}
-    if len(scored.classes) > 2:
-        for index, name in enumerate(scored.classes):
-            if name != NORMAL and (scored.labels == index).sum() >= MIN_SUBGROUP:
-                found["by_subtype", name] = ~scored.is_pneumonia | (scored.labels == index)
+    subtypes = np.flatnonzero(scored.target_mask)
+    for index in subtypes if len(subtypes) > 1 else ():
+        if (scored.labels == index).sum() >= MIN_SUBGROUP:
+            found["by_subtype", scored.classes[index]] = ~scored.is_positive | (scored.labels == index)
     return found
 
 
+_BAND_ENDS = {name: end for end, name in AGE_BANDS}
+
+
 def _in_order(name: str) -> tuple[float, str]:
-    """Sort groups of ages by their lower end, everything else by name."""
-    lower = re.match(r"\d+", name)
-    return (float(lower[0]) if lower else -1.0, name)
-
-
-def _replicates(
-    scored: ScoredSet, threshold: float, points: Mapping[str, float], n_boot: int, seed: int
-) -> dict[_Key, FloatArray]:
-    """Every measure on the set itself (first element) and on each resample, shape (1 + n_boot,)."""
-    rng = np.random.default_rng(seed)
-    patients = scored.patient_index
-    parts = [_measures(scored, threshold, points, np.ones((1, len(scored))))]
-    block = max(1, _BLOCK // len(scored))
-    for start in range(0, n_boot, block):
-        weights = weighted.patient_weights(patients, min(block, n_boot - start), rng)
-        parts.append(_measures(scored, threshold, points, weights))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    """Sort age bands by age, everything else by name."""
+    return (_BAND_ENDS.get(name, -math.inf), name)
 
 
 def _measures(
     scored: ScoredSet, threshold: float, points: Mapping[str, float], weights: FloatArray
 ) -> dict[_Key, FloatArray]:
-    out: dict[_Key, FloatArray] = {}
-    out.update({("pneumonia", name): v for name, v in _against_normal(scored, threshold, weights).items()})
+    out: dict[_Key, FloatArray] = {
+        ("detection", name): values for name, values in _detection(scored, threshold, weights).items()
+    }
     out.update(_over_classes(scored, weights))
-    if "bacterial" in scored.classes and "viral" in scored.classes:
-        out["bacterial_vs_viral", "auroc"] = _kind_auroc(scored, weights)
+    for name, pair in _subtype_pairs(scored).items():
+        out["subtypes", name, "auroc"] = _subtype_auroc(scored, pair, weights)
     for point, at in points.items():
-        called = (scored.p_pneumonia >= at).astype(np.int64)
-        matrix = weighted.confusion(scored.is_pneumonia.astype(np.int64), called, 2, weights)
-        part = weighted.rates(matrix, 1)
-        out.update({("operating_points", point, name): part[name] for name in ("sensitivity", "specificity")})
+        positive = scored.p_target >= at
+        truth = scored.is_positive
+        out["operating_points", point, "sensitivity"] = weighted.share(positive, truth, weights)
+        out["operating_points", point, "specificity"] = weighted.share(~positive, ~truth, weights)
     for group, mask in _subgroups(scored).items():
-        part = _against_normal(scored.select(mask), threshold, weights[:, mask])
+        part = _detection(scored.select(mask), threshold, weights[:, mask])
         out.update({(*group, name): values for name, values in part.items()})
     return out
 
 
-def _against_normal(scored: ScoredSet, threshold: float, weights: FloatArray) -> dict[str, FloatArray]:
-    p, truth = scored.p_pneumonia, scored.is_pneumonia
+def _detection(scored: ScoredSet, threshold: float, weights: FloatArray) -> dict[str, FloatArray]:
+    """The target against the rest."""
+    p, truth = scored.p_target, scored.is_positive
     auroc, average_precision = weighted.ranking(p, truth, weights)
     matrix = weighted.confusion(truth.astype(np.int64), (p >= threshold).astype(np.int64), 2, weights)
     return {
@@ -257,8 +257,8 @@ def _against_normal(scored: ScoredSet, threshold: float, weights: FloatArray) ->
 
 def _over_classes(scored: ScoredSet, weights: FloatArray) -> dict[_Key, FloatArray]:
     p, labels, k = scored.probabilities, scored.labels, len(scored.classes)
-    called = p.argmax(axis=1).astype(np.int64)
-    matrix = weighted.confusion(labels, called, k, weights)
+    predicted = p.argmax(axis=1).astype(np.int64)
+    matrix = weighted.confusion(labels, predicted, k, weights)
     by_class: list[dict[str, FloatArray]] = []
     for index in range(k):
         auroc, average_precision = weighted.ranking(p[:, index], labels == index, weights)
@@ -270,7 +270,7 @@ def _over_classes(scored: ScoredSet, weights: FloatArray) -> dict[_Key, FloatArr
         **{f"macro_{name}": np.mean([part[name] for part in by_class], axis=0) for name in _MACRO},
         "mcc": weighted.multiclass_mcc(matrix),
         "brier": weighted.brier(p - (labels[:, None] == np.arange(k)), weights),
-        "ece": weighted.calibration_error(p.max(axis=1), called == labels, weights),
+        "ece": weighted.calibration_error(p.max(axis=1), predicted == labels, weights),
     }
     out: dict[_Key, FloatArray] = {("all_classes", name): values for name, values in overall.items()}
     for name, part in zip(scored.classes, by_class, strict=True):
@@ -278,49 +278,26 @@ def _over_classes(scored: ScoredSet, weights: FloatArray) -> dict[_Key, FloatArr
     return out
 
 
-def _kind_auroc(scored: ScoredSet, weights: FloatArray) -> FloatArray:
-    bacterial, viral = scored.classes.index("bacterial"), scored.classes.index("viral")
-    among = np.isin(scored.labels, (bacterial, viral))
+def _subtype_auroc(scored: ScoredSet, pair: tuple[int, int], weights: FloatArray) -> FloatArray:
+    """AUROC of the first class against the second, by its share in the probability of both."""
+    first, second = pair
+    among = np.isin(scored.labels, pair)
     p = scored.probabilities[among]
-    total = p[:, bacterial] + p[:, viral]
-    # Sure of normal: the image says nothing about the kind.
-    share = np.divide(p[:, bacterial], total, out=np.full(len(p), 0.5), where=total > 0)
-    auroc, _ = weighted.ranking(share, scored.labels[among] == bacterial, weights[:, among])
+    total = p[:, first] + p[:, second]
+    # Where both are 0 the image does not tell the two apart.
+    part = np.divide(p[:, first], total, out=np.full(len(p), 0.5), where=total > 0)
+    auroc, _ = weighted.ranking(part, scored.labels[among] == first, weights[:, among])
     return auroc
 
 
-def figure(values: FloatArray, n_patients: int, *, reason: str) -> dict[str, Any]:
-    """Return a measure with its 95% percentile interval.
-
-    Parameters
-    ----------
-    values : ndarray of float64, shape (1 + B,)
-        The measure on the set itself, then on each resample; NaN where it is undefined.
-    n_patients : int
-        Patients that were resampled.
-    reason : str
-        Why the measure is undefined, where it is.
-    """
-    value, resampled = values[0], values[1:]
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None, "reason": reason}
-    defined = resampled[~np.isnan(resampled)]
-    if n_patients < 2:
-        reason = "no interval: all images are of one patient"
-    elif not resampled.size:
-        reason = "no interval: no resamples were asked for"
-    elif 2 * defined.size < resampled.size:
-        reason = "no interval: too few images, most resamples hold one class only"
-    else:
-        tail = 100 * (1 - LEVEL) / 2
-        low, high = np.percentile(defined, (tail, 100 - tail))
-        return {"value": float(value), "low": float(low), "high": float(high)}
-    return {"value": float(value), "low": None, "high": None, "reason": reason}
-
-
-def _reason(key: _Key) -> str:
+def _reason(key: _Key, scored: ScoredSet) -> str:
+    """Why a measure is undefined, where it is."""
     measure = key[-1].removeprefix("macro_")
     if key[0] == "all_classes" and measure != "mcc":
-        return "some class has no image, or was never called"
-    what = {"by_class": key[1], "bacterial_vs_viral": "bacterial pneumonia"}.get(key[0], "pneumonia")
-    return _REASONS[measure].format(what=what)
+        return "some class has no image, or was never predicted"
+    what = scored.target.name
+    if key[0] == "by_class":
+        what = key[1]
+    elif key[0] == "subtypes":
+        what = key[1].partition(" vs ")[0]
+    return _REASONS.get(measure, "").format(what=what)

@@ -1,8 +1,7 @@
-"""Predictions beside the truth: what every measure and every plot is computed from."""
+"""Predictions with their labels: what every measure and every plot is computed from."""
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.labels import class_index
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Prediction, Target, age_band
 from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ __all__ = [
     "IntArray",
     "Mistake",
     "ScoredSet",
-    "age_group",
     "scored_set",
     "worst_mistakes",
 ]
@@ -32,25 +30,6 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-NORMAL = "normal"
-# Where a class's probability stands in a prediction.
-_FIELDS = {
-    NORMAL: "p_normal",
-    "bacterial": "p_bacterial",
-    "viral": "p_viral",
-    "pneumonia": "p_pneumonia",
-}
-
-
-# First whole year of each group after the one from birth.
-_AGES = (1, 6, 18, 40, 65)
-_AGE_GROUPS = ("0 years", "1-5 years", "6-17 years", "18-39 years", "40-64 years", "65 years and over")
-
-
-def age_group(years: float | None) -> str:
-    """Return the group of an age in years, or an empty text where it is unknown."""
-    return "" if years is None else _AGE_GROUPS[bisect(_AGES, years)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +39,7 @@ class ScoredSet:
     Parameters
     ----------
     classes : tuple of str, length K
-        Class names in the order of the columns of `probabilities`; one of them is ``normal``.
+        Class names in the order of the columns of `probabilities`.
     labels : ndarray of int64, shape (N,)
         Index into `classes`.
     probabilities : ndarray of float64, shape (N, K)
@@ -72,14 +51,16 @@ class ScoredSet:
     sources : tuple of str, length N
         Hospital, series or data set each image comes from.
     attributes : mapping of str to tuple of str of length N
-        ``view``, ``age`` (a group, as `age_group` names them) and ``sex`` of each image; empty where
+        ``view``, ``age`` (a band of `pneumoscope.domain.AGE_BANDS`) and ``sex`` of each image; empty where
         unknown.
+    target : Target
+        The finding that is evaluated; some of the classes count as it, not all.
 
     Raises
     ------
     DataError
-        If the lengths disagree, a label is out of range, a probability is outside [0, 1], or no class
-        is ``normal``.
+        If the lengths disagree, a label is out of range, a probability is outside [0, 1], or no class, or
+        every class, counts as the target.
     """
 
     classes: tuple[str, ...]
@@ -89,12 +70,14 @@ class ScoredSet:
     paths: tuple[str, ...]
     sources: tuple[str, ...]
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    target: Target = field(kw_only=True)
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
-        if NORMAL not in self.classes:
+        if not self.target_mask.any() or self.target_mask.all():
             raise DataError(
-                f"one class must be called 'normal'; there are {', '.join(self.classes) or 'none'}"
+                f"some of the classes ({', '.join(self.classes)}), not all, must count as {self.target.name}; "
+                "correct the target's classes"
             )
         if self.probabilities.shape != (n, k):
             raise DataError(
@@ -115,15 +98,20 @@ class ScoredSet:
         return len(self.labels)
 
     @property
-    def p_pneumonia(self) -> FloatArray:
-        """Probability of pneumonia of any kind, shape (N,): one minus that of normal."""
-        p: FloatArray = 1.0 - self.probabilities[:, self.classes.index(NORMAL)]
-        return p
+    def target_mask(self) -> BoolArray:
+        """Which classes count as the target, shape (K,)."""
+        return np.array([self.target.includes(name) for name in self.classes], dtype=np.bool_)
 
     @property
-    def is_pneumonia(self) -> BoolArray:
-        """Whether the label is any subtype of pneumonia, shape (N,)."""
-        truth: BoolArray = self.labels != self.classes.index(NORMAL)
+    def p_target(self) -> FloatArray:
+        """Probability of the target, shape (N,): the sum over its classes."""
+        p: FloatArray = self.probabilities[:, self.target_mask].sum(axis=1)
+        return np.minimum(p, 1.0)
+
+    @property
+    def is_positive(self) -> BoolArray:
+        """Whether the label counts as the target, shape (N,)."""
+        truth: BoolArray = self.target_mask[self.labels]
         return truth
 
     @property
@@ -143,21 +131,25 @@ class ScoredSet:
             tuple(self.paths[i] for i in kept),
             tuple(self.sources[i] for i in kept),
             {name: tuple(values[i] for i in kept) for name, values in self.attributes.items()},
+            target=self.target,
         )
 
 
 def scored_set(
-    predictions: Sequence[Prediction], records: Sequence[Record], classes: tuple[str, ...]
+    predictions: Sequence[Prediction], records: Sequence[Record], classes: tuple[str, ...], target: Target
 ) -> tuple[ScoredSet, list[Prediction]]:
-    """Put predictions beside the records they were made for.
+    """Pair predictions with the records they were made for.
 
     Parameters
     ----------
     predictions, records : sequence, length M
         Paired by position.
     classes : tuple of str
-        Classes to evaluate. With ``("normal", "pneumonia")`` the labels bacterial and viral count as pneumonia,
-        so that a three-class model can be evaluated on a set that knows two classes.
+        Classes to evaluate. Where the target's name is one of them in place of its classes
+        (`pneumoscope.data.labels.classes_with_target`), labels of its classes count as it, so that a model of
+        several subtypes can be evaluated on a set that does not tell them apart.
+    target : Target
+        Of the bundle.
 
     Returns
     -------
@@ -181,10 +173,9 @@ def scored_set(
     for prediction, record in zip(predictions, records, strict=True):
         if PurePath(prediction.path).name != PurePath(record.path).name:
             raise DataError(
-                f"{prediction.path}: this prediction stands beside the record of {record.path}; "
-                "give both in the same order"
+                f"{prediction.path}: paired with the record of {record.path}; give both in the same order"
             )
-        label = class_index(record.label, classes, record.path)
+        label = class_index(record.label, classes, record.path, target)
         if prediction.status != "ok":
             not_evaluated.append(prediction)
             continue
@@ -200,26 +191,29 @@ def scored_set(
         tuple(record.source for record in kept),
         {
             "view": tuple(record.view for record in kept),
-            "age": tuple(age_group(record.age) for record in kept),
+            "age": tuple("" if record.age is None else age_band(record.age) for record in kept),
             "sex": tuple(record.sex for record in kept),
         },
+        target=target,
     )
     return scored, not_evaluated
 
 
 def _probability(prediction: Prediction, name: str) -> float:
-    value: float | None = getattr(prediction, _FIELDS.get(name, ""), None)
+    value = prediction.probabilities.get(name)
+    if value is None and name == prediction.target:
+        value = prediction.p_target
     if value is None:
         raise DataError(
             f"{prediction.path}: the model gives no probability for class {name!r}; "
             "evaluate it on the classes it knows"
         )
-    return value
+    return min(value, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A image on the wrong side of the threshold.
+    """An image on the wrong side of the threshold.
 
     Parameters
     ----------
@@ -227,15 +221,15 @@ class Mistake:
         As the manifest has it.
     label : str
         The true class.
-    p_pneumonia : float
-        What the model gave it, in [0, 1].
+    p_target : float
+        Predicted probability of the target, in [0, 1].
     missed : bool
-        True for pneumonia that was missed, False for a false alarm.
+        True for a missed target finding, False for a false alarm.
     """
 
     path: str
     label: str
-    p_pneumonia: float
+    p_target: float
     missed: bool
 
 
@@ -247,11 +241,11 @@ def worst_mistakes(scored: ScoredSet, threshold: float, count: int = 8) -> tuple
     scored : ScoredSet
         Evaluated images.
     threshold : float
-        On the probability of pneumonia, in [0, 1].
+        On the probability of the target, in [0, 1].
     count : int
-        Most images of each kind; the furthest from the threshold come first.
+        Most images of each sort; the furthest from the threshold come first.
     """
-    p, truth = scored.p_pneumonia, scored.is_pneumonia
+    p, truth = scored.p_target, scored.is_positive
     missed = np.flatnonzero(truth & (p < threshold))
     alarms = np.flatnonzero(~truth & (p >= threshold))
     chosen = [

@@ -1,22 +1,36 @@
-"""Figures as people read them: what the report and the model card share."""
+"""Results as text: what the report, the model card and the command line share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Estimate, Prediction
+from pneumoscope.model.results import (
+    CorruptedMeasures,
+    CorruptionGroup,
+    Evaluation,
+    ExternalValidation,
+    Localisation,
+    NotEvaluated,
+    RecalibrationResult,
+    RecalibrationSide,
+    Robustness,
+    Subgroup,
+)
 
 __all__ = [
     "CHANGES",
-    "MEASURES",
-    "SUBGROUP_NAMES",
+    "MapRow",
     "Measure",
+    "RobustnessRow",
     "bar_floor",
     "change",
-    "map_measures",
-    "not_evaluated_counts",
+    "comparison_rows",
+    "count_not_evaluated",
+    "map_rows",
+    "measures_of",
     "robustness_rows",
     "span",
     "subgroup_rows",
@@ -26,172 +40,199 @@ __all__ = [
     "with_span",
 ]
 
-Figure = Mapping[str, Any]
 Measure = tuple[str, str, str]
+"""Attribute of `Measures`, the field's name, and what it means."""
 
-# Key in metrics.json, the field's name, and what it says.
-MEASURES: tuple[Measure, ...] = (
-    ("auroc", "AUROC", "chance that a image with pneumonia gets the higher score of two"),
+_MEASURES: tuple[Measure, ...] = (
+    ("auroc", "AUROC", "probability that an image with {target} scores higher than one without"),
     ("average_precision", "Average precision", "precision averaged over all thresholds"),
-    ("sensitivity", "Sensitivity", "share of pneumonia that is found"),
-    ("specificity", "Specificity", "share of normal images that are cleared"),
-    ("ppv", "PPV", "share of pneumonia calls that are right, at the mix of this set"),
-    ("npv", "NPV", "share of all-clears that are right, at the mix of this set"),
-    ("accuracy", "Accuracy", "share of answers that are right"),
+    ("sensitivity", "Sensitivity", "share of images with {target} that are detected"),
+    ("specificity", "Specificity", "share of images without {target} that are predicted so"),
+    ("ppv", "PPV", "share of positive predictions that are right, at the prevalence of this set"),
+    ("npv", "NPV", "share of negative predictions that are right, at the prevalence of this set"),
+    ("accuracy", "Accuracy", "share of predictions that are right"),
     ("balanced_accuracy", "Balanced accuracy", "mean of sensitivity and specificity"),
     ("f1", "F1", "harmonic mean of sensitivity and PPV"),
-    ("mcc", "MCC", "correlation of answer and truth, −1 to 1"),
+    ("mcc", "MCC", "correlation of prediction and label, −1 to 1"),
     ("brier", "Brier score", "mean squared error of the probability; lower is better"),
     ("ece", "ECE", "mean gap between probability and frequency; lower is better"),
 )
 
-SUBGROUP_NAMES = {
-    "by_source": "source",
-    "by_subtype": "kind",
-    "by_view": "view",
-    "by_age": "age",
-    "by_sex": "sex",
-}
-"""Sections of metrics.json that hold parts of the set, and what the parts differ in."""
+_SUBGROUPS = {"by_source": "source", "by_subtype": "subtype", "by_view": "view", "by_age": "age", "by_sex": "sex"}
 
 CHANGES = {
     "medmnist_c": "Corruptions of MedMNIST-C",
     "transfer": "Harmless handling",
     "shortcut": "Letters, tubes and borders",
 }
-"""Sections of the robustness in metrics.json, and what they hold."""
+"""Groups of `Robustness`, and what they hold."""
 
-# Section and key in metrics.json, what knows nothing of the image, the name, and what it says.
+# Section and attribute, the chance level, the name, and what it means.
 _MAPS = (
     ("lungs", "energy_in_lungs", "lung_area", "Energy in the lungs", "share of the map inside lung masks"),
-    (
-        "boxes",
-        "pointing_game",
-        "pointing_chance",
-        "Pointing game",
-        "strongest place in or near a box",
-    ),
-    ("boxes", "pointing_game_strict", "box_area", "Pointing game, strict", "strongest place inside a box"),
+    ("boxes", "pointing_game", "pointing_chance", "Pointing game", "maximum in or near a box"),
+    ("boxes", "pointing_game_strict", "box_area", "Pointing game, strict", "maximum inside a box"),
     ("boxes", "iou", None, "IoU", "overlap of boxes and map, at half its maximum"),
     ("boxes", "energy_in_boxes", "box_area", "Energy in the boxes", "share of the map inside boxes"),
-    (
-        "curves",
-        "insertion",
-        "insertion_other",
-        "Insertion",
-        "score while the strongest come; more is better",
-    ),
-    (
-        "curves",
-        "deletion",
-        "deletion_other",
-        "Deletion",
-        "score while the strongest go; less is better",
-    ),
-    ("curves", "insertion_blur", "p_blurred", "Insertion, blur", "the same out of a blurred image"),
-    ("curves", "deletion_blur", "p_blurred", "Deletion, blur", "the same into a blurred image"),
+    ("curves", "insertion", "insertion_other", "Insertion", "score while the strongest are shown; more is better"),
+    ("curves", "deletion", "deletion_other", "Deletion", "score while the strongest are hidden; less is better"),
+    ("curves", "insertion_blur", "p_blurred", "Insertion, blur", "the same from a blurred image"),
+    ("curves", "deletion_blur", "p_blurred", "Deletion, blur", "the same to a blurred image"),
 )
 
 
-def map_measures(localisation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the measures of heat maps that were made, in order: ``name, figure, chance, images, says``.
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """One measure of heat maps: its estimate, and `chance`, what a map unrelated to the image would reach."""
 
-    ``chance`` is what a map scores that knows nothing of the image: by the area, or with the map of another
-    patient; for blur, the probability that the blurred image gets by itself.
-    """
-    return [
-        {
-            "name": name,
-            "figure": localisation[section][key],
-            "chance": None if chance is None else localisation[section][chance],
-            "images": localisation[section]["images"],
-            "says": says,
-        }
-        for section, key, chance, name, says in _MAPS
-        if section in localisation
-    ]
+    name: str
+    estimate: Estimate
+    chance: Estimate | None
+    images: int
+    meaning: str
 
 
-def value(figure: Figure | None, digits: int = 3) -> str:
-    """Return the value of a figure, or a dash where it is undefined."""
-    return "–" if figure is None or figure["value"] is None else f"{figure['value']:.{digits}f}"
+@dataclass(frozen=True, slots=True)
+class RobustnessRow:
+    """One corruption, or the mean of a group; `strengths` are the AUROC from the weakest to the strongest."""
+
+    name: str
+    strengths: tuple[float | None, ...]
+    measures: CorruptedMeasures
 
 
-def span(figure: Figure | None, digits: int = 3) -> str:
-    """Return the interval of a figure, or an empty text where there is none."""
-    if figure is None or figure["low"] is None:
+def measures_of(target: str) -> tuple[Measure, ...]:
+    """Return the measures of detection in the order that people read them."""
+    return tuple((key, name, meaning.format(target=target)) for key, name, meaning in _MEASURES)
+
+
+def map_rows(localisation: Localisation | None) -> list[MapRow]:
+    """Return the measures of heat maps that were made, in order."""
+    rows = []
+    for section, key, chance, name, meaning in _MAPS:
+        part = getattr(localisation, section, None)
+        if part is not None:
+            level = None if chance is None else getattr(part, chance)
+            rows.append(MapRow(name, getattr(part, key), level, part.images, meaning))
+    return rows
+
+
+def value(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return the value of an estimate, or a dash where it is undefined."""
+    return "–" if estimate is None or estimate.value is None else f"{estimate.value:.{digits}f}"
+
+
+def span(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return the interval of an estimate, or an empty text where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
         return ""
-    return f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}"
+    return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
-def with_interval(figure: Figure | None, digits: int = 3) -> str:
-    """Return a figure as "value [low, high]", as far as it is defined."""
-    if figure is None or figure["low"] is None:
-        return value(figure, digits)
-    return f"{value(figure, digits)} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+def with_interval(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return an estimate as "value [low, high]", as far as it is defined."""
+    interval = span(estimate, digits).replace(" to ", ", ")
+    return f"{value(estimate, digits)} [{interval}]" if interval else value(estimate, digits)
 
 
-def with_span(figure: Figure | None, digits: int = 3) -> str:
-    """Return a figure as "value (low to high)", as far as it is defined."""
-    interval = span(figure, digits)
-    return f"{value(figure, digits)} ({interval})" if interval else value(figure, digits)
+def with_span(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return an estimate as "value (low to high)", as far as it is defined."""
+    interval = span(estimate, digits)
+    return f"{value(estimate, digits)} ({interval})" if interval else value(estimate, digits)
 
 
-def change(figure: Figure, digits: int = 3) -> str:
+def change(estimate: Estimate, digits: int = 3) -> str:
     """Return a difference with its sign, as "+value (low to high)", as far as it is defined."""
-    if figure["value"] is None:
-        return value(figure)
-    ends = () if figure["low"] is None else (figure["low"], figure["high"])
-    interval = " to ".join(f"{end:+.{digits}f}" for end in ends)
-    return f"{figure['value']:+.{digits}f}" + (f" ({interval})" if interval else "")
+    if estimate.value is None:
+        return value(estimate)
+    ends = [f"{end:+.{digits}f}" for end in (estimate.low, estimate.high) if end is not None]
+    return f"{estimate.value:+.{digits}f}" + (f" ({' to '.join(ends)})" if ends else "")
 
 
-def subgroup_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the subgroups with their ``name``, counts and figures; a group that is the whole set is none."""
+def subgroup_rows(measured: ExternalValidation) -> list[tuple[str, Subgroup]]:
+    """Return the subgroups with their names; a group that is the whole set is left out."""
     return [
-        {**part, "name": f"{what}: {name}"}
-        for section, what in SUBGROUP_NAMES.items()
-        for name, part in metrics.get(section, {}).items()
-        if part["images"] < metrics["images"]
+        (f"{what}: {name}", part)
+        for section, what in _SUBGROUPS.items()
+        for name, part in getattr(measured, section).items()
+        if part.images < measured.images
     ]
 
 
-def robustness_rows(result: Mapping[str, Any], group: str) -> list[dict[str, Any]]:
-    """Return the corruptions of one group, then their mean: ``name, strengths`` (AUROC), and the figures."""
-    section = result[group]
-    rows = [
-        {**one, "name": name.replace("_", " "), "strengths": [part["auroc"] for part in one["strengths"]]}
-        for name, one in section["corruptions"].items()
-    ]
-    for row in rows:
-        if row["images"] < result["images"]:
-            row["name"] += f", {row['images']:,} images"
-    return [*rows, {**section["mean"], "name": "mean", "strengths": []}]
+def robustness_rows(result: Robustness, group: str) -> list[RobustnessRow]:
+    """Return the corruptions of one group of `CHANGES`, then their mean."""
+    section: CorruptionGroup = getattr(result, group)
+    rows = []
+    for name, one in section.corruptions.items():
+        some = f", {one.images:,} images" if one.images < result.images else ""
+        strengths = tuple(part.auroc for part in one.strengths)
+        rows.append(RobustnessRow(name.replace("_", " ") + some, strengths, one))
+    return [*rows, RobustnessRow("mean", (), section.mean)]
 
 
-def bar_floor(figures: Iterable[Figure]) -> float:
-    """Return where the bars of these figures start, so that they can be told apart: 0.8, 0.5 or 0."""
-    ends = (figure["value"] if figure["low"] is None else figure["low"] for figure in figures)
+def bar_floor(estimates: Iterable[Estimate]) -> float:
+    """Return where the bars of these estimates start, so that they can be told apart: 0.8, 0.5 or 0."""
+    ends = (one.value if one.low is None else one.low for one in estimates)
     lowest = min((end for end in ends if end is not None), default=0.0)
     return next((floor for floor in (0.8, 0.5) if lowest >= floor), 0.0)
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """Say in two sentences what happened to the images at the operating point."""
-    (cleared, alarms), (missed, found) = metrics["pneumonia"]["confusion"]
+def summary(evaluation: Evaluation) -> str:
+    """Return two sentences on the predictions at the operating point."""
+    if evaluation.detection.confusion is None or evaluation.threshold is None:
+        return ""
+    (cleared, alarms), (missed, found) = evaluation.detection.confusion
+    target = evaluation.target.name
     return (
-        f"At a threshold of {metrics['threshold']:.3f} it found {found:,} of {found + missed:,} images "
-        f"with pneumonia and cleared {cleared:,} of {cleared + alarms:,} normal ones. "
-        f"It missed {missed:,} and raised {alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
+        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with {target} "
+        f"were detected and {cleared:,} of {cleared + alarms:,} without were predicted so: {missed:,} missed, "
+        f"{alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
     )
 
 
-def not_evaluated_counts(rejected: Sequence[Prediction]) -> dict[str, Any]:
-    """Count the images without a score, by status and by reason."""
-    status = Counter(row.status for row in rejected)
-    reasons = Counter(reason for row in rejected for reason in row.reasons)
-    return {
-        "rejected": status["rejected"],
-        "unreadable": status["unreadable"],
-        "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-    }
+def count_not_evaluated(predictions: Sequence[Prediction]) -> NotEvaluated:
+    """Count the images without a prediction, by status and by reason."""
+    status = Counter(one.status for one in predictions)
+    reasons = Counter(str(reason) for one in predictions for reason in one.reasons)
+    return NotEvaluated(
+        rejected=status["rejected"],
+        unreadable=status["unreadable"],
+        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def comparison_rows(results: RecalibrationResult) -> list[tuple[str, str, str]]:
+    """Return measure, parent's estimate and recalibrated one, each with its interval."""
+    sides = (results.parent, results.recalibrated)
+
+    def row(name: str, *estimates: Estimate | None) -> tuple[str, str, str]:
+        before, after = map(with_interval, estimates)
+        return name, before, after
+
+    rows = [
+        row("AUROC", *(side.auroc for side in sides)),
+        row("ECE", *(side.ece for side in sides)),
+        row("Brier score", *(side.brier for side in sides)),
+    ]
+    for point in dict.fromkeys([*sides[1].operating_points, *sides[0].operating_points]):
+        both = [side.operating_points.get(point) for side in sides]
+        rows.append(row(f"{point}: sensitivity", *(one and one.sensitivity for one in both)))
+        rows.append(row(f"{point}: specificity", *(one and one.specificity for one in both)))
+    return rows + [row(name, *(_of_sets(side, name) for side in sides)) for name in _names_of_sets(sides)]
+
+
+_UNCERTAIN = "uncertain"
+
+
+def _names_of_sets(sides: Iterable[RecalibrationSide]) -> list[str]:
+    sets = [side.prediction_sets for side in sides if side.prediction_sets is not None]
+    names = [f"coverage of {name}" for one in reversed(sets) for name in one.coverage]
+    return [*dict.fromkeys(names), _UNCERTAIN] if sets else []
+
+
+def _of_sets(side: RecalibrationSide, name: str) -> Estimate | None:
+    if side.prediction_sets is None:
+        return None
+    if name == _UNCERTAIN:
+        return side.prediction_sets.uncertain
+    return side.prediction_sets.coverage.get(name.removeprefix("coverage of "))

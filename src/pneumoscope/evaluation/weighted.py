@@ -1,15 +1,20 @@
-"""Measures under many weightings of the same images at once.
+"""Measures under many weightings of the same images at once, and their intervals by bootstrap.
 
-A bootstrap resample is nothing but a count per image. So a matrix of weights, shape (B, N), stands for B
-resamples, and each measure sorts or multiplies once for all of them. A measure that a resample does
-not define (one class only, say) is NaN there.
+A bootstrap resample is a count per image. So a matrix of weights, shape (B, N), stands for B resamples, and
+each measure sorts or multiplies once for all of them. A measure that a resample does not define (one class
+only, say) is NaN there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
 import numpy as np
 
+from pneumoscope.domain import Estimate
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
+from pneumoscope.model.results import Intervals
 
 __all__ = [
     "N_BINS",
@@ -17,14 +22,86 @@ __all__ = [
     "brier",
     "calibration_error",
     "confusion",
+    "estimate",
+    "intervals",
     "multiclass_mcc",
     "patient_weights",
     "ranking",
     "rates",
     "ratio",
+    "replicates",
+    "share",
 ]
 
 N_BINS = 15
+
+LEVEL = 0.95
+# Weights of one block of resamples: 4 million float64 are 32 MB.
+_BLOCK = 4_000_000
+
+K = TypeVar("K", bound=Hashable)
+
+
+def intervals(resamples: int, seed: int) -> Intervals:
+    """Return how the intervals of `estimate` are made, for the record."""
+    method = "percentile bootstrap, patients resampled with replacement"
+    return Intervals(level=LEVEL, method=method, resamples=resamples, seed=seed)
+
+
+def replicates(
+    patients: IntArray, n_boot: int, seed: int, measure: Callable[[FloatArray], Mapping[K, FloatArray]]
+) -> dict[K, FloatArray]:
+    """Return measures of a set and of `n_boot` resamples of its patients, each of shape (1 + n_boot,).
+
+    Parameters
+    ----------
+    patients : ndarray of int64, shape (N,)
+        Patient of each image, in 0..P-1.
+    n_boot, seed : int
+        Number of resamples, and their seed.
+    measure : callable
+        From weights, shape (B, N), to measures by key, each of shape (B,).
+    """
+    rng = np.random.default_rng(seed)
+    parts = [measure(np.ones((1, len(patients))))]
+    block = max(1, _BLOCK // len(patients))
+    for start in range(0, n_boot, block):
+        parts.append(measure(patient_weights(patients, min(block, n_boot - start), rng)))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def estimate(values: FloatArray, n_patients: int, *, reason: str = "") -> Estimate:
+    """Return a measure with its 95% percentile interval (Efron).
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (1 + B,)
+        The measure on the set itself, then on each resample; NaN where it is undefined.
+    n_patients : int
+        Patients that were resampled.
+    reason : str
+        Why the measure is undefined, where it is.
+    """
+    value, resampled = values[0], values[1:]
+    if np.isnan(value):
+        return Estimate(None, reason=reason)
+    defined = resampled[~np.isnan(resampled)]
+    if n_patients < 2:
+        reason = "no interval: all images are of one patient"
+    elif not resampled.size:
+        reason = "no interval: no resamples were requested"
+    elif 2 * defined.size < resampled.size:
+        reason = "no interval: too few images, most resamples hold one class only"
+    else:
+        tail = 100 * (1 - LEVEL) / 2
+        low, high = np.percentile(defined, (tail, 100 - tail))
+        return Estimate(float(value), float(low), float(high))
+    return Estimate(float(value), reason=reason)
+
+
+def share(hit: BoolArray, among: BoolArray, weights: FloatArray) -> FloatArray:
+    """Return the share of images `among`, shape (N,), that are `hit`, under each weighting, shape (B,)."""
+    return ratio(weights @ (hit & among), weights @ among.astype(np.float64))
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -35,7 +112,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
 
 
 def patient_weights(patient_index: IntArray, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Resample patients with replacement and count how often each image comes along.
+    """Resample patients with replacement and count how often each image is drawn.
 
     Parameters
     ----------
@@ -94,14 +171,14 @@ def ranking(scores: FloatArray, positive: BoolArray, weights: FloatArray) -> tup
     return auroc, average_precision
 
 
-def confusion(truth: IntArray, called: IntArray, n_classes: int, weights: FloatArray) -> FloatArray:
-    """Count true class (rows) against called class (columns).
+def confusion(truth: IntArray, predicted: IntArray, n_classes: int, weights: FloatArray) -> FloatArray:
+    """Count true class (rows) against predicted class (columns).
 
     Returns
     -------
     ndarray of float64, shape (B, K, K)
     """
-    cell = truth * n_classes + called
+    cell = truth * n_classes + predicted
     member = (cell[:, None] == np.arange(n_classes**2)).astype(np.float64)
     counts: FloatArray = (weights @ member).reshape(-1, n_classes, n_classes)
     return counts
@@ -178,7 +255,7 @@ def calibration_error(confidence: FloatArray, truth: BoolArray, weights: FloatAr
     confidence : ndarray of float64, shape (N,)
         In [0, 1].
     truth : ndarray of bool, shape (N,)
-        Whether what the confidence speaks of is so.
+        Whether the prediction that the confidence belongs to is right.
     weights : ndarray of float64, shape (B, N)
     """
     gap = (bin_of(confidence)[:, None] == np.arange(N_BINS)) * (confidence - truth)[:, None]

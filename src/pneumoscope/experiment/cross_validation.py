@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit import examine
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import fit_calibration

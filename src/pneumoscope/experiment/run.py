@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.manifest import Manifest, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, MissingExtraError, Reason, RecipeError, UnreadableImageError
 from pneumoscope.evaluation.bundles import Evaluation, calibrate_bundle, evaluate_bundle, sign_bundle
 from pneumoscope.evaluation.novelty import fit_gate

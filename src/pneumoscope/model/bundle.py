@@ -7,11 +7,12 @@
     head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps; and, once
                   calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
     gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, where the gate was fitted
-    bundle.json   `BundleManifest`
+    bundle.json   `BundleManifest`, format 2; format 1 is upgraded when it is read
     card.md       the model card
 
-Training writes it, everything else reads it. Every file's sha256 stands in ``bundle.json``, so a
-threshold cannot part from the network it was chosen for: a bundle whose hashes disagree does not load.
+Training writes it, everything else reads it. ``bundle.json`` lists the sha256 of every file, which binds the
+thresholds to the network they were chosen for: a bundle whose hashes disagree does not load. Each step that
+makes a bundle (export, calibration, evaluation) writes it once and sets its `state`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pydantic import ValidationError
 from pneumoscope.errors import BundleError
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import BundleManifest
+from pneumoscope.model.upgrade import upgrade_format_1
 
 __all__ = [
     "BUNDLE_FOLDER",
@@ -77,9 +79,9 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Name and the first 12 digits of the network's hash: what results are signed with.
+        """Name and the first 12 digits of the network's hash, which identify the model in results.
 
-        A bundle with a parent shares its network with it; ``+`` and 8 digits of the hash of its calibration
+        A recalibrated bundle has the network of its parent; ``+`` and 8 digits of the hash of its calibration
         tell the two apart.
         """
         network = f"{self.manifest.name}@{self.manifest.files[MODEL_FILE][:12]}"
@@ -118,8 +120,8 @@ class Bundle:
         """Weights of the pooled-linear head, shape (K, D)."""
         with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
             weight: npt.NDArray[np.float32] = head["weight"]
-        if weight.ndim != 2 or len(weight) != len(self.manifest.findings):
-            raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per finding; export it again")
+        if weight.ndim != 2 or len(weight) != len(self.manifest.classes):
+            raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per class; export it again")
         return weight
 
     @cached_property
@@ -155,18 +157,20 @@ def default_bundle_path() -> Path:
     return Path(str(resources.files("pneumoscope") / "bundles" / "default"))
 
 
-def load_bundle(path: Path | str | None = None) -> Bundle:
-    """Read a bundle and verify every file's hash.
+def load_bundle(path: Path | str | None = None, *, allow_draft: bool = True) -> Bundle:
+    """Read a bundle and verify the hash of every file.
 
     Parameters
     ----------
     path : Path or str, optional
         The bundle's folder, or a run folder that holds one; the shipped bundle if not given.
+    allow_draft : bool
+        Whether a bundle may be read whose thresholds were not fitted yet.
 
     Raises
     ------
     BundleError
-        If it is no bundle, of another format version, incomplete or altered.
+        If it is no bundle, of another format version, incomplete, altered, or a draft.
     """
     folder = default_bundle_path() if path is None else Path(path)
     if not (folder / MANIFEST_FILE).is_file() and (folder / BUNDLE_FOLDER / MANIFEST_FILE).is_file():
@@ -178,14 +182,29 @@ def load_bundle(path: Path | str | None = None) -> Bundle:
             f"{folder}: not a bundle (no readable {MANIFEST_FILE}); give a folder made by "
             "'pneumoscope train' or 'pneumoscope export'"
         ) from error
+    manifest = _parse(folder / MANIFEST_FILE, text)
+    if manifest.state == "draft" and not allow_draft:
+        raise BundleError(
+            f"{folder}: this bundle is a draft, its thresholds were not fitted; finish the run with "
+            "'pneumoscope train ... --resume', or calibrate it with 'pneumoscope recalibrate'"
+        )
+    _verify(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def _parse(path: Path, text: str) -> BundleManifest:
     try:
-        manifest = BundleManifest.model_validate_json(text)
+        content = json.loads(text)
+        if isinstance(content, dict) and content.get("format_version") == 1:
+            return upgrade_format_1(content)
+        return BundleManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{folder / MANIFEST_FILE}: {where}: {first['msg']}") from error
-    _verify(folder, manifest)
-    return Bundle(folder, manifest)
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not as its format has it
+        detail = " ".join(str(error).split())
+        raise BundleError(f"{path}: damaged ({detail}); copy the whole bundle again") from error
 
 
 def _verify(folder: Path, manifest: BundleManifest) -> None:
@@ -207,7 +226,7 @@ def _verify(folder: Path, manifest: BundleManifest) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file as 64 hexadecimal digits."""
+    """Return the sha256 of a file as 64 hexadecimal digits; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -215,14 +234,14 @@ def sha256_of(path: Path) -> str:
 def write_bundle(
     folder: Path, manifest: BundleManifest, files: Mapping[str, bytes | Path] | None = None
 ) -> Bundle:
-    """Write or update a bundle; ``bundle.json`` comes last and is replaced in one step.
+    """Write or update a bundle; ``bundle.json`` is written last and replaced in one step.
 
     Parameters
     ----------
     folder : Path
-        Made if absent. Files already there stay unless `files` replaces them.
+        Made if absent.
     manifest : BundleManifest
-        Its `files` are computed here.
+        Its `files` are completed here: the hashes of files that are not replaced are kept.
     files : mapping of file name to bytes or to a Path to copy
         New content.
 
@@ -231,25 +250,22 @@ def write_bundle(
     BundleError
         If the folder cannot be written.
     """
+    given = files or {}
     try:
-        return load_bundle(_written(folder, manifest, files or {}))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in given.items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        kept = {name: sha for name, sha in manifest.files.items() if (folder / name).is_file()}
+        hashes = kept | {name: sha256_of(folder / name) for name in given}
+        complete = manifest.model_copy(update={"files": dict(sorted(hashes.items()))})
+        text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        draft = folder / f"{MANIFEST_FILE}.new"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(folder / MANIFEST_FILE)
     except OSError as error:
         place = f"{folder}: the bundle cannot be written ({error.strerror})"
         raise BundleError(f"{place}; name another folder") from error
-
-
-def _written(folder: Path, manifest: BundleManifest, files: Mapping[str, bytes | Path]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    known = (MODEL_FILE, HEAD_FILE, LUNGS_FILE, GATE_FILE, CARD_FILE)
-    hashes = {name: sha256_of(folder / name) for name in known if (folder / name).is_file()}
-    complete = manifest.model_copy(update={"files": hashes})
-    text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    draft = folder / f"{MANIFEST_FILE}.new"
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(folder / MANIFEST_FILE)
-    return folder
+    return Bundle(folder, complete)
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The lung segmenter in use: a small U-Net as ONNX, trained by `pneumoscope train-lungs`."""
+"""The lung segmenter: a small U-Net as ONNX, trained by `pneumoscope train-lungs`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class OnnxLungSegmenter:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._run = OnnxRuntime(path)
 
     def __call__(self, pixels: Floats) -> Floats:

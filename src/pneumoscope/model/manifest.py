@@ -1,20 +1,44 @@
-"""What ``bundle.json`` says: all that is told of a model besides its weights."""
+"""The content of ``bundle.json``: everything about a model but its weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pneumoscope.domain import OperatingPoint
+from pneumoscope.domain import (
+    ANY_POPULATION,
+    DatasetDescription,
+    OperatingPoint,
+    Population,
+    Target,
+    ViewPosition,
+    probability_column,
+)
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import InputSpec
+from pneumoscope.model.results import Results
 
-__all__ = ["BundleManifest", "Calibrator", "GateLimits", "Provenance"]
+__all__ = [
+    "FORMAT_VERSION",
+    "BundleManifest",
+    "Calibration",
+    "Calibrator",
+    "GateLimits",
+    "Provenance",
+    "State",
+    "TrainingData",
+]
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
+
+State = Literal["draft", "calibrated", "evaluated"]
+"""``draft``: exported, with placeholder thresholds; ``calibrated``: thresholds fitted; ``evaluated``:
+tested."""
 
 INTENDED_USE = (
     "Research and teaching on frontal chest radiographs. Not a medical device: not for diagnosis, "
@@ -29,19 +53,19 @@ class _Frozen(BaseModel):
 class Calibrator(_Frozen):
     """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017. After it the log-odds of pneumonia may be
-    scaled and moved (Platt, 1999), while the subtypes of pneumonia keep their shares in it: what labels can tell
-    that do not know the kind.
+    Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017. Then the log-odds of the target finding
+    may be scaled and shifted (Platt, 1999), which leaves the shares of the classes within it as they are: the
+    part that can be fitted on labels without subtypes.
 
     Parameters
     ----------
     method : {"none", "temperature", "vector"}
     scale, bias : tuple of float
-        One value, or one per finding.
+        One value, or one per class.
     odds_scale, odds_bias : float
-        Of the log-odds of pneumonia against normal; 1 and 0 leave them alone.
+        Of the log-odds of the target; 1 and 0 leave them unchanged.
     fitted_on : str
-        What images it was fitted on.
+        The images it was fitted on.
     """
 
     method: Literal["none", "temperature", "vector"] = "none"
@@ -52,8 +76,33 @@ class Calibrator(_Frozen):
     fitted_on: str = ""
 
 
+class Calibration(_Frozen):
+    """Everything that turns logits into decisions, for one population.
+
+    Parameters
+    ----------
+    population : str
+        Name of one of the bundle's populations, or ``any``.
+    calibrator : Calibrator
+    operating_points : tuple of OperatingPoint
+        Named thresholds on the calibrated probability of the target.
+    conformal : tuple of float or None
+        Per class, the least calibrated probability at which the class enters the prediction set.
+    conformal_alpha : float or None
+        Share of images of each class whose prediction set may miss it.
+    """
+
+    population: str = ANY_POPULATION
+    calibrator: Calibrator = Calibrator()
+    operating_points: tuple[OperatingPoint, ...] = Field(
+        default=(OperatingPoint("balanced", 0.5),), min_length=1
+    )
+    conformal: tuple[float, ...] | None = None
+    conformal_alpha: float | None = None
+
+
 class GateLimits(_Frozen):
-    """What a image must satisfy to be predicted.
+    """Limits that an image must satisfy to be predicted.
 
     Parameters
     ----------
@@ -74,16 +123,14 @@ class GateLimits(_Frozen):
         At 0.91 and without `max_novelty` this rejects none of 5,232 children, 4 of 516 adults and 113 of 120
         knees and photographs.
     sure_lung_certainty : float
-        Below it the negative of the image is tried as well. Nine of ten adults and 99 of 100 children are
-        above it, and no negative of either.
+        Below it the inverted image is tried as well. Nine of ten adults and 99 of 100 children are above it,
+        and no inverted image of either.
     max_lung_bridge : float
-        Share of the height of the lungs at which they may join in the middle; one field of lung is no frontal
-        view.
+        Share of the height of the lungs at which they may join in the middle; a single lung field is no
+        frontal view.
     max_novelty : float or None
-        Distance from the chest radiographs that the statistics in ``gate.npz`` stand for; see
-        `pneumoscope.predict.novelty`. None where there are none.
-    validated_ages : tuple of float
-        Years; at the second and above the model is not validated, and the answer says so.
+        Distance from the chest radiographs that the statistics in ``gate.npz`` describe; see
+        `pneumoscope.predict.gate.Novelty`. None where there are none.
     """
 
     min_side: int = 64
@@ -96,22 +143,56 @@ class GateLimits(_Frozen):
     sure_lung_certainty: float = 0.945
     max_lung_bridge: float = 0.2
     max_novelty: float | None = None
-    validated_ages: tuple[float, float] = (0.0, 18.0)
 
 
-class Provenance(_Frozen):
-    """Where the model comes from, and in what precision it ships.
+class TrainingData(_Frozen):
+    """A data set that the network was trained on.
 
     Parameters
     ----------
-    data_fingerprint, split_fingerprint : str
-        Of the data set, held-out images included, and of who is on which side of its split.
+    description : DatasetDescription
+        What its ``dataset.yaml`` states.
+    fingerprint : str
+        Of its images and labels, those held out included.
+    additional : bool
+        Only trained on: none of its images was held out for validation or test.
+    images : int or None
+        How many of them were trained on.
+    """
+
+    description: DatasetDescription = DatasetDescription()
+    fingerprint: str = ""
+    additional: bool = False
+    images: int | None = None
+
+
+class Provenance(_Frozen):
+    """How the model was made.
+
+    Parameters
+    ----------
+    recipe, recipe_sha256 : str
+        Name and hash of the training recipe.
+    precision : {"float32", "int8"}
+        Of the network that ships.
+    data : tuple of TrainingData
+        The data set, then additional ones.
+    split_seed : int or None
+        None where the data set had a split already.
     split_method : str
-        ``patient`` or ``random``; or ``given``, where the data brought their split, and there is no seed.
-    also_description, also_fingerprint : str
-        The second data set that was learnt from, and never predicted on.
+        ``patient``, ``random``, or ``given`` where the data set had a split already.
+    split_fingerprint : str
+        Of the side of the split that each image is on.
     teachers : tuple of str
-        Their identities.
+        Identities of the bundles that the network was distilled from.
+    pretrained : str
+        Name and source of the weights that training started from; empty for random ones.
+    mean, std : tuple of float
+        Normalisation of the backbone's input channels, inside the graph.
+    steps : tuple of str
+        What was done one after the other, where the model was not made by one run of its recipe.
+    code_version, created : str
+        Version of Pneumoscope, and date and time (ISO 8601).
     parent : str or None
         The bundle that this one was recalibrated from.
     """
@@ -119,14 +200,15 @@ class Provenance(_Frozen):
     recipe: str = ""
     recipe_sha256: str = ""
     precision: Literal["float32", "int8"] = "float32"
-    data_fingerprint: str = ""
-    data_description: str = ""
+    data: tuple[TrainingData, ...] = ()
     split_seed: int | None = None
     split_method: str = ""
     split_fingerprint: str = ""
-    also_description: str = ""
-    also_fingerprint: str = ""
     teachers: tuple[str, ...] = ()
+    pretrained: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    steps: tuple[str, ...] = ()
     code_version: str = ""
     created: str = ""
     parent: str | None = None
@@ -137,73 +219,143 @@ class BundleManifest(_Frozen):
 
     Parameters
     ----------
-    findings : tuple of str
-        Class names in the order of the outputs; the first is ``normal``.
+    state : {"draft", "calibrated", "evaluated"}
+        How far the bundle is made; a draft has no fitted thresholds and is not for use.
+    classes : tuple of str
+        In the order of the network's outputs; any names, two or more.
+    target : Target
+        The finding that the bundle decides on, and the classes that count as it.
     input : InputSpec
-        How images are made ready; the same object that training used.
-    operating_points : tuple of OperatingPoint
-        Named thresholds on the calibrated probability of pneumonia.
+        How images are standardised; the same object that training used.
+    calibrations : tuple of Calibration
+        The first is the default; others are for the populations that they name.
+    populations : tuple of Population
+        Which ages and views belong to the populations that calibrations name.
+    validated : tuple of Population
+        The populations that the bundle was evaluated on, with the number of patients.
     default_operating_point : str
-        The one used unless another is named.
-    conformal : tuple of float or None
-        Per class, the least calibrated probability at which the class enters the prediction set.
-    results : dict
-        What ``evaluate`` measured: figures by name, and what they speak of.
+        The one used unless another is named; every calibration has it.
+    gate : GateLimits
+    provenance : Provenance
+    results : Results
+        What evaluation measured.
     files : dict
         sha256 of each other file of the bundle.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     name: str
-    findings: tuple[str, ...] = Field(min_length=2)
+    state: State = "draft"
+    classes: tuple[str, ...] = Field(min_length=2)
+    target: Target
     input: InputSpec
-    calibrator: Calibrator = Calibrator()
-    operating_points: tuple[OperatingPoint, ...] = (OperatingPoint("balanced", 0.5),)
+    calibrations: tuple[Calibration, ...] = Field(default=(Calibration(),), min_length=1)
+    populations: tuple[Population, ...] = ()
+    validated: tuple[Population, ...] = ()
     default_operating_point: str = "balanced"
-    conformal: tuple[float, ...] | None = None
-    conformal_alpha: float | None = None
     gate: GateLimits = GateLimits()
     provenance: Provenance = Provenance()
-    results: dict[str, Any] = {}
+    results: Results = Results()
     intended_use: str = INTENDED_USE
     licence: str = "Apache-2.0"
     files: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _agrees(self) -> BundleManifest:
-        if self.findings[0] != "normal":
-            raise ValueError(f"the first finding must be 'normal', not {self.findings[0]!r}")
-        names = [point.name for point in self.operating_points]
-        if self.default_operating_point not in names:
-            raise ValueError(f"default operating point {self.default_operating_point!r} is not among {names}")
-        if self.conformal is not None and len(self.conformal) != len(self.findings):
-            raise ValueError("one conformal threshold per finding is needed")
-        if any(
-            len(part) not in (1, len(self.findings)) for part in (self.calibrator.scale, self.calibrator.bias)
-        ):
-            raise ValueError("the calibrator needs one scale and one bias, or one of each per finding")
+    def _consistent(self) -> BundleManifest:
+        classes, target = self.classes, self.target
+        columns = {probability_column(name) for name in classes}
+        if len(columns) < len(classes):
+            raise ValueError(f"two of the classes {', '.join(classes)} have the same name")
+        if not target.classes or not set(target.classes) < set(classes):
+            raise ValueError(
+                f"the classes of the target, {', '.join(target.classes) or 'none'}, must be some of "
+                f"{', '.join(classes)}, but not all"
+            )
+        if target.name in classes and target.classes != (target.name,):
+            raise ValueError(f"the target {target.name!r} is named like a class but is not that class alone")
+        known = {ANY_POPULATION, *(population.name for population in self.populations)}
+        names = [calibration.population for calibration in self.calibrations]
+        if len(set(names)) < len(names) or not set(names) <= known:
+            raise ValueError(f"calibrations need one each of the populations {', '.join(sorted(known))}")
+        for calibration in self.calibrations:
+            self._check_calibration(calibration)
         return self
+
+    def _check_calibration(self, calibration: Calibration) -> None:
+        points = [point.name for point in calibration.operating_points]
+        if self.default_operating_point not in points:
+            raise ValueError(
+                f"default operating point {self.default_operating_point!r} is not among {', '.join(points)}"
+            )
+        if calibration.conformal is not None and len(calibration.conformal) != len(self.classes):
+            raise ValueError("one conformal threshold per class is needed")
+        calibrator = calibration.calibrator
+        if any(len(part) not in (1, len(self.classes)) for part in (calibrator.scale, calibrator.bias)):
+            raise ValueError("the calibrator needs one scale and one bias, or one of each per class")
+
+    @property
+    def target_mask(self) -> npt.NDArray[np.bool_]:
+        """Which classes count as the target, shape (K,)."""
+        return np.array([name in self.target.classes for name in self.classes], np.bool_)
 
     @property
     def calibration_sha256(self) -> str:
-        """Hash of all that turns logits into answers: calibrator, operating points, conformal thresholds."""
-        parts = self.model_dump(
-            mode="json",
-            include={"calibrator", "operating_points", "default_operating_point", "conformal"},
+        """Hash of everything that turns logits into decisions."""
+        return _hash(
+            self.model_dump(
+                mode="json",
+                include={"classes", "target", "calibrations", "populations", "default_operating_point"},
+            )
         )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def operating_point(self, name: str | None = None) -> OperatingPoint:
-        """Return the operating point called `name`, or the default one.
+    @property
+    def decision_sha256(self) -> str:
+        """Hash of everything that determines a prediction: networks, input, gate and calibrations."""
+        # The head is for heat maps only: the network contains its own.
+        files = {name: sha for name, sha in self.files.items() if name not in {"card.md", "head.npz"}}
+        rest = self.model_dump(mode="json", include={"input", "gate"})
+        return _hash({"files": files, "calibration": self.calibration_sha256, **rest})
+
+    def population_of(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> str:
+        """Return the name of the first calibrated population that an image is known to belong to."""
+        calibrated = {calibration.population for calibration in self.calibrations}
+        for population in self.populations:
+            if population.name in calibrated and population.includes(age, view):
+                return population.name
+        return self.calibrations[0].population
+
+    def calibration_for(self, population: str | None = None) -> Calibration:
+        """Return the calibration for a population, or the default one.
 
         Raises
         ------
         BundleError
-            If the bundle has none of that name.
+            If the bundle has none for it.
         """
-        wanted = name or self.default_operating_point
-        for point in self.operating_points:
-            if point.name == wanted:
+        if population is None:
+            return self.calibrations[0]
+        for calibration in self.calibrations:
+            if calibration.population == population:
+                return calibration
+        known = ", ".join(calibration.population for calibration in self.calibrations)
+        raise BundleError(f"{self.name}: no calibration for the population {population!r}; it has {known}")
+
+    def operating_point(self, name: str | None = None, population: str | None = None) -> OperatingPoint:
+        """Return an operating point by name for a population; the defaults if not given.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has none of that name, or no such population.
+        """
+        points = self.calibration_for(population).operating_points
+        requested = name or self.default_operating_point
+        for point in points:
+            if point.name == requested:
                 return point
-        known = ", ".join(point.name for point in self.operating_points)
-        raise BundleError(f"{self.name}: no operating point {wanted!r}; it has {known}")
+        known = ", ".join(point.name for point in points)
+        raise BundleError(f"{self.name}: no operating point {requested!r}; it has {known}")
+
+
+def _hash(parts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

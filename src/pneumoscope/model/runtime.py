@@ -1,44 +1,33 @@
-"""Networks in use: ONNX Runtime behind one small protocol."""
+"""ONNX Runtime behind one small class."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-# Official builds of ONNX Runtime report their use to Microsoft and keep files under HOME and TMPDIR, from the
-# moment they are imported; this alone prevents it.
+# Official builds of ONNX Runtime send telemetry and write files under HOME and TMPDIR as soon as they are
+# imported; only this variable prevents it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
 from pneumoscope.errors import BundleError
 
-__all__ = ["OnnxRuntime", "Runtime"]
+__all__ = ["OnnxRuntime"]
 
 Floats = npt.NDArray[np.float32]
 
 
-class Runtime(Protocol):
-    """Runs a network on a batch; safe to call from several threads at once."""
-
-    def __call__(self, batch: Floats, outputs: tuple[str, ...]) -> tuple[Floats, ...]:
-        """Return the named outputs for a batch of shape (N, C, H, W)."""
-        ...
-
-
 class OnnxRuntime:
-    """ONNX Runtime on the CPU.
+    """A network on the CPU, one thread a call; safe to call from several threads at once.
 
     Parameters
     ----------
     path : Path
         The ``.onnx`` file.
-    threads : int
-        Threads inside one call. One is right where several calls run at once.
 
     Raises
     ------
@@ -46,9 +35,9 @@ class OnnxRuntime:
         If the file is no network that ONNX Runtime can load.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
+    def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1  # several calls run at once
         options.inter_op_num_threads = 1
         # Idle threads must not spin: decoding needs the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

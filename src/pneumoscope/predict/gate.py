@@ -1,67 +1,146 @@
-"""The gate: decides whether a image may be predicted at all.
+"""The gate: whether an image may be predicted at all.
 
-Three looks, from cheap to dear: at the header, at the grey levels, at the lungs and their surroundings. Each
+Three checks, from cheap to expensive: the header, the grey levels, the lungs and what surrounds them. Each
 returns reasons as codes; `advice` turns a code into the sentence that says what to do. Most reasons reject
-the image; the cautions do not: it is predicted, and they say what to know of the
-answer.
+the image; a caution does not, and says what to know about the prediction.
 
-Exposure is meant as radiographers mean it: too much of it makes the image black, too little makes
-it white.
+Exposure is meant as radiographers use the word: over-exposed images are dark, under-exposed ones are bright.
+
+The last check compares the image with the chest radiographs that the bundle was fitted on. An image is
+described by coarse grey levels around the lungs and the position of the lungs; its novelty is the squared
+Mahalanobis distance from those radiographs, divided by the number of dimensions: about 1 for a chest. Lee et
+al., *A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks*, NeurIPS
+2018. The description needs no network but the segmenter, so that it does not depend on the classifier.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.domain import Population, Radiograph, ViewPosition
 from pneumoscope.errors import CAUTIONS, Reason
+from pneumoscope.image.lungs import LungField
+from pneumoscope.image.resample import resample
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import GateLimits
-from pneumoscope.predict.novelty import Novelty, describe
 
 __all__ = [
+    "DIMENSIONS",
+    "Novelty",
     "advice",
     "check_header",
     "check_lungs",
     "check_pixels",
-    "is_negative",
-    "may_be_negative",
-    "negative",
+    "describe",
+    "inverted",
+    "is_inverted",
+    "may_be_inverted",
+    "population_advice",
     "rejects",
 ]
 
-# Grey levels are predicted on a sample of at most this many rows and columns: enough for a histogram.
+Floats = npt.NDArray[np.float32]
+
+# Grey levels are checked on a sample of at most this many rows and columns: enough for a histogram.
 SAMPLE_SIDE = 128
 ONE_LEVEL = 1 / 255
 
+# The lungs and this much around them: shoulders, neck and abdomen tell a chest from a slice through one.
+MARGIN = 0.2
+SIDE = 15
+# Added to the divisor of grey levels, so that a flat image is not amplified to noise.
+LEAST_SPREAD = 0.05
+POSITION = 7
+DIMENSIONS = SIDE**2 + POSITION
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Novelty:
+    """Statistics of the chest radiographs that a gate was fitted on.
+
+    Parameters
+    ----------
+    mean : ndarray of float32, shape (D,)
+        Mean description.
+    whitener : ndarray of float32, shape (D, D)
+        Takes a centred description to uncorrelated values of variance 1: the transposed Cholesky factor
+        of the inverse covariance.
+    """
+
+    mean: Floats
+    whitener: Floats
+
+    def __call__(self, description: Floats) -> float:
+        """Return the squared Mahalanobis distance over D, 0 or more."""
+        white = self.whitener @ (description - self.mean)
+        return float(white @ white) / len(white)
+
+
+def describe(lungs: LungField) -> Floats:
+    """Describe a image by the surroundings of its lungs.
+
+    Parameters
+    ----------
+    lungs : LungField
+        The detected lungs, with the image at the size of the segmenter.
+
+    Returns
+    -------
+    ndarray of float32, shape (D,)
+        Grey levels in standard deviations, 15 by 15; place, size, balance and certainty of the lungs.
+
+    Raises
+    ------
+    ValueError
+        If the field was made without the view of the segmenter.
+    """
+    if lungs.view is None:
+        raise ValueError("this lung field was made without a view")
+    grey = resample(lungs.view, SIDE, SIDE, region=lungs.padded_box(MARGIN))
+    grey = (grey - grey.mean()) / (grey.std() + LEAST_SPREAD)
+    return np.concatenate([grey.ravel(), _position(lungs)]).astype(np.float32)
+
+
+def _position(lungs: LungField) -> Floats:
+    """Return box, area, balance of left and right, and certainty."""
+    columns = lungs.columns
+    total = float(columns.sum())
+    if total == 0:
+        return np.zeros(POSITION, np.float32)
+    found = np.flatnonzero(columns)
+    left, right = int(found[0]), int(found[-1]) + 1
+    middle = (left + right) // 2
+    balance = (float(columns[:middle].sum()) - float(columns[middle:].sum())) / total
+    return np.array([*lungs.box, total / lungs.mask.size, balance, lungs.certainty], np.float32)
+
 
 def rejects(reasons: Iterable[Reason]) -> bool:
-    """Tell whether any of the reasons keeps a image from being predicted."""
+    """Return whether any of the reasons keeps an image from being predicted."""
     return any(reason not in CAUTIONS for reason in reasons)
 
 
 def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Predict what the file says about itself: modality, body part, view, size, shape, age.
+    """Check what the file states about itself: modality, body part, view, size and shape.
 
-    A plain image has no modality, body part or view; what is absent is not held against it.
+    An image without a DICOM header has no modality, body part or view; what is absent is not held against it.
 
     Parameters
     ----------
     radiograph : Radiograph
         Only its header fields are read.
     limits : GateLimits
-        What the bundle asks for.
+        Of the bundle.
 
     Returns
     -------
     list of Reason
-        Empty where nothing speaks against the image.
+        Empty where the header gives no reason to reject the image.
     """
     reasons = []
     if _wrong_modality(radiograph, limits) or _wrong_body_part(radiograph, limits):
@@ -73,25 +152,23 @@ def check_header(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
         reasons.append(Reason.TOO_SMALL)
     if long > limits.max_aspect * short:
         reasons.append(Reason.CROPPED)
-    if radiograph.age is not None and radiograph.age >= limits.validated_ages[1]:
-        reasons.append(Reason.ADULT_UNVALIDATED)
     return reasons
 
 
 def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Predict the grey levels: a blank image, or one that is mostly pure black or pure white.
+    """Check the grey levels: reject a blank image, or one that is mostly pure black or pure white.
 
     Parameters
     ----------
     radiograph : Radiograph
         Its pixels, shape (H, W), in [0, 1], bright = dense.
     limits : GateLimits
-        What the bundle asks for.
+        Of the bundle.
 
     Returns
     -------
     list of Reason
-        ``over_exposed`` for a dark image, ``under_exposed`` for a white one, or nothing.
+        ``over_exposed`` for a dark image, ``under_exposed`` for a bright one, or nothing.
     """
     sample = _sample(radiograph.pixels)
     black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
@@ -107,23 +184,23 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
 def check_lungs(
     standardised: Standardised, limits: GateLimits, novelty: Novelty | None = None
 ) -> list[Reason]:
-    """Predict the lungs, where the bundle has a segmenter, and what surrounds them, where it has statistics.
+    """Check the lungs, where the bundle has a segmenter, and their surroundings, where it has statistics.
 
     Parameters
     ----------
     standardised : Standardised
         Only its lungs are read.
     limits : GateLimits
-        What the bundle asks for.
+        Of the bundle.
     novelty : Novelty, optional
-        The chest radiographs that the bundle knows.
+        Statistics of the chest radiographs that the gate was fitted on.
 
     Returns
     -------
     list of Reason
-        ``not_a_chest_radiograph`` where the segmenter is not sure of plausible lungs or the surroundings are
-        like no chest that is known; ``lateral_view`` for a single field of lung in what else is like one;
-        or nothing.
+        ``not_a_chest_radiograph`` where no plausible lungs are detected with certainty or the surroundings
+        resemble no known chest; ``lateral_view`` for a single lung field in what otherwise resembles one; or
+        nothing.
     """
     lungs = standardised.lungs
     if lungs is None:
@@ -131,42 +208,78 @@ def check_lungs(
     if not lungs.plausible or lungs.certainty < limits.min_lung_certainty:
         return [Reason.NOT_A_CHEST_RADIOGRAPH]
     if novelty is not None and limits.max_novelty is not None:
-        # Not "greater than": a distance that is no number must reject.
+        # Not "greater than": a distance that is not a number must reject.
         known = novelty(describe(lungs)) <= limits.max_novelty
         if not known:
             return [Reason.NOT_A_CHEST_RADIOGRAPH]
     return [Reason.LATERAL_VIEW] if lungs.bridge > limits.max_lung_bridge else []
 
 
-def may_be_negative(standardised: Standardised, limits: GateLimits) -> bool:
-    """Tell whether the lungs leave it open that the grey levels are inverted: worth a second look."""
+def may_be_inverted(standardised: Standardised, limits: GateLimits) -> bool:
+    """Return whether the lungs are so uncertain that the grayscale may be inverted."""
     lungs = standardised.lungs
     return lungs is not None and not (lungs.plausible and lungs.certainty >= limits.sure_lung_certainty)
 
 
-def negative(radiograph: Radiograph) -> Radiograph:
+def inverted(radiograph: Radiograph) -> Radiograph:
     """Return the image with black and white exchanged."""
     return replace(radiograph, pixels=1 - radiograph.pixels)
 
 
-def is_negative(given: Standardised, turned: Standardised, found: list[Reason], other: list[Reason]) -> bool:
-    """Tell whether a image is a negative: turned it passes, and its lungs are more certain than as given.
+def is_inverted(
+    given: Standardised, other: Standardised, found: list[Reason], least_certainty: float = 0.0
+) -> bool:
+    """Return whether the grayscale of an image is inverted.
+
+    The other grayscale has passed the checks; it counts where the given one has not, or where its lungs are
+    more certain.
 
     Parameters
     ----------
-    given, turned : Standardised
-        The image and its `negative`.
-    found, other : list of Reason
-        What `check_lungs` said of either.
+    given, other : Standardised
+        The image, and the image with black and white exchanged.
+    found : list of Reason
+        Of `check_lungs` for the given one.
+    least_certainty : float
+        Certainty of the lungs that the other grayscale must reach.
     """
-    if given.lungs is None or turned.lungs is None or other:
+    if given.lungs is None or other.lungs is None or other.lungs.certainty < least_certainty:
         return False
-    return bool(found) or turned.lungs.certainty > given.lungs.certainty
+    return bool(found) or other.lungs.certainty > given.lungs.certainty
 
 
 def advice(reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits) -> str:
-    """Say in one line why the image is not predicted or what to know of the answer, and what to do."""
+    """Say in one line why the image is rejected or what to know about its prediction, and what to do."""
     return " ".join(_sentence(reason, radiograph, limits) for reason in reasons)
+
+
+def population_advice(age: float | None, view: str, validated: Sequence[Population]) -> str:
+    """Say in one line that the bundle was not evaluated on such patients; empty where it was.
+
+    Parameters
+    ----------
+    age : float or None
+        Of the patient in years, where it is known.
+    view : str
+        View position; ``unknown`` where it is not known. What is unknown is not held against the image.
+    validated : sequence of Population
+        The populations that the bundle was evaluated on; none where that is not stated.
+    """
+    for population in validated:
+        age_fits = age is None or population.includes_age(age)
+        view_fits = view == ViewPosition.UNKNOWN or not population.views or view in population.views
+        if age_fits and view_fits:
+            return ""
+    if not validated:
+        return ""
+    known = "; ".join(population.describe() for population in validated)
+    years = "" if age is None else f"{int(age)} years"
+    shown = "" if view == ViewPosition.UNKNOWN else f"{view} view"
+    stated = ", ".join(part for part in (years, shown) if part)
+    return (
+        f"Caution: the model was evaluated on {known} only, not on {stated}: evaluate it on such patients "
+        "before relying on it."
+    )
 
 
 def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str:
@@ -177,32 +290,28 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         elif _wrong_body_part(radiograph, limits):
             found = f"its body part is {radiograph.body_part}"
         else:
-            found = "the two lungs of one were not found in it"
+            found = "lung fields not detected"
         return f"Not a chest radiograph ({found}): give a frontal chest X-ray."
     sentences = {
         Reason.LATERAL_VIEW: (
             "A lateral view: give the frontal (PA or AP) image of the study."
             if radiograph.view is ViewPosition.LATERAL
-            else "One field of lung, as in a lateral view or half a chest: give the frontal (PA or AP) one."
+            else "Only one lung field, as in a lateral view or half a chest: give the frontal one."
         ),
         Reason.TOO_SMALL: (
-            f"Too small ({size}, the shorter side must have {limits.min_side}): give the original image."
+            f"Too small ({size}, the shorter side needs {limits.min_side}): give the original image."
         ),
         Reason.CROPPED: (
             f"Too narrow for a whole chest ({size}, at most {limits.max_aspect:g} to 1): "
             "give the uncropped image."
         ),
         Reason.OVER_EXPOSED: (
-            "Almost nothing but black (over-exposed or blank): give the original, or a repeated exposure."
+            "Almost entirely black (over-exposed or blank): give the original, or repeat the exposure."
         ),
         Reason.UNDER_EXPOSED: (
-            "Almost nothing but white (under-exposed or blank): give the original, or a repeated exposure."
+            "Almost entirely white (under-exposed or blank): give the original, or repeat the exposure."
         ),
-        Reason.INVERTED: "Caution: a negative; it was turned before it was predicted.",
-        Reason.ADULT_UNVALIDATED: (
-            f"Caution: the model is validated on patients under {limits.validated_ages[1]:g} years only, "
-            "and this one is older: trust the answer less."
-        ),
+        Reason.INVERTED: "Caution: inverted grayscale, corrected before prediction.",
     }
     return sentences[reason]
 

@@ -1,39 +1,65 @@
-"""What the user names on the command line or in Python, turned into a stream of images.
+"""Files, folders and manifests, as a user names them, turned into a stream of images.
 
-A manifest is any CSV or Parquet table with a ``path`` column, and perhaps a ``root``; only these two are
-read here, row by row, so that millions of rows need no memory.
+A manifest is any CSV or Parquet table with a ``path`` column, and perhaps ``root``, ``age`` and ``view``; it
+is read row by row, so that millions of rows need no memory.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows
+from pneumoscope.domain import ViewPosition
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
 
-__all__ = ["Item", "expand"]
-
-Item = str | UnreadableImageError
-"""A image's path, or the reason why there is none."""
-
-MANIFEST_SUFFIXES = frozenset({".csv", ".parquet"})
+__all__ = ["InputItem", "expand"]
 
 
-def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
-    """Yield the images behind files, folders and manifests, in the order given.
+@dataclass(frozen=True, slots=True)
+class InputItem:
+    """An image to read, with what is known of it beside its file.
+
+    Parameters
+    ----------
+    source : str, bytes or UnreadableImageError
+        A path, the content of a file, or the reason why there is neither.
+    name : str or None
+        What to call it in results; the path if not given.
+    age : float or None
+        Of the patient in years, where a manifest states it; a DICOM header has priority.
+    view : str
+        View position, likewise.
+    """
+
+    source: str | bytes | UnreadableImageError
+    name: str | None = None
+    age: float | None = None
+    view: str = ViewPosition.UNKNOWN
+
+    @property
+    def label(self) -> str:
+        """What the image is called in results and messages."""
+        if isinstance(self.source, UnreadableImageError):
+            return self.source.path
+        return self.name or (self.source if isinstance(self.source, str) else "<bytes>")
+
+
+def expand(paths: Iterable[str | Path | InputItem] | str | Path) -> Iterator[InputItem]:
+    """Yield the images of files, folders and manifests, in the order given.
 
     A folder is searched with all its subfolders, in the order of their names, for files that are images by
-    suffix or by content; hidden files and linked folders are passed over. A path that does not exist is
-    yielded as it is: reading it gives the row with the reason.
+    suffix or by content; hidden files and linked folders are left out. A path that does not exist is
+    yielded unchanged: reading it gives the row with the reason.
 
     Parameters
     ----------
     paths : path or iterable of paths
         Files, folders, and manifests (``.csv`` or ``.parquet`` with a ``path`` column, relative to the
-        manifest's folder or to the column ``root``).
+        manifest's folder or to the column ``root``); an `InputItem` is yielded unchanged.
 
     Raises
     ------
@@ -43,30 +69,33 @@ def expand(paths: Iterable[str | Path] | str | Path) -> Iterator[Item]:
         If a Parquet manifest is given and pyarrow is not installed.
     """
     for given in (paths,) if isinstance(paths, str | Path) else paths:
+        if isinstance(given, InputItem):
+            yield given
+            continue
         path = Path(given)
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
-        except OSError:  # a name that is too long, or in a closed folder: reading it will say so
+        except OSError:  # a name that is too long, or in a closed folder: reading it gives the reason
             is_folder = is_file = False
         if is_folder:
             yield from _folder(path)
-        elif is_file and path.suffix.lower() in MANIFEST_SUFFIXES:
+        elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
             yield from _manifest(path)
         else:
-            yield str(given)
+            yield InputItem(str(given))
 
 
-def _folder(folder: Path) -> Iterator[Item]:
+def _folder(folder: Path) -> Iterator[InputItem]:
     found = False
     for item in _walk(folder):
         found = True
         yield item
     if not found:
         detail = "there is no image in this folder; give one that holds X-rays"
-        yield UnreadableImageError(str(folder), Reason.NOT_FOUND, detail)
+        yield InputItem(UnreadableImageError(str(folder), Reason.NOT_FOUND, detail))
 
 
-def _walk(folder: Path) -> Iterator[Item]:
+def _walk(folder: Path) -> Iterator[InputItem]:
     problems: list[OSError] = []
     for parent, subfolders, names in os.walk(folder, onerror=problems.append):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -75,58 +104,28 @@ def _walk(folder: Path) -> Iterator[Item]:
         for name in sorted(names):
             path = Path(parent, name)
             if not name.startswith(".") and _is_image(path):
-                yield str(path)
+                yield InputItem(str(path))
     while problems:
         yield _closed(problems.pop())
 
 
-def _closed(problem: OSError) -> UnreadableImageError:
-    detail = "this folder may not be read; give yourself read permission"
-    return UnreadableImageError(str(problem.filename), Reason.NO_PERMISSION, detail)
+def _closed(problem: OSError) -> InputItem:
+    detail = "no permission to read this folder; change its mode or its owner"
+    return InputItem(UnreadableImageError(str(problem.filename), Reason.NO_PERMISSION, detail))
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path)
 
 
-def _manifest(path: Path) -> Iterator[Item]:
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
-    for name, root in rows:
+def _manifest(path: Path) -> Iterator[InputItem]:
+    columns, rows = read_rows(path, only=("path", "root", "age", "view"))
+    if "path" not in columns:
+        raise DataError(f"{path}: no column 'path'; a manifest has one row an image, its path in that column")
+    for row in rows:
+        if not row["path"]:
+            continue
+        root = row.get("root")
         base = path.parent / root if root and (path.parent / root).is_dir() else path.parent
-        yield str(base / name)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or ()):
-                raise _no_path_column(path)
-            for row in rows:
-                if row["path"]:
-                    yield row["path"], row.get("root")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV manifest ({error}); save it as UTF-8") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("reading a Parquet manifest", "parquet") from error
-    try:
-        with parquet.ParquetFile(path) as table:
-            columns = [name for name in ("path", "root") if name in table.schema_arrow.names]
-            if "path" not in columns:
-                raise _no_path_column(path)
-            for batch in table.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    if row["path"]:
-                        yield str(row["path"]), row.get("root")
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet manifest ({error}); write it again") from error
-
-
-def _no_path_column(path: Path) -> DataError:
-    return DataError(f"{path}: no column 'path'; a manifest has one row a image, its path in that column")
+        view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
+        yield InputItem(str(base / row["path"]), age=parse_age(row.get("age")), view=view)

@@ -1,1 +1,1 @@
-"""Answers made readable: tables, files and images. Sees only the words of the house."""
+"""Predictions as text, tables, images and HTML. Uses only `pneumoscope.domain` and `pneumoscope.errors`."""

@@ -1,7 +1,7 @@
-"""Answers as one self-contained page: to be read, kept, and printed.
+"""Predictions as one self-contained HTML page, to read, keep and print.
 
 Made with the standard library's templates, so that it works in the base install. Images are written to a
-draft as they come and put in order at the end, so memory holds a line of the worklist for each, no more.
+draft as they come and sorted at the end, so that memory holds one line of the worklist for each and no more.
 """
 
 from __future__ import annotations
@@ -21,73 +21,79 @@ from typing import IO
 
 import cv2
 
-from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.domain import (
+    ANY_POPULATION,
+    Explanation,
+    OperatingPoint,
+    Prediction,
+    Radiograph,
+    ViewPosition,
+    age_band,
+)
 from pneumoscope.errors import CAUTIONS
-from pneumoscope.report.age import age_band
-from pneumoscope.report.overlay import CONTOUR_AT, Canvas, colour_at, overlay
-from pneumoscope.report.rows import NO_CLASS, plain_text
+from pneumoscope.report.overlay import CONTOUR_AT, METHODS, Canvas, colour_at, overlay
+from pneumoscope.report.rows import NO_CLASS, decision_text, plain_text, reason_text
 from pneumoscope.report.writers import replacing
 
-__all__ = ["AddAnswer", "open_report"]
+__all__ = ["AddPrediction", "open_report"]
 
-AddAnswer = Callable[[Prediction, Radiograph | None, Explanation | None], None]
-"""Adds one answer, with the image and the heat map as far as there are any."""
+AddPrediction = Callable[
+    [Prediction, Radiograph | None, Explanation | None, OperatingPoint | None],
+    None,
+]
+"""Adds a prediction with its image, heat map and operating point, each None where there is none."""
 
 IMAGE_SIDE = 640  # pixels on the longer side
 JPEG_QUALITY = 85
 PLACE = "<!--images-->"
-METHODS = {"cam": "class activation map", "occlusion": "occlusion sensitivity"}
 VIEWS = {
     ViewPosition.PA: "PA",
     ViewPosition.AP: "AP",
-    ViewPosition.LATERAL: "lateral",
+    ViewPosition.LATERAL: "lateral view",
     ViewPosition.OTHER: "other",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One line of the worklist, and where its image lies in the draft."""
+    """One line of the worklist, and where its article lies in the draft."""
 
     number: int
     name: str
-    status: str
     words: str
     tone: str
-    p_pneumonia: float | None
+    p_target: float | None
     start: int
     length: int
 
     @property
     def rank(self) -> tuple[bool, float, int]:
-        """Most suspicious first; what was not predicted comes before, since nobody has looked at it."""
-        return (self.p_pneumonia is not None, -(self.p_pneumonia or 0.0), self.number)
+        """Without a prediction first, since these need a reader; then the most suspicious."""
+        return (self.p_target is not None, -(self.p_target or 0.0), self.number)
 
 
 @contextmanager
-def open_report(
-    path: Path, *, about: Mapping[str, str], operating_point: OperatingPoint | None = None
-) -> Iterator[AddAnswer]:
-    """Write a page, answer by answer; it takes its name when the block ends well.
+def open_report(path: Path, *, target: str, about: Mapping[str, str]) -> Iterator[AddPrediction]:
+    """Write a page, prediction by prediction; it replaces `path` when the block ends without an error.
 
     Parameters
     ----------
     path : Path
-        The page to make or replace; its folder must exist.
+        The page to write or replace; its folder must exist.
+    target : str
+        Name of the target finding of the bundle.
     about : mapping of str to str
         Facts on the model, name to value, in their order.
-    operating_point : OperatingPoint, optional
-        Its threshold is marked on the bar of pneumonia.
 
     Yields
     ------
     callable
-        Adds an answer.
+        Adds a prediction.
 
     Raises
     ------
     DataError
-        If no file can be made there.
+        If no file can be written there.
     """
     lines: list[_Line] = []
     with replacing(path) as file, tempfile.TemporaryFile() as draft:
@@ -96,18 +102,18 @@ def open_report(
             prediction: Prediction,
             radiograph: Radiograph | None = None,
             explanation: Explanation | None = None,
+            point: OperatingPoint | None = None,
         ) -> None:
             number = len(lines) + 1
-            article = _article(number, prediction, radiograph, explanation, operating_point).encode("utf-8")
-            words, tone = _decision(prediction)
+            article = _article(number, prediction, radiograph, explanation, point).encode("utf-8")
             name = plain_text(Path(prediction.path).name)
-            p, start = prediction.p_pneumonia, draft.tell()
-            lines.append(_Line(number, name, prediction.status, words, tone, p, start, len(article)))
+            words, tone = decision_text(prediction), _tone(prediction)
+            lines.append(_Line(number, name, words, tone, prediction.p_target, draft.tell(), len(article)))
             draft.write(article)
 
         yield add
         lines.sort(key=lambda line: line.rank)
-        head, tail = _page(lines, about).split(PLACE)
+        head, tail = _page(lines, target, about).split(PLACE)
         file.write(head)
         for line in lines:
             _copy(draft, line, file)
@@ -119,35 +125,36 @@ def _copy(draft: IO[bytes], line: _Line, file: IO[str]) -> None:
     file.write(draft.read(line.length).decode("utf-8"))
 
 
-def _page(lines: list[_Line], about: Mapping[str, str]) -> str:
+def _page(lines: list[_Line], target: str, about: Mapping[str, str]) -> str:
     counts = Counter(line.words for line in lines)
     single = len(lines) == 1
     title = f"Chest X-ray: {lines[0].name}" if single else f"{len(lines):,} chest X-rays"
-    said = ", ".join(f"{count:,} {words}" for words, count in counts.most_common())
-    order = "What was not predicted comes first, then the most suspicious."
+    totals = ", ".join(f"{count:,} {words}" for words, count in counts.most_common())
+    order = "Images without a prediction come first, then the most suspicious."
     template = Template(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=escape(title),
-        summary="" if single else escape(f"{said}. {order}"),
-        worklist="" if single else _worklist(lines),
+        summary="" if single else escape(f"{totals}. {order}"),
+        worklist="" if single else _worklist(lines, target),
         about=_facts(about),
+        target=escape(target),
         ramp=", ".join(_css_colour(step / 8) for step in range(9)),
         contour=f"calc({CONTOUR_AT:.0%} - 1px)",
         level="half" if CONTOUR_AT == 0.5 else f"{CONTOUR_AT:.0%}",
     )
 
 
-def _worklist(lines: list[_Line]) -> str:
+def _worklist(lines: list[_Line], target: str) -> str:
     rows = "\n".join(
         f'<tr><td><a href="#image-{line.number}">{escape(line.name)}</a></td>'
         f'<td class="{line.tone}">{escape(line.words)}</td>'
-        f'<td class="number">{"" if line.p_pneumonia is None else f"{line.p_pneumonia:.1%}"}</td></tr>'
+        f'<td class="number">{"" if line.p_target is None else f"{line.p_target:.1%}"}</td></tr>'
         for line in lines
     )
     return (
         '<section><h2>Worklist</h2><div class="card table"><table><thead><tr><th scope="col">Image</th>'
-        '<th scope="col">Answer</th><th scope="col" class="number">Pneumonia</th></tr></thead>'
-        f"<tbody>\n{rows}\n</tbody></table></div></section>"
+        f'<th scope="col">Result</th><th scope="col" class="number">{escape(_capital(target))}</th>'
+        f"</tr></thead><tbody>\n{rows}\n</tbody></table></div></section>"
     )
 
 
@@ -159,14 +166,13 @@ def _article(
     point: OperatingPoint | None,
 ) -> str:
     name = escape(plain_text(Path(prediction.path).name))
-    words, tone = _decision(prediction)
     parts = [
         f'<article class="card" id="image-{number}"><h3>{name}</h3>',
-        f'<p class="decision {tone}">{escape(words)}</p>',
+        f'<p class="decision {_tone(prediction)}">{escape(decision_text(prediction))}</p>',
     ]
     if prediction.message:
         parts.append(f"<p>{escape(plain_text(prediction.message))}</p>")
-    if prediction.p_pneumonia is not None:
+    if prediction.p_target is not None:
         parts.append(_bars(prediction, point))
     if radiograph is not None:
         parts.append(_images(name, radiograph, explanation))
@@ -174,39 +180,34 @@ def _article(
     return "\n".join(parts)
 
 
-def _decision(prediction: Prediction) -> tuple[str, str]:
-    """Say the answer in plain words, with the tone that colours it."""
-    if prediction.status == "unreadable":
-        return "could not be read", "doubt"
-    if prediction.status == "rejected":
-        return "not predicted", "doubt"
-    if prediction.uncertain:
-        leaning = "towards" if prediction.decision == "pneumonia" else "away from"
-        return f"uncertain, leaning {leaning} pneumonia", "doubt"
-    if prediction.decision == "pneumonia":
-        return "pneumonia suspected", "alarm"
-    return "no pneumonia seen", "calm"
+def _tone(prediction: Prediction) -> str:
+    """Return the class of the style that colours the result."""
+    if prediction.positive is None or prediction.uncertain:
+        return "doubt"
+    return "alarm" if prediction.positive else "calm"
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _bars(prediction: Prediction, point: OperatingPoint | None) -> str:
+    classes = {name: p for name, p in prediction.probabilities.items() if name != prediction.target}
     rows = []
-    for name in ("pneumonia", "bacterial", "viral", "normal"):
-        value = getattr(prediction, f"p_{name}")
-        if value is None:
-            continue
+    for name, value in ({prediction.target: prediction.p_target or 0.0} | classes).items():
         mark = ""
-        if name == "pneumonia" and point is not None:
+        if name == prediction.target and point is not None:
             mark = f'<i style="left:calc({point.threshold:.2%} - 1px)"></i>'
         rows.append(
-            f'<span>{name}</span><span class="bar" aria-hidden="true"><b style="width:{value:.2%}"></b>{mark}'
-            f"</span><span>{value:.1%}</span>"
+            f'<span>{escape(name)}</span><span class="bar" aria-hidden="true">'
+            f'<b style="width:{value:.2%}"></b>{mark}</span><span>{value:.1%}</span>'
         )
     return f'<div class="bars">{"".join(rows)}</div>'
 
 
 def _images(name: str, radiograph: Radiograph, explanation: Explanation | None) -> str:
     plain = _data_uri(overlay(radiograph, None, side=IMAGE_SIDE))
-    figures = [f'<figure><img src="{plain}" alt="X-ray {name}"><figcaption>As read</figcaption></figure>']
+    figures = [f'<figure><img src="{plain}" alt="X-ray {name}"><figcaption>Image</figcaption></figure>']
     if explanation is not None:
         drawn = _data_uri(overlay(radiograph, explanation, side=IMAGE_SIDE))
         finding = escape(explanation.finding)
@@ -229,17 +230,20 @@ def _header(
             f"{radiograph.format.upper()}"
         )
         if radiograph.view in VIEWS:
-            facts["View"] = f"{VIEWS[radiograph.view]}, as its header states"
+            facts["View"] = f"{VIEWS[radiograph.view]}, from the header"
         if radiograph.age is not None:
             facts["Age"] = age_band(radiograph.age)
     if prediction.prediction_set:
         facts["Not ruled out"] = ", ".join(prediction.prediction_set)
     elif prediction.uncertain:
         facts["Not ruled out"] = NO_CLASS
-    if prediction.p_pneumonia is not None and point is not None:
-        facts["Operating point"] = f"{point.name}: pneumonia from {point.threshold:.1%} on"
+    if prediction.p_target is not None and point is not None:
+        population = "" if point.population == ANY_POPULATION else f", for the population {point.population}"
+        facts["Operating point"] = (
+            f"{point.name}: {prediction.target} at {point.threshold:.1%} or more{population}"
+        )
     if prediction.reasons:
-        reasons = ", ".join(reason.replace("_", " ") for reason in prediction.reasons)
+        reasons = ", ".join(map(reason_text, prediction.reasons))
         cautions = all(reason in CAUTIONS for reason in prediction.reasons)
         lead = "passed, with caution: " if cautions else "overridden: "
         facts["Gate"] = f"{lead}{reasons}" if prediction.status == "ok" else reasons

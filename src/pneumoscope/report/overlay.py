@@ -1,6 +1,6 @@
-"""The image of an answer: the X-ray with its heat map, the probabilities, the decision.
+"""The image of a prediction: the X-ray with its heat map, the probabilities and the decision.
 
-Drawn with OpenCV and numpy alone, so that it works in the base install.
+Drawn with OpenCV and numpy only, so that it works in the base install.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import CAUTIONS, DataError
-from pneumoscope.report.rows import plain_text
+from pneumoscope.report.rows import decision_text, plain_text, reason_text
 
-__all__ = ["CONTOUR_AT", "Canvas", "colour_at", "draw_answer", "overlay", "write_png"]
+__all__ = ["CONTOUR_AT", "METHODS", "Canvas", "colour_at", "draw_prediction", "overlay", "write_png"]
 
 Canvas = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 IMAGE_SIDE = 720  # pixels on the longer side of the X-ray
-PANEL_WIDTH, PANEL_HEIGHT = 340, 540  # the least height
+PANEL_WIDTH, PANEL_HEIGHT = 340, 540  # the least height, with `PANEL_BARS` bars
 MARGIN = 18
 LINE = 24
-TEXT_HEIGHT = 13
+TEXT_HEIGHT, HEADLINE_HEIGHT = 13, 20
+BAR_HEIGHT, PANEL_BARS = 44, 4
 
 # Blue, green, red, as OpenCV has them.
 BACKGROUND: Colour = (24, 20, 18)
@@ -37,24 +38,26 @@ CALM: Colour = (130, 190, 90)
 
 STRONGEST_TINT = 0.55
 CONTOUR_AT = 0.5
-"""Evidence at which a line is drawn, in [0, 1]."""
+"""Evidence at which the contour is drawn, in [0, 1]."""
 
 METHODS = {"cam": "class activation map", "occlusion": "occlusion sensitivity"}
+"""Names of the methods of an `Explanation`."""
+
 NOT_FOR_DIAGNOSIS = "Research only. Not for diagnosis."
 
 
 def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: int = IMAGE_SIDE) -> Canvas:
-    """Lay a heat map over an X-ray.
+    """Return an X-ray with a heat map over it.
 
-    The tint grows with the evidence and is absent where there is none, so that the X-ray stays readable;
-    a contour is drawn at `CONTOUR_AT`.
+    The opacity of the colour grows with the evidence, so that the X-ray stays readable; a contour is drawn at
+    `CONTOUR_AT`.
 
     Parameters
     ----------
     radiograph : Radiograph
-        At its own aspect.
+        Drawn at its own aspect ratio.
     explanation : Explanation or None
-        Without one the X-ray alone is drawn.
+        The heat map; the X-ray alone if None.
     side : int
         Pixels on the longer side.
 
@@ -87,24 +90,24 @@ def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: in
     return mixed
 
 
-def draw_answer(
+def draw_prediction(
     prediction: Prediction,
     radiograph: Radiograph,
     explanation: Explanation | None = None,
-    operating_point: OperatingPoint | None = None,
+    point: OperatingPoint | None = None,
 ) -> Canvas:
-    """Draw the X-ray with its heat map beside the probabilities and the decision, or the rejection's reason.
+    """Draw the X-ray with its heat map beside the probabilities and the decision, or why there is none.
 
     Parameters
     ----------
     prediction : Prediction
-        The answer.
+        Of any classes and any target.
     radiograph : Radiograph
-        The image that it speaks of.
+        The image that was predicted or rejected.
     explanation : Explanation, optional
         The heat map.
-    operating_point : OperatingPoint, optional
-        Its threshold is marked on the bar for pneumonia.
+    point : OperatingPoint, optional
+        The one that was used for this prediction; its threshold is marked on the bar of the target.
 
     Returns
     -------
@@ -112,19 +115,21 @@ def draw_answer(
         Blue, green, red.
     """
     image = overlay(radiograph, explanation)
-    panel_height = max(image.shape[0], PANEL_HEIGHT)
+    more_bars = max(0, len(_bars(prediction)) - PANEL_BARS)
+    panel_height = max(image.shape[0], PANEL_HEIGHT + more_bars * BAR_HEIGHT)
     canvas: Canvas = np.full((panel_height, image.shape[1] + PANEL_WIDTH, 3), BACKGROUND, np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
     left = image.shape[1] + MARGIN
     y = _heading(canvas, left, prediction)
-    if prediction.p_pneumonia is None:
-        y = _paragraph(canvas, left, y, prediction.message or ", ".join(prediction.reasons), INK)
+    reasons = prediction.message or ", ".join(map(reason_text, prediction.reasons))
+    if prediction.p_target is None:
+        _paragraph(canvas, left, y, reasons, INK)
     else:
-        y = _probabilities(canvas, left, y, prediction, operating_point)
+        y = _probabilities(canvas, left, y, prediction, point)
         if prediction.reasons:
-            overridden = any(reason not in CAUTIONS for reason in prediction.reasons)
-            lead = "Predicted all the same. " if overridden else ""
-            y = _paragraph(canvas, left, y, f"{lead}{prediction.message}", ALARM)
+            forced = any(reason not in CAUTIONS for reason in prediction.reasons)
+            lead = "Rejected, but predicted on request. " if forced else ""
+            y = _paragraph(canvas, left, y, f"{lead}{reasons}", ALARM)
         if explanation is not None:
             _legend(canvas, left, y, explanation)
     bottom = panel_height - MARGIN
@@ -134,7 +139,7 @@ def draw_answer(
 
 
 def write_png(image: Canvas, path: Path) -> None:
-    """Write a image as PNG.
+    """Write an image as PNG.
 
     Raises
     ------
@@ -162,56 +167,56 @@ def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
 
 
 def _heading(canvas: Canvas, left: int, prediction: Prediction) -> int:
-    y = MARGIN + LINE
-    for line in _wrapped(plain_text(Path(prediction.path).name), PANEL_WIDTH - 2 * MARGIN)[:2]:
+    y, width = MARGIN + LINE, PANEL_WIDTH - 2 * MARGIN
+    for line in _wrapped(plain_text(Path(prediction.path).name), width)[:2]:
         _text(canvas, left, y, line, FAINT)
         y += LINE
-    headline, colour = prediction.decision or prediction.status, INK
-    if prediction.decision is not None:
-        colour = ALARM if prediction.decision == "pneumonia" else CALM
+    colour = INK
+    if prediction.positive is not None and not prediction.uncertain:
+        colour = ALARM if prediction.positive else CALM
     y += LINE // 2
-    _text(canvas, left, y, headline, colour, height=22, bold=True)
-    if prediction.uncertain:
-        _text(canvas, left, y + LINE, "uncertain", INK)
-    return y + 2 * LINE
+    for line in _wrapped(decision_text(prediction), width, height=HEADLINE_HEIGHT, bold=True)[:3]:
+        _text(canvas, left, y, line, colour, height=HEADLINE_HEIGHT, bold=True)
+        y += LINE + 6
+    return y + LINE // 2
+
+
+def _bars(prediction: Prediction) -> list[tuple[str, float]]:
+    """Return names and values of the bars: the target, then the classes in order."""
+    if prediction.p_target is None:
+        return []
+    classes = [item for item in prediction.probabilities.items() if item[0] != prediction.target]
+    return [(prediction.target, prediction.p_target), *classes]
 
 
 def _probabilities(
-    canvas: Canvas, left: int, y: int, prediction: Prediction, operating_point: OperatingPoint | None
+    canvas: Canvas, left: int, y: int, prediction: Prediction, point: OperatingPoint | None
 ) -> int:
-    rows = (
-        ("pneumonia", prediction.p_pneumonia),
-        ("normal", prediction.p_normal),
-        ("bacterial", prediction.p_bacterial),
-        ("viral", prediction.p_viral),
-    )
     right = canvas.shape[1] - MARGIN
-    for name, value in rows:
-        if value is None:
-            continue
-        _text(canvas, left, y, name, INK)
-        _text(canvas, right, y, f"{value:.1%}", INK, align_right=True)
-        bar = slice(y + 8, y + 16)
-        canvas[bar, left:right] = TRACK
-        canvas[bar, left : left + round(value * (right - left))] = BAR
-        if name == "pneumonia" and operating_point is not None:
-            x = min(right - 2, left + round(operating_point.threshold * (right - left)))
+    for number, (name, value) in enumerate(_bars(prediction)):
+        shown = f"{value:.1%}"
+        _text(canvas, left, y, _wrapped(name, right - left - _text_width(shown) - MARGIN)[0], INK)
+        _text(canvas, right, y, shown, INK, align_right=True)
+        canvas[y + 8 : y + 16, left:right] = TRACK
+        canvas[y + 8 : y + 16, left : left + round(value * (right - left))] = BAR
+        if number == 0 and point is not None:
+            x = min(right - 2, left + round(point.threshold * (right - left)))
             canvas[y + 4 : y + 20, x : x + 2] = INK
-        y += 44
-    if operating_point is not None:
-        _text(canvas, left, y, f"| {operating_point.name}: {operating_point.threshold:.1%}", FAINT)
-        y += LINE
+        y += BAR_HEIGHT
+    if point is not None:
+        population = "" if point.population == ANY_POPULATION else f", {point.population}"
+        y = _paragraph(canvas, left, y, f"| {point.name}: {point.threshold:.1%}{population}", FAINT)
     if prediction.prediction_set or prediction.uncertain:
-        kept = ", ".join(prediction.prediction_set) or "no class"
-        y = _paragraph(canvas, left, y, f"not ruled out: {kept}", FAINT)
+        classes = ", ".join(prediction.prediction_set) or "no class"
+        y = _paragraph(canvas, left, y, f"not ruled out: {classes}", FAINT)
     return y + LINE // 2
 
 
 def _legend(canvas: Canvas, left: int, y: int, explanation: Explanation) -> None:
     right = canvas.shape[1] - MARGIN
     ramp = np.linspace(0, 1, right - left, dtype=np.float32)[None].repeat(10, axis=0)
-    _text(canvas, left, y, f"evidence for {explanation.finding}", INK)
-    y = _paragraph(canvas, left, y + LINE, f"{METHODS[explanation.method]}; line at {CONTOUR_AT:.0%}", FAINT)
+    y = _paragraph(canvas, left, y, f"evidence for {explanation.finding}", INK)
+    y = _paragraph(canvas, left, y, f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}", FAINT)
     canvas[y - 4 : y + 6, left:right] = _colours(ramp)
     at = left + round(CONTOUR_AT * (right - left))
     canvas[y - 8 : y + 10, at : at + 2] = INK
@@ -226,30 +231,28 @@ def _paragraph(canvas: Canvas, left: int, y: int, text: str, colour: Colour) -> 
     return y
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int, *, height: int = TEXT_HEIGHT, bold: bool = False) -> list[str]:
     """Break text into lines of at most `width` pixels; a word that is longer is broken too."""
+
+    def fits(line: str) -> bool:
+        return _text_width(line, height, bold=bold) <= width
+
     lines = [""]
     for word in _drawable(text).split():
-        for part in _broken(word, width):
-            longer = f"{lines[-1]} {part}".strip()
-            if _text_width(longer) <= width:
-                lines[-1] = longer
-            else:
-                lines.append(part)
-    return [line for line in lines if line]
-
-
-def _broken(word: str, width: int) -> list[str]:
-    parts = [""]
-    for letter in word:
-        if _text_width(parts[-1] + letter) > width:
-            parts.append("")
-        parts[-1] += letter
-    return parts
+        longer = f"{lines[-1]} {word}".strip()
+        if fits(longer):
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line] or [""]
 
 
 def _drawable(text: str) -> str:
-    """Replace what OpenCV's fonts do not have."""
+    """Replace characters that OpenCV's fonts do not have."""
     return text.encode("ascii", "replace").decode("ascii")
 
 

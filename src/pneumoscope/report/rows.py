@@ -1,25 +1,34 @@
-"""A prediction as a row: the columns of every table of results, in one place."""
+"""A prediction as a row: the columns of every table of results, and its words for people."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Prediction, probability_column
+from pneumoscope.errors import Reason
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 __all__ = [
-    "COLUMNS",
     "NO_CLASS",
-    "Row",
+    "as_table",
+    "columns",
     "csv_safe",
+    "decision_text",
     "flat_row",
     "plain_text",
+    "probability_columns",
+    "reason_text",
     "to_row",
     "tsv_header",
     "tsv_line",
 ]
 
-NO_CLASS = "none: no class is as probable as it usually is where it is right"
-"""What an empty prediction set says."""
+NO_CLASS = "none: no class reaches the probability that it usually has where it is correct"
+"""Text for an empty prediction set."""
 
 LIST_SEPARATOR = ";"
 DECIMALS = 6
@@ -27,26 +36,31 @@ DECIMALS = 6
 # A spreadsheet runs a cell that starts with one of these as a formula (OWASP, CSV Injection).
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
-
-class Row(TypedDict):
-    """One row of results; the keys are the columns, in this order."""
-
-    path: str
-    status: str
-    reasons: list[str]
-    p_normal: float | None
-    p_bacterial: float | None
-    p_viral: float | None
-    p_pneumonia: float | None
-    finding: str | None
-    decision: str | None
-    operating_point: str | None
-    prediction_set: list[str]
-    bundle: str
-    uncertain: bool
+STATUS_STYLES = {"ok": "yellow", "rejected": "yellow", "unreadable": "red"}
+CLASSES_WIDTH = 32  # characters of a terminal's line that columns of classes may take
 
 
-COLUMNS: tuple[str, ...] = tuple(Row.__annotations__)
+def probability_columns(classes: Sequence[str], target: str) -> tuple[str, ...]:
+    """Return the columns of probabilities: each class in order, then the target unless it is a class."""
+    names = classes if target in classes else (*classes, target)
+    return tuple(probability_column(name) for name in names)
+
+
+def columns(classes: Sequence[str], target: str) -> tuple[str, ...]:
+    """Return the columns of a table of results, in order.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Classes of the bundle, in order.
+    target : str
+        Name of its target finding.
+    """
+    return (
+        *("path", "status", "reasons"),
+        *probability_columns(classes, target),
+        *("finding", "decision", "operating_point", "population", "prediction_set", "bundle", "uncertain"),
+    )
 
 
 def plain_text(name: str) -> str:
@@ -54,28 +68,55 @@ def plain_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def to_row(prediction: Prediction) -> Row:
-    """Return the row of a prediction, with probabilities to six decimals."""
-    return Row(
-        path=plain_text(prediction.path),
-        status=prediction.status,
-        reasons=[str(reason) for reason in prediction.reasons],
-        p_normal=_rounded(prediction.p_normal),
-        p_bacterial=_rounded(prediction.p_bacterial),
-        p_viral=_rounded(prediction.p_viral),
-        p_pneumonia=_rounded(prediction.p_pneumonia),
-        finding=prediction.finding,
-        decision=prediction.decision,
-        operating_point=prediction.operating_point,
-        prediction_set=list(prediction.prediction_set),
-        bundle=prediction.bundle,
-        uncertain=prediction.uncertain,
-    )
+def reason_text(reason: str) -> str:
+    """Return the code of a reason as words, such as ``lateral view``."""
+    return reason.replace("_", " ")
 
 
-def flat_row(prediction: Prediction) -> dict[str, str]:
-    """Return the row as text cells: lists joined by ``;``, nothing for what is unknown."""
-    return {name: _cell(value) for name, value in to_row(prediction).items()}
+def decision_text(prediction: Prediction) -> str:
+    """Return the result in words, such as ``pneumonia suspected`` or ``no pneumonia detected``."""
+    if prediction.status == "unreadable":
+        return "could not be read"
+    if prediction.status == "rejected":
+        return "rejected"
+    if prediction.positive is None:
+        return "not predicted"
+    if prediction.uncertain:
+        return f"uncertain, leaning {'towards' if prediction.positive else 'away from'} {prediction.target}"
+    return f"{prediction.target} suspected" if prediction.positive else f"no {prediction.target} detected"
+
+
+def to_row(prediction: Prediction, classes: Sequence[str], target: str) -> dict[str, Any]:
+    """Return the row of a prediction, its keys in the order of `columns`, with probabilities to six decimals.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    classes : sequence of str
+        Classes of the bundle, in order.
+    target : str
+        Name of its target finding.
+    """
+    values: dict[str, Any] = {
+        "path": plain_text(prediction.path),
+        "status": prediction.status,
+        "reasons": [str(reason) for reason in prediction.reasons],
+        "finding": prediction.finding,
+        "decision": prediction.decision,
+        "operating_point": prediction.operating_point,
+        "population": prediction.population,
+        "prediction_set": list(prediction.prediction_set),
+        "bundle": prediction.bundle,
+        "uncertain": prediction.uncertain,
+        probability_column(target): _rounded(prediction.p_target),
+    }
+    values |= {probability_column(name): _rounded(prediction.probabilities.get(name)) for name in classes}
+    return {name: values[name] for name in columns(classes, target)}
+
+
+def flat_row(prediction: Prediction, classes: Sequence[str], target: str) -> dict[str, str]:
+    """Return the row as text cells: lists joined by ``;``, empty where a value is unknown."""
+    return {name: _cell(value) for name, value in to_row(prediction, classes, target).items()}
 
 
 def csv_safe(cell: str) -> str:
@@ -83,15 +124,53 @@ def csv_safe(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
-def tsv_header() -> str:
+def tsv_header(classes: Sequence[str], target: str) -> str:
     """Return the column names, separated by tabs."""
-    return "\t".join(COLUMNS)
+    return "\t".join(columns(classes, target))
 
 
-def tsv_line(prediction: Prediction) -> str:
+def tsv_line(prediction: Prediction, classes: Sequence[str], target: str) -> str:
     """Return one row, cells separated by tabs; a tab or line break in a file name becomes a space."""
-    cells = flat_row(prediction).values()
+    cells = flat_row(prediction, classes, target).values()
     return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells)
+
+
+def as_table(predictions: Iterable[Prediction], classes: Sequence[str], target: str) -> Table:
+    """Return a table for a terminal, one line per image; classes have columns where 80 characters suffice."""
+    from rich.table import Table
+    from rich.text import Text
+
+    others = [name for name in classes if name != target]
+    if sum(len(name) + 1 for name in others) > CLASSES_WIDTH:
+        others = []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("image", overflow="fold")
+    for name in (target, *others):
+        table.add_column(Text(name), justify="right", no_wrap=name in others)
+    table.add_column("result", width=max(map(len, Reason)))
+    for one in predictions:
+        values = [one.p_target, *(one.probabilities.get(name) for name in others)]
+        table.add_row(
+            Text(plain_text(one.path)),
+            *("" if value is None else f"{value:.3f}" for value in values),
+            _result(one),
+        )
+    return table
+
+
+def _result(prediction: Prediction) -> Text:
+    """Return the decision, whether it is uncertain, and the reasons; or the status without a decision."""
+    from rich.text import Text
+
+    text = Text(prediction.decision or "", "bold" if prediction.positive else "")
+    if prediction.uncertain:
+        text.append(" (uncertain)", "yellow")
+    reasons = ", ".join(prediction.reasons)
+    if not reasons and prediction.decision is None:
+        reasons = prediction.status
+    if reasons:
+        text.append(", " if text else "").append(reasons, STATUS_STYLES[prediction.status])
+    return text
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """Predictions into files: CSV, JSON, JSON Lines, Parquet.
 
-All of them are written row by row, so that memory does not grow with their number, and into a draft beside
-the target that takes its name only when it is complete: a killed run leaves no half table behind.
+Each is written row by row, so that memory does not grow with the number of rows, and into a draft beside the
+file that takes its name only when it is complete: an interrupted run leaves no incomplete table behind.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope.domain import Prediction
-from pneumoscope.errors import DataError, MissingExtraError
-from pneumoscope.report.rows import COLUMNS, Row, csv_safe, flat_row, to_row
+from pneumoscope.errors import DataError, require_extra
+from pneumoscope.report.rows import columns, csv_safe, flat_row, probability_columns, to_row
 
 __all__ = ["RESULT_SUFFIXES", "Write", "json_array", "open_results", "replacing"]
 
@@ -28,19 +28,19 @@ ROWS_A_GROUP = 8192  # of Parquet, held in memory until written
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a draft that becomes `path` when the block ends well, and vanishes when it does not.
+    """Open a draft that becomes `path` when the block ends without an error, and is deleted otherwise.
 
     Parameters
     ----------
     path : Path
-        The file to make or replace; its folder must exist.
+        The file to write or replace; its folder must exist.
     mode : {"w", "wb"}
         Text in UTF-8, or bytes.
 
     Raises
     ------
     DataError
-        If no file can be made there.
+        If no file can be written there.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
@@ -56,56 +56,66 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         draft.unlink(missing_ok=True)
 
 
-def open_results(path: Path) -> AbstractContextManager[Write]:
-    """Return a context that yields a function to add rows; the ending of the name chooses the format.
+def open_results(path: Path, *, classes: Sequence[str], target: str) -> AbstractContextManager[Write]:
+    """Return a context that yields a function to add rows; the suffix of the file chooses the format.
 
-    File names in a CSV cannot act as formulas: a dangerous start gets an apostrophe before it.
+    A cell of a CSV that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write or replace, with one of `RESULT_SUFFIXES`.
+    classes : sequence of str
+        Classes of the bundle, in order.
+    target : str
+        Name of its target finding.
 
     Raises
     ------
     DataError
-        If the ending is none of `RESULT_SUFFIXES`; on entry, if the file cannot be made.
+        If the suffix is none of `RESULT_SUFFIXES`; on entry, if the file cannot be written.
     MissingExtraError
-        On entry, if Parquet is asked for and pyarrow is not installed.
+        On entry, for Parquet where pyarrow is not installed.
     """
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         known = ", ".join(RESULT_SUFFIXES)
-        raise DataError(f"{path}: unknown kind of table; end the name with one of {known}")
-    return writer(path)
+        raise DataError(f"{path}: unknown format; end the name with one of {known}")
+    return writer(path, classes, target)
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Write]:
+def _csv(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
     with replacing(path) as file:
-        rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        rows = csv.DictWriter(file, columns(classes, target), lineterminator="\n")
         rows.writeheader()
 
         def write(prediction: Prediction) -> None:
-            rows.writerow({name: csv_safe(cell) for name, cell in flat_row(prediction).items()})
+            cells = flat_row(prediction, classes, target)
+            rows.writerow({name: csv_safe(cell) for name, cell in cells.items()})
 
         yield write
 
 
 @contextmanager
-def _json_lines(path: Path) -> Iterator[Write]:
+def _json_lines(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
     with replacing(path) as file:
 
         def write(prediction: Prediction) -> None:
-            file.write(_json_of(prediction) + "\n")
+            file.write(_json_of(prediction, classes, target) + "\n")
 
         yield write
 
 
 @contextmanager
-def json_array(file: IO[str]) -> Iterator[Write]:
+def json_array(file: IO[str], *, classes: Sequence[str], target: str) -> Iterator[Write]:
     """Write one JSON array of objects into an open text file, element by element."""
     file.write("[")
     separator = "\n"
 
     def write(prediction: Prediction) -> None:
         nonlocal separator
-        file.write(separator + _json_of(prediction))
+        file.write(separator + _json_of(prediction, classes, target))
         separator = ",\n"
 
     yield write
@@ -113,22 +123,24 @@ def json_array(file: IO[str]) -> Iterator[Write]:
 
 
 @contextmanager
-def _json(path: Path) -> Iterator[Write]:
-    with replacing(path) as file, json_array(file) as write:
+def _json(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
+    with replacing(path) as file, json_array(file, classes=classes, target=target) as write:
         yield write
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
-    try:
+def _parquet(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
+    with require_extra("parquet", "writing Parquet"):
         import pyarrow as pa
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("writing Parquet", "parquet") from error
-    types = {"reasons": pa.list_(pa.string()), "prediction_set": pa.list_(pa.string())}
-    types |= {name: pa.float64() for name in COLUMNS if name.startswith("p_")} | {"uncertain": pa.bool_()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    waiting: list[Row] = []
+    types = {
+        "reasons": pa.list_(pa.string()),
+        "prediction_set": pa.list_(pa.string()),
+        "uncertain": pa.bool_(),
+    }
+    types |= dict.fromkeys(probability_columns(classes, target), pa.float64())
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns(classes, target)])
+    waiting: list[dict[str, Any]] = []
     with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as table:
 
         def flush() -> None:
@@ -136,7 +148,7 @@ def _parquet(path: Path) -> Iterator[Write]:
             waiting.clear()
 
         def write(prediction: Prediction) -> None:
-            waiting.append(to_row(prediction))
+            waiting.append(to_row(prediction, classes, target))
             if len(waiting) >= ROWS_A_GROUP:
                 flush()
 
@@ -144,11 +156,11 @@ def _parquet(path: Path) -> Iterator[Write]:
         flush()
 
 
-def _json_of(prediction: Prediction) -> str:
-    return json.dumps(to_row(prediction), ensure_ascii=False)
+def _json_of(prediction: Prediction, classes: Sequence[str], target: str) -> str:
+    return json.dumps(to_row(prediction, classes, target), ensure_ascii=False)
 
 
-WRITERS: dict[str, Callable[[Path], AbstractContextManager[Write]]] = {
+WRITERS: dict[str, Callable[[Path, Sequence[str], str], AbstractContextManager[Write]]] = {
     ".csv": _csv,
     ".json": _json,
     ".jsonl": _json_lines,
@@ -156,4 +168,4 @@ WRITERS: dict[str, Callable[[Path], AbstractContextManager[Write]]] = {
 }
 
 RESULT_SUFFIXES: tuple[str, ...] = tuple(WRITERS)
-"""File name endings that choose the format."""
+"""Suffixes that choose the format."""

@@ -1,1 +1,1 @@
-"""The faces: ways in which other programs and people use a model. They do not know each other."""
+"""Interfaces through which people and other programs use a model: web page and REST over worker processes."""

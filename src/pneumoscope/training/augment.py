@@ -1,7 +1,7 @@
-"""Augmentation on the batch: one geometric warp, then photometric changes, on the device that trains.
+"""Augmentation of a batch: one geometric warp, then photometric changes, on the device that trains.
 
-Every random number comes from the generator that is passed in, so a resumed run draws what the
-unbroken run would have drawn.
+Every random number comes from the generator that is passed in, so a resumed run draws the same numbers as
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,41 +13,39 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-__all__ = ["Augmentation", "augment", "mixup", "photometric", "sample_affine", "warp"]
+__all__ = ["Augmentation", "augment", "photometric", "sample_affine", "warp"]
 
 Range = tuple[float, float]
 
 
 class Augmentation(BaseModel):
-    """What is changed at random in a training image; the defaults change nothing.
+    """Random changes of a training image; the defaults change nothing.
 
     Parameters
     ----------
     area : tuple of float
-        Share of the image's area that a random resized crop keeps (Szegedy et al., CVPR 2015);
-        above 1 the image is made smaller inside a border of its edge pixels.
+        Share of the area that a random resized crop keeps (Szegedy et al., CVPR 2015); above 1 the image is
+        shrunk inside a border of its edge pixels.
     aspect : tuple of float
         Width over height of that crop.
     rotate : float
-        Largest angle in degrees, either way.
+        Largest angle in degrees, in either direction.
     flip : float
         Probability of a left-right flip.
     gamma, contrast, brightness : float
         Largest change: gamma in log2 units, contrast as a factor around the mean, brightness added.
     haze : float
-        Amplitude of a smooth random field that is added: scatter and uneven exposure.
+        Amplitude of a smooth random field that is added, like scatter and uneven exposure.
     sharpness : float
-        Largest amount of local contrast added or taken away.
+        Largest amount of local contrast added or removed.
     blur : float
-        Largest sigma of a Gaussian, as a share of the image's side.
+        Largest sigma of a Gaussian, as a share of the image side.
     noise : float
         Largest standard deviation of white noise.
     markers : int
-        Up to so many small bright boxes, as burnt-in letters and tubes are.
+        Largest number of small bright boxes, like burnt-in letters and tubes.
     cutout : float
-        Largest side of one erased box, as a share of the image's side (DeVries and Taylor, 2017).
-    mixup : float
-        Alpha of mixup (Zhang et al., ICLR 2018); 0 for none.
+        Largest side of one erased box, as a share of the image side (DeVries and Taylor, 2017).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,13 +63,12 @@ class Augmentation(BaseModel):
     noise: float = Field(default=0.0, ge=0, le=1)
     markers: int = Field(default=0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, lt=1)
-    mixup: float = Field(default=0.0, ge=0, le=2)
 
     @model_validator(mode="after")
     def _agrees(self) -> Augmentation:
         for name, (low, high) in (("area", self.area), ("aspect", self.aspect)):
             if not 0 < low <= high:
-                raise ValueError(f"{name}: two numbers above 0 are needed, the smaller first")
+                raise ValueError(f"{name}: must be two numbers above 0, the smaller first")
         return self
 
 
@@ -80,7 +77,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def sample_affine(count: int, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Draw one affine map per image: crop, aspect, rotation and flip in one.
+    """Draw one affine map per image that combines crop, aspect, rotation and flip.
 
     Returns
     -------
@@ -103,7 +100,7 @@ def sample_affine(count: int, config: Augmentation, generator: torch.Generator) 
 
 
 def warp(images: Tensor, theta: Tensor, *, size: int | None = None) -> Tensor:
-    """Apply affine maps to images of shape (N, C, H, W); edges are repeated outward."""
+    """Apply affine maps to images of shape (N, C, H, W); borders are replicated."""
     count, channels, height, width = images.shape
     shape = (count, channels, size or height, size or width)
     grid = F.affine_grid(theta, list(shape), align_corners=False)
@@ -178,32 +175,12 @@ def photometric(images: Tensor, config: Augmentation, generator: torch.Generator
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Warp and change a batch of shape (N, 1 + M, S, S); an all-default config returns it untouched.
+    """Augment a batch of shape (N, 1 + M, S, S); a config with defaults only returns it unchanged.
 
-    The first channel is the image; others are maps that lie on it: they move with it, their values stay.
+    The first channel is the image; the others are maps over it: they are warped too, their values stay.
     """
-    if config == Augmentation(mixup=config.mixup):
+    if config == Augmentation():
         return images
     warped = warp(images, sample_affine(len(images), config, generator))
     changed = photometric(warped[:, :1], config, generator)
     return changed if images.shape[1] == 1 else torch.cat([changed, warped[:, 1:]], dim=1)
-
-
-def mixup(images: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mix each image with another one of the batch; return also which one, and the share of the first.
-
-    The weight is drawn from Beta(alpha, alpha) by the ratio of two Gamma draws, which torch cannot seed
-    by generator; Johnk's method uses uniform draws alone.
-    """
-    share = _beta(alpha, generator)
-    order = torch.randperm(len(images), generator=generator, device=generator.device)
-    return share * images + (1 - share) * images[order], order, share
-
-
-def _beta(alpha: float, generator: torch.Generator) -> float:
-    """One draw from Beta(alpha, alpha), alpha ≤ 2 (Johnk, Metrika 1964)."""
-    while True:
-        u, v = torch.rand(2, generator=generator, device=generator.device).tolist()
-        x, y = u ** (1 / alpha), v ** (1 / alpha)
-        if 0 < x + y <= 1:
-            return float(max(x, y) / (x + y))

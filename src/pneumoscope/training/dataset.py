@@ -1,10 +1,8 @@
-"""Images packed for training: standardised once, held as bytes, read by index."""
+"""Images packed for training: prepared once by the pipeline, held as bytes, read by index."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,24 +11,51 @@ import numpy.typing as npt
 
 from pneumoscope.data.labels import class_index, possible_classes
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.errors import DataError, UnreadableImageError
-from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.lungs import LungSegmenter
-from pneumoscope.image.standardise import InputSpec, find_lungs, mask_of_input, standardise
-from pneumoscope.parallel import available_cpus
+from pneumoscope.domain import Status, Target, ViewPosition
+from pneumoscope.errors import CAUTIONS, DataError
+from pneumoscope.image.standardise import Standardised, mask_of_input
+from pneumoscope.parallel import Progress, available_cpus, in_order
+from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.pipeline import Pipeline, Prepared
 
 __all__ = [
+    "MAX_REJECTED",
     "MAX_UNREADABLE",
+    "LeftOut",
     "Packed",
     "check_classes",
     "check_packed",
     "check_split",
     "class_indices",
+    "input_items",
     "pack",
 ]
 
 MAX_UNREADABLE = 0.05
-"""Share of unreadable images above which a run stops: the data, not the images, is then wrong."""
+"""Share of unreadable images above which a run stops: the data set itself is then damaged."""
+
+MAX_REJECTED = 0.5
+"""Share of rejected images above which a run stops: the data are then not frontal chest radiographs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An image that is not used, and why.
+
+    Parameters
+    ----------
+    path : str
+    status : {"rejected", "unreadable"}
+    reason : str
+        Code of a `Reason`.
+    detail : str
+        One sentence.
+    """
+
+    path: str
+    status: Status
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +64,21 @@ class Packed:
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (N, C, S, S)
+    images : ndarray of uint8, shape (N, 1, S, S)
     possible : ndarray of bool, shape (N, K)
-        Classes that each label leaves open: one, or both kinds where it says pneumonia alone.
+        Classes that each label leaves open: one, or all classes of the target where the label names only that.
     records : tuple of Record
         Of the images, in the same order.
-    unreadable : tuple of UnreadableImageError
-        What was left out.
+    left_out : tuple of LeftOut
+        The other images: unreadable, or rejected by the gate.
     lungs : ndarray of uint8, shape (N, 1, S, S), or None
-        Where the segmenter finds lungs, 255, or not, 0; None where it was not asked for.
+        255 inside the lungs and 0 outside; None where they were not requested.
     """
 
     images: npt.NDArray[np.uint8]
     possible: npt.NDArray[np.bool_]
     records: tuple[Record, ...]
-    unreadable: tuple[UnreadableImageError, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     lungs: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
@@ -62,7 +87,7 @@ class Packed:
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Index into the recipe's classes, shape (N,); the first one where several are possible."""
+        """Index of the class, shape (N,); the first one where the label leaves several open."""
         first: npt.NDArray[np.int64] = self.possible.argmax(axis=1)
         return first
 
@@ -73,20 +98,22 @@ class Packed:
         return Packed(self.images[positions], self.possible[positions], records, lungs=lungs)
 
 
-def class_indices(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Return each record's class; bacterial and viral count as pneumonia where the classes know no kinds.
+def class_indices(
+    records: tuple[Record, ...], classes: tuple[str, ...], target: Target | None = None
+) -> npt.NDArray[np.int64]:
+    """Return the class of each record; where a label leaves several open, the first of them.
 
     Raises
     ------
     DataError
         If a label is none of the classes.
     """
-    indices = [class_index(record.label, classes, record.path) for record in records]
+    indices = [class_index(record.label, classes, record.path, target) for record in records]
     return np.array(indices, dtype=np.int64)
 
 
-def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
-    """Reject images that no network can learn from, before they are read.
+def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target | None = None) -> None:
+    """Reject data that no network can be trained on, before any image is read.
 
     Raises
     ------
@@ -95,7 +122,7 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
     """
     if not len(manifest):
         raise DataError(f"{manifest.root}: no images found; give a folder with one sub-folder per class")
-    counts = collections.Counter(class_indices(manifest.records, classes).tolist())
+    counts = collections.Counter(class_indices(manifest.records, classes, target).tolist())
     if len(counts) == 1:
         only = classes[next(iter(counts))]
         raise DataError(f"{manifest.root}: all {len(manifest)} images are {only!r}; a second class is needed")
@@ -106,28 +133,28 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
         )
 
 
-def check_split(manifest: Manifest, classes: tuple[str, ...]) -> None:
-    """Reject a split on which no network can be trained, chosen and evaluated.
+def check_split(manifest: Manifest, classes: tuple[str, ...], target: Target | None = None) -> None:
+    """Reject a split on which no network can be trained, validated and tested.
 
     Raises
     ------
     DataError
-        If a class is missing from the training or the validation images, there is nothing to evaluate, or only
-        some of the images have a side.
+        If a class is missing from the training or the validation images, there are no test images, or only
+        some of the images have a split.
     """
     if lost := sum(not record.split for record in manifest.records):
         raise DataError(
             f"{manifest.root}: {lost} of {len(manifest)} images have no split; give every image one, or none"
         )
     for side in ("train", "val"):
-        labels = class_indices(manifest.subset(side).records, classes)
+        labels = class_indices(manifest.subset(side).records, classes, target)
         _check_present(labels, classes, f"{manifest.root}: split {side!r} has no image")
     if not len(manifest.subset("test")):
-        raise DataError(f"{manifest.root}: split 'test' is empty; give it images, or nothing can be reported")
+        raise DataError(f"{manifest.root}: split 'test' is empty; add images to it, for the evaluation")
 
 
 def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
-    """Reject to train where too much of what was listed could not be read.
+    """Stop where too many of the listed images are unreadable or rejected.
 
     Parameters
     ----------
@@ -139,17 +166,22 @@ def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
     Raises
     ------
     DataError
-        If more than `MAX_UNREADABLE` of the images are unreadable, or all of one class in a split.
+        If more than `MAX_UNREADABLE` of the images are unreadable, more than `MAX_REJECTED` are rejected, or no
+        image of one class is left in a split.
     """
-    unreadable = [error for packed in sides.values() for error in packed.unreadable]
-    total = len(unreadable) + sum(len(packed) for packed in sides.values())
-    if len(unreadable) > MAX_UNREADABLE * total:
-        raise DataError(
-            f"{root}: {len(unreadable)} of {total} images are unreadable, the first: "
-            f"{unreadable[0]}; fix or remove them (see 'pneumoscope data audit')"
-        )
+    total = sum(len(packed) + len(packed.left_out) for packed in sides.values())
+    for status, limit, fix in (
+        ("unreadable", MAX_UNREADABLE, "fix or remove them (see 'pneumoscope data audit')"),
+        ("rejected", MAX_REJECTED, "use frontal chest radiographs in full"),
+    ):
+        found = [one for packed in sides.values() for one in packed.left_out if one.status == status]
+        if len(found) > limit * total:
+            raise DataError(
+                f"{root}: {len(found)} of {total} images are {status}, the first: {found[0].path}: "
+                f"{found[0].detail}; {fix}"
+            )
     for side, packed in sides.items():
-        _check_present(packed.labels, classes, f"{root}: split {side!r} has no readable image")
+        _check_present(packed.labels, classes, f"{root}: split {side!r} has no usable image")
 
 
 def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead: str) -> None:
@@ -161,71 +193,80 @@ def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead
         )
 
 
+def input_items(manifest: Manifest) -> list[InputItem]:
+    """Return the images of a manifest for the pipeline, with age and view where they are stated."""
+    return [
+        InputItem(
+            str(manifest.resolve(record)), age=record.age, view=record.view or ViewPosition.UNKNOWN
+        )
+        for record in manifest.records
+    ]
+
+
 def pack(
     manifest: Manifest,
     classes: tuple[str, ...],
-    spec: InputSpec,
-    segment: LungSegmenter | None = None,
+    pipeline: Pipeline,
     *,
+    target: Target | None = None,
     keep_lungs: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Packed:
-    """Read and standardise every image of a manifest, on all processors.
+    """Prepare every image of a manifest with the pipeline that prediction uses, on all CPUs.
 
     Parameters
     ----------
-    segment : LungSegmenter, optional
-        Needed where `spec.needs_lungs`, and to keep lungs.
+    target : Target, optional
+        For labels that name the target and not one of its classes.
     keep_lungs : bool
-        Whether to return where the lungs are.
-    progress : callable
-        Told the number of images done.
+        Return the lung masks too; the pipeline must have a segmenter.
 
     Returns
     -------
     Packed
-        What could be read; see `check_packed`.
+        The images that passed; see `check_packed`.
 
     Raises
     ------
     DataError
         If a label is none of the classes.
     """
-    possible = _possible(manifest.records, classes)
-
-    def one(record: Record) -> npt.NDArray[np.uint8] | UnreadableImageError:
-        try:
-            radiograph = read_radiograph(manifest.resolve(record), min_side=spec.decode_side)
-        except UnreadableImageError as error:
-            return error
-        prepared = standardise(radiograph, spec, segment)
-        maps = [prepared.pixels]
-        if keep_lungs and segment is not None:
-            found = prepared.lungs or find_lungs(radiograph, segment)
-            mask = mask_of_input(found, prepared.region, prepared.content, spec.size)
-            maps.append(mask[None].astype(np.float32))
-        return np.rint(np.concatenate(maps) * 255).astype(np.uint8)
-
-    images: list[npt.NDArray[np.uint8]] = []
+    progress = progress or Progress()
+    possible = np.zeros((len(manifest), len(classes)), dtype=np.bool_)
+    for row, record in zip(possible, manifest.records, strict=True):
+        row[list(possible_classes(record.label, classes, record.path, target))] = True
+    size = pipeline.spec.size
+    maps = np.zeros((len(manifest), 1 + keep_lungs, size, size), np.uint8)
     kept: list[int] = []
-    unreadable: list[UnreadableImageError] = []
-    with ThreadPoolExecutor(max_workers=available_cpus()) as pool:
-        for index, result in enumerate(pool.map(one, manifest.records)):
-            if isinstance(result, UnreadableImageError):
-                unreadable.append(result)
-            else:
-                images.append(result)
-                kept.append(index)
-            progress(index + 1)
-    shape = (0, spec.channels + keep_lungs, spec.size, spec.size)
-    stacked = np.stack(images) if images else np.zeros(shape, np.uint8)
-    records = tuple(manifest.records[index] for index in kept)
-    lungs = stacked[:, spec.channels :] if keep_lungs else None
-    return Packed(stacked[:, : spec.channels], possible[kept], records, tuple(unreadable), lungs)
+    left_out: list[LeftOut] = []
+    prepared = in_order(input_items(manifest), pipeline.read, workers=available_cpus())
+    for index, one in enumerate(prepared):
+        if one.input is None:
+            left_out.append(_left_out(one))
+        else:
+            maps[len(kept)] = _bytes(one.input, keep_lungs=keep_lungs)
+            kept.append(index)
+        progress.update(index + 1, len(manifest))
+    maps = maps[: len(kept)]
+    return Packed(
+        maps[:, :1],
+        possible[kept],
+        tuple(manifest.records[index] for index in kept),
+        tuple(left_out),
+        maps[:, 1:] if keep_lungs else None,
+    )
 
 
-def _possible(records: tuple[Record, ...], classes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    possible = np.zeros((len(records), len(classes)), dtype=np.bool_)
-    for row, record in zip(possible, records, strict=True):
-        row[list(possible_classes(record.label, classes, record.path))] = True
-    return possible
+def _bytes(image: Standardised, *, keep_lungs: bool) -> npt.NDArray[np.uint8]:
+    """Return the input, and perhaps the lung mask, as grey levels of shape (1 or 2, S, S)."""
+    maps = [image.pixels]
+    if keep_lungs:
+        assert image.lungs is not None
+        mask = mask_of_input(image.lungs, image.region, image.content, image.pixels.shape[-1])
+        maps.append(mask[None].astype(np.float32))
+    return np.rint(np.concatenate(maps) * 255).astype(np.uint8)
+
+
+def _left_out(one: Prepared) -> LeftOut:
+    reason = next(reason for reason in one.reasons if reason not in CAUTIONS)
+    return LeftOut(one.path, one.status, reason.value, one.message)

@@ -1,19 +1,27 @@
-"""The loss: cross-entropy that knows open labels, noisy sources and a teacher's opinion."""
+"""The loss of a batch, with auxiliary heads that a network has in training only.
+
+One auxiliary head segments the lungs, so that the features represent them. Another predicts the source of the
+image through a reversed gradient, so that the features do not represent it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Targets", "cross_entropy"]
+from pneumoscope.training.networks import Network
+from pneumoscope.training.recipe import Tasks
+
+__all__ = ["MultiTask", "Outputs", "Targets", "cross_entropy"]
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is known about a batch of images.
+    """The labels of a batch of images and how they count.
 
     Parameters
     ----------
@@ -23,15 +31,15 @@ class Targets:
         Share of each label that is spread over all classes (Szegedy et al., CVPR 2016): more for a source
         whose labels are often wrong.
     weight : Tensor, shape (N,)
-        What each image counts.
+        Weight of each image.
     teacher : Tensor, shape (N, K), or None
-        A teacher's probabilities; rows add up to 1, or are 0 where it was not asked.
+        Probabilities of a teacher; rows add up to 1, or are 0 where there is no prediction.
     trust : float
-        Share of the loss that follows the teacher and not the label, in [0, 1]; none where it was not asked.
+        Share of the loss that follows the teacher and not the label, in [0, 1]; none where the row is 0.
     source : Tensor of int64, shape (N,), or None
-        Where each image comes from.
+        Source of each image.
     rivals : Tensor of bool, shape (N, S), or None
-        Sources that have images of the same class, its own among them.
+        Sources that have images of the same class, its own included.
     """
 
     possible: Tensor
@@ -61,7 +69,7 @@ class Targets:
 def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
     """Return the weighted mean loss of a batch, a scalar.
 
-    A label that leaves several classes open asks for their sum only (Cour et al., Learning from Partial
+    A label that leaves several classes open determines only their sum (Cour et al., Learning from Partial
     Labels, JMLR 2011). The teacher's part is the cross-entropy with its probabilities (Hinton et al., 2015).
 
     Parameters
@@ -76,3 +84,102 @@ def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
         trust = targets.trust * targets.teacher.sum(dim=1)
         loss = (1 - trust) * loss - targets.trust * (targets.teacher * log_p).sum(dim=1)
     return (targets.weight * loss).mean()
+
+
+class Outputs(NamedTuple):
+    """The outputs of all heads for a batch.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, K)
+    lungs : Tensor, shape (N, 1, h, w), or None
+        Logits of lung at each place of the feature map.
+    source : Tensor, shape (N, S), or None
+        Logits of the source.
+    """
+
+    logits: Tensor
+    lungs: Tensor | None
+    source: Tensor | None
+
+
+class _Reverse(torch.autograd.Function):
+    """The identity with a reversed gradient."""
+
+    @staticmethod
+    def forward(_ctx: Any, features: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class MultiTask(nn.Module):
+    """A network with the heads of its auxiliary tasks.
+
+    Parameters
+    ----------
+    network : Network
+        Kept by reference.
+    tasks : Tasks
+        Weight of each task; 0 for none.
+    sources : int
+        S, the number of sources; with one there is nothing to tell apart.
+    seed : int
+        Of the initial weights of the heads.
+    """
+
+    def __init__(self, network: Network, tasks: Tasks, sources: int, *, seed: int = 0) -> None:
+        super().__init__()
+        self.network, self.tasks = network, tasks
+        features = network.head.in_features
+        self.heads = nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if tasks.lungs:
+                self.heads["lungs"] = nn.Conv2d(features, 1, 1)
+            if tasks.source and sources > 1:
+                self.heads["source"] = nn.Linear(features, sources)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Return the outputs of all heads for images ``[N, 1, H, W]`` in [0, 1]."""
+        logits, features = self.network(images)
+        lungs = source = None
+        if "lungs" in self.heads:
+            lungs = self.heads["lungs"](features)
+        if "source" in self.heads:
+            reversed_: Tensor = _Reverse.apply(features.mean(dim=(2, 3)))  # type: ignore[no-untyped-call]
+            source = self.heads["source"](reversed_)
+        return Outputs(logits, lungs, source)
+
+    def loss(self, outputs: Outputs, targets: Targets, lungs: Tensor) -> Tensor:
+        """Return the loss of all tasks, a scalar.
+
+        Parameters
+        ----------
+        outputs : Outputs
+        targets : Targets
+        lungs : Tensor, shape (N, 1, H, W)
+            Share of lung in each pixel, in [0, 1]; ignored where there is no such task.
+        """
+        loss = cross_entropy(outputs.logits, targets)
+        if outputs.lungs is not None:
+            height, width = outputs.lungs.shape[-2:]
+            share = F.adaptive_avg_pool2d(lungs, (height, width))
+            loss = loss + self.tasks.lungs * F.binary_cross_entropy_with_logits(outputs.lungs.float(), share)
+        if outputs.source is not None:
+            loss = loss + self.tasks.source * _source_loss(outputs.source, targets)
+        return loss
+
+
+def _source_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """Cross-entropy among the sources that have images of the same class.
+
+    Where a class comes from one source only, a feature of the source is one of the class. Adversarial as in
+    Ganin et al., JMLR 2016, class by class as in Li et al., ECCV 2018.
+    """
+    assert targets.source is not None
+    assert targets.rivals is not None
+    among = logits.float().masked_fill(~targets.rivals, -torch.inf)
+    return F.cross_entropy(among, targets.source)

@@ -1,19 +1,21 @@
-"""Networks: any timm backbone, or the custom CNN, under one pooled-linear head.
+"""Networks: any timm backbone, or the custom CNN, with a pooled-linear head.
 
-The head is linear on the mean of the features, so that a class activation map is features times head
+The head is linear in the mean of the features, so that a class activation map is features times head
 weights (Zhou et al., CVPR 2016) and needs no gradient.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import http.client
 import logging
+import statistics
 import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import huggingface_hub
 import timm
@@ -40,22 +42,21 @@ log = logging.getLogger(__name__)
 
 CUSTOM_CNN = "custom-cnn"
 HUB_TIMEOUT = 10.0
-# What torch, safetensors and timm raise for files that are no checkpoint or another network's, and the
-# hub's client for what it cannot get.
+# What torch, safetensors and timm raise for a file that is no checkpoint or that of another network, and the
+# hub's client for a failed download.
 _LOADING_ERRORS = (
     OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, struct.error,
     SafetensorError,
 )  # fmt: skip
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The paediatric set's own mean and spread of grey levels, for backbones that start from nothing.
+# Mean and standard deviation of grey levels in the paediatric set, for backbones that start from scratch.
 GREY_MEAN, GREY_STD = 0.48, 0.24
 
 
 class CustomCNN(nn.Sequential):
     """Five blocks of two 3 by 3 convolutions with batch normalisation, 16 to 256 channels, 1.2 M parameters.
 
-    The shape that the published scripts with "a deep CNN of its own" share: convolution, ReLU, max
-    pooling, repeated, then dropout and a dense layer.
+    The architecture that published scripts with a custom CNN share: convolution, ReLU and max pooling,
+    repeated, then dropout and a dense layer.
     """
 
     def __init__(self, in_chans: int = 1, widths: tuple[int, ...] = (16, 32, 64, 128, 256)) -> None:
@@ -86,7 +87,11 @@ class Network(nn.Module):
     classes : int
         K.
     mean, std : tuple of float
-        Of the backbone's input channels.
+        Normalisation of the backbone's input, one value per channel.
+    dropout : float
+        Before the head, in [0, 1).
+    weights_source : str
+        Name and source of the pretrained weights; empty where it started from scratch.
     """
 
     mean: Tensor
@@ -101,8 +106,10 @@ class Network(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         dropout: float = 0.0,
+        weights_source: str = "",
     ) -> None:
         super().__init__()
+        self.weights_source = weights_source
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
@@ -116,7 +123,7 @@ class Network(nn.Module):
 
 
 class _Features(nn.Module):
-    """A timm model's convolutional part, without the layers that only its own head uses."""
+    """The convolutional part of a timm model, without the layers that only its own head uses."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -128,7 +135,7 @@ class _Features(nn.Module):
 
 
 def _drop_unused(features: _Features, channels: int) -> int:
-    """Replace what `forward_features` never calls by nothing; return the number of features."""
+    """Replace layers that `forward_features` never calls by the identity; return the number of features."""
     called: set[int] = set()
     hooks = [
         module.register_forward_hook(lambda module, *_: called.add(id(module)))
@@ -145,7 +152,7 @@ def _drop_unused(features: _Features, channels: int) -> int:
     features.train()
     expected = getattr(features.model, "num_features", None)
     if found.ndim != 4 or (found.shape[1] != expected and found.shape[3] == expected):
-        raise RecipeError("network.name: this network gives no feature map; choose a convolutional one")
+        raise RecipeError("network.name: this network has no feature map; choose a convolutional one")
     for name, child in list(features.model.named_children()):
         if not any(id(module) in called for module in child.modules()):
             setattr(features.model, name, nn.Identity())
@@ -168,7 +175,7 @@ def build_network(
     classes : int
         Outputs.
     pretrained : bool, optional
-        Overrides the recipe's wish for ImageNet weights.
+        Overrides `spec.pretrained`.
     weights : Path, optional
         A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of the hub's.
     seed : int, optional
@@ -177,38 +184,67 @@ def build_network(
     Raises
     ------
     RecipeError
-        If timm knows no such network, or weights were asked for and cannot be had.
+        If timm has no such network, or the requested weights are not available.
     """
     if seed is not None:
         torch.manual_seed(seed)
-    wanted = spec.pretrained if pretrained is None else pretrained
-    mean = IMAGENET_MEAN if spec.channels == 3 else (GREY_MEAN,)
-    std = IMAGENET_STD if spec.channels == 3 else (GREY_STD,)
+    requested = spec.pretrained if pretrained is None else pretrained
+    mean, std = (GREY_MEAN,) * spec.channels, (GREY_STD,) * spec.channels
+    source = ""
     if spec.name == CUSTOM_CNN:
-        if wanted or weights:
+        if requested or weights:
             raise RecipeError(f"network: there are no ImageNet weights for {CUSTOM_CNN}; use --no-pretrained")
         try:
             backbone: nn.Module = CustomCNN(spec.channels, **spec.options)
         except TypeError as error:
-            raise RecipeError(f"network.options: {CUSTOM_CNN} knows 'widths' alone ({error})") from error
+            raise RecipeError(f"network.options: {CUSTOM_CNN} takes only 'widths' ({error})") from error
         count = cast(int, backbone.num_features)
     else:
-        model = _timm_model(spec, pretrained=wanted or weights is not None, weights=weights)
+        starts_trained = requested or weights is not None
+        model = _timm_model(spec, pretrained=starts_trained, weights=weights)
+        if starts_trained or spec.channels == 3:
+            mean, std = _normalisation(model, spec.channels)
+        if starts_trained:
+            source = _weights_source(model, weights)
         backbone = _Features(model)
         count = _drop_unused(backbone, spec.channels)
-        if not (wanted or weights) and spec.name.startswith("vgg"):
+        if not starts_trained and spec.name.startswith("vgg"):
             _he_initialise(backbone)
-    return Network(backbone, count, classes, mean=mean, std=std, dropout=spec.dropout)
+    return Network(
+        backbone, count, classes, mean=mean, std=std, dropout=spec.dropout, weights_source=source
+    )
+
+
+def _normalisation(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the input that a timm model's weights were trained with.
+
+    timm sums the filters of three colours where the input is grey, so one value for all of them is needed.
+    """
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    mean, std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
+    if channels == 3:
+        return mean, std
+    return (statistics.fmean(mean),), (statistics.fmean(std),)
+
+
+def _weights_source(model: nn.Module, weights: Path | None) -> str:
+    """Return name and source of a timm model's weights, such as ``vgg16.tv_in1k (timm/vgg16.tv_in1k)``."""
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    if weights is not None:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        return f"{config['architecture']} ({weights.name}, sha256 {digest[:12]})"
+    name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
+    return f"{name} ({config.get('hf_hub_id') or config.get('url')})"
 
 
 @torch.no_grad()
 def check_size(network: Network, size: int) -> None:
-    """Reject an input that the network would shrink to nothing.
+    """Reject an input size that is too small for the network.
 
     Raises
     ------
     RecipeError
-        If a image of `size` by `size` pixels leaves no feature map.
+        If an image of `size` by `size` pixels leaves no feature map.
     """
     was_training = network.training
     try:
@@ -224,7 +260,7 @@ def _timm_model(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) ->
     if spec.name not in timm.list_models():
         guess = difflib.get_close_matches(spec.name, [CUSTOM_CNN, *timm.list_models()], n=1)
         hint = f"did you mean {guess[0]!r}?" if guess else "see timm.list_models()"
-        raise RecipeError(f"network.name: timm knows no {spec.name!r}; {hint}")
+        raise RecipeError(f"network.name: timm has no {spec.name!r}; {hint}")
     if weights is not None and not weights.is_file():
         raise RecipeError(f"{weights}: no such weights file; check --weights, or use --no-pretrained")
     source = weights or (_cached_weights(spec.name) if pretrained else None)
@@ -246,14 +282,14 @@ def _timm_model(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) ->
 
 
 def _cached_weights(name: str) -> Path | None:
-    """Return the downloaded weights where the hub is out of reach; None where it can be asked.
+    """Return the downloaded weights where the hub cannot be reached; None where it can.
 
-    The hub's own client tries again for a minute before it gives up.
+    The hub's own client retries for a minute before it gives up.
 
     Raises
     ------
     RecipeError
-        If the hub is out of reach and the weights were never downloaded, or timm has none.
+        If the hub cannot be reached and the weights were not downloaded before, or timm has none.
     """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
@@ -265,7 +301,7 @@ def _cached_weights(name: str) -> Path | None:
         found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
         if isinstance(found, str):
             return Path(found)
-    raise _no_weights(name, f"{hub} is out of reach")
+    raise _no_weights(name, f"{hub} cannot be reached")
 
 
 def _reachable(address: str) -> bool:
@@ -274,15 +310,15 @@ def _reachable(address: str) -> bool:
         with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
             return True
     except urllib.error.HTTPError:
-        return True  # an answer, if not the one hoped for
+        return True  # it responded
     except (OSError, http.client.HTTPException):
         return False
 
 
 def _no_weights(name: str, why: str) -> RecipeError:
     return RecipeError(
-        f"ImageNet weights for {name} cannot be had ({why}): give a timm checkpoint by --weights FILE, or "
-        "start from scratch by --no-pretrained"
+        f"ImageNet weights for {name} are not available ({why}): give a timm checkpoint with --weights FILE, "
+        "or start from scratch with --no-pretrained"
     )
 
 
@@ -292,7 +328,7 @@ def _short(error: BaseException) -> str:
 
 
 def _he_initialise(module: nn.Module) -> None:
-    """Give convolutions He's initialisation; deep plain VGGs do not start to learn without it."""
+    """Initialise convolutions as He et al. (ICCV 2015) do; a plain deep VGG does not train without it."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")
@@ -301,15 +337,15 @@ def _he_initialise(module: nn.Module) -> None:
 
 
 def freeze(network: Network, frozen: int | str) -> int:
-    """Set which layers learn; return the number of parameters that do.
+    """Set which layers are trained; return the number of trainable parameters.
 
     Parameters
     ----------
     frozen : int or {"none", "backbone"}
-        Number of convolutional layers from the input on that do not learn, or the whole backbone.
-        Batch normalisation behind a frozen layer is frozen with it.
+        Number of convolutional layers, counted from the input, that are not trained, or the whole backbone.
+        Batch normalisation after a frozen layer is frozen too.
     """
-    network.backbone.requires_grad_(True)  # norms of every kind, which an earlier phase may have frozen
+    network.backbone.requires_grad_(True)  # includes norm layers that an earlier phase froze
     layers = [
         m for m in network.backbone.modules() if isinstance(m, (nn.Conv2d, nn.modules.batchnorm._BatchNorm))
     ]
@@ -324,7 +360,7 @@ def freeze(network: Network, frozen: int | str) -> int:
 
 
 def set_training(network: nn.Module) -> None:
-    """Put the network into training mode, but leave frozen batch normalisation as it is."""
+    """Put the network into training mode, except for frozen batch normalisation."""
     network.train()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
@@ -338,7 +374,7 @@ def save_weights(network: Network, path: Path) -> None:
 
 
 def load_weights(network: Network, path: Path) -> Network:
-    """Read weights that `save_weights` wrote.
+    """Read weights that `save_weights` wrote; they include mean and standard deviation of the input.
 
     Raises
     ------

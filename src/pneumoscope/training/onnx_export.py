@@ -1,8 +1,13 @@
-"""Networks to ONNX, with the export checked against the network it came from."""
+"""Export of networks to ONNX, checked against the network itself, and their 8-bit quantisation.
+
+Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*,
+CVPR 2018. Whether 8 bits pay depends on network and processor; `benchmarks/runtimes.py` measures it.
+"""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,29 +16,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 
-__all__ = ["TOLERANCE", "export_onnx", "strip_traces"]
+__all__ = ["TOLERANCE", "export_onnx", "quantise"]
 
 TOLERANCE = 1e-3
 """Largest difference allowed between the network and its export, as a share of its largest output above 1."""
 
 OPSET = 18
+# Images per call while the ranges of activations are measured.
+RANGE_BATCH = 16
+# The head stays in float32: heat maps are features times its weights, and logits must agree with them.
+QUANTISED = ["Conv", "Add", "Relu", "MaxPool"]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from people what the exporter says about its own progress and its own insides."""
+    """Suppress the exporter's log of its own progress, and a warning that it causes itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # torch 2.12 copies a tree specification in a way that it calls deprecated itself.
+            # torch 2.12 copies a tree specification in a way that torch itself calls deprecated.
             warnings.filterwarnings(
                 "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
             )
@@ -43,14 +55,14 @@ def _quiet() -> Iterator[None]:
 
 
 def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str, ...]) -> float:
-    """Write a network as ONNX with a free batch size and compare the two on random images.
+    """Write a network as ONNX with a dynamic batch size and compare the two on random images.
 
     Parameters
     ----------
     network : nn.Module
         Takes ``[N, 1, size, size]`` float32 in [0, 1]; is put into evaluation mode.
     path : Path
-        The file to write; weights inside it.
+        The file to write, weights included.
     outputs : tuple of str
         Names of the outputs.
 
@@ -80,12 +92,12 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
             dynamo=True,
             verbose=False,
         )
-    strip_traces(path)
+    _strip_traces(path)
     with torch.inference_mode():
-        expected = network(images)
-    wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)
+        result = network(images)
+    expected = (result,) if isinstance(result, Tensor) else tuple(result)
     found = OnnxRuntime(path)(images.numpy(), outputs)
-    difference = max(_difference(a.numpy(), b) for a, b in zip(wanted, found, strict=True))
+    difference = max(_difference(a.numpy(), b) for a, b in zip(expected, found, strict=True))
     if difference > TOLERANCE:
         raise PneumoscopeError(f"{path}: differs from the network by {difference:.1e}; do not use it")
     return difference
@@ -95,10 +107,76 @@ def _difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32
     return float(np.abs(expected - found).max()) / max(1.0, float(np.abs(expected).max()))
 
 
-def strip_traces(path: Path) -> None:
-    """Take the exporter's stack traces out of an ONNX file: they name the folders of this machine."""
+def _strip_traces(path: Path) -> None:
+    """Remove the exporter's stack traces from an ONNX file: they name the folders of this machine."""
     model = onnx.load(path)
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
     onnx.save(model, path)
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    """Images in batches."""
+
+    def __init__(self, name: str, images: npt.NDArray[np.float32]) -> None:
+        starts = range(0, len(images), RANGE_BATCH)
+        self._batches: Iterator[dict[str, npt.NDArray[np.float32]]] = iter(
+            [{name: images[start : start + RANGE_BATCH]} for start in starts]
+        )
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        return next(self._batches, None)
+
+
+def quantise(model_path: Path, out: Path, inputs: npt.NDArray[np.float32]) -> Path:
+    """Write a network with 8-bit weights, by channel, and 8-bit activations; its head stays in float32.
+
+    Weights are signed and activations unsigned, which is fastest on processors without VNNI; weights keep 7
+    bits, so that the sum of two products does not overflow 16 bits there.
+
+    Parameters
+    ----------
+    model_path : Path
+        A network as `export_onnx` writes it.
+    out : Path
+        The file to write.
+    inputs : ndarray of float32, shape (N, C, H, W)
+        Standardised training images in [0, 1] on which the ranges of the activations are measured; a few
+        hundred are enough.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    DataError
+        If there are no images.
+    """
+    if not len(inputs):
+        raise DataError(f"{model_path}: no images to measure its activations on; give a few hundred")
+    name = ort.InferenceSession(str(model_path), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # ONNX Runtime recommends the step that was just done
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            plain = Path(place, "plain.onnx")
+            # The exported graph has its shapes already; symbolic inference fails on the dynamic batch size.
+            quant_pre_process(str(model_path), str(plain), skip_symbolic_shape=True)
+            quantize_static(
+                str(plain),
+                str(out),
+                _Images(name, inputs),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                op_types_to_quantize=QUANTISED,
+            )
+    finally:
+        logger.setLevel(level)
+    return out

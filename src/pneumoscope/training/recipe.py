@@ -1,20 +1,27 @@
-"""Recipes: everything that makes a training run, as one YAML file that rejects what it does not know."""
+"""Recipes: everything that defines a training run, as one YAML file in which unknown keys are errors."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
+from pneumoscope.domain import Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
+from pneumoscope.training.target import PNEUMONIA, check_target, default_target
 
 __all__ = [
     "Distillation",
@@ -27,7 +34,6 @@ __all__ = [
     "load_recipe",
     "recipe_names",
 ]
-
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -44,9 +50,9 @@ class NetworkSpec(_Strict):
     name : str
         As timm spells it, or ``custom-cnn``.
     pretrained : bool
-        Start from ImageNet weights; a run stops where they cannot be had.
+        Start from ImageNet weights; it is an error if they are not available.
     channels : {1, 3}
-        Input channels of the backbone; the grey image is repeated inside the graph.
+        Input channels of the backbone; with 3 the grey image is repeated inside the graph.
     dropout : float
         Before the head.
     options : dict
@@ -61,14 +67,14 @@ class NetworkSpec(_Strict):
 
 
 class Phase(_Strict):
-    """A stretch of epochs with one learning rate and one set of frozen layers.
+    """Some epochs with one learning rate and one set of frozen layers.
 
     Parameters
     ----------
     lr, scratch_lr : float
-        Learning rate; and the one that takes its place where the network starts from nothing.
+        Learning rate; and the one that replaces it where the network starts from scratch.
     frozen : int or {"none", "backbone"}
-        Number of convolutional layers, counted from the input, that do not learn; or the whole backbone.
+        Number of convolutional layers, counted from the input, that are not trained; or the whole backbone.
     schedule : {"constant", "cosine"}
         Cosine falls to zero over the phase after `warmup` epochs (Loshchilov and Hutter, ICLR 2017).
     """
@@ -82,7 +88,7 @@ class Phase(_Strict):
 
 
 class SplitSpec(_Strict):
-    """How records are divided; ``patient`` keeps a patient and duplicates on one side."""
+    """How images are split; ``patient`` keeps a patient and duplicates in one split."""
 
     method: Literal["patient", "random"] = "patient"
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -91,7 +97,7 @@ class SplitSpec(_Strict):
     @model_validator(mode="after")
     def _agrees(self) -> SplitSpec:
         if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ValueError("fractions: three shares above 0 are needed that sum to 1")
+            raise ValueError("fractions: must be three numbers above 0 with the sum 1")
         return self
 
 
@@ -101,7 +107,7 @@ class Distillation(_Strict):
     Parameters
     ----------
     teacher : str
-        Recipe by name or file, with the same classes and the same split; its input may be another. It is
+        Recipe by name or file; it takes classes, target and split of the student, its input may differ. It is
         trained first, unless bundles are given in its place.
     trust : float
         Share of the loss that follows the teacher and not the label.
@@ -112,21 +118,21 @@ class Distillation(_Strict):
 
 
 class Pretraining(_Strict):
-    """Self-supervised epochs on the training images before the labels are used."""
+    """Self-supervised epochs on the training images, before training with labels."""
 
     epochs: int = Field(ge=1)
     lr: float = Field(default=1e-3, gt=0)
 
 
 class Tasks(_Strict):
-    """What a network learns besides the classes, by heads that do not ship.
+    """Auxiliary tasks, trained by heads that are not exported.
 
     Parameters
     ----------
     lungs : float
-        Weight of finding the lungs, as the lung segmenter sees them, on the feature map.
+        Weight of segmenting the lungs on the feature map, as the lung segmenter does.
     source : float
-        Weight of not telling the sources of a class from each other (Ganin et al., Domain-Adversarial
+        Weight of not being able to tell the sources of a class apart (Ganin et al., Domain-Adversarial
         Training of Neural Networks, JMLR 2016).
     """
 
@@ -139,34 +145,36 @@ class Recipe(_Strict):
 
     Parameters
     ----------
-    classes : tuple of str
-        Output order, ``normal`` first. With two classes, bacterial and viral count as pneumonia.
+    classes : tuple of str or None
+        In the order of the outputs; None for the labels of the data.
+    target : Target or None
+        The finding that the model decides on, and the classes that count as it; None for pneumonia where the
+        classes are normal and subtypes of pneumonia.
     class_weights : {"none", "balanced"}
-        Cross-entropy weights; balanced is inverse to a class's share of the training images.
+        Weights of the cross-entropy; balanced is inverse to the share of a class in the training images.
     keep : {"best", "last"}
-        Weights of the epoch with the least validation loss, or of the last one.
-    patience : int or None
-        Stop after so many epochs without a lower validation loss.
+        Weights of the epoch with the lowest validation loss, or of the last one.
     label_noise : dict
         By source, or by source and label, the share of a label that is spread over all classes, in place of
         `label_smoothing`.
     distillation : Distillation or None
-        A teacher to learn from besides the labels.
+        A teacher to learn from in addition to the labels.
     tasks : Tasks
-        What else is learnt from the training images.
-    calibration_views : int
-        Mildly disturbed copies of each validation image on which calibrator and thresholds are fitted too.
+        Auxiliary tasks.
+    calibration_copies : int
+        Augmented copies of each validation image on which calibrator and thresholds are fitted too.
     pretraining : Pretraining or None
-        Self-supervised epochs that come first.
+        Self-supervised epochs before the training.
     ema : float or None
-        Decay of the exponential moving average of the weights, which is then what is evaluated and kept.
+        Decay of the exponential moving average of the weights, which is then validated and kept.
     precision : {"float32", "int8"}
-        Of the network in the bundle; 8 bits by static quantisation, before gate and calibrator are fitted.
+        Of the network in the bundle; int8 by static quantisation, before gate and calibrator are fitted.
     """
 
     name: str
     description: str
-    classes: tuple[str, ...] = ("normal", "bacterial", "viral")
+    classes: tuple[str, ...] | None = None
+    target: Target | None = None
     input: InputSpec = InputSpec()
     network: NetworkSpec
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -182,27 +190,88 @@ class Recipe(_Strict):
     tasks: Tasks = Tasks()
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
-    patience: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "int8"] = "float32"
     calibration: Literal["none", "temperature", "vector"] = "temperature"
-    calibration_views: int = Field(default=0, ge=0, le=20)
+    calibration_copies: int = Field(default=0, ge=0, le=20)
     split: SplitSpec = SplitSpec()
     seed: int = 0
 
+    @field_validator("target")
+    @classmethod
+    def _coded(cls, target: Target | None) -> Target | None:
+        """Give pneumonia its code."""
+        if target is not None and target.name == "pneumonia" and target.code is None:
+            return replace(target, code=PNEUMONIA)
+        return target
+
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
-        if len(self.classes) < 2 or self.classes[0] != "normal":
-            raise ValueError("classes: at least two are needed, and the first must be 'normal'")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: each may stand once")
-        if self.input.channels != 1:
-            # A bundle's network takes grey images and repeats them itself.
-            raise ValueError("input.channels: must be 1; network.channels says what the backbone sees")
+        if self.classes is not None:
+            if len(self.classes) < 2:
+                raise ValueError("classes: at least two are needed")
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("classes: each must be listed once")
+        if self.target is not None:
+            check_target(self.target, self.classes)
         return self
+
+    def resolved(self, labels: Iterable[str] = ()) -> Recipe:
+        """Return the recipe with classes and target, taken from the labels of the data where it has none.
+
+        Parameters
+        ----------
+        labels : iterable of str
+            Labels of the data. As classes they are sorted, those of the target last in its own order.
+
+        Raises
+        ------
+        RecipeError
+            If the target is not given and does not follow from the classes, or there is only one class.
+        """
+        classes, target = self.classes, self.target
+        found = set(labels)
+        if target is None:
+            if found & set(PNEUMONIA_SUBTYPES):
+                found.discard("pneumonia")  # a label that leaves the subtype open
+            target = default_target(self.name, classes or found)
+        if classes is None:
+            others = found - set(target.classes) - {target.name}
+            classes = (*sorted(others), *target.classes)
+        if len(classes) < 2:
+            raise RecipeError(f"{self.name}: the data have only the class {', '.join(classes)}; add another")
+        content = self.model_dump() | {"classes": classes, "target": target}
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(f"{self.name}: {_first_fault(error)}") from error
+
+    @property
+    def output_classes(self) -> tuple[str, ...]:
+        """The classes of a resolved recipe, in the order of the outputs.
+
+        Raises
+        ------
+        RecipeError
+            If the recipe leaves them to the data; see `resolved`.
+        """
+        if self.classes is None:
+            raise RecipeError(f"{self.name}: has no classes; name them in the recipe")
+        return self.classes
+
+    @property
+    def output_target(self) -> Target:
+        """The target finding; raises `RecipeError` where the recipe has none and it does not follow."""
+        return self.target or default_target(self.name, self.output_classes)
+
+    @property
+    def target_mask(self) -> npt.NDArray[np.bool_]:
+        """Which classes count as the target, shape (K,)."""
+        target = self.output_target
+        return np.array([name in target.classes for name in self.output_classes], dtype=np.bool_)
 
     @property
     def needs_lungs(self) -> bool:
-        """Whether a lung segmenter must be at hand."""
+        """Whether a lung segmenter is needed."""
         return self.input.needs_lungs or self.tasks.lungs > 0
 
     def smoothing(self, source: str, label: str) -> float:
@@ -216,7 +285,7 @@ class Recipe(_Strict):
         return sum(phase.epochs for phase in self.phases)
 
     def with_epochs(self, epochs: int) -> Recipe:
-        """Return the recipe cut or stretched to `epochs`: phases keep their order, the last gives way."""
+        """Return the recipe with `epochs` epochs in all; phases keep their order, the last is cut or extended."""
         phases: list[Phase] = []
         left = epochs
         for index, phase in enumerate(self.phases):
@@ -230,9 +299,9 @@ class Recipe(_Strict):
         return self.model_copy(update={"phases": tuple(phases)})
 
     def from_scratch(self) -> Recipe:
-        """Return the recipe for a network that starts from nothing: no layer is frozen, `scratch_lr` counts.
+        """Return the recipe for a network that starts from scratch: no layer is frozen, `scratch_lr` is used.
 
-        A frozen layer that nobody trained would only hide the image from the layers that learn.
+        A frozen layer with random weights would only destroy the signal for the layers after it.
         """
         phases = tuple(
             phase.model_copy(update={"frozen": "none", "lr": phase.scratch_lr or phase.lr})
@@ -242,14 +311,14 @@ class Recipe(_Strict):
         return self.model_copy(update={"phases": phases, "network": network})
 
     def to_yaml(self) -> str:
-        """Return the resolved recipe, every default spelled out."""
+        """Return the recipe as YAML with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @property
     def sha256(self) -> str:
-        """Hash of what is said beyond the defaults, so that a new key leaves old runs what they are."""
-        said = self.model_dump(mode="json", exclude_defaults=True)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        """Hash of everything that is not a default, so that a new key does not change existing hashes."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_names() -> list[str]:
@@ -292,10 +361,10 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """Put the first thing that is wrong into one line."""
+    """Return the first error as one line."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         nested: dict[str, type[BaseModel]] = {
             "network": NetworkSpec,
             "input": InputSpec,
@@ -307,10 +376,10 @@ def _first_fault(error: ValidationError) -> str:
             "tasks": Tasks,
         }
         model = nested.get(str(fault["loc"][0]), Recipe) if len(fault["loc"]) > 1 else Recipe
-        fields = list(model.model_fields)
+        fields = ["name", "classes", "code"] if fault["loc"][0] == "target" else list(model.model_fields)
         guess = difflib.get_close_matches(str(fault["loc"][-1]), fields, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {guess[0]!r}?" if guess else "")
     if fault["type"] == "missing":
         return f"the key {where!r} is missing"
-    said = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -9,11 +9,11 @@ from pneumoscope.serve.web.limits import WebLimits
 
 def test_a_seat_gives_everything_back():
     admission = Admission(WebLimits())
-    with pytest.raises(ZeroDivisionError), admission.seat("a") as seat:
-        seat.grow(100)
+    with pytest.raises(ZeroDivisionError), admission.slot("a") as slot:
+        slot.grow(100)
         assert (admission.receiving, admission.waiting, admission.held_bytes) == (1, 0, 100)
-        seat.received()
-        seat.shrink(40)
+        slot.received()
+        slot.shrink(40)
         assert (admission.receiving, admission.waiting, admission.held_bytes) == (0, 1, 60)
         raise ZeroDivisionError
     assert (admission.receiving, admission.waiting, admission.held_bytes) == (0, 0, 0)
@@ -21,45 +21,45 @@ def test_a_seat_gives_everything_back():
 
 def test_a_full_queue_turns_away_and_says_when_to_come_again():
     admission = Admission(WebLimits(max_queue=1))
-    with admission.seat("a") as seat:
-        with admission.seat("b"):
+    with admission.slot("a") as slot:
+        with admission.slot("b"):
             pass
-        seat.received()
-        with pytest.raises(HTTPException) as rejected, admission.seat("b"):
+        slot.received()
+        with pytest.raises(HTTPException) as rejected, admission.slot("b"):
             pass
         assert rejected.value.status_code == 429
         assert 1 <= int(rejected.value.headers["Retry-After"]) <= 30
-    with admission.seat("b"):
+    with admission.slot("b"):
         pass
 
 
 def test_slow_senders_take_nothing_from_the_queue():
     admission = Admission(WebLimits(max_receiving=10, max_queue=1))
-    seats = [admission.seat(str(number)) for number in range(9)]
-    for seat in seats:
-        seat.__enter__()
-    with admission.seat("b") as seat:
-        seat.received()
+    slots = [admission.slot(str(number)) for number in range(9)]
+    for slot in slots:
+        slot.__enter__()
+    with admission.slot("b") as slot:
+        slot.received()
         assert admission.waiting == 1
-    for seat in seats:
-        seat.__exit__(None, None, None)
+    for slot in slots:
+        slot.__exit__(None, None, None)
 
 
 def test_one_address_gets_half_of_the_places():
     admission = Admission(WebLimits(max_receiving=4))
-    with admission.seat("a"), admission.seat("a"):
-        with pytest.raises(HTTPException) as rejected, admission.seat("a"):
+    with admission.slot("a"), admission.slot("a"):
+        with pytest.raises(HTTPException) as rejected, admission.slot("a"):
             pass
         assert rejected.value.status_code == 429
-        with admission.seat("b"):
+        with admission.slot("b"):
             pass
-    with admission.seat("a"):
+    with admission.slot("a"):
         pass
 
 
 def test_memory_is_bounded_over_all_requests():
     admission = Admission(WebLimits(max_held_bytes=100))
-    with admission.seat("a") as one, admission.seat("b") as other:
+    with admission.slot("a") as one, admission.slot("b") as other:
         one.grow(70)
         with pytest.raises(HTTPException) as rejected:
             other.grow(31)
@@ -71,15 +71,15 @@ def test_memory_is_bounded_over_all_requests():
 def test_a_stopping_server_takes_nobody():
     admission = Admission(WebLimits())
     admission.stopping = True
-    with pytest.raises(HTTPException) as rejected, admission.seat("a"):
+    with pytest.raises(HTTPException) as rejected, admission.slot("a"):
         pass
     assert rejected.value.status_code == 503
 
 
 def test_slow_work_makes_the_wait_longer():
     admission = Admission(WebLimits())
-    with admission.seat("a") as seat:
-        seat.received()
+    with admission.slot("a") as slot:
+        slot.received()
         before = int(admission.turned_away("full").headers["Retry-After"])
         for _ in range(50):
             admission.saw(10.0)

@@ -40,8 +40,8 @@ def read(chunks, *, kind=KIND, limits=LIMITS, pause=0.0, end=True, **headers):
     admission = Admission(limits)
 
     async def run():
-        with admission.seat("a") as seat:
-            uploads = await receive(Request(scope, next_message), limits, seat)
+        with admission.slot("a") as slot:
+            uploads = await receive(Request(scope, next_message), limits, slot)
             assert admission.held_bytes == sum(len(one.data) for one in uploads)
             return uploads
 

@@ -1,5 +1,5 @@
-"""The web face: a page and a REST interface over one bundle.
+"""The web server: a page and a REST interface over one bundle.
 
-Uploads live in memory only and are gone with the answer. They are decoded and predicted in separate, confined
-processes, so that a hostile file can take down no more than the row that speaks of it.
+Uploads are kept in memory only and discarded with the response. They are decoded and predicted in separate,
+confined processes, so that a malicious file can end no more than its own job.
 """

@@ -1,7 +1,7 @@
-"""Who is let in: how many requests at a time, and how much memory their uploads may hold.
+"""Admission control: how many requests at a time, and how much memory their uploads may take.
 
 A request is first *receiving*, while its body arrives at the pace of its client, and then *waiting* for its
-answer. The two are counted apart: slow clients take nothing from the queue.
+response. The two are counted separately, so that slow clients take no place in the queue.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from starlette.exceptions import HTTPException
 
 from pneumoscope.serve.web.limits import WebLimits
 
-__all__ = ["Admission", "Seat"]
+__all__ = ["Admission", "Slot"]
 
-FIRST_GUESS = 0.5  # seconds that a request takes, until some have been seen
-MEMORY_OF_PACE = 0.9
-LONGEST_RETRY = 30
+INITIAL_PACE = 0.5  # seconds per request, until some have been measured
+PACE_SMOOTHING = 0.9
+MAX_RETRY = 30
 
 
 class Admission:
-    """Keeps count of the requests under way.
+    """Counts the requests in progress.
 
     Parameters
     ----------
     limits : WebLimits
-        What is too much.
+        Maximum counts and memory.
     """
 
     def __init__(self, limits: WebLimits) -> None:
         self._limits = limits
-        self._pace = FIRST_GUESS
+        self._pace = INITIAL_PACE
         self._addresses: Counter[str] = Counter()
         self.receiving = 0
         self.waiting = 0
@@ -42,17 +42,17 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Whether the next request would be turned away."""
+        """Whether the next request would be rejected."""
         return self.waiting >= self._limits.max_queue or self.receiving >= self._limits.max_receiving
 
     @contextmanager
-    def seat(self, address: str) -> Iterator[Seat]:
-        """Let one request in, for as long as the context lasts.
+    def slot(self, address: str) -> Iterator[Slot]:
+        """Admit one request for as long as the context lasts.
 
         Parameters
         ----------
         address : str
-            The client's; one address cannot take all places for receiving.
+            The client's; one address may have at most half of the places for receiving.
 
         Raises
         ------
@@ -63,49 +63,49 @@ class Admission:
             raise HTTPException(503, "the server is stopping; send this again to the next one")
         crowded = self._addresses[address] >= max(1, self._limits.max_receiving // 2)
         if self.full or crowded:
-            raise self.turned_away("too many requests are under way")
-        seat = Seat(self, address)
+            raise self.busy("too many requests are in progress")
+        slot = Slot(self, address)
         try:
-            yield seat
+            yield slot
         finally:
-            seat.leave()
+            slot.leave()
 
-    def turned_away(self, why: str) -> HTTPException:
-        """Return the error of a full server, with the seconds after which it may be worth trying again."""
-        seconds = min(LONGEST_RETRY, max(1, math.ceil(self.waiting * self._pace)))
+    def busy(self, why: str) -> HTTPException:
+        """Return error 429 with the estimated seconds until a retry can succeed."""
+        seconds = min(MAX_RETRY, max(1, math.ceil(self.waiting * self._pace)))
         return HTTPException(429, f"{why}; try again in {seconds} s", headers={"Retry-After": str(seconds)})
 
-    def saw(self, seconds: float) -> None:
-        """Learn how long a request took, from its last byte to its answer, per request then in the queue."""
+    def record(self, seconds: float) -> None:
+        """Record how long a request took from its last byte to its response."""
         share = seconds / max(1, self.waiting)
-        self._pace = MEMORY_OF_PACE * self._pace + (1 - MEMORY_OF_PACE) * share
+        self._pace = PACE_SMOOTHING * self._pace + (1 - PACE_SMOOTHING) * share
 
     def grow(self, size: int) -> None:
-        """Count bytes that are about to be held.
+        """Count bytes that are about to be kept.
 
         Raises
         ------
         HTTPException
-            429 if they are too many.
+            429 if the memory for uploads is full.
         """
         if self.held_bytes + size > self._limits.max_held_bytes:
-            raise self.turned_away("the memory for uploads is full")
+            raise self.busy("the memory for uploads is full")
         self.held_bytes += size
 
     def began(self, address: str) -> None:
-        """Count a request whose body arrives."""
+        """Count a request whose body is arriving."""
         self.receiving += 1
         self._addresses[address] += 1
 
     def ended(self, address: str) -> None:
-        """Forget a request whose body arrived."""
+        """Remove a request whose body has arrived."""
         self.receiving -= 1
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
 
 
-class Seat:
+class Slot:
     """The place of one request."""
 
     def __init__(self, admission: Admission, address: str) -> None:
@@ -115,12 +115,18 @@ class Seat:
         admission.began(address)
 
     def grow(self, size: int) -> None:
-        """Take memory; raises as `Admission.grow` does."""
+        """Take memory.
+
+        Raises
+        ------
+        HTTPException
+            429 if the memory for uploads is full.
+        """
         self._admission.grow(size)
         self._held += size
 
     def shrink(self, size: int) -> None:
-        """Give memory back."""
+        """Return memory."""
         self._admission.held_bytes -= size
         self._held -= size
 
@@ -131,7 +137,7 @@ class Seat:
         self._admission.waiting += 1
 
     def leave(self) -> None:
-        """Give everything back."""
+        """Return everything."""
         self.shrink(self._held)
         if self._receiving:
             self._admission.ended(self._address)

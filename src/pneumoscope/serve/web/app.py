@@ -1,4 +1,4 @@
-"""The application: everything of the web face, put together for one bundle."""
+"""The application: routes, pages and workers, put together for one bundle."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from starlette.middleware import Middleware
 from pneumoscope import __version__
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.serve.web.admission import Admission
+from pneumoscope.serve.web.context import HeatmapStore, Metrics, WebContext
 from pneumoscope.serve.web.documents import add_documents
 from pneumoscope.serve.web.guard import Guard
-from pneumoscope.serve.web.heatmaps import HeatmapStore
 from pneumoscope.serve.web.limits import WebLimits
-from pneumoscope.serve.web.metrics import Metrics
-from pneumoscope.serve.web.pool import WorkerPool
 from pneumoscope.serve.web.problems import Problem, handle_problems
-from pneumoscope.serve.web.rest import Face, rest_router
+from pneumoscope.serve.web.rest import rest_router
+from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["create_app"]
 
 DESCRIPTION = (
-    "Reads chest X-rays for pneumonia. For research and teaching; not a medical device. "
-    "Nothing that is sent is kept: it is in memory only, and gone with the answer."
+    "Predictions on chest X-rays. For research and teaching; not a medical device. "
+    "Uploads are kept in memory only and discarded with the response."
 )
 
 
@@ -41,29 +40,35 @@ def create_app(
     workers : int
         Processes that read and predict.
     limits : WebLimits, optional
-        The usual ones if not given.
+        The defaults if not given.
     token : str, optional
-        Bearer token that ``/v1`` and ``/metrics`` ask for.
+        Bearer token that ``/v1`` and ``/metrics`` require.
     """
     bounds = limits or WebLimits()
     metrics = Metrics()
-    face = Face(
+    pool = WorkerPool(
+        bundle.path,
+        workers=workers,
+        limits=WorkerLimits(seconds=bounds.job_timeout, memory=bounds.worker_memory),
+        on_restart=metrics.restarts.inc,
+    )
+    context = WebContext(
         bundle=bundle,
         limits=bounds,
-        pool=WorkerPool(bundle.path, workers=workers, limits=bounds, on_restart=metrics.restarts.inc),
+        pool=pool,
         admission=Admission(bounds),
         heatmaps=HeatmapStore(bounds.heatmap_seconds, bounds.max_heatmaps),
         metrics=metrics,
     )
-    _watch(face)
+    context.watch_all()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await face.pool.start()
+        await pool.start()
         try:
             yield
         finally:
-            await face.pool.stop()
+            await pool.stop()
 
     def count(path: str, status: int) -> None:
         metrics.requests.labels(path, status).inc()
@@ -75,28 +80,18 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Guard, token=token, on_answer=count)],
+        middleware=[Middleware(Guard, token=token, on_response=count)],
     )
     handle_problems(app)
-    app.include_router(rest_router(face))
+    app.include_router(rest_router(context))
     add_documents(app, bundle)
-    app.state.face = face
+    app.state.context = context
     _describe_problems(app)
     return app
 
 
-def _watch(face: Face) -> None:
-    watch, admission, pool = face.metrics.watch, face.admission, face.pool
-    watch("requests_receiving", "Requests whose bodies arrive", lambda: admission.receiving)
-    watch("requests_waiting", "Requests that wait for their answer", lambda: admission.waiting)
-    watch("jobs_waiting", "Images that no worker has taken yet", lambda: pool.waiting)
-    watch("held_bytes", "Memory held by uploads", lambda: admission.held_bytes)
-    watch("workers_alive", "Workers that live", lambda: pool.alive)
-    watch("heatmaps", "Heat maps that wait to be fetched", lambda: len(face.heatmaps))
-
-
 def _describe_problems(app: FastAPI) -> None:
-    """Put the schema of problems, which no route returns by itself, into the OpenAPI document."""
+    """Add the schema of problems, which no route returns directly, to the OpenAPI document."""
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What a browser is shown: the page, its style and scripts, the model card, the description of the interface.
+"""HTML documents: the page with its styles and scripts, the model card, and the description of REST.
 
-All of it comes out of the package; nothing is fetched from elsewhere.
+All of it is in the package; nothing is loaded from other servers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ SHELL = """<!doctype html>
 
 
 class _Revalidated(StaticFiles):
-    """Files that a browser may keep but must ask about, so that a new version shows at once."""
+    """Files that a browser may cache but must revalidate, so that a new version is used at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return a file, or that it has not changed."""
+        """Return a file, or 304 if it has not changed."""
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -74,7 +74,7 @@ def add_documents(app: FastAPI, bundle: Bundle) -> None:
 
 
 def card_html(identity: str, card: str) -> str:
-    """Return the model card as a page; HTML inside it is shown, not run."""
+    """Return the model card as a page; HTML inside it is escaped."""
     text = card or "This bundle has no card."
     content = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return SHELL.format(
@@ -89,7 +89,7 @@ def interface_html(document: dict[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(info['title'])} {html.escape(info['version'])}</h1>",
         f"<p>{html.escape(info.get('description', ''))}</p>",
-        "<p>For programs: <a href='/openapi.json'>openapi.json</a>.</p>",
+        "<p>OpenAPI: <a href='/openapi.json'>openapi.json</a>.</p>",
         "<pre>curl -F files=@chest.dcm 'http://127.0.0.1:8000/v1/predictions?heatmap=url'</pre>",
     ]
     for path, operations in document["paths"].items():
@@ -105,38 +105,42 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
     yield f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>"
     yield f"<p>{html.escape(operation.get('description', ''))}</p>"
     if parameters := operation.get("parameters"):
-        rows = ((one["name"], _kind(one["schema"]), one.get("description", "")) for one in parameters)
+        rows = ((one["name"], _type_name(one["schema"]), one.get("description", "")) for one in parameters)
         yield from _table(("parameter", "type", ""), rows)
     for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body: <code>{html.escape(media_type)}</code></p>"
         fields = body["schema"]["properties"].items()
-        yield from _table(("field", "type", ""), ((n, _kind(f), f.get("description", "")) for n, f in fields))
-    answers = (
+        yield from _table(
+            ("field", "type", ""), ((n, _type_name(f), f.get("description", "")) for n, f in fields)
+        )
+    responses = (
         (status, ", ".join(one.get("content", {})), one["description"])
         for status, one in operation["responses"].items()
     )
-    yield from _table(("answer", "as", ""), answers)
+    yield from _table(("status", "media type", ""), responses)
 
 
 def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f"<h3 id='{html.escape(name)}'>{html.escape(name)}</h3>"
     yield f"<pre class='about'>{html.escape(schema.get('description', ''))}</pre>"
     fields = schema.get("properties", {}).items()
-    yield from _table(("field", "type", ""), ((n, _kind(f), f.get("description", "")) for n, f in fields))
+    yield from _table(
+        ("field", "type", ""), ((n, _type_name(f), f.get("description", "")) for n, f in fields)
+    )
 
 
-def _kind(schema: dict[str, Any]) -> str:
-    """Name the type of a value in one line."""
+def _type_name(schema: dict[str, Any]) -> str:
+    """Return the type of a JSON schema in a few words."""
     if "$ref" in schema:
         return str(schema["$ref"].rsplit("/", 1)[-1])
     if "anyOf" in schema:
-        return " or ".join(map(_kind, schema["anyOf"]))
+        return " or ".join(map(_type_name, schema["anyOf"]))
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if "const" in schema:
         return str(schema["const"])
     if schema.get("type") == "array":
-        return f"list of {_kind(schema.get('items', {})) or 'values'}"
+        return f"list of {_type_name(schema.get('items', {})) or 'values'}"
     return str(schema.get("format") or schema.get("type", ""))
 
 

@@ -1,4 +1,4 @@
-"""What every request passes: access, and the headers that confine a browser."""
+"""Access control for every request, and security headers on every response."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
 
-# The page itself holds no secret, and must load to ask for the token. A heat map's URL is its own key.
+# The page contains nothing secret and must load to ask for the token. The URL of a heat map is secret itself.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/favicon.ico"})
 OPEN_PREFIXES = ("/static/", "/pages/", "/v1/heatmaps/")
 
-# What browsers say of requests that this server's own page makes, and that a person makes (Fetch Metadata).
+# Sec-Fetch-Site of requests from this server's own page, or typed by a person (Fetch Metadata).
 OWN_SITES = frozenset({"same-origin", "none"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """ASGI middleware: bearer token, no calls from foreign pages, security headers, counting.
+    """ASGI middleware: bearer token, no requests from other sites, security headers, counting.
 
     Parameters
     ----------
     app : ASGI application
         Behind the guard.
     token : str or None
-        The bearer token; None lets everyone in.
-    on_answer : callable
-        Gets the path of the route and the status of each answer.
+        The bearer token; None for no access control.
+    on_response : callable
+        Gets the path of the route and the status of each response.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, on_answer: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, on_response: Callable[[str, int], None]) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
-        self._on_answer = on_answer
+        self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -74,7 +74,7 @@ class Guard:
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
                 route = getattr(scope.get("route"), "path", "other")
-                self._on_answer(route, message["status"])
+                self._on_response(route, message["status"])
             await send(message)
 
         headers = Headers(scope=scope)

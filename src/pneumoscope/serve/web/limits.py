@@ -1,4 +1,4 @@
-"""How much a client may ask for, in one place."""
+"""Limits on requests."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class WebLimits:
-    """Bounds that hold while a request streams in, and while its images are predicted.
+    """Limits on requests, connections and the prediction of their images.
 
     Parameters
     ----------
     max_file_bytes, max_request_bytes : int
-        Size of one upload, and of the whole body of a request; beyond them the answer is 413.
+        Size of one upload, and of the body of a request; status 413 above them.
     max_files : int
-        Uploads in a request; beyond it the answer is 413.
+        Uploads in a request; status 413 above it.
     max_held_bytes : int
-        Memory for the uploads of all requests together; beyond it the answer is 429.
+        Memory for the uploads of all requests together; status 429 above it.
     max_receiving : int
-        Requests whose bodies arrive at the same time; one address gets at most half of them.
+        Requests whose bodies are arriving; one address gets at most half of them.
     max_queue : int
-        Requests that arrived and wait for their answer; from there on the answer is 429.
+        Requests that wait for their response; status 429 for further ones.
     max_connections : int
-        Open connections; more are closed at once.
+        Open connections; further ones are closed at once.
     head_timeout, idle_timeout, body_timeout : float
         Seconds for the head of a request, between two pieces of its body, and for the whole body.
     write_timeout : float
-        Seconds that a client may leave an answer unread.
+        Seconds that a client may leave a response unread.
     job_timeout : float
         Seconds for reading and predicting one image.
     worker_memory : int
-        Bytes that a worker may take beyond what the loaded model takes. The largest image that is read, 50
-        megapixels of 16-bit RGB, takes about 400 MB.
+        Bytes that a worker may allocate beyond those of the loaded model; see
+        `pneumoscope.serve.workers.pool.WorkerLimits`.
     heatmap_seconds : float
-        How long a heat map can be fetched by its URL.
+        How long a heat map can be fetched from its URL.
     max_heatmaps : int
-        Heat maps kept at the same time; the oldest goes first.
+        Heat maps kept at the same time; the oldest is discarded first.
     stop_timeout : float
-        Seconds that accepted requests get to finish when the server is told to stop.
+        Seconds for accepted requests to finish when the server stops.
     """
 
     max_file_bytes: int = 100 * MB

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457), all of them: also those of the router and of the server itself."""
+"""Errors as problem details (RFC 9457), including those of the router and of the server itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-__all__ = ["PROBLEM_TYPE", "Problem", "answers", "handle_problems", "problem_response"]
+__all__ = ["PROBLEM_TYPE", "Problem", "handle_problems", "problem_response", "problems"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -50,33 +50,33 @@ def problem_response(
     return Response(json.dumps(problem.model_dump()), status, headers, PROBLEM_TYPE)
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of the problems that an operation may answer with."""
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of the problems that an operation may return."""
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Return every error of an application as a problem."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _gone)
-    # Starlette answers with it and raises on, so that the server logs the traceback.
+    # Starlette sends this response and raises the error again, so that the server logs the traceback.
     app.add_exception_handler(Exception, _unhandled)
 
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
-    if detail == HTTPStatus(error.status_code).phrase:  # the router says no more than the title
+    if detail == HTTPStatus(error.status_code).phrase:  # the router gives no more than the title
         detail = _ROUTER.get(error.status_code, detail)
     headers = dict(error.headers) if error.headers else None
     return problem_response(error.status_code, detail, request.url.path, headers)
 
 
 _ROUTER = {
-    404: "there is nothing here; /docs lists what there is",
-    405: "not with this method; the header Allow lists those that work",
+    404: "no such page; /docs lists the interface",
+    405: "this method is not allowed; the header Allow lists those that are",
 }
 
 
@@ -87,8 +87,8 @@ def _validation(request: Request, error: Exception) -> Response:
 
 
 def _gone(request: Request, _error: Exception) -> Response:
-    return problem_response(400, "the body ended before its end", request.url.path)
+    return problem_response(400, "the body ended too early", request.url.path)
 
 
 def _unhandled(request: Request, _error: Exception) -> Response:
-    return problem_response(500, "an error of this server; its log says more", request.url.path)
+    return problem_response(500, "an error of this server; see its log", request.url.path)

@@ -1,7 +1,7 @@
-"""HTTP on one connection, with an end to everything that a client can draw out.
+"""HTTP on one connection, with limits that uvicorn does not have.
 
-uvicorn bounds idle connections between requests; heads that never end, answers that nobody takes, and the
-number of connections are bounded here.
+uvicorn limits idle connections between requests. Time and size of a request's head, time of an unread
+response, and the number of connections are limited here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_HEAD = 65_536  # bytes
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """Closes connections whose head is late or large, or whose client does not read."""
+    """Closes connections with a late or large head, or whose client does not read the response."""
 
     limits = WebLimits()
 
@@ -50,7 +50,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing() or not self._between_requests():
             return
-        # A body that is still arriving although its answer is out may go on for as long as a head may.
+        # A body that is still arriving after its response was sent gets as much time as a head.
         self._await_head()
         if not self._in_body and self._head_bytes > MAX_HEAD:
             self._reject(431, "Request Header Fields Too Large", "the head of this request is too large")
@@ -101,7 +101,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _reject(self, status: int, title: str, detail: str) -> None:
-        """Answer outside the application, and close."""
+        """Send an error without the application, and close."""
         body = Problem(title=title, status=status, detail=detail, instance="").model_dump_json().encode()
         head = (
             f"HTTP/1.1 {status} {title}\r\ncontent-type: {PROBLEM_TYPE}\r\n"
@@ -113,5 +113,5 @@ class _BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded_protocol(limits: WebLimits) -> type[asyncio.Protocol]:
-    """Return the protocol class with these limits, for uvicorn to make one of for each connection."""
+    """Return the protocol class with these limits; uvicorn makes one instance per connection."""
     return type("BoundedProtocol", (_BoundedProtocol,), {"limits": limits})

@@ -1,4 +1,4 @@
-"""Running the application: socket, TLS, signals, and an end that finishes what was begun."""
+"""Running the application: socket, TLS, signals, and a stop that finishes accepted requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Address:
     host : str
         Name or IP address of this machine.
     port : int
-        0 takes any free one.
+        0 for any free one.
     certificate, key : Path or None
         PEM files for TLS.
     """
@@ -45,7 +45,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host can be reached from this machine alone."""
+    """Return whether a host can be reached from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; then take nothing new and finish what was accepted.
+    """Serve until SIGINT or SIGTERM; then accept nothing new and finish accepted requests.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callab
     limits : WebLimits
         For connections and for the time to stop.
     on_ready : callable
-        Gets the URL once requests are answered.
+        Gets the URL once the server accepts requests.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callab
         If the address cannot be listened on, or the certificate cannot be used.
     """
     _leave_no_core_dump()
-    # Broken requests are the clients' affair; errors of this server stay in the log.
+    # Malformed requests of clients are not logged; errors of this server are.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
@@ -110,8 +110,8 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # Not passed on: a signal is not raised again after a stop that it asked for and that went well.
-        self._app.state.face.admission.stopping = True
+        # The base class would raise the signal again after a stop that succeeded.
+        self._app.state.context.admission.stopping = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""The body of a request, taken apart while it arrives: into memory, and never beyond the limits."""
+"""Parses the body of a request while it arrives, into memory and within the limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pneumoscope.report.rows import plain_text
-from pneumoscope.serve.web.admission import Seat
+from pneumoscope.serve.web.admission import Slot
 from pneumoscope.serve.web.limits import WebLimits
 
 __all__ = ["FIELD", "Upload", "base_name", "receive"]
@@ -26,7 +26,7 @@ LONGEST_NAME = 255
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER = 4096  # bytes
 
-# Hashes of uploads can be compared within one run of the server, and say nothing outside it.
+# Hashes of uploads can be compared within one run of the server, and reveal nothing outside of it.
 _SALT = secrets.token_bytes(32)
 
 
@@ -39,7 +39,7 @@ class Upload:
     _digest: Any = field(default_factory=lambda: hmac.new(_SALT, digestmod=hashlib.sha256))
 
     def add(self, piece: bytes | bytearray) -> None:
-        """Append what arrived."""
+        """Append a piece."""
         self.data += piece
         self._digest.update(piece)
 
@@ -51,7 +51,7 @@ class Upload:
 
 
 def base_name(name: str) -> str:
-    """Return what may be shown of a client's file name: no folders, no control or direction characters."""
+    """Return a file name without folders and without control and direction characters."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     visible = "".join(
         letter for letter in last if unicodedata.category(letter) not in {"Cc", "Cf", "Zl", "Zp"}
@@ -59,26 +59,26 @@ def base_name(name: str) -> str:
     return plain_text(visible).strip()[:LONGEST_NAME] or "upload"
 
 
-async def receive(request: Request, limits: WebLimits, seat: Seat) -> list[Upload]:
+async def receive(request: Request, limits: WebLimits, slot: Slot) -> list[Upload]:
     """Read the files of a multipart request.
 
     Parameters
     ----------
     request : Request
-        Nothing of its body was read yet.
+        With its body unread.
     limits : WebLimits
         For sizes, counts and times.
-    seat : Seat
-        Accounts for the memory.
+    slot : Slot
+        Counts the memory.
 
     Raises
     ------
     HTTPException
-        415 if it is no multipart form; 413 if it is too large; 408 if it is too slow; 429 if the server's
+        415 if it is not a multipart form; 413 if it is too large; 408 if it is too slow; 429 if the server's
         memory for uploads is full; 422 if it is damaged or has other fields.
     """
     parser = _parser(request, limits)
-    form = _Form(limits, seat)
+    form = _Form(limits, slot)
     try:
         async for chunk in _paced(request, limits):
             for event in parser.parse(chunk):
@@ -89,15 +89,15 @@ async def receive(request: Request, limits: WebLimits, seat: Seat) -> list[Uploa
     except MultipartError as error:
         raise HTTPException(422, f"the form is damaged: {error}; send it again") from error
     if not form.uploads:
-        raise HTTPException(422, f"there is no file; send one or more in the field '{FIELD}'")
+        raise HTTPException(422, f"no file in the form; send one or more in the field '{FIELD}'")
     return form.uploads
 
 
 class _Form:
-    """Gathers files from the parser's events."""
+    """Collects files from the parser's events."""
 
-    def __init__(self, limits: WebLimits, seat: Seat) -> None:
-        self._limits, self._seat = limits, seat
+    def __init__(self, limits: WebLimits, slot: Slot) -> None:
+        self._limits, self._slot = limits, slot
         self._current: Upload | None = None
         self.uploads: list[Upload] = []
 
@@ -124,16 +124,16 @@ class _Form:
         if len(self._current.data) + len(piece) > self._limits.max_file_bytes:
             most = self._limits.max_file_bytes / 1e6
             raise HTTPException(413, f"a file may have {most:g} MB at most; send one image per file")
-        self._seat.grow(len(piece))
+        self._slot.grow(len(piece))
         self._current.add(piece)
 
 
 def _parser(request: Request, limits: WebLimits) -> PushMultipartParser:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != "multipart/form-data" or "boundary" not in options:
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != "multipart/form-data" or "boundary" not in options:
         raise HTTPException(415, f"send multipart/form-data with one or more files in the field '{FIELD}'")
     length = request.headers.get("content-length", "")
-    # The protocol has checked that it is a number; a body without one is counted as it comes.
+    # The protocol has checked that it is a number; a body without a length is counted while it arrives.
     if length.isdecimal() and int(length) > limits.max_request_bytes:
         raise _too_large(limits)
     try:
@@ -141,14 +141,14 @@ def _parser(request: Request, limits: WebLimits) -> PushMultipartParser:
             options["boundary"],
             max_header_size=MAX_PART_HEADER,
             max_header_count=MAX_PART_HEADERS,
-            max_segment_count=limits.max_files + 1,  # the form itself says it better than the parser
+            max_segment_count=limits.max_files + 1,  # `_Form` has the better message
         )
     except MultipartError as error:
         raise HTTPException(415, f"the boundary of the form is not usable: {error}") from error
 
 
 async def _paced(request: Request, limits: WebLimits) -> AsyncIterator[bytes]:
-    """Yield the pieces of the body, and end those that come too slowly or do not end."""
+    """Yield the pieces of the body within the limits on time and size."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limits.body_timeout
     received = 0
@@ -158,7 +158,7 @@ async def _paced(request: Request, limits: WebLimits) -> AsyncIterator[bytes]:
             async with asyncio.timeout_at(min(end, loop.time() + limits.idle_timeout)):
                 chunk = await anext(stream, None)
         except TimeoutError as error:
-            raise HTTPException(408, "the body came too slowly; send it again, or fewer files") from error
+            raise HTTPException(408, "the body arrived too slowly; send it again, or fewer files") from error
         if chunk is None:
             return
         received += len(chunk)

@@ -1,11 +1,11 @@
 /**
  * Tells answers to screen readers: each of a few, the progress of many.
  *
- * @typedef {import("./images.js").Images} Images
+ * @typedef {import("./images.js").ImageList} ImageList
  */
 
 import { byId } from "./dom.js";
-import { percent, imageWords, verdict } from "./words.js";
+import { percent, imageWords, outcomeOf } from "./words.js";
 
 const FEW = 3;
 const PAUSE_MS = 3000;
@@ -16,8 +16,8 @@ export function announce(text) {
   byId("announcements").textContent = text;
 }
 
-/** @param {Images} images */
-export function announceAnswers(images) {
+/** @param {ImageList} images */
+export function announceResults(images) {
   /** @type {Set<number>} */
   const told = new Set();
   let last = 0;
@@ -44,12 +44,12 @@ export function announceAnswers(images) {
 }
 
 /**
- * @param {Images} images
- * @param {import("./images.js").Image} image
+ * @param {ImageList} images
+ * @param {import("./images.js").XrayImage} image
  */
 function sentence(images, image) {
-  const answer = images.decided(image);
-  const said = verdict(image, answer);
-  const likely = answer && answer.p_pneumonia !== null ? ` Probability of pneumonia ${percent(answer.p_pneumonia)}.` : "";
-  return `${image.name}: ${said.title}.${likely} ${said.detail}`.trim();
+  const prediction = images.decided(image);
+  const outcome = outcomeOf(image, prediction);
+  const likely = prediction && prediction.p_pneumonia !== null ? ` Probability of pneumonia ${percent(prediction.p_pneumonia)}.` : "";
+  return `${image.name}: ${outcome.title}.${likely} ${outcome.detail}`.trim();
 }

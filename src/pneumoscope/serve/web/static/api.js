@@ -52,7 +52,7 @@
 
 const TIMEOUT_MS = 180_000;
 
-/** An answer of the server that is no success (RFC 9457). */
+/** An prediction of the server that is no success (RFC 9457). */
 export class Problem extends Error {
   /**
    * @param {number} status
@@ -136,13 +136,13 @@ export class Api {
 
 /** @param {Response} response */
 async function problem(response) {
-  let said = null;
+  let outcome = null;
   try {
-    said = await response.json();
+    outcome = await response.json();
   } catch {
-    // A proxy between us may answer with a page of its own.
+    // A proxy between us may prediction with a page of its own.
   }
-  const detail = said?.detail || said?.title || `The server answered ${response.status}.`;
+  const detail = outcome?.detail || outcome?.title || `The server answered ${response.status}.`;
   return new Problem(response.status, String(detail), seconds(response.headers.get("Retry-After")));
 }
 

@@ -1,7 +1,7 @@
 /** Puts the page together. */
 
-import { announce, announceAnswers } from "./announce.js";
-import { showAnswer } from "./answer.js";
+import { announce, announceResults } from "./announce.js";
+import { showResult } from "./result.js";
 import { Api } from "./api.js";
 import { toCsv } from "./csv.js";
 import { Thumbnails } from "./decode.js";
@@ -10,17 +10,17 @@ import { byId, download, stamp } from "./dom.js";
 import { zoomIn, zoomOut } from "./gestures.js";
 import { listenForImages } from "./intake.js";
 import { listenForKeys } from "./keys.js";
-import { Images } from "./images.js";
+import { ImageList } from "./images.js";
 import { Reading } from "./reading.js";
 import { printReport, saveReport } from "./report.js";
 import { Uploads } from "./uploads.js";
 import { imageWords } from "./words.js";
 import { Worklist } from "./worklist.js";
 
-/** @typedef {import("./images.js").Image} Image */
+/** @typedef {import("./images.js").XrayImage} Image */
 
 const api = new Api(askForToken);
-const images = new Images();
+const images = new ImageList();
 const uploads = new Uploads(api, images);
 const reading = new Reading();
 const worklist = new Worklist(images, choose);
@@ -75,7 +75,7 @@ function render() {
   const image = images.get(chosen);
   document.body.dataset.images = ["none", "one", "many"][Math.min(2, all.length)];
   for (const id of ["export", "print", "save", "clear"]) byId(id).toggleAttribute("hidden", !all.length);
-  const answered = all.filter((one) => one.answer !== null);
+  const answered = all.filter((one) => one.prediction !== null);
   for (const id of ["export", "print", "save"]) {
     /** @type {HTMLButtonElement} */ (byId(id)).disabled = !answered.length;
   }
@@ -84,11 +84,11 @@ function render() {
   progress.value = done;
   progress.hidden = done === all.length;
   worklist.render(chosen);
-  if (image) showAnswer(images, image, { retry: (one) => uploads.again(one), remove });
+  if (image) showResult(images, image, { retry: (one) => uploads.again(one), remove });
   reading.show(image, image && images.decided(image));
 }
 
-/** @param {Image} image */
+/** @param {XrayImage} image */
 function remove(image) {
   const next = worklist.neighbour(1);
   chosen = next === image.id ? worklist.neighbour(-1) : next;
@@ -109,7 +109,7 @@ function exportCsv() {
   const answers = /** @type {import("./api.js").Prediction[]} */ (rows.filter((row) => row !== null));
   download(`pneumoscope-${stamp()}.csv`, new Blob([toCsv(answers)], { type: "text/csv" }));
   const left = rows.length - answers.length;
-  announce(`Saved ${imageWords(answers.length)}${left ? `; ${left} without an answer left out` : ""}.`);
+  announce(`Saved ${imageWords(answers.length)}${left ? `; ${left} without an prediction left out` : ""}.`);
 }
 
 /** Name the model in the heading; a guarded server asks for its token at this first call. */
@@ -120,7 +120,7 @@ async function introduceModel() {
   try {
     images.setBundle(await api.bundle());
   } catch (error) {
-    // Not fatal: the first answer names the model too, and a server that is away is told of then.
+    // Not fatal: the first prediction names the model too, and a server that is away is told of then.
     announce(error instanceof Error ? `The model is not known yet: ${error.message}` : "");
   }
 }
@@ -146,11 +146,11 @@ function onClick(id, command) {
 images.addEventListener("change", (event) => {
   for (const id of /** @type {CustomEvent<number[]>} */ (event).detail) {
     const image = images.get(id);
-    if (image?.answer?.preview && !image.thumbnail) thumbnails.make(image);
+    if (image?.prediction?.preview && !image.thumbnail) thumbnails.make(image);
   }
   frame ||= requestAnimationFrame(render);
 });
-announceAnswers(images);
+announceResults(images);
 listenForImages(take);
 onClick("clear", clear);
 onClick("export", exportCsv);

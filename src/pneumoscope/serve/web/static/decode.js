@@ -2,7 +2,7 @@
  * Images for the screen. The server's preview is what the model was shown; until it is there, the browser
  * shows the file itself if it can.
  *
- * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").XrayImage} XrayImage
  */
 
 const LARGEST_FILE = 48 * 1024 * 1024; // beyond it the browser does not decode the file itself
@@ -22,12 +22,12 @@ export async function loadImage(address) {
 /**
  * The image at its best: the preview, or else what the browser makes of the file.
  *
- * @param {Image} image
+ * @param {XrayImage} image
  * @returns {Promise<HTMLCanvasElement | null>} null if neither can be shown
  */
 export async function imageCanvas(image) {
   try {
-    if (image.answer?.preview) return toCanvas(await loadImage(image.answer.preview), LARGEST_SIDE);
+    if (image.prediction?.preview) return toCanvas(await loadImage(image.prediction.preview), LARGEST_SIDE);
     return await fileCanvas(image.file, LARGEST_SIDE);
   } catch (error) {
     if (error instanceof DOMException) return null;
@@ -70,24 +70,24 @@ export function toCanvas(source, side) {
  * Makes thumbnails one after another, so that forty large files do not fill the memory at once.
  */
 export class Thumbnails {
-  /** @param {(image: Image, canvas: HTMLCanvasElement) => void} ready */
+  /** @param {(image: XrayImage, canvas: HTMLCanvasElement) => void} ready */
   constructor(ready) {
     this._ready = ready;
     this._last = Promise.resolve();
   }
 
   /**
-   * @param {Image} image
+   * @param {XrayImage} image
    * @param {number} side
    */
   make(image, side = 96) {
     this._last = this._last.then(async () => {
       try {
-        const preview = image.answer?.preview;
+        const preview = image.prediction?.preview;
         const canvas = preview ? toCanvas(await loadImage(preview), side) : await fileCanvas(image.file, side);
         if (canvas) this._ready(image, canvas);
       } catch (error) {
-        // A file that the browser cannot decode keeps its placeholder; the server's answer says why.
+        // A file that the browser cannot decode keeps its placeholder; the server's prediction says why.
         if (!(error instanceof DOMException)) throw error;
       }
     });

@@ -12,10 +12,10 @@ export function askForToken(again) {
   const field = /** @type {HTMLInputElement} */ (byId("token"));
   byId("token-rejected").toggleAttribute("hidden", !again);
   field.value = "";
-  return ask("token-dialog").then((answer) => {
+  return ask("token-dialog").then((prediction) => {
     const token = field.value.trim();
     field.value = "";
-    return answer === "yes" && token ? token : null;
+    return prediction === "yes" && token ? token : null;
   });
 }
 

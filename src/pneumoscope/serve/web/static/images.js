@@ -4,21 +4,21 @@
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").Bundle} Bundle
  *
- * @typedef {object} Image
+ * @typedef {object} XrayImage
  * @property {number} id
  * @property {File} file
  * @property {string} name
- * @property {"reading" | "answered" | "failed"} stage
- * @property {Prediction | null} answer
+ * @property {"reading" | "done" | "failed"} stage
+ * @property {Prediction | null} prediction
  * @property {string} note why it waits or has failed
  * @property {HTMLCanvasElement | null} thumbnail
  */
 
 /** Says "change" with the ids that changed, "bundle" when the model is known. */
-export class Images extends EventTarget {
+export class ImageList extends EventTarget {
   constructor() {
     super();
-    /** @type {Map<number, Image>} */
+    /** @type {Map<number, XrayImage>} */
     this._images = new Map();
     this._next = 1;
     /** @type {Bundle | null} */
@@ -31,7 +31,7 @@ export class Images extends EventTarget {
     return this._images.size;
   }
 
-  /** @returns {Image[]} in the order they came */
+  /** @returns {XrayImage[]} in the order they came */
   all() {
     return [...this._images.values()];
   }
@@ -43,12 +43,12 @@ export class Images extends EventTarget {
 
   /**
    * @param {File[]} files
-   * @returns {Image[]}
+   * @returns {XrayImage[]}
    */
   add(files) {
     const added = files.map((file) => {
-      /** @type {Image} */
-      const image = { id: this._next++, file, name: file.name, stage: "reading", answer: null, note: "", thumbnail: null };
+      /** @type {XrayImage} */
+      const image = { id: this._next++, file, name: file.name, stage: "reading", prediction: null, note: "", thumbnail: null };
       this._images.set(image.id, image);
       return image;
     });
@@ -60,7 +60,7 @@ export class Images extends EventTarget {
    * Change a image that is still there.
    *
    * @param {number} id
-   * @param {Partial<Image>} news
+   * @param {Partial<XrayImage>} news
    */
   update(id, news) {
     const image = this._images.get(id);
@@ -106,17 +106,17 @@ export class Images extends EventTarget {
   }
 
   /**
-   * A image's answer with the decision of the operating point in force.
+   * A image's prediction with the decision of the operating point in force.
    *
-   * @param {Image} image
+   * @param {XrayImage} image
    * @returns {Prediction | null}
    */
   decided(image) {
-    const { answer } = image;
+    const { prediction } = image;
     const point = this.operatingPoint;
-    if (!answer || answer.p_pneumonia === null || !point || answer.operating_point === point.name) return answer;
-    const decision = answer.p_pneumonia >= point.threshold ? "pneumonia" : "no pneumonia";
-    return { ...answer, decision, operating_point: point.name };
+    if (!prediction || prediction.p_pneumonia === null || !point || prediction.operating_point === point.name) return prediction;
+    const decision = prediction.p_pneumonia >= point.threshold ? "pneumonia" : "no pneumonia";
+    return { ...prediction, decision, operating_point: point.name };
   }
 
   /** @param {number[]} ids */

@@ -1,7 +1,7 @@
 /**
  * The reading area: the image on show with its controls.
  *
- * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").XrayImage} XrayImage
  */
 
 import { byId } from "./dom.js";
@@ -9,7 +9,7 @@ import { imageCanvas } from "./decode.js";
 import { listenForGestures, zoomIn, zoomOut } from "./gestures.js";
 import { heatLayer, paintLegend } from "./heatmap.js";
 import { Viewer } from "./viewer.js";
-import { percent, verdict } from "./words.js";
+import { percent, outcomeOf } from "./words.js";
 
 export class Reading {
   constructor() {
@@ -27,12 +27,12 @@ export class Reading {
   }
 
   /**
-   * @param {Image | null} image
-   * @param {import("./api.js").Prediction | null} answer
+   * @param {XrayImage | null} image
+   * @param {import("./api.js").Prediction | null} prediction
    */
-  async show(image, answer) {
-    this._describe(image, answer);
-    const shown = image ? `${image.id} ${image.answer !== null}` : "";
+  async show(image, prediction) {
+    this._describe(image, prediction);
+    const shown = image ? `${image.id} ${image.prediction !== null}` : "";
     if (shown === this._shown) return;
     this._shown = shown;
     const same = image?.id === this._image;
@@ -42,7 +42,7 @@ export class Reading {
     if (!same) this.viewer.show(null, null, false);
     if (!image) return;
     this._frame.setAttribute("aria-busy", "true");
-    const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.answer?.heatmap)]);
+    const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.prediction?.heatmap)]);
     if (turn !== this._turn) return; // another image was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
@@ -63,14 +63,14 @@ export class Reading {
   }
 
   /**
-   * @param {Image | null} image
-   * @param {import("./api.js").Prediction | null} answer
+   * @param {XrayImage | null} image
+   * @param {import("./api.js").Prediction | null} prediction
    */
-  _describe(image, answer) {
+  _describe(image, prediction) {
     if (!image) return;
-    const said = verdict(image, answer);
-    const likely = answer && answer.p_pneumonia !== null ? ` Probability of pneumonia ${percent(answer.p_pneumonia)}.` : "";
-    byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${said.title}.${likely}`);
+    const outcome = outcomeOf(image, prediction);
+    const likely = prediction && prediction.p_pneumonia !== null ? ` Probability of pneumonia ${percent(prediction.p_pneumonia)}.` : "";
+    byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${outcome.title}.${likely}`);
     byId("busy").toggleAttribute("hidden", image.stage !== "reading");
     const nothing = image.stage === "reading" ? "" : "There is no image to show.";
     byId("nothing").textContent = nothing;

@@ -2,15 +2,15 @@
  * The report: a table of all images where there are several, then one page a image. It is printed from
  * this page, or saved as one file that needs nothing else.
  *
- * @typedef {import("./images.js").Image} Image
- * @typedef {import("./images.js").Images} Images
+ * @typedef {import("./images.js").XrayImage} XrayImage
+ * @typedef {import("./images.js").ImageList} ImageList
  * @typedef {import("./api.js").Prediction} Prediction
  */
 
 import { imageCanvas } from "./decode.js";
 import { byId, download, h, stamp } from "./dom.js";
 import { CONTOUR_LEVEL, heatLayer, paintHeat } from "./heatmap.js";
-import { factWords, MARKS, notRuledOut, percent, imageWords, pointWords, verdict } from "./words.js";
+import { factWords, MARKS, notRuledOut, percent, imageWords, pointWords, outcomeOf } from "./words.js";
 
 const SIDE = 900; // pixels on the longer side of a image
 const OPACITY = 0.6;
@@ -19,8 +19,8 @@ const NOTICE = "For research only. Not a medical device, not for diagnosis.";
 /**
  * Print the report; the browser can print to a PDF.
  *
- * @param {Images} images
- * @param {Image[]} sorted
+ * @param {ImageList} images
+ * @param {XrayImage[]} sorted
  */
 export async function printReport(images, sorted) {
   const place = byId("report");
@@ -34,8 +34,8 @@ export async function printReport(images, sorted) {
 /**
  * Save the report as one HTML file.
  *
- * @param {Images} images
- * @param {Image[]} sorted
+ * @param {ImageList} images
+ * @param {XrayImage[]} sorted
  */
 export async function saveReport(images, sorted) {
   const [report, style] = await Promise.all([
@@ -61,8 +61,8 @@ ${report.outerHTML}
 }
 
 /**
- * @param {Images} images
- * @param {Image[]} sorted
+ * @param {ImageList} images
+ * @param {XrayImage[]} sorted
  */
 async function makeReport(images, sorted) {
   const report = h("main", { class: "report" });
@@ -74,20 +74,20 @@ async function makeReport(images, sorted) {
 }
 
 /**
- * @param {Images} images
- * @param {Image[]} sorted
+ * @param {ImageList} images
+ * @param {XrayImage[]} sorted
  * @param {string} when
  */
 function overview(images, sorted, when) {
   const rows = sorted.map((image) => {
-    const answer = images.decided(image);
-    const said = verdict(image, answer);
-    const values = [answer?.p_pneumonia, answer?.p_bacterial, answer?.p_viral];
+    const prediction = images.decided(image);
+    const outcome = outcomeOf(image, prediction);
+    const values = [prediction?.p_pneumonia, prediction?.p_bacterial, prediction?.p_viral];
     return h(
       "tr",
       {},
       h("th", { scope: "row" }, image.name),
-      h("td", {}, `${MARKS[said.tone]} ${said.short}`),
+      h("td", {}, `${MARKS[outcome.tone]} ${outcome.short}`),
       ...values.map((value) => h("td", {}, percent(value))),
     );
   });
@@ -102,32 +102,32 @@ function overview(images, sorted, when) {
 }
 
 /**
- * @param {Images} images
- * @param {Image} image
+ * @param {ImageList} images
+ * @param {XrayImage} image
  * @param {string} when
  */
 async function page(images, image, when) {
-  const answer = images.decided(image);
-  const said = verdict(image, answer);
-  const predicted = answer !== null && answer.p_pneumonia !== null;
+  const prediction = images.decided(image);
+  const outcome = outcomeOf(image, prediction);
+  const predicted = prediction !== null && prediction.p_pneumonia !== null;
   return h(
     "article",
     { class: "sheet" },
     h("h1", {}, image.name),
-    h("p", { class: "verdict", "data-tone": said.tone }, `${MARKS[said.tone]} ${said.title}`),
-    said.detail ? h("p", {}, said.detail) : null,
+    h("p", { class: "outcome", "data-tone": outcome.tone }, `${MARKS[outcome.tone]} ${outcome.title}`),
+    outcome.detail ? h("p", {}, outcome.detail) : null,
     await figures(image),
-    predicted ? numbers(images, answer) : null,
-    answer?.facts
-      ? h("p", { class: "facts" }, factWords(answer.facts).map(([name, value]) => `${name}: ${value}`).join(" · "))
+    predicted ? numbers(images, prediction) : null,
+    prediction?.facts
+      ? h("p", { class: "facts" }, factWords(prediction.facts).map(([name, value]) => `${name}: ${value}`).join(" · "))
       : null,
-    colophon(images, when, answer),
+    colophon(images, when, prediction),
   );
 }
 
-/** @param {Image} image */
+/** @param {XrayImage} image */
 async function figures(image) {
-  const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.answer?.heatmap)]);
+  const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.prediction?.heatmap)]);
   if (!canvas) return null;
   const scale = Math.min(1, SIDE / Math.max(canvas.width, canvas.height));
   const draw = (/** @type {boolean} */ withHeat) => {
@@ -152,20 +152,20 @@ async function figures(image) {
 }
 
 /**
- * @param {Images} images
- * @param {Prediction} answer
+ * @param {ImageList} images
+ * @param {Prediction} prediction
  */
-function numbers(images, answer) {
+function numbers(images, prediction) {
   /** @type {[string, number | null][]} */
   const values = [
-    ["Pneumonia", answer.p_pneumonia],
-    ["Bacterial", answer.p_bacterial],
-    ["Viral", answer.p_viral],
-    ["Normal", answer.p_normal],
+    ["Pneumonia", prediction.p_pneumonia],
+    ["Bacterial", prediction.p_bacterial],
+    ["Viral", prediction.p_viral],
+    ["Normal", prediction.p_normal],
   ];
   const known = values.filter(([, value]) => value !== null);
   const point = images.operatingPoint;
-  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(answer, images.bundle)];
+  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(prediction, images.bundle)];
   return h(
     "section",
     {},
@@ -175,12 +175,12 @@ function numbers(images, answer) {
 }
 
 /**
- * @param {Images} images
+ * @param {ImageList} images
  * @param {string} when
- * @param {Prediction | null} answer
+ * @param {Prediction | null} prediction
  */
-function colophon(images, when, answer) {
-  const model = answer?.bundle ?? images.bundle?.identity ?? "unknown";
-  const parts = [`Pneumoscope, model ${model}`, when, answer?.sha256 ? `image ${answer.sha256.slice(0, 16)}` : ""];
+function colophon(images, when, prediction) {
+  const model = prediction?.bundle ?? images.bundle?.identity ?? "unknown";
+  const parts = [`Pneumoscope, model ${model}`, when, prediction?.sha256 ? `image ${prediction.sha256.slice(0, 16)}` : ""];
   return h("footer", {}, h("p", {}, NOTICE), h("p", {}, parts.filter(Boolean).join(" · ")));
 }

@@ -1,8 +1,8 @@
 /**
  * Sends images in small batches, a few at a time, and waits where the server says it is busy.
  *
- * @typedef {import("./images.js").Image} Image
- * @typedef {import("./images.js").Images} Images
+ * @typedef {import("./images.js").XrayImage} XrayImage
+ * @typedef {import("./images.js").ImageList} ImageList
  */
 
 import { Problem } from "./api.js";
@@ -13,29 +13,29 @@ const BATCH_BYTES = 32 * 1024 * 1024;
 const PATIENCE_MS = 300_000; // with a busy server
 const LONGEST_WAIT_S = 30;
 
-/** @typedef {{images: Image[], patience: number}} Batch */
+/** @typedef {{images: XrayImage[], patience: number}} Batch */
 
 export class Uploads {
   /**
    * @param {import("./api.js").Api} api
-   * @param {Images} images
+   * @param {ImageList} images
    */
   constructor(api, images) {
     this._api = api;
     this._images = images;
-    /** @type {Image[]} */
+    /** @type {XrayImage[]} */
     this._waiting = [];
     this._running = 0;
     this._stop = new AbortController();
   }
 
-  /** @param {Image[]} images */
+  /** @param {XrayImage[]} images */
   send(images) {
     this._waiting.push(...images);
     this._start();
   }
 
-  /** @param {Image} image */
+  /** @param {XrayImage} image */
   again(image) {
     this._images.update(image.id, { stage: "reading", note: "" });
     this.send([image]);
@@ -60,20 +60,20 @@ export class Uploads {
   }
 
   _nextBatch() {
-    /** @type {Image[]} */
+    /** @type {XrayImage[]} */
     const batch = [];
     let bytes = 0;
     while (this._waiting.length && batch.length < BATCH) {
       bytes += this._waiting[0].file.size;
       if (batch.length && bytes > BATCH_BYTES) break;
-      const image = /** @type {Image} */ (this._waiting.shift());
+      const image = /** @type {XrayImage} */ (this._waiting.shift());
       if (this._images.get(image.id)) batch.push(image);
     }
     return batch;
   }
 
   /**
-   * @param {Image[]} batch
+   * @param {XrayImage[]} batch
    * @param {AbortSignal} signal
    */
   async _deliver(batch, signal) {
@@ -82,9 +82,9 @@ export class Uploads {
       const { bundle, predictions } = await this._patiently(batch, signal);
       this._images.setBundle(bundle);
       batch.forEach((image, index) => {
-        const answer = predictions[index];
-        const missing = "The server gave no answer for this image.";
-        this._images.update(image.id, answer ? { stage: "answered", answer, note: "" } : { stage: "failed", note: missing });
+        const prediction = predictions[index];
+        const missing = "The server gave no prediction for this image.";
+        this._images.update(image.id, prediction ? { stage: "done", prediction, note: "" } : { stage: "failed", note: missing });
       });
     } catch (error) {
       if (signal.aborted) return;
@@ -99,7 +99,7 @@ export class Uploads {
   }
 
   /**
-   * @param {Image[]} batch
+   * @param {XrayImage[]} batch
    * @param {AbortSignal} signal
    */
   async _patiently(batch, signal) {

@@ -1,14 +1,14 @@
 /**
  * What the page says, in plain words.
  *
- * @typedef {import("./images.js").Image} Image
+ * @typedef {import("./images.js").XrayImage} XrayImage
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").Facts} Facts
  * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  *
  * @typedef {"suspected" | "uncertain" | "clear" | "rejected" | "failed" | "reading"} Tone
  *
- * @typedef {object} Verdict
+ * @typedef {object} Outcome
  * @property {Tone} tone
  * @property {string} short for a cell of the worklist
  * @property {string} title one line
@@ -54,34 +54,34 @@ export function reasonWords(code) {
 }
 
 /**
- * @param {Image} image
- * @param {Prediction | null} answer decided at the operating point in force
- * @returns {Verdict}
+ * @param {XrayImage} image
+ * @param {Prediction | null} prediction decided at the operating point in force
+ * @returns {Outcome}
  */
-export function verdict(image, answer) {
+export function outcomeOf(image, prediction) {
   if (image.stage === "failed") {
     return { tone: "failed", short: "Not sent", title: "Not sent", detail: image.note };
   }
-  if (!answer) return { tone: "reading", short: "reading…", title: "Reading…", detail: image.note };
-  if (answer.status !== "ok") {
-    const why = answer.reasons.map(reasonWords).join(", ") || answer.status;
-    return { tone: "rejected", short: `Not predicted: ${why}`, title: `Not predicted: ${why}`, detail: sentence(answer.message) };
+  if (!prediction) return { tone: "reading", short: "reading…", title: "Reading…", detail: image.note };
+  if (prediction.status !== "ok") {
+    const why = prediction.reasons.map(reasonWords).join(", ") || prediction.status;
+    return { tone: "rejected", short: `Not predicted: ${why}`, title: `Not predicted: ${why}`, detail: sentence(prediction.message) };
   }
-  const suspected = answer.decision === "pneumonia";
-  if (answer.uncertain) {
+  const suspected = prediction.decision === "pneumonia";
+  if (prediction.uncertain) {
     const side = suspected ? "reaches" : "stays below";
-    const both = answer.prediction_set.length > 0;
+    const both = prediction.prediction_set.length > 0;
     const why = both ? "but the model cannot rule out either" : "but the image is like no class";
     return {
       tone: "uncertain",
       short: "Uncertain",
       title: both ? "Uncertain: normal and pneumonia are both possible" : "Uncertain: the image is like no class",
-      detail: `The probability ${side} the operating point, ${why}. A reader must decide. ${answer.message}`.trim(),
+      detail: `The probability ${side} the operating point, ${why}. A reader must decide. ${prediction.message}`.trim(),
     };
   }
   return suspected
-    ? { tone: "suspected", short: "Suspected", title: "Pneumonia suspected", detail: answer.message }
-    : { tone: "clear", short: "Not seen", title: "No pneumonia seen", detail: answer.message };
+    ? { tone: "suspected", short: "Suspected", title: "Pneumonia suspected", detail: prediction.message }
+    : { tone: "clear", short: "Not seen", title: "No pneumonia seen", detail: prediction.message };
 }
 
 /** @param {string} message */
@@ -91,11 +91,11 @@ function sentence(message) {
 }
 
 /**
- * @param {Prediction} answer
+ * @param {Prediction} prediction
  * @param {import("./api.js").Bundle | null} bundle
  */
-export function notRuledOut(answer, bundle) {
-  if (answer.prediction_set.length) return `Not ruled out: ${answer.prediction_set.join(", ")}.`;
+export function notRuledOut(prediction, bundle) {
+  if (prediction.prediction_set.length) return `Not ruled out: ${prediction.prediction_set.join(", ")}.`;
   // An empty set of a model that gives sets is a finding of its own.
   if (!bundle?.conformal) return "";
   return "No class is as probable as it usually is where it is right: read this image with care.";

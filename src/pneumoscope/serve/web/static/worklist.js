@@ -1,18 +1,18 @@
 /**
  * The worklist: one line a image, sortable by every column, the most suspicious first.
  *
- * @typedef {import("./images.js").Image} Image
- * @typedef {import("./images.js").Images} Images
- * @typedef {"name" | "verdict" | "p_pneumonia" | "p_bacterial" | "p_viral"} Column
+ * @typedef {import("./images.js").XrayImage} XrayImage
+ * @typedef {import("./images.js").ImageList} ImageList
+ * @typedef {"name" | "outcome" | "p_pneumonia" | "p_bacterial" | "p_viral"} Column
  */
 
 import { byId, h } from "./dom.js";
-import { countWords, MARKS, percent, imageWords, TONES, verdict } from "./words.js";
+import { countWords, MARKS, percent, imageWords, TONES, outcomeOf } from "./words.js";
 
 /** @type {[Column, string, "ascending" | "descending"][]} column, heading, and the order of the first click */
 const COLUMNS = [
   ["name", "Image", "ascending"],
-  ["verdict", "Answer", "ascending"],
+  ["outcome", "Answer", "ascending"],
   ["p_pneumonia", "Pneumonia", "descending"],
   ["p_bacterial", "Bacterial", "descending"],
   ["p_viral", "Viral", "descending"],
@@ -22,7 +22,7 @@ const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base"
 
 export class Worklist {
   /**
-   * @param {Images} images
+   * @param {ImageList} images
    * @param {(id: number, open: boolean) => void} choose
    */
   constructor(images, choose) {
@@ -41,7 +41,7 @@ export class Worklist {
     this._body.addEventListener("keydown", (event) => this._onKey(event));
   }
 
-  /** @returns {Image[]} as they stand in the list */
+  /** @returns {XrayImage[]} as they stand in the list */
   sorted() {
     const turn = this._direction === "ascending" ? 1 : -1;
     return this._images
@@ -112,19 +112,19 @@ export class Worklist {
     return this._body.contains(document.activeElement);
   }
 
-  /** @param {Image} image */
+  /** @param {XrayImage} image */
   _tone(image) {
-    return TONES.indexOf(verdict(image, this._images.decided(image)).tone);
+    return TONES.indexOf(outcomeOf(image, this._images.decided(image)).tone);
   }
 
-  /** @param {Image} image */
+  /** @param {XrayImage} image */
   _key(image) {
     if (this._column === "name") return image.name;
-    if (this._column === "verdict") {
+    if (this._column === "outcome") {
       const tone = this._tone(image);
       return tone === TONES.indexOf("reading") ? null : tone;
     }
-    return image.answer?.[this._column] ?? null;
+    return image.prediction?.[this._column] ?? null;
   }
 
   /** @param {[Column, string, "ascending" | "descending"]} column */
@@ -149,7 +149,7 @@ export class Worklist {
     byId("worklist").toggleAttribute("data-two-classes", twoClasses);
   }
 
-  /** @param {Image} image */
+  /** @param {XrayImage} image */
   _newRow(image) {
     const cells = COLUMNS.map(([name]) =>
       name === "name" ? h("th", { scope: "row", "data-column": name }) : h("td", { "data-column": name }),
@@ -170,13 +170,13 @@ export class Worklist {
 
   /**
    * @param {HTMLTableRowElement} row
-   * @param {Image} image
+   * @param {XrayImage} image
    */
   _fill(row, image) {
-    const answer = this._images.decided(image);
-    const said = verdict(image, answer);
+    const prediction = this._images.decided(image);
+    const outcome = outcomeOf(image, prediction);
     const chosen = image.id === this._chosen;
-    row.dataset.tone = said.tone;
+    row.dataset.tone = outcome.tone;
     row.classList.toggle("chosen", chosen);
     const [name, words, ...numbers] = row.cells;
     const button = /** @type {HTMLButtonElement} */ (name.querySelector("button"));
@@ -186,12 +186,12 @@ export class Worklist {
     const thumbnail = /** @type {HTMLElement} */ (name.querySelector(".thumbnail"));
     if (image.thumbnail && thumbnail.firstChild !== image.thumbnail) thumbnail.replaceChildren(image.thumbnail);
     words.replaceChildren(
-      h("span", { class: "mark", "aria-hidden": "true" }, MARKS[said.tone]),
-      h("span", {}, said.short),
+      h("span", { class: "mark", "aria-hidden": "true" }, MARKS[outcome.tone]),
+      h("span", {}, outcome.short),
     );
-    const values = [answer?.p_pneumonia, answer?.p_bacterial, answer?.p_viral];
+    const values = [prediction?.p_pneumonia, prediction?.p_bacterial, prediction?.p_viral];
     numbers.forEach((cell, index) => {
-      cell.textContent = answer ? percent(values[index]) : "";
+      cell.textContent = prediction ? percent(values[index]) : "";
     });
   }
 
@@ -199,7 +199,7 @@ export class Worklist {
     /** @type {Map<import("./words.js").Tone, number>} */
     const counts = new Map();
     for (const image of this._images.all()) {
-      const { tone } = verdict(image, this._images.decided(image));
+      const { tone } = outcomeOf(image, this._images.decided(image));
       counts.set(tone, (counts.get(tone) ?? 0) + 1);
     }
     return `${imageWords(this._images.size)}: ${countWords(counts)}`;

@@ -1,16 +1,16 @@
-"""Messages between the server and its workers: a JSON head and a few pieces of bytes, through a pipe.
+"""Messages between a server and its workers: a JSON head and byte strings, through a pipe.
 
-No pickle: a worker reads hostile files, so nothing it says may run in the server.
+No pickle: a worker reads untrusted files, so nothing that it sends may be executed by the server.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, TypedDict
 
-__all__ = ["Buffer", "read_frame", "write_frame"]
+__all__ = ["Buffer", "Job", "Response", "read_frame", "write_frame"]
 
 Buffer = bytes | bytearray
 
@@ -19,13 +19,36 @@ MAX_HEAD = 1_000_000  # bytes of JSON
 MAX_PIECE = 1_000_000_000
 
 
-def write_frame(stream: IO[bytes], head: dict[str, Any], pieces: Sequence[Buffer] = ()) -> None:
+class Job(TypedDict):
+    """What to do with one image file.
+
+    Parameters
+    ----------
+    name : str
+        The file's name, for the row.
+    operating_point : str or None
+        By name; the bundle's default if None.
+    heatmap, preview : bool
+        Whether to return the heat map and the image.
+    """
+
+    name: str
+    operating_point: str | None
+    heatmap: bool
+    preview: bool
+
+
+Response = tuple[dict[str, Any], list[bytes]]
+"""The head of a worker's message and its byte strings; see `pneumoscope.serve.workers.worker.respond`."""
+
+
+def write_frame(stream: IO[bytes], head: Mapping[str, Any], pieces: Sequence[Buffer] = ()) -> None:
     """Write one message and flush.
 
     Raises
     ------
     OSError
-        If nobody reads at the other end.
+        If the other end is closed.
     """
     text = json.dumps({"head": head, "sizes": [len(piece) for piece in pieces]}).encode()
     stream.write(HEAD.pack(len(text)) + text)
@@ -34,7 +57,7 @@ def write_frame(stream: IO[bytes], head: dict[str, Any], pieces: Sequence[Buffer
     stream.flush()
 
 
-def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+def read_frame(stream: IO[bytes]) -> Response:
     """Read one message.
 
     Raises
@@ -42,7 +65,7 @@ def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
     EOFError
         If the other end is closed.
     ValueError
-        If this is no message.
+        If the bytes are not a message.
     """
     (size,) = HEAD.unpack(_exactly(stream, HEAD.size))
     if size > MAX_HEAD:

@@ -1,4 +1,4 @@
-"""A few workers, watched: each job has a time limit, and a worker that dies is replaced."""
+"""A pool of worker processes: each job has a time limit, and a worker that ends is replaced."""
 
 from __future__ import annotations
 
@@ -15,32 +15,48 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.serve.web.frames import Buffer, read_frame, write_frame
-from pneumoscope.serve.web.limits import WebLimits
+from pneumoscope.serve.workers.frames import Buffer, Job, Response, read_frame, write_frame
 
-__all__ = ["JobStopped", "WorkerPool"]
+__all__ = ["JobStopped", "WorkerLimits", "WorkerPool"]
 
 START_TIMEOUT = 120.0  # seconds to load the libraries and the model on a busy machine
 PAUSE_AFTER_FAILED_START = 1.0
 
 logger = logging.getLogger(__name__)
 
-Answer = tuple[dict[str, Any], list[bytes]]
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """Limits of one job.
+
+    Parameters
+    ----------
+    seconds : float
+        For reading and predicting one image.
+    memory : int
+        Bytes that a worker may allocate beyond those of the loaded model. The largest image that is read, 50
+        megapixels of 16-bit RGB, takes about 400 MB.
+    """
+
+    seconds: float = 30.0
+    memory: int = 1_024_000_000
 
 
 class JobStopped(PneumoscopeError):
-    """A job that ended without an answer; the text says why, for people."""
+    """A job that was stopped, with the reason in one line."""
 
 
 @dataclass(eq=False, slots=True)
-class _Job:
-    head: dict[str, Any]
+class _QueuedJob:
+    job: Job
     data: Buffer
-    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    response: asyncio.Future[Response] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class _Worker:
-    """One worker process. Its methods block; all but `kill` belong into one thread."""
+    """One worker process. Its methods block; all but `kill` must be called from one thread."""
 
     def __init__(self, bundle: Path, memory: int) -> None:
         self._bundle, self._memory = bundle, memory
@@ -48,7 +64,7 @@ class _Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while it lives."""
+        """Process number, or None where there is no running process."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
@@ -61,47 +77,47 @@ class _Worker:
         EOFError, OSError, ValueError
             If the process cannot be started or ends.
         """
-        command = [sys.executable, "-m", "pneumoscope.serve.web.worker"]
+        command = [sys.executable, "-m", "pneumoscope.serve.workers.worker"]
         command += ["--bundle", str(self._bundle), "--memory", str(self._memory)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the server alone
+            start_new_session=True,  # Ctrl-C goes to the server only
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert self._process.stdout is not None
         head, _ = read_frame(self._process.stdout)
         if "ready" not in head:
-            raise PneumoscopeError(str(head.get("error", "a worker does not start")))
+            raise PneumoscopeError(str(head.get("error", "a worker did not start")))
 
-    def run(self, head: dict[str, Any], data: Buffer) -> Answer:
-        """Have one job done.
+    def run(self, job: Job, data: Buffer) -> Response:
+        """Run one job.
 
         Raises
         ------
         EOFError, OSError, ValueError
-            If the process ended, or talks nonsense.
+            If the process ended, or sent something that is not a message.
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        write_frame(process.stdin, head, [data])
+        write_frame(process.stdin, job, [data])
         return read_frame(process.stdout)
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for it gets an error. Safe from any thread."""
+        """End the process at once; a thread that waits for it gets an error. Safe from any thread."""
         if self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
-        """End the process and forget it."""
+        """End the process and release its pipes."""
         process, self._process = self._process, None
         if process is None:
             return
         process.kill()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with contextlib.suppress(OSError):  # what was still to be flushed
+                with contextlib.suppress(OSError):  # unflushed output
                     stream.close()
         process.wait()
 
@@ -112,13 +128,13 @@ class WorkerPool:
     Parameters
     ----------
     bundle : Path
-        Of the bundle to load; its hashes have been checked.
+        Folder of the bundle to load.
     workers : int
-        Processes.
-    limits : WebLimits
-        For time and memory.
-    on_restart : callable
-        Called whenever a worker had to be replaced.
+        Number of processes.
+    limits : WorkerLimits, optional
+        Time and memory of one job.
+    on_restart : callable, optional
+        Called each time a worker is replaced.
     """
 
     def __init__(
@@ -126,30 +142,30 @@ class WorkerPool:
         bundle: Path,
         *,
         workers: int,
-        limits: WebLimits,
+        limits: WorkerLimits = WorkerLimits(),
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self.workers = workers
         self._limits = limits
         self._on_restart = on_restart
-        self._workers = [_Worker(bundle, limits.worker_memory) for _ in range(workers)]
+        self._workers = [_Worker(bundle, limits.memory) for _ in range(workers)]
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope-worker")
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._jobs: asyncio.Queue[_QueuedJob] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def waiting(self) -> int:
-        """Jobs that no worker has taken yet."""
+        """Jobs in the queue."""
         return self._jobs.qsize()
 
     @property
     def alive(self) -> int:
-        """Workers that live."""
+        """Workers that are running."""
         return sum(pid is not None for pid in self.pids)
 
     @property
     def pids(self) -> list[int | None]:
-        """Process of each worker; None where it is being replaced."""
+        """Process number of each worker; None where it is being replaced."""
         return [worker.pid for worker in self._workers]
 
     async def start(self) -> None:
@@ -165,7 +181,7 @@ class WorkerPool:
         except (EOFError, OSError, ValueError) as error:
             await self.stop()
             raise PneumoscopeError(
-                "a worker ended while it loaded the model; is there memory for it?"
+                "a worker ended while loading the model: free some memory or use fewer workers"
             ) from error
         except PneumoscopeError:
             await self.stop()
@@ -173,47 +189,61 @@ class WorkerPool:
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
     async def stop(self) -> None:
-        """End all workers, and the jobs with them."""
+        """End all workers and their jobs."""
         for task in self._tasks:
             task.cancel()
         for worker in self._workers:
-            worker.kill()  # a thread that waits for it comes free
+            worker.kill()  # frees a thread that waits for it
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
         for worker in self._workers:
             worker.close()
 
-    async def run(self, head: dict[str, Any], data: Buffer) -> Answer:
-        """Have one job done by the next free worker.
+    async def run(self, job: Job, data: Buffer) -> Response:
+        """Run one job in the next free worker.
+
+        Parameters
+        ----------
+        job : Job
+            What to do.
+        data : bytes or bytearray
+            Content of the image file.
+
+        Returns
+        -------
+        Response
+            As `pneumoscope.serve.workers.worker.respond` describes it.
 
         Raises
         ------
         JobStopped
-            If it took too long, or brought the worker down.
+            If the job took too long or its worker ended.
         """
-        job = _Job(head, data)
-        self._jobs.put_nowait(job)
-        return await job.answer
+        queued = _QueuedJob(job, data)
+        self._jobs.put_nowait(queued)
+        return await queued.response
 
     async def _serve(self, worker: _Worker) -> None:
-        """Give one worker its jobs, one after the other, for ever."""
+        """Run jobs in one worker, one after another, until cancelled."""
         while True:
             if worker.pid is None:
                 await self._restart(worker)
-            job = await self._jobs.get()
-            if job.answer.cancelled():
+            queued = await self._jobs.get()
+            if queued.response.cancelled():
                 continue
             try:
-                answer = await self._timed(worker, self._limits.job_timeout, worker.run, job.head, job.data)
+                response = await self._timed(
+                    worker, self._limits.seconds, worker.run, queued.job, queued.data
+                )
             except (EOFError, OSError, ValueError, JobStopped) as error:
-                if not job.answer.done():
-                    job.answer.set_exception(_stopped(error))
+                if not queued.response.done():
+                    queued.response.set_exception(_stopped(error))
                 worker.kill()
                 await self._restart(worker)
             else:
-                if not job.answer.done():
-                    job.answer.set_result(answer)
-            del job  # an idle worker must not hold on to an upload
+                if not queued.response.done():
+                    queued.response.set_result(response)
+            del queued  # an idle worker must not keep an upload in memory
 
     async def _restart(self, worker: _Worker) -> None:
         self._on_restart()
@@ -221,7 +251,7 @@ class WorkerPool:
             try:
                 await self._start(worker)
             except (EOFError, OSError, ValueError, PneumoscopeError) as error:
-                logger.error("a worker does not start: %s", type(error).__name__)
+                logger.error("a worker did not start: %s", type(error).__name__)
                 await asyncio.sleep(PAUSE_AFTER_FAILED_START)
             else:
                 return
@@ -233,15 +263,15 @@ class WorkerPool:
     async def _timed(
         self, worker: _Worker, seconds: float, work: Callable[..., Any], *arguments: object
     ) -> Any:
-        """Run what blocks in a thread, and kill the worker it waits for when time is up."""
+        """Run a blocking call in a thread, and kill its worker after the time limit."""
         loop = asyncio.get_running_loop()
         late = asyncio.Event()
 
-        def give_up() -> None:
+        def stop() -> None:
             late.set()
             worker.kill()
 
-        timer = loop.call_later(seconds, give_up)
+        timer = loop.call_later(seconds, stop)
         try:
             return await loop.run_in_executor(self._threads, work, *arguments)
         except (EOFError, OSError) as error:
@@ -254,6 +284,4 @@ class WorkerPool:
 
 def _stopped(error: Exception) -> JobStopped:
     why = str(error) if isinstance(error, JobStopped) else "the reader ended"
-    return JobStopped(
-        f"reading this file was stopped: {why}; it is damaged or too demanding, export it again"
-    )
+    return JobStopped(f"reading this file was stopped: {why}; it is damaged or too large, export it again")

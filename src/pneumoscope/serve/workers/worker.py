@@ -1,7 +1,7 @@
-"""A worker: a process of its own that reads and predicts uploads, one at a time, and can do little else.
+"""A worker process: reads and predicts image files, one at a time, with few permissions.
 
-It gets them on standard input and answers on standard output, as `frames`. Once the model is loaded it may
-take no more than so much memory, write no file and leave no core dump behind.
+Jobs arrive on standard input and responses leave on standard output, as `frames`. Once the model is loaded
+the process may allocate only a limited amount of memory, write no file and leave no core dump.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Explanation, Prediction, Radiograph
+from pneumoscope.domain import Explanation, Prediction, Radiograph, age_band
 from pneumoscope.errors import PneumoscopeError, Reason
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.predict.calibration import decide
-from pneumoscope.predict.predictor import Examination, Predictor
-from pneumoscope.report.age import age_band
-from pneumoscope.report.rows import to_row
-from pneumoscope.serve.web.frames import read_frame, write_frame
+from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
+from pneumoscope.serve.workers.frames import Job, Response, read_frame, write_frame
+from pneumoscope.serve.workers.rows import prediction_row, stopped
 
-__all__ = ["answer", "heatmap_png", "main", "preview_jpeg"]
+__all__ = ["heatmap_png", "main", "preview_jpeg", "respond"]
 
 PREVIEW_SIDE = 1024
 HEATMAP_SIDE = 256
@@ -40,78 +37,81 @@ PREVIEW_QUALITY = 92
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load the bundle, say so, and predict until standard input ends."""
-    parser = argparse.ArgumentParser(prog="pneumoscope.serve.web.worker")
+    """Load the bundle, report that it is ready, and process jobs until standard input ends."""
+    parser = argparse.ArgumentParser(prog="pneumoscope.serve.workers.worker")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--memory", type=int, required=True)
     options = parser.parse_args(arguments)
-    # The server decides when a worker ends: by closing its input.
+    # The server ends a worker by closing its input.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-    sys.excepthook = _say_where
-    requests = sys.stdin.buffer
-    # Whatever a library prints must not end up among the answers.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
+    sys.excepthook = _print_place
+    # One process per CPU; OpenCV's own threads would compete with the other workers.
+    cv2.setNumThreads(1)
+    jobs = sys.stdin.buffer
+    # Output that a library prints must not mix with the responses.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as responses:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         try:
             predictor = Predictor.load(options.bundle, workers=1)
         except PneumoscopeError as error:
-            write_frame(answers, {"error": str(error)})
+            write_frame(responses, {"error": str(error)})
             return 1
         _confine(options.memory)
         with contextlib.suppress(EOFError, BrokenPipeError):
-            write_frame(answers, {"ready": predictor.bundle.identity})
+            write_frame(responses, {"ready": predictor.bundle.identity})
             while True:
-                job, pieces = read_frame(requests)
-                write_frame(answers, *answer(predictor, job, pieces[0]))
+                job, pieces = read_frame(jobs)
+                write_frame(responses, *respond(predictor, cast(Job, job), pieces[0]))
                 pieces.clear()
     return 0
 
 
-def answer(predictor: Predictor, job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Predict one upload.
+def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
+    """Predict one image file.
 
     Parameters
     ----------
     predictor : Predictor
         Of the bundle that is served.
-    job : dict
-        ``name``; ``heatmap`` and ``preview``, whether they are wanted; ``operating_point``.
+    job : Job
+        Name, operating point, and which images to return.
     data : bytes
-        The upload.
+        Content of the file.
 
     Returns
     -------
-    tuple of dict and list of bytes
-        The row, the facts, where the heat map lies; and the images, PNG for the
-        heat map and JPEG for the preview, each empty if there is none.
+    Response
+        The head with ``row`` (see `pneumoscope.serve.workers.rows`), ``facts`` of the file, and ``heatmap``
+        (finding and region), the last two None where there are none; then the heat map as PNG and the image
+        as JPEG, empty where not requested or not available.
     """
     try:
-        examination = predictor.examine(data, job["name"])
-        turned = Reason.INVERTED in examination.prediction.reasons
-        preview = preview_jpeg(data, examination.radiograph, turned=turned) if job["preview"] else b""
+        explained = predictor.explain(data, job["name"])
+        inverted = Reason.INVERTED in explained.prediction.reasons
+        preview = preview_jpeg(data, explained.radiograph, inverted=inverted) if job["preview"] else b""
     except MemoryError:
-        message = "reading this image takes more memory than one upload may have; export it smaller"
-        examination = Examination(stopped(job["name"], predictor.bundle.identity, message))
+        message = "reading this image takes more memory than one upload may use; export it smaller"
+        explained = ExplainedPrediction(stopped(job["name"], predictor.bundle, message))
         preview = b""
-    prediction = examination.prediction
-    if prediction.p_pneumonia is not None:
-        point = predictor.bundle.manifest.operating_point(job["operating_point"])
-        decision = decide(prediction.p_pneumonia, point)
-        prediction = replace(prediction, decision=decision, operating_point=point.name)
-    explanation = examination.explanation if job["heatmap"] else None
+    prediction = _decided(predictor, explained.prediction, job["operating_point"])
+    explanation = explained.explanation if job["heatmap"] else None
     head = {
-        "row": to_row(prediction),
-        "message": prediction.message,
-        "facts": None if examination.radiograph is None else _facts(examination.radiograph),
+        "row": prediction_row(prediction),
+        "facts": None if explained.radiograph is None else _facts(explained.radiograph),
         "heatmap": explanation and {"finding": explanation.finding, "region": explanation.region},
     }
     return head, [heatmap_png(explanation) if explanation else b"", preview]
 
 
-def stopped(name: str, bundle: str, message: str) -> Prediction:
-    """Return the row of a file whose reading was stopped."""
-    return Prediction(name, "unreadable", (Reason.READER_STOPPED,), bundle=bundle, message=message)
+def _decided(predictor: Predictor, prediction: Prediction, operating_point: str | None) -> Prediction:
+    """Decide at the named point of the image's population, or at its default if it has no such point."""
+    if operating_point is None or prediction.p_target is None:
+        return prediction
+    points = predictor.bundle.manifest.calibration_for(prediction.population).operating_points
+    if operating_point not in {point.name for point in points}:
+        return prediction
+    return predictor.decide_again(prediction, operating_point)
 
 
 def heatmap_png(explanation: Explanation) -> bytes:
@@ -123,7 +123,7 @@ def heatmap_png(explanation: Explanation) -> bytes:
     return _encoded(".png", np.clip(cv2.resize(heatmap, size, interpolation=method), 0, 1))
 
 
-def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, turned: bool = False) -> bytes:
+def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, inverted: bool = False) -> bytes:
     """Return the image as 8-bit grey JPEG, its longer side 1,024 pixels at most.
 
     Parameters
@@ -132,8 +132,8 @@ def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, turned: bool = F
         The file, read once more where `radiograph` is a reduced version of it.
     radiograph : Radiograph or None
         As the predictor read it.
-    turned : bool
-        The file is a negative, which the predictor turned.
+    inverted : bool
+        The file has inverted grayscale, which the predictor corrected.
     """
     if radiograph is None:
         return b""
@@ -141,7 +141,7 @@ def preview_jpeg(data: bytes, radiograph: Radiograph | None, *, turned: bool = F
     longer, shorter = sorted((radiograph.height, radiograph.width), reverse=True)
     if max(pixels.shape) < min(longer, PREVIEW_SIDE):
         pixels = read_radiograph(data, min_side=math.ceil(PREVIEW_SIDE * shorter / longer)).pixels
-        pixels = 1 - pixels if turned else pixels
+        pixels = 1 - pixels if inverted else pixels
     scale = min(1.0, PREVIEW_SIDE / max(pixels.shape))
     if scale < 1:
         size = [max(1, round(side * scale)) for side in pixels.shape[::-1]]
@@ -167,28 +167,28 @@ def _facts(radiograph: Radiograph) -> dict[str, Any]:
 
 
 def _confine(memory: int) -> None:
-    """Take away what reading images does not need; where the system knows no such limits, nothing."""
+    """Drop permissions that reading images does not need, where the system has such limits."""
     try:
         import resource
     except ImportError:  # Windows: the time limit and the limit on pixels remain
         return
-    with contextlib.suppress(OSError):  # if memory ends all the same, a worker shall go first
+    with contextlib.suppress(OSError):  # when memory runs out, a worker is ended before the server
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if hasattr(signal, "SIGXFSZ"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     status = Path("/proc/self/status")
-    if status.exists():  # elsewhere the data segment is not what malloc takes from
+    if status.exists():  # on other systems malloc does not use the data segment
         lines = status.read_text(encoding="ascii").splitlines()
         held = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (held + memory, held + memory))
 
 
-def _say_where(kind: type[BaseException], _error: BaseException, trace: TracebackType | None) -> None:
-    """Print where an error arose, but not its text, which may quote the upload."""
+def _print_place(error_type: type[BaseException], _error: BaseException, trace: TracebackType | None) -> None:
+    """Print where an error was raised, but not its text, which may quote the file."""
     lines = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
-    print(f"pneumoscope worker ended by {kind.__name__} at {' > '.join(lines)}", file=sys.stderr)  # noqa: T201
+    print(f"pneumoscope worker ended by {error_type.__name__} at {' > '.join(lines)}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,42 +1,42 @@
 /**
- * The answer beside the image.
+ * The prediction beside the image.
  *
- * @typedef {import("./images.js").Image} Image
- * @typedef {import("./images.js").Images} Images
+ * @typedef {import("./images.js").XrayImage} XrayImage
+ * @typedef {import("./images.js").ImageList} ImageList
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  */
 
 import { byId, h } from "./dom.js";
-import { factWords, MARKS, notRuledOut, percent, pointWords, verdict } from "./words.js";
+import { factWords, MARKS, notRuledOut, percent, pointWords, outcomeOf } from "./words.js";
 
-/** @typedef {{retry: (image: Image) => void, remove: (image: Image) => void}} Actions */
+/** @typedef {{retry: (image: XrayImage) => void, remove: (image: XrayImage) => void}} Actions */
 
 /**
- * @param {Images} images
- * @param {Image} image
+ * @param {ImageList} images
+ * @param {XrayImage} image
  * @param {Actions} actions
  */
-export function showAnswer(images, image, actions) {
-  const answer = images.decided(image);
-  const said = verdict(image, answer);
-  const predicted = answer !== null && answer.p_pneumonia !== null;
-  byId("answer-body").replaceChildren(
+export function showResult(images, image, actions) {
+  const prediction = images.decided(image);
+  const outcome = outcomeOf(image, prediction);
+  const predicted = prediction !== null && prediction.p_pneumonia !== null;
+  byId("result-body").replaceChildren(
     ...[
       h("p", { class: "file-name" }, image.name),
       h(
         "p",
-        { class: "verdict", "data-tone": said.tone },
-        h("span", { class: "mark", "aria-hidden": "true" }, MARKS[said.tone]),
-        h("span", {}, said.title),
+        { class: "outcome", "data-tone": outcome.tone },
+        h("span", { class: "mark", "aria-hidden": "true" }, MARKS[outcome.tone]),
+        h("span", {}, outcome.title),
       ),
-      said.detail ? h("p", { class: "detail" }, said.detail) : null,
+      outcome.detail ? h("p", { class: "detail" }, outcome.detail) : null,
       image.stage === "failed"
         ? h("button", { type: "button", onclick: () => actions.retry(image) }, "Try again")
         : null,
-      predicted ? likelihoods(answer, images) : null,
+      predicted ? likelihoods(prediction, images) : null,
       predicted ? operatingPoints(images) : null,
-      answer?.facts ? facts(answer) : null,
+      prediction?.facts ? facts(prediction) : null,
       h(
         "p",
         { class: "small" },
@@ -47,16 +47,16 @@ export function showAnswer(images, image, actions) {
 }
 
 /**
- * @param {Prediction} answer
- * @param {Images} images
+ * @param {Prediction} prediction
+ * @param {ImageList} images
  */
-function likelihoods(answer, images) {
+function likelihoods(prediction, images) {
   const rows = [
-    bar("Pneumonia", answer.p_pneumonia, "whole", images.operatingPoint),
-    answer.p_bacterial === null ? null : bar("Bacterial", answer.p_bacterial, "part", null),
-    answer.p_viral === null ? null : bar("Viral", answer.p_viral, "part", null),
+    bar("Pneumonia", prediction.p_pneumonia, "whole", images.operatingPoint),
+    prediction.p_bacterial === null ? null : bar("Bacterial", prediction.p_bacterial, "part", null),
+    prediction.p_viral === null ? null : bar("Viral", prediction.p_viral, "part", null),
   ];
-  const possible = notRuledOut(answer, images.bundle);
+  const possible = notRuledOut(prediction, images.bundle);
   return h(
     "section",
     { "aria-label": "Probabilities" },
@@ -85,7 +85,7 @@ function bar(name, value, kind, point) {
   return h("div", { class: `bar ${kind}` }, h("dt", {}, name), h("dd", {}, h("b", {}, percent(value)), track));
 }
 
-/** @param {Images} images */
+/** @param {ImageList} images */
 function operatingPoints(images) {
   const { bundle, operatingPoint } = images;
   if (!bundle || !operatingPoint) return null;
@@ -111,14 +111,14 @@ function operatingPoints(images) {
   );
 }
 
-/** @param {Prediction} answer */
-function facts(answer) {
-  const pairs = factWords(/** @type {import("./api.js").Facts} */ (answer.facts));
+/** @param {Prediction} prediction */
+function facts(prediction) {
+  const pairs = factWords(/** @type {import("./api.js").Facts} */ (prediction.facts));
   return h(
     "section",
     { "aria-label": "The file" },
     h("h3", {}, "From the file"),
     h("dl", { class: "facts" }, ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    h("p", { class: "small" }, "Model ", h("code", {}, answer.bundle)),
+    h("p", { class: "small" }, "Model ", h("code", {}, prediction.bundle)),
   );
 }

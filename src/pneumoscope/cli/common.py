@@ -1,0 +1,126 @@
+"""What several commands share: exit codes, folders for results, and facts of a bundle in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoscope.domain import ANY_POPULATION
+from pneumoscope.errors import DataError
+
+if TYPE_CHECKING:
+    from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
+    from pneumoscope.model.manifest import Provenance, TrainingData
+
+__all__ = [
+    "INTERRUPTED",
+    "NOTHING_DONE",
+    "SOME_LEFT_OUT",
+    "estimate_text",
+    "exit_code",
+    "how_made",
+    "make_folder",
+    "one_opencv_thread",
+    "point_text",
+    "population_text",
+    "target_text",
+    "training_data_text",
+]
+
+SOME_LEFT_OUT = 3
+NOTHING_DONE = 4
+INTERRUPTED = 130
+
+CODING_SCHEMES = {"SCT": "SNOMED CT", "RADLEX": "RadLex"}
+
+
+def exit_code(*, done: int, left_out: int) -> int:
+    """Return the exit code of a batch: 0, or 3 if some inputs were left out, or 4 if nothing was done."""
+    if done == 0:
+        return NOTHING_DONE
+    return SOME_LEFT_OUT if left_out else 0
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results before the work begins.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot make this folder ({error.strerror}); name another one") from error
+
+
+def one_opencv_thread() -> None:
+    """Keep OpenCV to one thread in this process: the images themselves are processed in parallel."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def target_text(target: Target) -> str:
+    """Return a target in words: its name, its classes and its code."""
+    parts = [target.name]
+    if target.classes != (target.name,):
+        parts[0] += f" ({' or '.join(target.classes)})"
+    if target.code is not None:
+        parts.append(f"{CODING_SCHEMES.get(target.code.scheme, target.code.scheme)} {target.code.value}")
+    return ", ".join(parts)
+
+
+def point_text(point: OperatingPoint, target: str) -> str:
+    """Return an operating point in words: threshold, criterion, and what it reached where."""
+    parts = [f"{target} at {point.threshold:.4f} or more", point.criterion]
+    for name, estimate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+        if estimate is not None and estimate.value is not None:
+            parts.append(f"{name} {estimate_text(estimate)}")
+    patients = f" ({point.patients:,} patients)" if point.patients is not None else ""
+    if point.chosen_on or patients:
+        parts.append(f"chosen on {point.chosen_on or 'images'}{patients}")
+    return "; ".join(part for part in parts if part)
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """Return a value with its 95% interval, such as ``0.971 [0.950, 0.983]``."""
+    if estimate.value is None:
+        return estimate.reason or "not defined"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def population_text(population: Population) -> str:
+    """Return a population in words, with the number of patients and images."""
+    counts = [
+        f"{count:,} {what}"
+        for count, what in ((population.patients, "patients"), (population.images, "images"))
+        if count is not None
+    ]
+    return population.describe() + (f" ({', '.join(counts)})" if counts else "")
+
+
+def training_data_text(data: TrainingData) -> str:
+    """Return a data set that a model was trained on in words: name, population, hospital, licence."""
+    described = data.description
+    population = described.population
+    parts = [described.name or "a data set without a description"]
+    if population.name != ANY_POPULATION or population.ages != (None, None) or population.views:
+        parts.append(population.describe())
+    if described.hospital and described.hospital != population.hospital:
+        parts.append(described.hospital)
+    if data.images is not None:
+        parts.append(f"{data.images:,} images")
+    if described.licence:
+        parts.append(described.licence)
+    return ("additional: " if data.additional else "") + ", ".join(parts)
+
+
+def how_made(made: Provenance) -> str:
+    """Return how a model was made: its recipe, or its steps where there were several."""
+    if made.steps:
+        return "; then ".join(made.steps)
+    return f"recipe {made.recipe}" if made.recipe else ""

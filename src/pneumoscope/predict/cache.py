@@ -1,0 +1,191 @@
+"""A cache of standardised images on disk, so that training decodes and segments each image once.
+
+An entry is found by the sha256 of the file's content and the fingerprint of the pipeline, so that renamed
+files are found again, and changed files or settings are not. It holds arrays and JSON only (no pickle). The
+least recently used entries are removed when the folder grows beyond its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import threading
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.errors import DataError
+from pneumoscope.image.lungs import LungField
+from pneumoscope.image.standardise import Standardised
+
+__all__ = ["CACHE_VARIABLE", "CachedImage", "ImageCache", "default_cache_folder"]
+
+CACHE_VARIABLE = "PNEUMOSCOPE_CACHE"
+"""Environment variable that names the folder of caches."""
+
+DEFAULT_MAX_BYTES = 4_000_000_000
+# Pruning removes a little more than it must, so that it is not needed again at once.
+KEPT_SHARE = 0.9
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def default_cache_folder() -> Path:
+    """Return the folder of caches: of `CACHE_VARIABLE`, else ``pneumoscope`` in the user's cache folder."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pneumoscope"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CachedImage:
+    """What the pipeline found out about one file.
+
+    Parameters
+    ----------
+    facts : dict
+        JSON-ready: reasons, message, age and view.
+    input : Standardised or None
+        The network's input, rounded to 8 bits; None where the image was rejected.
+    """
+
+    facts: dict[str, Any]
+    input: Standardised | None
+
+
+class ImageCache:
+    """Standardised images in a folder of limited size; may be used from several threads and processes.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        `default_cache_folder` if not given.
+    max_bytes : int
+        Size that the folder is kept below.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = (folder or default_cache_folder()) / "images"
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: the cache folder cannot be made ({error.strerror}); give another by "
+                "--cache, or use --no-cache"
+            ) from error
+        self._bytes = sum(size for _, size, _ in self._entries())
+
+    def key(self, content: bytes, fingerprint: str) -> str:
+        """Return the key of a file's content for a pipeline."""
+        return hashlib.sha256(hashlib.sha256(content).digest() + fingerprint.encode()).hexdigest()
+
+    def get(self, key: str) -> CachedImage | None:
+        """Return an entry, or None where there is none or it is damaged."""
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                entry = _unpack({name: stored[name] for name in stored.files})
+            os.utime(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return entry
+
+    def put(self, key: str, entry: CachedImage) -> CachedImage:
+        """Store an entry and return it as `get` will; where the disk does not allow it, nothing is stored."""
+        arrays = _pack(entry)
+        path = self._path(key)
+        draft = path.with_suffix(f".{secrets.token_hex(4)}.new")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with draft.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            size = draft.stat().st_size
+            draft.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            return _unpack(arrays)
+        with self._lock:
+            self._bytes += size
+            if self._bytes > self.max_bytes:
+                self._prune()
+        return _unpack(arrays)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}.npz"
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """Return time of last use, size and path of each entry."""
+        found = []
+        for path in self.folder.glob("*/*.npz"):
+            with contextlib.suppress(OSError):  # another process may have removed it
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
+        return found
+
+    def _prune(self) -> None:
+        entries = sorted(self._entries(), key=lambda entry: entry[0])
+        self._bytes = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if self._bytes <= KEPT_SHARE * self.max_bytes:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                self._bytes -= size
+
+
+def _pack(entry: CachedImage) -> dict[str, npt.NDArray[Any]]:
+    facts: dict[str, Any] = dict(entry.facts)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if entry.input is not None:
+        facts |= {"region": entry.input.region, "content": entry.input.content}
+        arrays["pixels"] = _to_bytes(entry.input.pixels)
+        if lungs := entry.input.lungs:
+            facts["lungs"] = {
+                "box": lungs.box,
+                "plausible": lungs.plausible,
+                "certainty": lungs.certainty,
+                "shape": lungs.mask.shape,
+            }
+            arrays["mask"] = np.packbits(lungs.mask)
+            if lungs.view is not None:
+                arrays["view"] = _to_bytes(lungs.view)
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    return arrays
+
+
+def _unpack(arrays: dict[str, npt.NDArray[Any]]) -> CachedImage:
+    facts = json.loads(arrays["facts"].tobytes())
+    if "pixels" not in arrays:
+        return CachedImage(facts, None)
+    lungs = None
+    if found := facts.pop("lungs", None):
+        height, width = found["shape"]
+        mask = np.unpackbits(arrays["mask"], count=height * width).reshape(height, width).view(np.bool_)
+        view = _to_floats(arrays["view"]) if "view" in arrays else None
+        lungs = LungField(mask, tuple(found["box"]), found["plausible"], found["certainty"], view)
+    region, content = tuple(facts.pop("region")), tuple(facts.pop("content"))
+    return CachedImage(facts, Standardised(_to_floats(arrays["pixels"]), region, content, lungs))
+
+
+def _to_bytes(values: npt.NDArray[np.float32]) -> Bytes:
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def _to_floats(values: Bytes) -> npt.NDArray[np.float32]:
+    return values.astype(np.float32) / np.float32(255)

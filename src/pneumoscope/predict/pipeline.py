@@ -1,0 +1,328 @@
+"""The one path from a file to the network's input.
+
+Decode, check, find the lungs, correct inverted grayscale, standardise.
+
+Prediction, training, gate fitting and evaluation all use it, so that a network never sees in use what it did
+not see in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.domain import Population, Radiograph, Status, ViewPosition
+from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
+from pneumoscope.image.lungs import LungField, lung_field
+from pneumoscope.image.standardise import InputSpec, Standardised, lung_view, standardise_with_lungs
+from pneumoscope.model.bundle import Bundle, sha256_of
+from pneumoscope.model.lungs import OnnxLungSegmenter
+from pneumoscope.model.manifest import GateLimits
+from pneumoscope.predict.cache import CachedImage, ImageCache
+from pneumoscope.predict.gate import (
+    Novelty,
+    advice,
+    check_header,
+    check_lungs,
+    check_pixels,
+    inverted,
+    is_inverted,
+    may_be_inverted,
+    population_advice,
+    rejects,
+)
+from pneumoscope.predict.inputs import InputItem
+
+__all__ = ["Pipeline", "Prepared", "RawScore"]
+
+Floats = npt.NDArray[np.float32]
+
+# Part of the key of cached images: raise it when the pipeline's result for a file changes.
+PIPELINE_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RawScore:
+    """The network's output for one image before calibration; calibrators are fitted on it.
+
+    Parameters
+    ----------
+    path : str
+        The file, as the user named it.
+    status : {"ok", "rejected", "unreadable"}
+        As in a `Prediction`.
+    reasons : tuple of Reason
+        Why it was not read or was rejected, and cautions; also kept where the gate was overridden.
+    logits : ndarray of float32, shape (K,), or None
+        None unless the status is ``ok``.
+    message : str
+        The line for people that goes with the reasons.
+    age : float or None
+        Of the patient in years, as header or manifest state it.
+    view : str
+        View position, likewise.
+    """
+
+    path: str
+    status: Status
+    reasons: tuple[Reason, ...] = ()
+    logits: Floats | None = None
+    message: str = ""
+    age: float | None = None
+    view: str = ViewPosition.UNKNOWN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prepared:
+    """An image that went through the pipeline; the fields of `RawScore`, and what the network gets.
+
+    Parameters
+    ----------
+    radiograph : Radiograph or None
+        The decoded image, inverted grayscale corrected; None where it could not be decoded or came from the
+        cache.
+    input : Standardised or None
+        The network's input; None where the image is rejected or unreadable.
+    """
+
+    path: str
+    status: Status
+    reasons: tuple[Reason, ...] = ()
+    message: str = ""
+    radiograph: Radiograph | None = None
+    input: Standardised | None = None
+    age: float | None = None
+    view: str = ViewPosition.UNKNOWN
+
+    def score(self, logits: Floats | None = None) -> RawScore:
+        """Return the score of this image with the network's output."""
+        return RawScore(self.path, self.status, self.reasons, logits, self.message, self.age, self.view)
+
+
+class Pipeline:
+    """Prepares images for a network; may be used from several threads at once.
+
+    Parameters
+    ----------
+    spec : InputSpec
+        How images are standardised.
+    limits : GateLimits
+        What they must satisfy.
+    segmenter : OnnxLungSegmenter, optional
+        Finds the lungs; needed where `spec.needs_lungs`.
+    novelty : Novelty, optional
+        Statistics of known chest radiographs, for `GateLimits.max_novelty`.
+    validated : tuple of Population
+        Images known to be of other populations get a caution.
+    force : bool
+        Prepare what the gate would reject, too; the reasons stay.
+    cache : ImageCache, optional
+        Where standardised images are kept between calls. Images from it have no `Prepared.radiograph`, and
+        their inputs are rounded to 8 bits.
+
+    Raises
+    ------
+    ValueError
+        If the spec needs lungs and there is no segmenter.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        limits: GateLimits = GateLimits(),  # noqa: B008  (frozen)
+        *,
+        segmenter: OnnxLungSegmenter | None = None,
+        novelty: Novelty | None = None,
+        validated: tuple[Population, ...] = (),
+        force: bool = False,
+        cache: ImageCache | None = None,
+    ) -> None:
+        if spec.needs_lungs and segmenter is None:
+            raise ValueError("this input spec needs a lung segmenter, and none was given")
+        self.spec, self.limits = spec, limits
+        self._segmenter, self._novelty, self._validated = segmenter, novelty, validated
+        self._force, self._cache = force, cache
+        self._key = self._fingerprint() if cache else ""
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, *, force: bool = False, cache: ImageCache | None = None) -> Pipeline:
+        """Return the pipeline of a bundle: its input spec, gate, lung segmenter and validated populations."""
+        manifest, statistics = bundle.manifest, bundle.gate_statistics
+        return cls(
+            manifest.input,
+            manifest.gate,
+            segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
+            novelty=Novelty(*statistics) if statistics else None,
+            validated=manifest.validated,
+            force=force,
+            cache=cache,
+        )
+
+    def read(self, items: Sequence[InputItem]) -> list[Prepared]:
+        """Decode, check and standardise files or their contents; the segmenter gets them together."""
+        keys = [self._cache_key(item) for item in items]
+        cached = [self._cached(item, key) for item, key in zip(items, keys, strict=True)]
+        decoded = [found or self._decode(item) for item, found in zip(items, cached, strict=True)]
+        admitted = iter(self._admit([one for one in decoded if isinstance(one, Radiograph)]))
+        prepared = []
+        for item, key, one in zip(items, keys, decoded, strict=True):
+            if isinstance(one, Radiograph):
+                new = next(admitted)
+                prepared.append(self._complete(self._stored(key, new) if key else new, item))
+            else:
+                prepared.append(one)
+        return prepared
+
+    def admit(self, radiographs: Sequence[Radiograph]) -> list[Prepared]:
+        """Check and standardise decoded images; the segmenter gets them together."""
+        items = (InputItem(radiograph.source) for radiograph in radiographs)
+        return [self._complete(one, item) for one, item in zip(self._admit(radiographs), items, strict=True)]
+
+    def _decode(self, item: InputItem) -> Radiograph | Prepared:
+        try:
+            if isinstance(item.source, UnreadableImageError):
+                raise item.source
+            return read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
+        except UnreadableImageError as error:
+            return Prepared(
+                item.label, "unreadable", (error.reason,), error.detail, age=item.age, view=item.view
+            )
+
+    def _admit(self, radiographs: Sequence[Radiograph]) -> list[Prepared]:
+        """Check and standardise; without what depends on the population."""
+        reasons = [self._first_checks(radiograph) for radiograph in radiographs]
+        passing = [self._force or not rejects(found) for found in reasons]
+        pairs = zip(radiographs, passing, strict=True)
+        lungs = iter(self._lungs([radiograph for radiograph, passes in pairs if passes]))
+        prepared = []
+        for radiograph, found, passes in zip(radiographs, reasons, passing, strict=True):
+            if passes:
+                corrected, image, more = self._standardise(radiograph, next(lungs))
+                prepared.append(self._verdict(corrected, image, [*found, *more]))
+            else:
+                prepared.append(self._verdict(radiograph, None, found))
+        return prepared
+
+    def _first_checks(self, radiograph: Radiograph) -> list[Reason]:
+        """Check the header, and the grey levels where the header does not reject the image."""
+        reasons = check_header(radiograph, self.limits)
+        if not rejects(reasons) or self._force:
+            reasons = reasons + check_pixels(radiograph, self.limits)
+        return reasons
+
+    def _lungs(self, radiographs: Sequence[Radiograph]) -> list[LungField | None]:
+        """Find the lungs of several images in one call of the segmenter."""
+        if self._segmenter is None or not radiographs:
+            return [None] * len(radiographs)
+        views = np.stack([lung_view(radiograph) for radiograph in radiographs])
+        maps = self._segmenter.batch(views)
+        return [lung_field(one, view=view) for one, view in zip(maps, views, strict=True)]
+
+    def _standardise(
+        self, radiograph: Radiograph, lungs: LungField | None
+    ) -> tuple[Radiograph, Standardised, list[Reason]]:
+        """Standardise an image and check its lungs; inverted grayscale is corrected first."""
+        limits, novelty = self.limits, self._novelty
+        given = standardise_with_lungs(radiograph, self.spec, lungs)
+        found = check_lungs(given, limits, novelty)
+        if lungs is not None and (found or may_be_inverted(given, limits)):
+            positive = inverted(radiograph)
+            other = standardise_with_lungs(positive, self.spec, self._lungs([positive])[0])
+            # Without statistics of known chests, only lungs that no inverted chest shows are convincing.
+            least = 0.0 if novelty else limits.sure_lung_certainty
+            if not check_lungs(other, limits, novelty) and is_inverted(given, other, found, least):
+                return positive, other, [Reason.INVERTED]
+        return radiograph, given, found
+
+    def _verdict(
+        self, radiograph: Radiograph, image: Standardised | None, reasons: Sequence[Reason]
+    ) -> Prepared:
+        unique = tuple(dict.fromkeys(reasons))
+        message = advice(unique, radiograph, self.limits)
+        rejected = rejects(unique) and not self._force
+        return Prepared(
+            radiograph.source,
+            "rejected" if rejected else "ok",
+            unique,
+            message,
+            radiograph,
+            None if rejected else image,
+            radiograph.age,
+            radiograph.view,
+        )
+
+    def _complete(self, one: Prepared, item: InputItem) -> Prepared:
+        """Fill in what the header does not state, and add the caution about other populations."""
+        age = item.age if one.age is None else one.age
+        view = item.view if one.view == ViewPosition.UNKNOWN else one.view
+        reasons, message = one.reasons, one.message
+        if caution := population_advice(age, view, self._validated):
+            reasons = (*reasons, Reason.POPULATION_NOT_VALIDATED)
+            message = f"{message} {caution}".strip()
+        return replace(one, path=item.label, reasons=reasons, message=message, age=age, view=view)
+
+    def _fingerprint(self) -> str:
+        """Return the hash of everything that determines what an image becomes."""
+        parts = {
+            "version": PIPELINE_VERSION,
+            "spec": self.spec.model_dump(mode="json"),
+            "limits": self.limits.model_dump(mode="json"),
+            "segmenter": sha256_of(self._segmenter.path) if self._segmenter else None,
+            "force": self._force,
+        }
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        if self._novelty:
+            digest.update(self._novelty.mean.tobytes() + self._novelty.whitener.tobytes())
+        return digest.hexdigest()
+
+    def _cache_key(self, item: InputItem) -> str:
+        """Return the key of an item in the cache; empty where there is none, or the file cannot be read."""
+        if self._cache is None or isinstance(item.source, UnreadableImageError):
+            return ""
+        content = item.source
+        if isinstance(content, str):
+            try:
+                path = Path(content)
+                if not path.is_file() or path.stat().st_size > DEFAULT_LIMITS.max_bytes:
+                    return ""
+                content = path.read_bytes()
+            except (OSError, ValueError):  # decoding will give the reason
+                return ""
+        return self._cache.key(content, self._key)
+
+    def _cached(self, item: InputItem, key: str) -> Prepared | None:
+        entry = self._cache.get(key) if self._cache and key else None
+        if entry is None:
+            return None
+        facts = entry.facts
+        reasons = tuple(Reason(reason) for reason in facts["reasons"])
+        found = Prepared(
+            item.label,
+            facts["status"],
+            reasons,
+            facts["message"],
+            None,
+            entry.input,
+            facts["age"],
+            facts["view"],
+        )
+        return self._complete(found, item)
+
+    def _stored(self, key: str, one: Prepared) -> Prepared:
+        """Store an image; return it as the cache will give it, so that every call gets the same input."""
+        assert self._cache is not None
+        facts = {
+            "status": one.status,
+            "reasons": [str(reason) for reason in one.reasons],
+            "message": one.message,
+            "age": one.age,
+            "view": str(one.view),
+        }
+        return replace(one, input=self._cache.put(key, CachedImage(facts, one.input)).input)
