@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pneumoscope.domain import Target
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import Bundle, write_bundle
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
@@ -22,9 +23,12 @@ FEATURES, STRIDE = 4, 8
 def make_bundle(
     folder: Path,
     *,
-    findings: tuple[str, ...] = ("normal", "bacterial", "viral"),
+    classes: tuple[str, ...] = ("normal", "bacterial", "viral"),
+    target: Target | None = None,
     input: InputSpec | None = None,
     seed: int = 0,
+    state: str = "calibrated",
+    calibration: dict[str, object] | None = None,
     **fields: object,
 ) -> Bundle:
     """Write a bundle whose weights are random but fixed by the seed.
@@ -33,22 +37,28 @@ def make_bundle(
     ----------
     folder : Path
         Made if absent.
-    findings : tuple of str
-        Class names.
+    classes : tuple of str
+        In the order of the outputs.
+    target : Target, optional
+        Pneumonia, of all classes but the first, if not given.
     input : InputSpec, optional
         64 pixels, one channel, if not given.
     seed : int
         Of the weights.
+    state : str
+        Of the bundle.
+    calibration : dict, optional
+        Fields of the default calibration: calibrator, operating_points, conformal, conformal_alpha.
     **fields
         Further fields of the manifest.
     """
     spec = input or InputSpec(size=64)
     rng = np.random.default_rng(seed)
-    weight = rng.normal(size=(len(findings), FEATURES)).astype(np.float32) * 4
-    bias = rng.normal(size=len(findings)).astype(np.float32)
+    weight = rng.normal(size=(len(classes), FEATURES)).astype(np.float32) * 4
+    bias = rng.normal(size=len(classes)).astype(np.float32)
     head = io.BytesIO()
     np.savez(head, weight=weight, bias=bias)
-    kernel = rng.normal(size=(FEATURES, spec.channels, STRIDE, STRIDE)).astype(np.float32) / STRIDE
+    kernel = rng.normal(size=(FEATURES, 1, STRIDE, STRIDE)).astype(np.float32) / STRIDE
     files: dict[str, bytes | Path] = {
         "model.onnx": network_onnx(kernel, weight, bias, spec.size),
         "head.npz": head.getvalue(),
@@ -56,7 +66,15 @@ def make_bundle(
     }
     if spec.needs_lungs:
         files[LUNGS_FILE] = lungs_onnx()
-    manifest = BundleManifest.model_validate({"name": "tiny", "findings": findings, "input": spec, **fields})
+    content = {
+        "name": "tiny",
+        "state": state,
+        "classes": classes,
+        "target": target or Target("pneumonia", classes[1:]),
+        "input": spec,
+        "calibrations": (calibration or {},),
+    }
+    manifest = BundleManifest.model_validate(content | fields)
     return write_bundle(folder, manifest, files)
 
 

@@ -1,4 +1,4 @@
-"""A page of HTML as tests look at it."""
+"""Parses HTML for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the browser tests share: a server of its own process, files to give, and what is on the page."""
+"""Helpers of the browser tests: a server process, files to upload, and what the page shows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from pneumoscope.domain import OperatingPoint
+from pneumoscope.domain import Estimate, OperatingPoint
 
 __all__ = [
     "DESK",
     "PATIENCE",
     "PHONE",
     "POINTS",
-    "asked",
     "canvas_image",
     "drawn",
     "give",
     "percent",
+    "predictions_of",
     "serious",
     "serving",
     "set_slider",
@@ -40,12 +40,17 @@ __all__ = [
 
 PATIENCE = 120  # seconds; the machine may be busy with other things
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
-POINTS = (OperatingPoint("low", 0.05, 0.99, 0.4), OperatingPoint("high", 0.99, 0.3, 0.99))
+POINTS = (
+    OperatingPoint(
+        "low", 0.05, sensitivity=Estimate(0.99, 0.97, 0.995), specificity=Estimate(0.4, 0.35, 0.45)
+    ),
+    OperatingPoint("high", 0.99, sensitivity=Estimate(0.3), specificity=Estimate(0.99)),
+)
 
 
 @contextmanager
 def serving(bundle: Path) -> Iterator[str]:
-    """Run the server as a process of its own; gives its address."""
+    """Run the server in its own process and yield its address."""
     command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", "--workers", "1"]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -54,9 +59,9 @@ def serving(bundle: Path) -> Iterator[str]:
     assert process.stderr is not None
     drain: threading.Thread | None = None
     try:
-        said = ""
+        output = ""
         for line in process.stderr:
-            said += line
+            output += line
             if found := re.search(r"http://[\d.]+:\d+", line):
                 # A full pipe would stop the server.
                 drain = threading.Thread(target=process.stderr.read)
@@ -64,7 +69,7 @@ def serving(bundle: Path) -> Iterator[str]:
                 yield found[0]
                 break
         else:
-            pytest.fail(f"the server did not start: {said}")
+            pytest.fail(f"the server did not start: {output}")
     finally:
         process.terminate()
         process.wait(PATIENCE)
@@ -75,7 +80,7 @@ def serving(bundle: Path) -> Iterator[str]:
 
 @contextmanager
 def watched_pages(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
-    """Give a function that opens the page; at the end no page had an error or called elsewhere."""
+    """Give a function that opens the page; at the end no page had an error or called another server."""
     contexts, trouble = [], []
 
     def _open(*, address: str = site, viewport: dict[str, int] = DESK, theme: str = "light") -> Any:
@@ -100,7 +105,7 @@ def watched_pages(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     finally:
         for context in contexts:
             context.close()
-    # Answers such as 429 are logged by the browser itself; the tests that provoke them look at the page.
+    # The browser logs responses such as 429; the tests that provoke them look at the page.
     assert [line for line in trouble if "Failed to load resource" not in line] == []
 
 
@@ -117,20 +122,20 @@ def drawn(seed: int, *, height: int = 300, width: int = 360) -> bytes:
 
 
 def upload(name: str, data: bytes) -> dict[str, Any]:
-    kind = "image/jpeg" if name.endswith((".jpeg", ".jpg")) else "application/octet-stream"
-    return {"name": name, "mimeType": kind, "buffer": data}
+    media_type = "image/jpeg" if name.endswith((".jpeg", ".jpg")) else "application/octet-stream"
+    return {"name": name, "mimeType": media_type, "buffer": data}
 
 
 def give(page: Any, *files: dict[str, Any]) -> None:
-    """Pick files and wait until all are answered."""
+    """Pick files and wait until all have results."""
     page.locator("#picker").set_input_files(list(files))
     rows = page.locator("#rows tr")
     expect(rows).to_have_count(len(files))
     expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
 
 
-def asked(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the interface itself says of the files."""
+def predictions_of(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the predictions of the REST interface for the files."""
     form = [("files", (one["name"], one["buffer"], one["mimeType"])) for one in files]
     response = httpx.post(f"{site}/v1/predictions", files=form, timeout=PATIENCE)
     assert response.status_code == 200
@@ -151,7 +156,7 @@ def canvas_image(page: Any) -> np.ndarray:
 
 
 def serious(page: Any) -> list[str]:
-    """Return what axe finds that keeps people out."""
+    """Return the accessibility problems that axe rates serious or critical."""
     found = Axe().run(page).response["violations"]
     return [
         f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")

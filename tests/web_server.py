@@ -25,7 +25,7 @@ BOUNDARY = "----boundary-of-tests"
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that answers.
+    """A server that responses.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class RunningServer:
         """Open a raw connection."""
         return socket.create_connection(self.address, timeout=timeout)
 
-    def ask(self, raw: bytes, timeout: float = 60.0) -> bytes:
+    def send(self, raw: bytes, timeout: float = 60.0) -> bytes:
         """Send raw bytes and return everything that comes until the server closes."""
         with self.connect(timeout) as connection:
             connection.sendall(raw)
@@ -77,7 +77,7 @@ class RunningServer:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other side closes; a reset after an answer counts as an end."""
+    """Read until the other side closes; a reset after an response counts as an end."""
     parts = []
     try:
         while part := connection.recv(65536):
@@ -117,9 +117,9 @@ def running_server(
         Fields of `WebLimits`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wishes = {"bundle": str(bundle), "workers": workers, "token": token, "limits": limits}
+    options = {"bundle": str(bundle), "workers": workers, "token": token, "limits": limits}
     process = subprocess.Popen(
-        [sys.executable, __file__, json.dumps(wishes)],
+        [sys.executable, __file__, json.dumps(options)],
         stderr=subprocess.PIPE,
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -154,10 +154,10 @@ def main() -> None:
     from pneumoscope.serve.web.limits import WebLimits
     from pneumoscope.serve.web.server import Address, serve
 
-    wishes = json.loads(sys.argv[1])
-    limits = WebLimits(**wishes["limits"])
+    options = json.loads(sys.argv[1])
+    limits = WebLimits(**options["limits"])
     app = create_app(
-        load_bundle(wishes["bundle"]), workers=wishes["workers"], limits=limits, token=wishes["token"]
+        load_bundle(options["bundle"]), workers=options["workers"], limits=limits, token=options["token"]
     )
     serve(app, Address(port=0), limits, on_ready=lambda url: sys.stderr.write(f"URL {url}\n"))
 

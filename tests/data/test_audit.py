@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pneumoscope.data import audit as audit_module
 from pneumoscope.data import scan, split
-from pneumoscope.data.audit import audit, examine
+from pneumoscope.data.audit import audit, inspect
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.data.phantom import draw_phantom, write_phantoms
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def distance(a, b):
     return int(np.bitwise_count(a ^ b).sum())
 
 
-def test_hash_survives_what_a_copy_suffers():
+def test_hash_of_a_resized_or_brighter_copy_is_near():
     for seed in range(6):
         image = draw_phantom("normal", seed, 256)
         first = perceptual_hash(image.astype(np.float32) / 255)
@@ -85,7 +88,7 @@ def test_unreadable_and_changed_files_are_named(phantoms):
     assert [(problem.path, problem.reason) for problem in report.unreadable] == [(first.path, "empty_file")]
     assert report.changed == (second.path,)
     assert report.exact_duplicates == ((second.path, third.path),)
-    found = examine(manifest)
+    found = inspect(manifest)
     kept = found.readable()
     assert len(kept.manifest) == 17
     assert [[kept.manifest.records[i].path for i in group] for group in kept.exact] == [
@@ -108,13 +111,13 @@ def test_duplicates_conflicts_and_leaks(phantoms):
     assert [leak.what for leak in report.leaks_found] == ["duplicate"]
     assert report.leaks_found[0].splits == {"train": 1, "test": 1}
     assert not audit(manifest, near_distance=None).leaks
-    # The groups that the examination found keep a new split clean.
-    found = examine(manifest)
+    # The groups that the inspection found keep a new split free of leaks.
+    found = inspect(manifest)
     for seed in range(5):
         assert not audit(split(found.manifest, seed=seed, duplicates=found.groups)).leaks
 
 
-def test_patient_on_two_sides_leaks(phantoms):
+def test_patient_in_two_splits_leaks(phantoms):
     manifest = scan(phantoms)
     manifest = manifest.with_records(
         replace(r, patient_id="same", split="train" if i else "test") for i, r in enumerate(manifest)
@@ -125,13 +128,37 @@ def test_patient_on_two_sides_leaks(phantoms):
         ("patient", "same", {"train": 17, "test": 1})
     ]
     assert json.loads(report.to_json())["leaks"] is True
-    assert ("patients on several sides", "1", "same (17 in train, 1 in test)") in report.rows()
+    assert ("patients in several splits", "1", "same (17 in train, 1 in test)") in report.rows()
 
 
-def test_progress_is_told_to_the_end(phantoms):
-    told = []
-    audit(scan(phantoms), progress=lambda done, total: told.append((done, total)))
-    assert told == [(i, 18) for i in range(1, 19)]
+def test_progress_is_reported_to_the_end(phantoms):
+    class Recorder(Progress):
+        def __init__(self):
+            self.received = []
+
+        def step(self, name):
+            self.received.append(name)
+
+        def update(self, done, total=None):
+            self.received.append((done, total))
+
+    progress = Recorder()
+    audit(scan(phantoms), progress=progress)
+    assert progress.received == ["reading images", *((i, 18) for i in range(1, 19))]
+
+
+def test_no_more_threads_than_cpus_of_this_process(phantoms, monkeypatch):
+    monkeypatch.setattr(audit_module, "available_cpus", lambda: 1)
+    threads = set()
+    read = audit_module.read_radiograph
+
+    def reading(*args, **options):
+        threads.add(threading.get_ident())
+        return read(*args, **options)
+
+    monkeypatch.setattr(audit_module, "read_radiograph", reading)
+    inspect(scan(phantoms))
+    assert len(threads) == 1
 
 
 def test_nothing_to_audit(tmp_path):

@@ -1,8 +1,18 @@
+"""Labels: their classes, and file names of the Kermany set."""
+
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pneumoscope.data.labels import class_index, possible_classes
+from pneumoscope.data.labels import (
+    class_index,
+    classes_with_target,
+    parse_kermany_name,
+    possible_classes,
+)
+from pneumoscope.domain import Target
 from pneumoscope.errors import DataError
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
@@ -38,13 +48,98 @@ def test_a_label_that_is_no_class_is_one_line_with_image_and_classes(label, clas
     assert "\n" not in message
 
 
-def test_pneumonia_of_no_kind_leaves_both_kinds_open():
+def test_pneumonia_without_subtype_leaves_both_subtypes_open():
     assert possible_classes("pneumonia", THREE, "a.png") == (1, 2)
     assert possible_classes("pneumonia", TWO, "a.png") == (1,)
     assert possible_classes("viral", THREE, "a.png") == (2,)
     assert possible_classes("normal", THREE, "a.png") == (0,)
 
 
-def test_a_label_of_no_class_leaves_nothing_open():
+def test_a_label_of_no_class_is_an_error():
     with pytest.raises(DataError, match="none of the classes"):
         possible_classes("fracture", THREE, "a.png")
+
+
+LUNGS = ("clear", "lobar", "diffuse")
+INFILTRATE = Target("infiltrate", ("lobar", "diffuse"))
+
+
+def test_the_name_of_the_target_leaves_its_classes_open():
+    assert possible_classes("infiltrate", LUNGS, "a.png", INFILTRATE) == (1, 2)
+    assert possible_classes("lobar", LUNGS, "a.png", INFILTRATE) == (1,)
+    assert possible_classes("infiltrate", ("clear", "infiltrate"), "a.png", INFILTRATE) == (1,)
+    with pytest.raises(DataError, match="none of the classes"):
+        class_index("infiltrate", LUNGS, "a.png", INFILTRATE)
+    with pytest.raises(DataError, match="none of the classes"):
+        possible_classes("infiltrate", LUNGS, "a.png")
+
+
+def test_a_class_of_the_target_counts_as_the_target_where_the_classes_have_only_that():
+    assert class_index("diffuse", ("clear", "infiltrate"), "a.png", INFILTRATE) == 1
+    with pytest.raises(DataError, match="none of the classes"):
+        class_index("diffuse", ("clear", "infiltrate"), "a.png")
+
+
+@pytest.mark.parametrize(
+    ("classes", "target", "expected"),
+    [
+        (THREE, Target("pneumonia", ("bacterial", "viral")), ("normal", "pneumonia")),
+        (TWO, Target("pneumonia", ("pneumonia",)), ("normal", "pneumonia")),
+        (LUNGS, INFILTRATE, ("clear", "infiltrate")),
+        (("lobar", "clear", "mass"), INFILTRATE, ("clear", "mass", "infiltrate")),
+    ],
+)
+def test_a_set_labelled_with_the_target_only_is_evaluated_on_the_other_classes_and_the_target(
+    classes, target, expected
+):
+    assert classes_with_target(classes, target) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("person1234_bacteria_1.jpeg", ("bacterial", "person1234", "person")),
+        ("person12_virus_34.jpeg", ("viral", "person12", "person")),
+        ("person1_virus_2_3.jpeg", ("viral", "person1", "person")),
+        ("IM-0115-0001.jpeg", ("normal", "IM-0115", "IM")),
+        ("IM-0527-0001-0002.jpeg", ("normal", "IM-0527", "IM")),
+        ("NORMAL2-IM-0383-0001.jpeg", ("normal", "NORMAL2-IM-0383", "NORMAL2")),
+        ("NORMAL2-IM-0587-0001-0002.jpeg", ("normal", "NORMAL2-IM-0587", "NORMAL2")),
+        ("chest_xray/train/PNEUMONIA/person1_bacteria_1.jpeg", ("bacterial", "person1", "person")),
+        ("chest_xray/test/PNEUMONIA/person1_virus_6.jpeg", ("viral", "test-person1", "person")),
+        ("chest_xray/test/NORMAL/IM-0001-0001.jpeg", ("normal", "IM-0001", "IM")),
+    ],
+)
+def test_kermany_names_give_label_patient_and_series(name, expected):
+    assert parse_kermany_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "person_bacteria_1.jpeg",
+        "person1_fungus_1.jpeg",
+        "IM-0115.jpeg",
+        "x-IM-1-1.jpeg",
+        "person١_virus_1.png",
+    ],
+)
+def test_other_names_are_not_kermany_names(name):
+    assert parse_kermany_name(name) is None
+
+
+@given(st.text())
+def test_any_text_gives_a_label_or_none(name):
+    found = parse_kermany_name(name)
+    assert found is None or found[0] in {"normal", "bacterial", "viral"}
+
+
+def test_every_real_kermany_name_is_parsed(shared_data):
+    names = list((shared_data / "kermany-224").rglob("*.jpeg"))
+    parsed = [parse_kermany_name(path.name) for path in names]
+    assert None not in parsed
+    assert all(
+        (found[0] == "normal") == (path.parent.name == "NORMAL")
+        for found, path in zip(parsed, names, strict=True)
+    )

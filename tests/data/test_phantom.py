@@ -77,6 +77,8 @@ def test_set_is_read_back_by_scan_with_labels_and_patients(tmp_path):
     patients = {r.patient_id for r in manifest}
     assert len(patients) < 32
     assert len(split(manifest)) == 32
+    assert manifest.description.population.name == "phantoms"
+    assert scan(tmp_path).description == manifest.description
 
 
 def test_the_same_call_may_be_repeated_and_other_images_are_safe(tmp_path):

@@ -13,18 +13,33 @@ import numpy as np
 import pytest
 
 from pneumoscope.data import download as download_module
-from pneumoscope.data import sources
-from pneumoscope.data.download import download
+from pneumoscope.data import load, sources
+from pneumoscope.data.description import read_description
+from pneumoscope.data.download import download, unzip_images
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.sources import fetch
-from pneumoscope.data.unpack import unzip_images
 from pneumoscope.errors import DataError, DownloadError
+from pneumoscope.parallel import Progress
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 
 
+class Recorder(Progress):
+    """Keeps what it receives: for each step the last number done and the total."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def step(self, name):
+        self.name = name
+        self.steps[name] = None
+
+    def update(self, done, total=None):
+        self.steps[self.name] = (done, total)
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.content`, with Range unless told otherwise, and the faults it is told."""
+    """Serves `server.content`, with Range by default, and the requested faults."""
 
     def do_GET(self):
         server = self.server
@@ -33,8 +48,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(server.statuses.pop(0))
             return
         content, start = server.content, 0
-        if server.ranges and (wanted := self.headers.get("Range")):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if server.ranges and (requested := self.headers.get("Range")):
+            start = int(requested.removeprefix("bytes=").rstrip("-"))
             if start >= len(content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
@@ -88,22 +103,22 @@ def get(server, folder, checksum=PUBLISHED, **options):
 
 
 def test_whole_download_with_progress(server, tmp_path):
-    told = []
-    assert get(server, tmp_path, progress=lambda done, total: told.append((done, total))) == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    progress = Recorder()
+    assert get(server, tmp_path, progress=progress) == CONTENT
+    assert progress.steps == {"downloading": (len(CONTENT), len(CONTENT))}
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
 
 
-def test_broken_connections_go_on_where_they_broke(server, tmp_path):
+def test_broken_connections_continue_where_they_broke(server, tmp_path):
     server.breaks = [100_000, 400_000]
     assert get(server, tmp_path) == CONTENT
     assert server.requests[0] is None
-    starts = [int(wanted[6:-1]) for wanted in server.requests[1:]]
+    starts = [int(requested[6:-1]) for requested in server.requests[1:]]
     assert len(starts) == 2
     assert 0 < starts[0] <= 100_000 < starts[1] <= 400_000
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_stopped(server, tmp_path):
+def test_a_later_run_continues_where_an_earlier_one_stopped(server, tmp_path):
     (tmp_path / "set.npz.part").write_bytes(CONTENT[:123_456])
     assert get(server, tmp_path) == CONTENT
     assert server.requests == ["bytes=123456-"]
@@ -128,14 +143,14 @@ def test_part_longer_than_the_file_is_thrown_away(server, tmp_path):
     assert get(server, tmp_path) == CONTENT
 
 
-def test_overloaded_server_is_asked_again(server, tmp_path):
+def test_overloaded_server_is_tried_again(server, tmp_path):
     server.statuses = [503, 429]
     assert get(server, tmp_path) == CONTENT
 
 
 def test_server_that_stays_down(server, tmp_path):
     server.statuses = [500] * 50
-    with pytest.raises(DownloadError, match=r"answers 500.*--from FILE"):
+    with pytest.raises(DownloadError, match=r"status 500.*--from FILE"):
         get(server, tmp_path)
     assert len(server.requests) < 10
 
@@ -146,14 +161,14 @@ def test_wrong_checksum_leaves_nothing(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_not_found_is_said_at_once(server, tmp_path):
+def test_not_found_fails_at_once(server, tmp_path):
     server.statuses = [404]
-    with pytest.raises(DownloadError, match=r"set\.npz: the server answers 404"):
+    with pytest.raises(DownloadError, match=r"set\.npz: the server responds with status 404"):
         get(server, tmp_path)
     assert len(server.requests) == 1
 
 
-def test_rejected_connection_names_address_and_way_out(tmp_path):
+def test_rejected_connection_names_address_and_fix(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -164,13 +179,13 @@ def test_rejected_connection_names_address_and_way_out(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_published_checksum_the_first_download_is_the_measure(server, tmp_path):
+def test_without_a_published_checksum_later_downloads_must_match_the_first(server, tmp_path):
     get(server, tmp_path, checksum=None)
     note = (tmp_path / "set.npz.sha256").read_text()
     assert note == f"{hashlib.sha256(CONTENT).hexdigest()}  set.npz\n"
     (tmp_path / "set.npz").write_bytes(b"damaged")
     server.content = CONTENT[::-1]
-    with pytest.raises(DownloadError, match="not what came first"):
+    with pytest.raises(DownloadError, match="differs from the first one"):
         get(server, tmp_path, checksum=None)
     server.content = CONTENT
     assert get(server, tmp_path, checksum=None) == CONTENT
@@ -204,12 +219,14 @@ def kermany_zip(tmp_path):
 
 def test_fetch_kermany_downloads_unpacks_and_lists(server, tmp_path, kermany_zip):
     server.content = kermany_zip
-    told = set()
-    manifest = fetch(
-        "kermany", tmp_path / "out", base_url=server.url, progress=lambda what, done, total: told.add(what)
-    )
+    progress = Recorder()
+    manifest = fetch("kermany", tmp_path / "out", base_url=server.url, progress=progress)
     assert len(manifest) == 18
-    assert told == {"download", "unpack"}
+    assert list(progress.steps) == ["downloading", "unpacking", "hashing files"]
+    assert progress.steps["unpacking"] == progress.steps["hashing files"] == (18, 18)
+    assert manifest.description.population.ages == (1, 5)
+    assert manifest.description.licence == "CC BY 4.0"
+    assert read_description(tmp_path / "out") == manifest.description
     assert {record.split for record in manifest} == {"train", "test"}
     assert {
         r.patient_id.startswith("test-") for r in manifest if r.split == "test" and r.label != "normal"
@@ -219,7 +236,7 @@ def test_fetch_kermany_downloads_unpacks_and_lists(server, tmp_path, kermany_zip
     assert len(server.requests) == 1
 
 
-def test_fetch_from_a_file_asks_no_server(tmp_path, kermany_zip):
+def test_fetch_from_a_file_needs_no_server(tmp_path, kermany_zip):
     (tmp_path / "mine.zip").write_bytes(kermany_zip)
     assert len(fetch("kermany", tmp_path / "out", file=tmp_path / "mine.zip")) == 18
     with pytest.raises(DataError, match="no such file"):
@@ -240,7 +257,17 @@ def test_fetch_pneumoniamnist_checks_the_published_md5(tmp_path, monkeypatch):
         fetch("pneumoniamnist", tmp_path / "out", file=tmp_path / "x.npz")
     digest = hashlib.md5((tmp_path / "x.npz").read_bytes()).hexdigest()
     monkeypatch.setitem(sources._PNEUMONIAMNIST_MD5, 28, digest)
-    assert len(fetch("pneumoniamnist", tmp_path / "out", file=tmp_path / "x.npz")) == 12
+    manifest = fetch("pneumoniamnist", tmp_path / "out", file=tmp_path / "x.npz")
+    assert len(manifest) == 12
+    assert manifest.description.name == "PneumoniaMNIST"
+    assert load(tmp_path / "out" / "manifest.csv") == manifest
+
+
+def test_a_description_that_is_there_is_kept(tmp_path, kermany_zip):
+    (tmp_path / "mine.zip").write_bytes(kermany_zip)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset.yaml").write_text("name: mine\n")
+    assert fetch("kermany", tmp_path / "out", file=tmp_path / "mine.zip").description.name == "mine"
 
 
 @pytest.mark.parametrize(("name", "size"), [("chexpert", None), ("kermany", 64), ("pneumoniamnist", 100)])
@@ -274,7 +301,7 @@ def test_damaged_archives(tmp_path):
             unzip_images(tmp_path / "x.zip", tmp_path / "out")
 
 
-def test_unpacking_goes_on_after_an_interruption(tmp_path):
+def test_unpacking_continues_after_an_interruption(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a.jpeg": b"12345", "b.jpeg": b"678"}))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpeg").write_bytes(b"12345")

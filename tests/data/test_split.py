@@ -1,4 +1,4 @@
-"""Splits and folds: nobody on two sides, labels even, the same every time."""
+"""Splits and folds: no patient divided, labels balanced, reproducible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.data import Manifest, Record, folds, split
+from pneumoscope.data import Manifest, Record, folds, scan, split
 from pneumoscope.data.split import connected, group_records
 from pneumoscope.errors import DataError
 
@@ -36,7 +36,7 @@ def sides(manifest, key):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), patients=st.integers(30, 120))
-def test_no_patient_is_divided_and_every_record_has_a_side(seed, patients):
+def test_no_patient_is_divided_and_every_record_has_a_split(seed, patients):
     result = split(made(patients, seed), seed=seed)
     assert all(len(found) == 1 for found in sides(result, lambda r: r.patient_id).values())
     assert all(record.split in {"train", "val", "test"} for record in result)
@@ -52,7 +52,7 @@ def test_shares_are_kept_in_every_label():
             assert counts[label] / total[label] == pytest.approx(share, abs=0.01)
 
 
-def test_copies_and_near_copies_stay_together():
+def test_duplicates_and_near_duplicates_stay_together():
     manifest = made(60)
     records = list(manifest.records)
     # Two identical files of different patients, and a chain of near duplicates over three patients.
@@ -69,11 +69,34 @@ def test_copies_and_near_copies_stay_together():
 def test_same_seed_same_split_whatever_the_order():
     manifest = made()
     first = {record.path: record.split for record in split(manifest, seed=3)}
-    turned = manifest.with_records(reversed(manifest.records))
-    assert {record.path: record.split for record in split(turned, seed=3)} == first
+    reversed_order = manifest.with_records(reversed(manifest.records))
+    assert {record.path: record.split for record in split(reversed_order, seed=3)} == first
     assert {record.path: record.split for record in split(manifest, seed=4)} != first
     drawn = {record.path: record.split for record in split(manifest, seed=3, method="random")}
-    assert {record.path: record.split for record in split(turned, seed=3, method="random")} == drawn
+    assert {record.path: record.split for record in split(reversed_order, seed=3, method="random")} == drawn
+
+
+@pytest.mark.parametrize(
+    ("seed", "method", "fingerprint"),
+    [
+        (0, "patient", "2adbb9ba55a8a3c6"),
+        (0, "random", "c14fe2ed6cf4c191"),
+        (7, "patient", "ab51567d22fa5014"),
+        (7, "random", "1e382e529b65991a"),
+    ],
+)
+def test_published_splits_stay_reproducible(seed, method, fingerprint):
+    assert split(made(), seed=seed, method=method).split_fingerprint().startswith(fingerprint)
+
+
+def test_published_splits_with_duplicates_stay_reproducible():
+    result = split(made(60), seed=1, fractions=(0.6, 0.2, 0.2), duplicates=[[0, 50], [50, 90]])
+    assert result.split_fingerprint().startswith("d1f5162122d3616c")
+
+
+def test_the_split_of_the_real_children_stays_reproducible(shared_data):
+    result = split(scan(shared_data / "kermany-224"), seed=0)
+    assert result.split_fingerprint().startswith("1b0256d2124c6d60")
 
 
 def test_random_split_divides_patients_and_counts_exactly():
@@ -85,7 +108,7 @@ def test_random_split_divides_patients_and_counts_exactly():
     assert abs(counts["val"] - counts["test"]) <= 1
 
 
-def test_a_side_may_be_empty_on_purpose():
+def test_a_part_may_be_empty_on_request():
     assert not len(split(made(), fractions=(0.8, 0.0, 0.2)).subset("val"))
     assert not len(split(made(), fractions=(0.8, 0.2, 0.0), method="random").subset("test"))
 
@@ -116,6 +139,38 @@ def test_folds_are_a_partition_by_patient(k):
     assert max(sizes) - min(sizes) <= 5
     again = folds(manifest, k, seed=1)
     assert all(np.array_equal(a, b) for a, b in zip(held_out, again, strict=True))
+
+
+def test_folds_are_stratified_whatever_the_order():
+    manifest = made(600)
+    held_out = folds(manifest, 5, seed=2)
+    total = Counter(record.label for record in manifest)
+    for fold in held_out:
+        counts = Counter(manifest.records[i].label for i in fold)
+        for label in total:
+            assert counts[label] / total[label] == pytest.approx(0.2, abs=0.01)
+    backwards = manifest.with_records(reversed(manifest.records))
+    last = len(manifest) - 1
+    assert [sorted(last - fold) for fold in folds(backwards, 5, seed=2)] == [list(fold) for fold in held_out]
+    assert any(not np.array_equal(a, b) for a, b in zip(folds(manifest, 5, seed=3), held_out, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.sampled_from(["normal", "viral", "rare", "rarer"]), min_size=2, max_size=30),
+    patients=st.lists(st.integers(0, 12), min_size=30, max_size=30),
+    k=st.integers(2, 6),
+)
+def test_folds_of_few_patients_and_rare_labels_are_never_empty(labels, patients, k):
+    records = [Record(f"{i}.png", label, f"p{patients[i]}") for i, label in enumerate(labels)]
+    manifest = Manifest(tuple(records), Path())
+    if len({record.patient_id for record in records}) < k:
+        with pytest.raises(DataError, match="folds"):
+            folds(manifest, k)
+        return
+    held_out = folds(manifest, k)
+    assert sorted(np.concatenate(held_out)) == list(range(len(manifest)))
+    assert all(len(fold) for fold in held_out)
 
 
 @pytest.mark.parametrize("k", [0, 1, 10**6])

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundles import make_bundle
-from pneumoscope.domain import OperatingPoint
+from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import InputSpec
-from pneumoscope.model.bundle import head_bytes, load_bundle, write_bundle
+from pneumoscope.model import bundle as bundle_module
+from pneumoscope.model.bundle import head_bytes, load_bundle, sha256_of, write_bundle
 from pneumoscope.model.manifest import BundleManifest, Calibrator
 
 
@@ -24,33 +25,39 @@ def test_what_is_written_is_what_is_read(tmp_path):
     written = make_bundle(
         tmp_path,
         input=InputSpec(size=96, contrast="clahe"),
-        calibrator=Calibrator(method="temperature", scale=(0.8,)),
-        operating_points=[OperatingPoint("screening", 0.2, 0.97, 0.6), OperatingPoint("balanced", 0.5)],
-        conformal=(0.1, 0.2, 0.3),
-        results={"test": {"auroc": 0.9}},
+        calibration={
+            "calibrator": Calibrator(method="temperature", scale=(0.8,)),
+            "operating_points": [
+                OperatingPoint("screening", 0.2, sensitivity=Estimate(0.97, 0.95, 0.99)),
+                OperatingPoint("balanced", 0.5),
+            ],
+            "conformal": (0.1, 0.2, 0.3),
+        },
+        validated=(Population("children", (1, 5), ("AP",), patients=286),),
+        results={"evaluation": {"evaluated_on": "test", "detection": {"auroc": {"value": 0.9}}}},
     )
     read = load_bundle(tmp_path)
     assert read.manifest == written.manifest
-    assert read.manifest.operating_point("screening").sensitivity == 0.97
+    assert read.manifest.operating_point("screening").sensitivity == Estimate(0.97, 0.95, 0.99)
     assert read.head_weight.shape == (3, 4)
     assert read.head_weight.dtype == np.float32
     assert read.card.startswith("# ")
     assert read.identity == f"tiny@{read.manifest.files['model.onnx'][:12]}"
 
 
-def test_a_child_of_a_bundle_is_told_from_it_and_from_other_children(tmp_path):
+def test_recalibrated_bundles_have_identities_of_their_own(tmp_path):
     parent = make_bundle(tmp_path / "parent")
     child = {"provenance": {"parent": parent.identity}}
-    one = make_bundle(tmp_path / "one", calibrator={"scale": (0.5,)}, **child)
-    two = make_bundle(tmp_path / "two", calibrator={"scale": (0.4,)}, **child)
-    again = make_bundle(tmp_path / "again", calibrator={"scale": (0.5,)}, **child)
+    one = make_bundle(tmp_path / "one", calibration={"calibrator": {"scale": (0.5,)}}, **child)
+    two = make_bundle(tmp_path / "two", calibration={"calibrator": {"scale": (0.4,)}}, **child)
+    again = make_bundle(tmp_path / "again", calibration={"calibrator": {"scale": (0.5,)}}, **child)
     assert one.manifest.files["model.onnx"] == parent.manifest.files["model.onnx"]
     assert one.identity.startswith(f"{parent.identity}+")
     assert one.identity == again.identity
     assert len({parent.identity, one.identity, two.identity}) == 3
 
 
-def test_the_head_keeps_what_it_was_given(tmp_path):
+def test_the_head_is_read_as_it_was_written(tmp_path):
     weight, bias = np.eye(3, 4, dtype=np.float32), np.arange(3, dtype=np.float32)
     background = np.ones((4, 2, 2), np.float32)
     bundle = make_bundle(tmp_path)
@@ -61,7 +68,7 @@ def test_the_head_keeps_what_it_was_given(tmp_path):
     np.testing.assert_array_equal(bundle.background, background)
 
 
-def test_a_run_folder_stands_for_the_bundle_in_it(bundle):
+def test_a_run_folder_gives_the_bundle_in_it(bundle):
     assert load_bundle(bundle.path.parent).path == bundle.path
 
 
@@ -76,7 +83,7 @@ def test_an_altered_or_missing_file_does_not_load(bundle, name):
         load_bundle(bundle.path)
 
 
-def test_no_hash_may_be_left_out_and_no_file_lie_elsewhere(bundle):
+def test_no_hash_may_be_missing_and_no_file_outside_the_bundle(bundle):
     path = bundle.path / "bundle.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"files": {}}))
@@ -92,25 +99,34 @@ def test_a_lung_segmenter_is_required_where_the_input_needs_one(tmp_path):
     assert with_lungs.lungs_path.name == "lungs.onnx"
     with_lungs.lungs_path.unlink()
     with pytest.raises(BundleError, match=r"lungs\.onnx"):
-        write_bundle(tmp_path, with_lungs.manifest)
+        load_bundle(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 3}, "format_version"),
         ({"colour": "red"}, "colour"),
-        ({"findings": ["viral", "normal"]}, "first finding"),
-        ({"findings": ["normal"]}, "findings"),
+        ({"classes": ["normal"]}, "classes"),
+        ({"classes": ["normal", "bacterial", "bacterial "]}, "the same name"),
+        ({"target": {"name": "pneumonia", "classes": ["covid"]}}, "must be some of"),
+        ({"target": {"name": "pneumonia", "classes": []}}, "must be some of"),
+        ({"target": {"name": "any", "classes": ["normal", "bacterial", "viral"]}}, "but not all"),
+        ({"target": {"name": "viral", "classes": ["bacterial", "viral"]}}, "named like a class"),
+        ({"state": "finished"}, "state"),
         ({"default_operating_point": "gone"}, "gone"),
-        ({"conformal": [0.1]}, "conformal threshold"),
+        ({"calibrations": [{"conformal": [0.1]}]}, "conformal threshold"),
+        ({"calibrations": [{"calibrator": {"scale": [1, 2]}}]}, "one scale"),
+        ({"calibrations": [{"population": "adults"}]}, "populations"),
+        ({"calibrations": [{}, {}]}, "populations"),
+        ({"calibrations": []}, "calibrations"),
         ({"input": {"size": 4}}, "input.size"),
     ],
 )
-def test_a_manifest_that_cannot_be_meant_is_one_clear_line(bundle, change, told):
+def test_an_inconsistent_manifest_is_one_clear_line(bundle, change, message):
     path = bundle.path / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(BundleError, match=told) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         load_bundle(bundle.path)
     assert str(caught.value).count("\n") == 0
 
@@ -134,12 +150,34 @@ def test_rewriting_keeps_the_files_and_renews_the_hashes(bundle):
     assert not list(bundle.path.glob("*.new"))
 
 
+def test_only_new_content_is_hashed_and_unlisted_files_stay_unlisted(bundle, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(bundle_module, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    (bundle.path / "gate.npz").write_bytes(b"of an earlier bundle")
+    again = write_bundle(bundle.path, bundle.manifest, {"card.md": b"# New\n"})
+    assert hashed == ["card.md"]
+    assert set(again.manifest.files) == {"model.onnx", "head.npz", "card.md"}
+    assert load_bundle(bundle.path).manifest == again.manifest
+
+
+def test_a_draft_loads_only_where_drafts_are_expected(tmp_path):
+    make_bundle(tmp_path, state="draft")
+    assert load_bundle(tmp_path).manifest.state == "draft"
+    with pytest.raises(BundleError, match=r"is a draft.*--resume"):
+        load_bundle(tmp_path, allow_draft=False)
+
+
 def test_unknown_operating_points_name_the_known_ones(bundle):
     with pytest.raises(BundleError, match="it has balanced"):
         bundle.manifest.operating_point("strict")
 
 
 def test_a_manifest_cannot_be_changed():
-    manifest = BundleManifest(name="x", findings=("normal", "pneumonia"), input=InputSpec())
+    manifest = BundleManifest(
+        name="x",
+        classes=("normal", "pneumonia"),
+        target=Target("pneumonia", ("pneumonia",)),
+        input=InputSpec(),
+    )
     with pytest.raises(ValueError, match="frozen"):
         manifest.name = "y"

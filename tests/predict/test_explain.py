@@ -3,36 +3,48 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pneumoscope.domain import Explanation
 from pneumoscope.image.lungs import WHOLE, LungField
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
-from pneumoscope.predict.explain import LEAST_SCALE, MapStyle, explain, heat_map, pneumonia_evidence
+from pneumoscope.predict.explain import (
+    LEAST_SCALE,
+    MapStyle,
+    blurred,
+    explain,
+    heat_map,
+    occlusion_evidence,
+    target_evidence,
+)
 
 RNG = np.random.default_rng(3)
 FEATURES = RNG.normal(size=(5, 7, 7)).astype(np.float32)
+MASK = np.array([False, True, True])
 WEIGHT = RNG.normal(size=(3, 5)).astype(np.float32)
 
 
-def log_odds(features: np.ndarray, calibrator: Calibrator) -> float:
-    probabilities = calibrate(WEIGHT @ features.mean(axis=(1, 2)), calibrator)
-    return float(np.log(probabilities[1:].sum() / probabilities[0]))
+def log_odds(features: np.ndarray, calibrator: Calibrator, mask: np.ndarray) -> float:
+    probabilities = calibrate(WEIGHT @ features.mean(axis=(1, 2)), calibrator, mask)
+    return float(np.log(probabilities[mask].sum() / probabilities[~mask].sum()))
 
 
+@pytest.mark.parametrize("mask", [MASK, ~MASK, np.array([False, True, False])])
 @pytest.mark.parametrize("calibrator", [Calibrator(), Calibrator(method="vector", scale=(0.5, 1.5, 2.0))])
-def test_evidence_is_how_the_log_odds_of_pneumonia_depend_on_each_place(calibrator):
-    probabilities = calibrate(WEIGHT @ FEATURES.mean(axis=(1, 2)), calibrator)
-    evidence = pneumonia_evidence(FEATURES, WEIGHT, probabilities, calibrator.scale)
-    # Make one place's features a little stronger: the log-odds follow that place's evidence.
+def test_evidence_is_how_the_log_odds_of_the_target_depend_on_each_location(calibrator, mask):
+    probabilities = calibrate(WEIGHT @ FEATURES.mean(axis=(1, 2)), calibrator, mask)
+    evidence = target_evidence(FEATURES, WEIGHT, probabilities, mask, calibrator.scale)
+    # Make the features of one location a little stronger: the log-odds follow its evidence.
     step = 1e-2
     stronger = FEATURES.astype(np.float64)
     stronger[:, 2, 4] *= 1 + step
-    change = (log_odds(stronger, calibrator) - log_odds(FEATURES.astype(np.float64), calibrator)) / step
+    before = log_odds(FEATURES.astype(np.float64), calibrator, mask)
+    change = (log_odds(stronger, calibrator, mask) - before) / step
     assert change == pytest.approx(evidence[2, 4] / evidence.size, rel=1e-2)
 
 
 def test_two_classes_give_the_difference_of_their_maps():
-    evidence = pneumonia_evidence(FEATURES, WEIGHT[:2], np.array([0.4, 0.6]))
+    evidence = target_evidence(FEATURES, WEIGHT[:2], np.array([0.4, 0.6]), MASK[:2])
     np.testing.assert_allclose(evidence, np.tensordot(WEIGHT[1] - WEIGHT[0], FEATURES, 1), rtol=1e-5)
 
 
@@ -50,8 +62,21 @@ HEAD = np.array([[0.0], [1.0]], np.float32)
 EVEN = np.array([0.5, 0.5])
 
 
+def explained(features: np.ndarray, seen: Standardised, background: np.ndarray | None = None) -> Explanation:
+    return explain(
+        features,
+        HEAD,
+        EVEN,
+        seen,
+        Calibrator(),
+        target="pneumonia",
+        target_mask=MASK[:2],
+        background=background,
+    )
+
+
 def test_the_strongest_place_is_one_and_lies_where_the_features_are():
-    found = explain(one_hot_spot(30), HEAD, EVEN, standardised(), Calibrator())
+    found = explained(one_hot_spot(30), standardised())
     assert found.heatmap.dtype == np.float32
     assert found.heatmap.min() >= 0
     assert found.heatmap.max() == pytest.approx(1)
@@ -60,13 +85,13 @@ def test_the_strongest_place_is_one_and_lies_where_the_features_are():
 
 
 def test_weak_evidence_stays_faint_and_evidence_against_is_not_shown():
-    assert explain(one_hot_spot(2), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() < 0.3
-    assert explain(one_hot_spot(-9), HEAD, EVEN, standardised(), Calibrator()).heatmap.max() == 0
+    assert explained(one_hot_spot(2), standardised()).heatmap.max() < 0.3
+    assert explained(one_hot_spot(-9), standardised()).heatmap.max() == 0
 
 
 def test_borders_are_cut_off_and_the_region_is_kept():
     content, region = (0.2, 0.0, 0.8, 1.0), (0.1, 0.2, 0.7, 0.9)
-    found = explain(one_hot_spot(9), HEAD, EVEN, standardised(content, region), Calibrator())
+    found = explained(one_hot_spot(9), standardised(content, region))
     assert found.heatmap.shape == (42, 70)
     assert found.region == region
     assert found.finding == "pneumonia"
@@ -74,11 +99,11 @@ def test_borders_are_cut_off_and_the_region_is_kept():
 
 def test_what_every_normal_chest_has_is_no_evidence():
     background = one_hot_spot(30)
-    at_home = explain(background, HEAD, EVEN, standardised(), Calibrator(), background)
+    at_home = explained(background, standardised(), background)
     assert not at_home.heatmap.any()
-    elsewhere = np.zeros((1, 7, 7), np.float32)
-    elsewhere[0, 5, 1] = 30
-    found = explain(elsewhere + background, HEAD, EVEN, standardised(), Calibrator(), background)
+    other_location = np.zeros((1, 7, 7), np.float32)
+    other_location[0, 5, 1] = 30
+    found = explained(other_location + background, standardised(), background)
     row, column = np.unravel_index(found.heatmap.argmax(), found.heatmap.shape)
     assert (row // 10, column // 10) == (5, 1)
 
@@ -86,11 +111,11 @@ def test_what_every_normal_chest_has_is_no_evidence():
 def test_a_map_is_smooth_and_makes_no_evidence_of_its_own():
     rough = (np.indices((7, 7)).sum(axis=0) % 2 * 10 - 5).astype(np.float32)  # too weak to fill the scale
     steps = [
-        np.abs(np.diff(heat_map(rough, standardised(), MapStyle(smoothing, None)).heatmap)).max()
+        np.abs(np.diff(heat_map(rough, standardised(), "pneumonia", MapStyle(smoothing, None)).heatmap)).max()
         for smoothing in (0.0, 0.06)
     ]
     assert steps[1] < 0.6 * steps[0]
-    assert not heat_map(-np.abs(rough), standardised()).heatmap.any()
+    assert not heat_map(-np.abs(rough), standardised(), "pneumonia").heatmap.any()
 
 
 def lungs(*, second: bool = True) -> LungField:
@@ -102,7 +127,7 @@ def lungs(*, second: bool = True) -> LungField:
 
 def inside(field: LungField | None, margin: float | None = 0.03) -> np.ndarray:
     seen = Standardised(np.zeros((1, 100, 100), np.float32), WHOLE, WHOLE, field)
-    return heat_map(np.full((5, 5), 50, np.float32), seen, MapStyle(0.0, margin)).heatmap
+    return heat_map(np.full((5, 5), 50, np.float32), seen, "pneumonia", MapStyle(0.0, margin)).heatmap
 
 
 def test_a_map_is_kept_to_the_lungs_and_their_margin():
@@ -125,5 +150,45 @@ def test_the_margin_can_be_left_off():
 
 def test_weak_evidence_by_occlusion_has_a_scale_of_its_own():
     weak = np.full((7, 7), LEAST_SCALE["occlusion"], np.float32)
-    assert heat_map(weak, standardised(), method="occlusion").heatmap.max() == pytest.approx(1)
-    assert heat_map(weak, standardised()).heatmap.max() == pytest.approx(1 / LEAST_SCALE["cam"])
+    assert heat_map(weak, standardised(), "pneumonia", method="occlusion").heatmap.max() == pytest.approx(1)
+    assert heat_map(weak, standardised(), "pneumonia").heatmap.max() == pytest.approx(1 / LEAST_SCALE["cam"])
+
+
+SIDE = 70
+
+
+def spot_finder(row: int, column: int):
+    """Log-odds that rise with the grey around one place."""
+
+    def log_odds(images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.float32
+        return images[:, 0, row - 4 : row + 5, column - 4 : column + 5].mean(axis=(1, 2)).astype(float) * 10
+
+    return log_odds
+
+
+def test_evidence_lies_where_the_network_looks_and_nowhere_else():
+    pixels = np.full((1, SIDE, SIDE), 0.8, np.float32)
+    evidence = occlusion_evidence(spot_finder(50, 20), pixels)
+    assert evidence.shape == (SIDE, SIDE)
+    row, column = np.unravel_index(evidence.argmax(), evidence.shape)
+    assert abs(row - 50) <= 4
+    assert abs(column - 20) <= 4
+    assert evidence[:20].max() == 0
+    # Covering the whole spot takes 30% of 0.8 away, times 10.
+    assert 1.2 < evidence.max() <= 2.4
+
+
+def test_evidence_against_is_negative():
+    pixels = np.full((1, SIDE, SIDE), 0.8, np.float32)
+    finder = spot_finder(50, 20)
+    assert occlusion_evidence(lambda x: -finder(x), pixels).min() < -1
+
+
+def test_blur_takes_detail_and_keeps_the_grey():
+    rng = np.random.default_rng(0)
+    pixels = rng.random((3, SIDE, SIDE)).astype(np.float32)
+    blur = blurred(pixels)
+    assert blur.shape == pixels.shape
+    assert blur.std() < pixels.std() / 5
+    np.testing.assert_allclose(blur.mean(axis=(1, 2)), pixels.mean(axis=(1, 2)), atol=0.02)

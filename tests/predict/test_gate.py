@@ -4,14 +4,30 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 
 from images import grey_levels
-from pneumoscope.domain import Radiograph, ViewPosition
-from pneumoscope.errors import Reason
-from pneumoscope.image.lungs import WHOLE, lung_field
+from pneumoscope.domain import Population, Radiograph, ViewPosition
+from pneumoscope.errors import CAUTIONS, Reason
+from pneumoscope.image.lungs import WHOLE, LungField, lung_field
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.manifest import GateLimits
-from pneumoscope.predict.gate import advice, check_header, check_lungs, check_pixels
+from pneumoscope.predict.gate import (
+    DIMENSIONS,
+    Novelty,
+    advice,
+    check_header,
+    check_lungs,
+    check_pixels,
+    describe,
+    inverted,
+    is_inverted,
+    may_be_inverted,
+    population_advice,
+    rejects,
+)
 
 LIMITS = GateLimits()
 
@@ -31,7 +47,7 @@ def radiograph(pixels: np.ndarray | None = None, **fields: object) -> Radiograph
         ({"height": 100, "width": 251}, Reason.CROPPED),
     ],
 )
-def test_header_speaks_against_the_image(fields, reason):
+def test_the_header_rejects_the_image(fields, reason):
     given = radiograph(**fields)
     assert check_header(given, LIMITS) == [reason]
     assert advice([reason], given, LIMITS).endswith((".", "!"))
@@ -51,7 +67,7 @@ def test_header_of_a_frontal_chest_passes(fields):
     assert check_header(radiograph(**fields), LIMITS) == []
 
 
-def test_every_reason_is_told_at_once():
+def test_all_reasons_are_given_at_once():
     given = radiograph(modality="MR", view=ViewPosition.LATERAL, height=10, width=10)
     reasons = check_header(given, LIMITS)
     assert reasons == [Reason.NOT_A_CHEST_RADIOGRAPH, Reason.LATERAL_VIEW, Reason.TOO_SMALL]
@@ -81,15 +97,142 @@ def test_black_borders_of_a_padded_image_pass():
     assert check_pixels(radiograph(padded), LIMITS) == []
 
 
-def test_lungs_must_be_plausible_and_certain_where_the_bundle_looks_for_them():
+def test_lungs_must_be_plausible_and_certain_where_there_is_a_segmenter():
     nothing = lung_field(np.zeros((128, 128), np.float32))
     lungless = Standardised(np.zeros((1, 64, 64), np.float32), WHOLE, WHOLE, nothing)
     assert check_lungs(replace(lungless, lungs=None), LIMITS) == []
     assert check_lungs(lungless, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
-    assert "two lungs" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), LIMITS)
+    assert "lung fields not detected" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], radiograph(), LIMITS)
     chest = np.zeros((128, 128), np.float32)
     chest[30:100, 20:60] = chest[30:100, 70:110] = 1
     assert check_lungs(replace(lungless, lungs=lung_field(chest)), LIMITS) == []
     doubtful = lung_field(chest * np.float32(0.8))
     assert doubtful.plausible
     assert check_lungs(replace(lungless, lungs=doubtful), LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+
+
+def lungs(certainty: float = 0.97, seed: int = 0) -> LungField:
+    probability = np.zeros((128, 128), np.float32)
+    probability[30:100, 20:58] = probability[30:100, 70:108] = certainty
+    view = np.random.default_rng(seed).random((128, 128), np.float32) * 0.1 + (1 - probability) * 0.5
+    return lung_field(probability, view=view.astype(np.float32))
+
+
+def standardised(field: LungField) -> Standardised:
+    return Standardised(np.zeros((1, 32, 32), np.float32), WHOLE, WHOLE, field)
+
+
+def known() -> Novelty:
+    mean = np.mean([describe(lungs(seed=seed)) for seed in range(20)], axis=0)
+    return Novelty(mean.astype(np.float32), np.eye(DIMENSIONS, dtype=np.float32) * 5)
+
+
+NOVELTY_LIMITS = GateLimits(max_novelty=1.0)
+
+
+def test_a_description_has_fixed_size_and_does_not_know_brightness_or_contrast():
+    field = lungs()
+    dimmed = LungField(field.mask, field.box, True, field.certainty, field.view * np.float32(0.8) + 0.1)
+    assert describe(field).shape == (DIMENSIONS,)
+    np.testing.assert_allclose(describe(field), describe(dimmed), atol=0.25)
+
+
+def test_novelty_is_the_mahalanobis_distance_over_the_dimensions():
+    covariance = np.array([[2.0, 0.5], [0.5, 1.0]])
+    whitener = np.linalg.cholesky(np.linalg.inv(covariance)).T.astype(np.float32)
+    novelty = Novelty(np.array([1.0, 2.0], np.float32), whitener)
+    away = np.array([3.0, -1.0])
+    expected = away @ np.linalg.inv(covariance) @ away / 2
+    assert novelty((away + np.array([1, 2])).astype(np.float32)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_known_chest_passes_and_strange_surroundings_do_not():
+    assert check_lungs(standardised(lungs()), NOVELTY_LIMITS, known()) == []
+    field = lungs()
+    strange = LungField(field.mask, field.box, True, field.certainty, np.eye(128, dtype=np.float32))
+    assert check_lungs(standardised(strange), NOVELTY_LIMITS, known()) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+
+
+def test_a_single_lung_field_is_rejected_as_lateral():
+    for columns in (slice(20, 110), slice(30, 75), slice(60, 120)):
+        probability = np.zeros((128, 128), np.float32)
+        probability[20:110, columns] = 0.97
+        assert lung_field(probability).bridge == 1
+        assert check_lungs(standardised(lung_field(probability)), GateLimits()) == [Reason.LATERAL_VIEW]
+    assert lungs().bridge == 0
+
+
+def test_a_lung_field_without_view_has_no_description():
+    with pytest.raises(ValueError, match="view"):
+        describe(lung_field(lungs().mask.astype(np.float32)))
+
+
+def test_inverted_grayscale_is_found_by_lungs_that_are_more_certain_when_corrected():
+    good, poor = standardised(lungs(0.97)), standardised(lungs(0.92))
+    assert may_be_inverted(poor, NOVELTY_LIMITS)
+    assert not may_be_inverted(good, NOVELTY_LIMITS)
+    assert is_inverted(poor, good, [])
+    assert is_inverted(poor, good, [Reason.NOT_A_CHEST_RADIOGRAPH])
+    assert is_inverted(good, poor, [Reason.NOT_A_CHEST_RADIOGRAPH])
+    assert not is_inverted(good, poor, [Reason.NOT_A_CHEST_RADIOGRAPH], NOVELTY_LIMITS.sure_lung_certainty)
+    assert not is_inverted(good, poor, [])
+
+
+def test_cautions_do_not_reject_and_everything_else_does():
+    assert not rejects(CAUTIONS)
+    assert all(rejects([reason, *CAUTIONS]) for reason in Reason if reason not in CAUTIONS)
+
+
+CHILDREN = (Population("children", (1, 5), ("AP",), "Guangzhou"),)
+
+
+@pytest.mark.parametrize(
+    ("age", "view", "caution"),
+    [
+        (None, "unknown", False),
+        (1.0, "unknown", False),
+        (5.9, "AP", False),
+        (None, "AP", False),
+        (0.5, "unknown", True),
+        (6.0, "unknown", True),
+        (17.0, "AP", True),
+        (80, "PA", True),
+        (3.0, "PA", True),
+    ],
+)
+def test_a_patient_outside_the_validated_populations_is_a_caution(age, view, caution):
+    line = population_advice(age, view, CHILDREN)
+    assert bool(line) is caution
+    if caution:
+        assert "1 to 5 years" in line
+        assert "\n" not in line
+
+
+def test_no_caution_where_some_population_includes_the_patient_or_none_is_stated():
+    adults = Population("adults", (18, None), ("AP", "PA"))
+    assert population_advice(40, "PA", (*CHILDREN, adults)) == ""
+    assert population_advice(40, "PA", ()) == ""
+    assert population_advice(10, "PA", (*CHILDREN, adults)) != ""
+
+
+grey = st_numpy.arrays(
+    np.float32, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=48), elements=st.floats(0, 1, width=32)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grey, st.integers(0, 2**32 - 1))
+def test_any_image_and_any_lungs_end_in_a_decision(pixels, seed):
+    radiograph = Radiograph(pixels, "x.png", "png", *pixels.shape)
+    probability = np.random.default_rng(seed).random((16, 16), np.float32)
+    view = np.resize(pixels, (16, 16)).astype(np.float32)
+    field = lung_field(probability, view=view)
+    for reasons in (
+        check_header(radiograph, NOVELTY_LIMITS),
+        check_pixels(radiograph, NOVELTY_LIMITS),
+        check_pixels(inverted(radiograph), NOVELTY_LIMITS),
+        check_lungs(standardised(field), NOVELTY_LIMITS, known()),
+    ):
+        assert all(isinstance(reason, Reason) for reason in reasons)
+    assert np.isfinite(describe(field)).all()
+    assert 0 <= field.bridge <= 1

@@ -10,7 +10,7 @@ import pytest
 
 from pneumoscope.errors import Reason
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.predict.gate import check_pixels, negative
+from pneumoscope.predict.gate import check_pixels, inverted
 from pneumoscope.predict.predictor import Predictor
 
 
@@ -34,29 +34,32 @@ def test_knees_and_photographs_are_rejected(predictor, shared_data):
 
 def test_other_images_are_rejected_without_their_headers(predictor, shared_data):
     for name in ("CT1_UNC.dcm", "MR1_UNC.dcm", "RG3_UNC.dcm", "US1_RLE.dcm", "GH133.dcm"):
-        told = read_radiograph(shared_data / "dicom" / name)
-        silent = replace(told, modality=None, body_part=None)
+        stated = read_radiograph(shared_data / "dicom" / name)
+        silent = replace(stated, modality=None, body_part=None)
         (one,) = predictor.predict_radiographs([silent])
         assert one.status == "rejected", name
 
 
-def test_chests_pass_and_their_negatives_are_turned(predictor, shared_data):
+def test_chests_pass_and_inverted_grayscale_is_corrected(predictor, shared_data):
     images = [read_radiograph(path) for path in chests(shared_data)]
     given = predictor.predict_radiographs(images)
-    turned = predictor.predict_radiographs([negative(image) for image in images])
+    corrected = predictor.predict_radiographs([inverted(image) for image in images])
     assert np.mean([one.status == "ok" for one in given]) >= 0.97
     assert not any(Reason.INVERTED in one.reasons for one in given)
-    assert np.mean([Reason.INVERTED in one.reasons for one in turned]) >= 0.95
+    assert np.mean([Reason.INVERTED in one.reasons for one in corrected]) >= 0.95
 
 
-def test_an_adult_is_predicted_with_a_caution(predictor, shared_data):
-    image = replace(read_radiograph(chests(shared_data)[0]), age=34.0)
-    (one,) = predictor.predict_radiographs([image])
-    assert (one.status, one.reasons) == ("ok", (Reason.ADULT_UNVALIDATED,))
-    assert "18 years" in one.message
+def test_a_patient_outside_the_validated_ages_is_predicted_with_a_caution(predictor, shared_data):
+    image = read_radiograph(chests(shared_data)[0])
+    (child,) = predictor.predict_radiographs([replace(image, age=4.0)])
+    assert (child.status, child.reasons) == ("ok", ())
+    for age in (0.2, 9.0, 34.0):
+        (one,) = predictor.predict_radiographs([replace(image, age=age)])
+        assert (one.status, one.reasons) == ("ok", (Reason.POPULATION_NOT_VALIDATED,))
+        assert "1 to 5 years" in one.message
 
 
-def test_ruined_exposures_and_halves_of_chests_are_rejected(predictor, shared_data):
+def test_bad_exposures_and_halves_of_chests_are_rejected(predictor, shared_data):
     limits = predictor.bundle.manifest.gate
     halves = []
     for path in chests(shared_data)[::4]:

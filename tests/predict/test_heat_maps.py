@@ -25,14 +25,14 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def grainy(seed: int) -> np.ndarray:
-    """Return a image with detail, at the size of the network's input."""
+    """Return an image with detail, at the size of the network's input."""
     grain = np.random.default_rng(seed).normal(0, 40, (64, 64))
     return np.clip(grey_levels(seed, 64, 64) + grain, 0, 255).astype(np.uint8)
 
 
 def whole_map(predictor: Predictor, data: bytes) -> np.ndarray:
     """Return the map in the frame of the whole image."""
-    explanation = predictor.examine(data).explanation
+    explanation = predictor.explain(data).explanation
     assert explanation is not None
     canvas = np.zeros((SIZE, SIZE), np.float32)
     top, left, bottom, right = (round(edge * SIZE) for edge in explanation.region)
@@ -99,10 +99,10 @@ def against_normal(folder: Path, real: dict[str, list[Path]], **files: bytes) ->
         np.savez(buffer, weight=bundle.head_weight, **arrays)
         return buffer.getvalue()
 
-    write_bundle(folder, bundle.manifest, {HEAD_FILE: head(), **files})
+    written = write_bundle(folder, bundle.manifest, {HEAD_FILE: head(), **files})
     outputs = Predictor.load(folder).outputs_iter(real["normal"])
     background = np.mean([one.features for (one,) in outputs if one.features is not None], axis=0)
-    write_bundle(folder, bundle.manifest, {HEAD_FILE: head(background=background)})
+    write_bundle(folder, written.manifest, {HEAD_FILE: head(background=background)})
     return Predictor.load(folder, workers=1)
 
 

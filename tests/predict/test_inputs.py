@@ -12,7 +12,11 @@ from pneumoscope.predict.inputs import expand
 
 
 def names(paths) -> list[str]:
-    return [Path(str(item)).name for item in expand(paths)]
+    return [Path(str(item.source)).name for item in expand(paths)]
+
+
+def sources(paths) -> list[object]:
+    return [item.source for item in expand(paths)]
 
 
 def test_a_folder_gives_its_images_by_suffix_and_by_content_in_order(tmp_path):
@@ -24,27 +28,34 @@ def test_a_folder_gives_its_images_by_suffix_and_by_content_in_order(tmp_path):
 
 
 def test_files_are_given_as_they_were_named_even_where_they_do_not_exist(tmp_path):
-    assert list(expand(["b.png", Path("a.png"), "b.png"])) == ["b.png", "a.png", "b.png"]
-    assert list(expand("missing.csv")) == ["missing.csv"]
-    assert list(expand("x" * 5000)) == ["x" * 5000]
+    assert sources(["b.png", Path("a.png"), "b.png"]) == ["b.png", "a.png", "b.png"]
+    assert sources("missing.csv") == ["missing.csv"]
+    assert sources("x" * 5000) == ["x" * 5000]
 
 
 def test_an_empty_folder_is_a_reason_and_not_silence(tmp_path):
     (item,) = expand(tmp_path)
-    assert isinstance(item, UnreadableImageError)
-    assert item.reason is Reason.NOT_FOUND
-    assert item.path == str(tmp_path)
+    assert isinstance(item.source, UnreadableImageError)
+    assert item.source.reason is Reason.NOT_FOUND
+    assert item.label == item.source.path == str(tmp_path)
 
 
 def test_a_csv_manifest_is_relative_to_its_folder_or_to_its_root(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "m.csv").write_text("label,path\nnormal,a.png\nviral,/b.png\nviral,\n", encoding="utf-8-sig")
-    assert list(expand(tmp_path / "m.csv")) == [str(tmp_path / "a.png"), "/b.png"]
+    assert sources(tmp_path / "m.csv") == [str(tmp_path / "a.png"), "/b.png"]
     (tmp_path / "r.csv").write_text(f"path,root\na.png,{tmp_path / 'images'}\nb.png,gone\n")
-    assert list(expand(tmp_path / "r.csv")) == [
+    assert sources(tmp_path / "r.csv") == [
         str(tmp_path / "images" / "a.png"),
         str(tmp_path / "b.png"),
     ]
+
+
+def test_a_manifest_gives_age_and_view_where_it_has_them(tmp_path):
+    (tmp_path / "m.csv").write_text("path,age,view\na.png,034Y,pa\nb.png,old,oblique\n")
+    first, second = expand(tmp_path / "m.csv")
+    assert (first.age, first.view) == (34.0, "PA")
+    assert (second.age, second.view) == (None, "unknown")
 
 
 def test_a_parquet_manifest_is_read_alike(tmp_path):
@@ -54,7 +65,7 @@ def test_a_parquet_manifest_is_read_alike(tmp_path):
     parquet.write_table(
         pa.table({"label": ["normal", "viral"], "path": ["a.png", None]}), tmp_path / "m.parquet"
     )
-    assert list(expand([tmp_path / "m.parquet"])) == [str(tmp_path / "a.png")]
+    assert sources([tmp_path / "m.parquet"]) == [str(tmp_path / "a.png")]
     parquet.write_table(pa.table({"label": ["normal"]}), tmp_path / "n.parquet")
     with pytest.raises(DataError, match=r"n\.parquet: no column 'path'"):
         list(expand(tmp_path / "n.parquet"))
@@ -65,7 +76,7 @@ def test_any_bytes_as_a_manifest_give_rows_or_one_clear_error(tmp_path_factory, 
     path = tmp_path_factory.getbasetemp() / f"fuzzed{suffix}"
     path.write_bytes(content)
     try:
-        assert all(isinstance(item, str) for item in expand(path))
+        assert all(isinstance(item.source, str) for item in expand(path))
     except DataError as error:
         assert str(error).startswith(str(path))
 
@@ -75,6 +86,6 @@ def test_any_table_with_a_path_column_gives_rows_or_one_clear_error(tmp_path_fac
     path = tmp_path_factory.getbasetemp() / "fuzzed-rows.csv"
     path.write_text("path,label\n" + "\n".join(cells), encoding="utf-8")
     try:
-        assert all(isinstance(item, str) for item in expand(path))
+        assert all(isinstance(item.source, str) for item in expand(path))
     except DataError as error:
         assert str(error).startswith(str(path))

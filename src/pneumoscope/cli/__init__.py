@@ -1,4 +1,4 @@
-"""The command line: one module a command, imported only when that command is called.
+"""The command line: one module per command, imported only when that command is called.
 
 Exit codes: 0 done; 2 wrong use; 3 some inputs were rejected or unreadable, the rest done; 4 nothing could be
 done.
@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "Command", "main"]
 
 
 class Command(NamedTuple):
-    """Where a command lives and the line that the overview shows for it."""
+    """Module and attribute of a command, and its line in the overview."""
 
     module: str
     attribute: str
@@ -30,36 +30,38 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "predict": Command("pneumoscope.cli.predict", "predict", "Predict X-rays: files, folders or a manifest."),
-    "train": Command("pneumoscope.cli.train", "train", "Train a model by a recipe and test it."),
+    "train": Command("pneumoscope.cli.train", "train", "Train a model with a recipe and evaluate it."),
     "train-lungs": Command(
         "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on images and masks."
     ),
     "cross-validate": Command(
         "pneumoscope.cli.cross_validate",
         "cross_validate",
-        "Predict a recipe on patients it has not seen.",
+        "Evaluate a recipe on patients or sources it was not trained on.",
     ),
-    "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Measure a bundle on labelled X-rays."),
+    "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Evaluate a bundle on labelled X-rays."),
     "recalibrate": Command(
-        "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's thresholds to a site's own X-rays."
+        "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's probabilities and thresholds to a site."
     ),
-    "data": Command("pneumoscope.cli.data", "app", "Fetch, draw, audit, split and summarise data sets."),
-    "export": Command("pneumoscope.cli.export", "export", "Make a bundle of a trained checkpoint."),
-    "serve": Command("pneumoscope.cli.serve", "serve", "Serve the page and the REST interface."),
+    "data": Command(
+        "pneumoscope.cli.data", "app", "Download, generate, audit, split and summarise data sets."
+    ),
+    "export": Command("pneumoscope.cli.export", "export", "Write a trained run as a bundle or a Keras file."),
+    "serve": Command("pneumoscope.cli.serve", "serve", "Serve the web page and the REST interface."),
     "info": Command("pneumoscope.cli.info", "info", "Show a bundle, its card, versions and formats."),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave by `SystemExit`.
+    """Run the command line and end with `SystemExit`.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        Those of the process if not given.
+        Arguments of the process if not given.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Accepted anywhere, so that it can be added to the end of the line that failed.
+    # Accepted anywhere, so that it can be appended to the command that failed.
     words, debug = [word for word in given if word != "--debug"], "--debug" in given
     try:
         app = _application(words)
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _application(words: Sequence[str]) -> typer.Typer:
-    """Build the application with the called command in full and the others as one line of help each."""
+    """Build the application: the called command in full, the others as one line of help each."""
     app = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -99,11 +101,11 @@ def _load(name: str, command: Command) -> Any:
 
 
 def _not_called() -> None:
-    """Stand for a command in the overview."""
+    """Placeholder for a command that is only listed."""
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"pneumoscope {__version__}")
         raise typer.Exit
 
@@ -113,8 +115,8 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; accepted anywhere.")
     ] = False,
 ) -> None:
-    """Read chest X-rays for pneumonia. For research; not a medical device."""
-    # `main` takes --debug out of the arguments; it stands here for the help alone.
+    """Detect pneumonia, or another finding, in chest X-rays. For research; not a medical device."""
+    # `main` takes --debug out of the arguments; here it only appears in the help.

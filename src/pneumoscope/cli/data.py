@@ -1,30 +1,32 @@
-"""`pneumoscope data`: fetch, draw, audit, split and summarise data sets."""
+"""`pneumoscope data`: download, generate, audit, split and summarise data sets."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT
+from pneumoscope.cli.common import SOME_LEFT_OUT, one_opencv_thread
+from pneumoscope.cli.progress import show_progress
+from pneumoscope.domain import ANY_POPULATION
+from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
     from pneumoscope.data.audit import AuditReport
     from pneumoscope.data.manifest import Manifest
+    from pneumoscope.domain import DatasetDescription
+    from pneumoscope.parallel import Progress
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Fetch, draw, audit, split and summarise data sets.", no_args_is_help=True)
-
-_PLAIN_INTERVAL = 5.0  # seconds between lines of progress where there is no terminal
+app = typer.Typer(help="Download, generate, audit, split and summarise data sets.", no_args_is_help=True)
 
 
 class SetName(StrEnum):
@@ -62,48 +64,45 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command()
 def fetch(
-    name: Annotated[SetName, typer.Argument(help="Which public set.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to put it in.")],
+    name: Annotated[SetName, typer.Argument(help="Name of the data set.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     size: Annotated[
-        int | None, typer.Option(help="pneumoniamnist: side in pixels, 28, 64, 128 or 224; 28 if not given.")
+        int | None, typer.Option(help="pneumoniamnist: width in pixels, 28, 64, 128 or 224; 28 if not given.")
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="FILE", help="The archive, got in another way; nothing is downloaded."
-        ),
+        typer.Option("--from", metavar="FILE", help="The archive, if you have it; nothing is downloaded."),
     ] = None,
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="A mirror: address of the folder with the archive.")
     ] = None,
 ) -> None:
-    """Download a public set, check and unpack it; call again to go on after a broken download."""
+    """Download a public data set, check and unpack it; run again to continue a broken download."""
     from pneumoscope.data import sources
 
-    with _progress() as report:
-        manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=report)
+    with show_progress(keep=False) as progress:
+        manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=progress)
     typer.echo(f"{len(manifest)} images in {out}; manifest in {out / 'manifest.csv'}")
     source = sources.describe(name.value, size)
-    typer.echo(f"licence {source.licence}; please cite {source.reference}")
+    typer.echo(f"licence {source.description.licence}; please cite {source.description.citation}")
     if source.checksum is None and file is None:
         typer.echo(
-            f"no checksum is published for it; kept the one of this download in {source.filename}.sha256"
+            f"no checksum is published for it; the one of this download is in {source.filename}.sha256"
         )
 
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to draw into.")],
-    n: Annotated[
-        int, typer.Option(min=3, help="Number of images, shared evenly by the three classes.")
-    ] = 300,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same set.")] = 0,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    n: Annotated[int, typer.Option(min=3, help="Number of images, equally many of each class.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Width and height in pixels.")] = 256,
 ) -> None:
-    """Draw a synthetic labelled set: normal, bacterial and viral; nobody's X-rays."""
+    """Generate a synthetic labelled data set: normal, bacterial and viral; no real X-rays."""
     from pneumoscope.data.phantom import write_phantoms
 
-    manifest = write_phantoms(out, n=n, seed=seed, size=size)
+    with show_progress(keep=False) as progress:
+        manifest = write_phantoms(out, n=n, seed=seed, size=size, progress=progress)
     patients = len({record.patient_id for record in manifest})
     typer.echo(f"{len(manifest)} phantoms of {patients} patients in {out}")
 
@@ -117,21 +116,19 @@ def audit(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings as JSON.")] = None,
 ) -> None:
-    """Look for unreadable files, copies, and patients on both sides of a split.
+    """Look for unreadable files, duplicates, and patients in more than one part of a split.
 
-    Exit code 0: fit for use; 3: something leaks from one side of the split to another, or files are
-    unreadable; 4: nothing could be read.
+    Exit code 0: no problem; 3: patients or duplicates are in several parts of the split, or files are
+    unreadable; 4: no file could be read.
     """
     from pneumoscope.data.audit import audit as run_audit
     from pneumoscope.data.duplicates import NEAR_DISTANCE
 
-    manifest = _load(path, labels, patients)
-    with _progress() as report:
-        found = run_audit(
-            manifest,
-            near_distance=None if no_near_duplicates else NEAR_DISTANCE,
-            progress=lambda done, total: report("examine", done, total),
-        )
+    one_opencv_thread()
+    near = None if no_near_duplicates else NEAR_DISTANCE
+    with show_progress(keep=False) as progress:
+        manifest = _load(path, labels, patients, progress)
+        found = run_audit(manifest, near_distance=near, progress=progress)
     if out is not None:
         _write_text(out, found.to_json() + "\n")
     if as_json:
@@ -147,7 +144,7 @@ def split(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Manifest to write: .csv or .parquet.")],
     method: Annotated[
         Method,
-        typer.Option(help="patient: whole patients and all copies of a image; random: image by image."),
+        typer.Option(help="patient: patients and duplicates stay together; random: image by image."),
     ] = Method.PATIENT,
     fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same split.")] = 0,
@@ -157,28 +154,27 @@ def split(
 ) -> None:
     """Divide a data set into train, val and test, stratified by label, and write the manifest.
 
-    By patient, unreadable files are left out (exit code 3) and said.
+    With the method patient, unreadable files are listed and left out (exit code 3).
     """
-    from pneumoscope.data.audit import examine
+    from pneumoscope.data.audit import inspect
     from pneumoscope.data.duplicates import NEAR_DISTANCE
     from pneumoscope.data.split import split as divide
 
+    one_opencv_thread()
     shares = _fractions(fractions)
-    manifest = _load(path, labels, patients)
-    if method is Method.RANDOM:
-        result = divide(manifest, fractions=shares, seed=seed, method="random")
-        left_out = 0
-    else:
-        near = None if no_near_duplicates else NEAR_DISTANCE
-        with _progress() as report:
-            found = examine(
-                manifest, near_distance=near, progress=lambda done, total: report("examine", done, total)
-            )
-        for problem in found.unreadable:
-            typer.echo(f"left out: {problem.path}: {problem.detail}", err=True)
-        found = found.readable()
-        left_out = len(manifest) - len(found.manifest)
-        result = divide(found.manifest, fractions=shares, seed=seed, duplicates=found.groups)
+    left_out = 0
+    with show_progress(keep=False) as progress:
+        manifest = _load(path, labels, patients, progress)
+        if method is Method.RANDOM:
+            result = divide(manifest, fractions=shares, seed=seed, method="random")
+        else:
+            near = None if no_near_duplicates else NEAR_DISTANCE
+            found = inspect(manifest, near_distance=near, progress=progress)
+            for problem in found.unreadable:
+                progress.message(f"left out: {problem.path}: {problem.detail}")
+            found = found.readable()
+            left_out = len(manifest) - len(found.manifest)
+            result = divide(found.manifest, fractions=shares, seed=seed, duplicates=found.groups)
     result.write(out)
     _show_balance(result)
     typer.echo(f"manifest in {out}", err=True)
@@ -189,25 +185,49 @@ def split(
 def summary(
     path: DataPath, labels: Labels = None, patients: Patients = None, as_json: AsJson = False
 ) -> None:
-    """Show how many images and patients there are of each label, split and source."""
-    manifest = _load(path, labels, patients)
+    """Show the description of a data set, and its images and patients by label, split and source."""
+    with show_progress(keep=False) as progress:
+        manifest = _load(path, labels, patients, progress)
+    facts = _facts(manifest)
     if as_json:
-        typer.echo(json.dumps(_facts(manifest), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
+    rows = list(_description(manifest.description).items())
+    if rows:
+        _table("Description", ("stated", "value"), rows)
+    else:
+        typer.echo("no description: dataset.yaml beside the images may state population, labels and licence")
     _show_balance(manifest)
-    sources = _facts(manifest)["sources"]
+    sources = facts["sources"]
     _table("Sources", ("source", "images"), [(name, str(number)) for name, number in sources.items()])
-    typer.echo(f"fingerprint {manifest.fingerprint()}")
+    typer.echo(f"fingerprint {facts['fingerprint']}")
 
 
-def _load(path: Path, labels: Path | None, patients: Path | None) -> Manifest:
+def _load(path: Path, labels: Path | None, patients: Path | None, progress: Progress) -> Manifest:
     from pneumoscope.data.folder import load, scan
 
     if labels is None and patients is None:
-        return load(path)
+        return load(path, progress=progress)
     if path.is_file():
-        raise typer.BadParameter(f"{path} has labels and patients of its own; they go with a folder")
-    return scan(path, labels_csv=labels, patients_csv=patients)
+        raise typer.BadParameter(f"{path} states labels and patients itself; give them for a folder only")
+    return scan(path, labels_csv=labels, patients_csv=patients, progress=progress)
+
+
+def _description(description: DatasetDescription | None) -> dict[str, str]:
+    """Return what a data set states about itself, without what it does not state."""
+    if description is None:
+        return {}
+    population = description.population
+    stated = population.name != ANY_POPULATION or population.ages != (None, None) or bool(population.views)
+    facts = {
+        "name": description.name,
+        "population": population.describe() if stated else "",
+        "hospital": description.hospital,
+        "labels": description.label_source,
+        "licence": description.licence,
+        "citation": description.citation,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
@@ -221,8 +241,6 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from pneumoscope.errors import DataError
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -231,23 +249,22 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    from collections import Counter
-
     by_split: dict[str, Counter[str]] = {}
-    people: dict[str, set[str]] = {}
+    patients: dict[str, set[str]] = {}
     for record in manifest:
-        side = record.split or "unsplit"
-        by_split.setdefault(side, Counter())[record.label] += 1
-        people.setdefault(side, set()).add(record.patient_id)
+        part = record.split or "unsplit"
+        by_split.setdefault(part, Counter())[record.label] += 1
+        patients.setdefault(part, set()).add(record.patient_id)
     return {
         "root": str(manifest.root),
+        "description": _description(manifest.description),
         "images": len(manifest),
         "patients": len({record.patient_id for record in manifest}),
         "labels": dict(sorted(Counter(record.label for record in manifest).items())),
         "splits": {
             side: {
                 "images": count.total(),
-                "patients": len(people[side]),
+                "patients": len(patients[side]),
                 "labels": dict(sorted(count.items())),
             }
             for side, count in sorted(by_split.items(), key=lambda pair: _side_order(pair[0]))
@@ -290,7 +307,9 @@ def _show_audit(found: AuditReport) -> None:
     for problem in found.unreadable:
         typer.echo(f"unreadable: {problem.path}: {problem.detail}", err=True)
     if found.leaks:
-        typer.echo("LEAK: a test on this split would flatter; make a new one with `pneumoscope data split`")
+        typer.echo(
+            "LEAK: test results on this split would be too good; make a new one: `pneumoscope data split`"
+        )
     elif set(found.balance) == {"unsplit"}:
         typer.echo("no split yet: `pneumoscope data split` makes one")
     else:
@@ -298,7 +317,7 @@ def _show_audit(found: AuditReport) -> None:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for people, tab-separated lines for programs."""
+    """Print a table for patients, tab-separated lines for programs."""
     if not sys.stdout.isatty():
         for row in (header, *rows):
             typer.echo("\t".join(row))
@@ -320,43 +339,3 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def _is_number_column(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> bool:
     at = header.index(name)
     return all(row[at].isdigit() for row in rows)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show how far work is: a bar on a terminal, else a line every few seconds; on standard error."""
-    if not sys.stderr.isatty():
-        yield _plain_progress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, count="")
-            bar.update(tasks[what], completed=done, total=total, count=_count(what, done, total))
-
-        yield report
-
-
-def _plain_progress() -> Callable[[str, int, int | None], None]:
-    last = time.monotonic()
-
-    def report(what: str, done: int, total: int | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _PLAIN_INTERVAL:
-            last = now
-            typer.echo(f"{what}: {_count(what, done, total)}", err=True)
-
-    return report
-
-
-def _count(what: str, done: int, total: int | None) -> str:
-    if what == "download":
-        return f"{done / 1e6:.1f}" + (f" of {total / 1e6:.1f} MB" if total else " MB")
-    return f"{done} of {total}"

@@ -1,9 +1,10 @@
-"""`pneumoscope info`: what is installed and what the bundle is."""
+"""`pneumoscope info`: a bundle, the versions of libraries, and the formats that can be decoded."""
 
 from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pneumoscope import __version__
+from pneumoscope.cli.common import (
+    estimate_text,
+    how_made,
+    point_text,
+    population_text,
+    target_text,
+    training_data_text,
+)
+from pneumoscope.domain import ANY_POPULATION
 
 if TYPE_CHECKING:
+    from pneumoscope.domain import Population
     from pneumoscope.model.bundle import Bundle
+    from pneumoscope.model.manifest import BundleManifest
+    from pneumoscope.model.results import ExternalValidation, RecalibrationResult, RecalibrationSide, Results
 
 __all__ = ["info"]
 
@@ -31,6 +44,10 @@ LIBRARIES = (
     "keras",
 )
 
+MEASURES = ("auroc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "ece")  # the rest is in the card
+
+Sections = dict[str, dict[str, Any]]
+
 
 def info(
     bundle: Annotated[
@@ -41,7 +58,7 @@ def info(
         bool, typer.Option("--card", help="Print the model card (Markdown) and nothing else.")
     ] = False,
 ) -> None:
-    """Show a bundle: what it finds, how it was made and measured; and versions and decodable formats."""
+    """Show a bundle (classes, target, operating points, provenance, results), versions and formats."""
     from pneumoscope.image.decode import decodable_formats
     from pneumoscope.model.bundle import load_bundle
 
@@ -49,22 +66,23 @@ def info(
     if card:
         typer.echo(loaded.card.rstrip() or f"{loaded.path}: this bundle has no card")
         return
-    facts = _facts(loaded, decodable_formats())
-    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _as_text(facts))
-
-
-def _facts(bundle: Bundle, formats: dict[str, str]) -> dict[str, Any]:
-    return {
+    installed = {
         "pneumoscope": __version__,
         "python": platform.python_version(),
         "libraries": {name: _version_of(name) for name in LIBRARIES},
-        "formats": formats,
-        "bundle": {
-            "identity": bundle.identity,
-            "path": str(bundle.path),
-            **bundle.manifest.model_dump(mode="json"),
-        },
+        "formats": decodable_formats(),
     }
+    if as_json:
+        content = loaded.manifest.model_dump(mode="json")
+        stated = {"identity": loaded.identity, "path": str(loaded.path), **content}
+        typer.echo(json.dumps({**installed, "bundle": stated}, indent=2, ensure_ascii=False))
+        return
+    libraries = {name: found or "not installed" for name, found in installed["libraries"].items()}
+    versions = {"pneumoscope": __version__, "python": installed["python"], **libraries}
+    sections = _bundle(loaded) | {"Versions": versions, "Decodable formats": installed["formats"]}
+    typer.echo(
+        "\n\n".join(_section(title, lines) for title, lines in sections.items() if any(lines.values()))
+    )
 
 
 def _version_of(library: str) -> str | None:
@@ -74,61 +92,114 @@ def _version_of(library: str) -> str | None:
         return None
 
 
-def _as_text(facts: dict[str, Any]) -> str:
-    """Lay the facts out in sections of aligned lines."""
-    bundle = facts["bundle"]
-    identity = {
-        "identity": bundle["identity"],
-        "path": bundle["path"],
-        "findings": ", ".join(bundle["findings"]),
-        "intended use": bundle["intended_use"],
-        "licence": bundle["licence"],
+def _bundle(bundle: Bundle) -> Sections:
+    """Return what the bundle states, in sections of names and values."""
+    manifest = bundle.manifest
+    return {
+        "Bundle": {
+            "identity": bundle.identity,
+            "path": str(bundle.path),
+            "state": manifest.state,
+            "classes": ", ".join(manifest.classes),
+            "target": target_text(manifest.target),
+            "intended use": manifest.intended_use,
+            "licence": manifest.licence,
+        },
+        "Input": manifest.input.model_dump(),
+        "Operating points": _points(manifest),
+        "Calibration": _calibrations(manifest),
+        "Populations": _populations(manifest.populations),
+        "Validated populations": _populations(manifest.validated),
+        "Gate": manifest.gate.model_dump(),
+        "Provenance": _provenance(manifest),
+        "Results": _results(manifest.results),
     }
-    points = {
-        point["name"] + (" (default)" if point["name"] == bundle["default_operating_point"] else ""): _point(
-            point
+
+
+def _points(manifest: BundleManifest) -> dict[str, str]:
+    lines = {}
+    for calibration in manifest.calibrations:
+        for point in calibration.operating_points:
+            default = " (default)" if point.name == manifest.default_operating_point else ""
+            population = "" if calibration.population == ANY_POPULATION else f", {calibration.population}"
+            lines[f"{point.name}{population}{default}"] = point_text(point, manifest.target.name)
+    return lines
+
+
+def _calibrations(manifest: BundleManifest) -> dict[str, str]:
+    lines = {}
+    for calibration in manifest.calibrations:
+        fitted, alpha = calibration.calibrator, calibration.conformal_alpha
+        parts = [f"{fitted.method} scaling" if fitted.method != "none" else "none"]
+        if fitted.fitted_on:
+            parts.append(f"fitted on {fitted.fitted_on}")
+        if calibration.conformal is not None:
+            parts.append("prediction sets" + (f" that hold the class of {1 - alpha:.0%}" if alpha else ""))
+        lines[calibration.population] = "; ".join(parts)
+    return lines
+
+
+def _populations(populations: tuple[Population, ...]) -> dict[str, str]:
+    return {one.name: population_text(replace(one, name=ANY_POPULATION)) for one in populations}
+
+
+def _provenance(manifest: BundleManifest) -> dict[str, Any]:
+    made = manifest.provenance
+    facts = made.model_dump(exclude={"data", "steps"})
+    steps = {"made by": how_made(made)} if made.steps else {}
+    data = {
+        f"data {number}" if len(made.data) > 1 else "data": training_data_text(one)
+        for number, one in enumerate(made.data, start=1)
+    }
+    return steps | data | facts
+
+
+def _results(results: Results) -> dict[str, str]:
+    """Return the typed results: the bundle's own evaluation, external ones, recalibration and speed."""
+    lines: dict[str, str] = {}
+    if (own := results.evaluation) is not None:
+        lines["evaluated on"] = f"{own.evaluated_on} ({_counts(own)})"
+        lines |= _measures(own)
+    for number, (name, external) in enumerate(results.external.items(), start=1):
+        measures = ", ".join(f"{measure} {value}" for measure, value in _measures(external).items())
+        lines[f"external {number}" if len(results.external) > 1 else "external"] = (
+            f"{name} ({_counts(external)}): {measures}"
         )
-        for point in bundle["operating_points"]
-    }
-    libraries = {name: found or "not installed" for name, found in facts["libraries"].items()}
-    sections = {
-        "Bundle": identity,
-        "Input": bundle["input"],
-        "Calibration": bundle["calibrator"],
-        "Operating points": points,
-        "Gate": bundle["gate"],
-        "Provenance": bundle["provenance"],
-        "Results": _flat({name: part for name, part in bundle["results"].items() if name not in _IN_CARD}),
-        "Versions": {"pneumoscope": facts["pneumoscope"], "python": facts["python"], **libraries},
-        "Decodable formats": facts["formats"],
-    }
-    return "\n\n".join(_section(title, lines) for title, lines in sections.items() if lines)
+    if (fitted := results.recalibration) is not None:
+        lines["recalibrated on"] = f"{fitted.evaluated_on} ({_counts(fitted)})"
+        for name, side in (("before", fitted.parent), ("after", fitted.recalibrated)):
+            lines[f"{name} recalibration"] = _side(side)
+    if (speed := results.speed) is not None:
+        where = f" ({speed.measured_on})" if speed.measured_on else ""
+        lines["speed"] = (
+            f"{speed.images_per_second:.1f} images a second, {speed.latency_ms:.1f} ms for one image{where}"
+        )
+    return lines
 
 
-def _point(point: dict[str, Any]) -> str:
-    measured = [
-        f"{name} {point[name]:.3f}" for name in ("sensitivity", "specificity") if point[name] is not None
-    ]
-    return ", ".join([f"P(pneumonia) >= {point['threshold']:.4f}", *measured])
+def _measures(measured: ExternalValidation) -> dict[str, str]:
+    estimates = {_measure(name): getattr(measured.detection, name) for name in MEASURES}
+    return {name: estimate_text(one) for name, one in estimates.items() if one.value is not None}
 
 
-# Tables rather than figures: they read well in the card only.
-_IN_CARD = {"robustness", "elsewhere", "reliability", "mistakes"}
+def _counts(measured: ExternalValidation | RecalibrationResult) -> str:
+    return f"{measured.images:,} images" + (
+        f" of {measured.patients:,} patients" if measured.patients else ""
+    )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name the leaves of nested results by their path, parts joined by dots."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
+def _side(side: RecalibrationSide) -> str:
+    return ", ".join(
+        f"{_measure(name)} {estimate_text(getattr(side, name))}" for name in ("auroc", "ece", "brier")
+    )
+
+
+def _measure(name: str) -> str:
+    return name.upper() if name in {"auroc", "ppv", "npv", "ece"} else name
 
 
 def _section(title: str, lines: dict[str, Any]) -> str:
-    shown = {name: _value(value) for name, value in lines.items()}
+    shown = {name.replace("_", " "): _value(value) for name, value in lines.items()}
     shown = {name: value for name, value in shown.items() if value}
     width = max((len(name) for name in shown), default=0)
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in shown.items())])
@@ -137,6 +208,6 @@ def _section(title: str, lines: dict[str, Any]) -> str:
 def _value(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(_value(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -78,8 +78,8 @@ def predict(
 ) -> None:
     """Predict X-rays: files, folders (with all subfolders) or a manifest.
 
-    An unreadable or rejected image does not stop the others: it is a row with a reason, and a line on standard
-    error.
+    An unreadable or rejected image does not stop the others: it is a row with a reason, and a line on
+    standard error.
 
     Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted.
     """

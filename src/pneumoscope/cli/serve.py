@@ -1,4 +1,4 @@
-"""`pneumoscope serve`: the page and the REST interface over one bundle."""
+"""`pneumoscope serve`: the web page and the REST interface for one bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.errors import MissingExtraError, PneumoscopeError
+from pneumoscope.errors import PneumoscopeError, require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.serve.web.limits import WebLimits
@@ -23,13 +23,13 @@ SHORTEST_TOKEN = 16  # characters
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"File with the bearer token to ask for; or {TOKEN_VARIABLE}."),
+        typer.Option(metavar="FILE", help=f"File with the bearer token of clients; or {TOKEN_VARIABLE}."),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate, for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
@@ -39,23 +39,21 @@ def serve(
     max_file_mb: Annotated[int, typer.Option(min=1, max=100, help="Size of one file.")] = 100,
     max_request_mb: Annotated[int, typer.Option(min=1, help="Size of one request.")] = 256,
     max_files: Annotated[int, typer.Option(min=1, help="Files in one request.")] = 64,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for their answer.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
     max_seconds: Annotated[
         float, typer.Option(min=1, help="Time for reading and predicting one file.")
     ] = 30.0,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log a line a file: its salted hash, status and time.")
+        bool, typer.Option("--verbose", help="Log one line per file: its salted hash, status and time.")
     ] = False,
 ) -> None:
-    """Serve the page and the REST interface; stop with Ctrl-C.
+    """Serve the web page and the REST interface; stop with Ctrl-C.
 
-    Nothing that is uploaded is written to disk. Listens on this machine alone unless --host says otherwise.
+    Uploads are not written to disk. Without --host, only this machine can reach it.
     """
-    try:
+    with require_extra("web", "serving the page"):
         from pneumoscope.serve.web.limits import MB, WebLimits
         from pneumoscope.serve.web.server import Address
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("serving the page", "web") from error
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("give both --tls-cert and --tls-key, or neither")
     limits = WebLimits(
@@ -81,17 +79,17 @@ def _run(
     from pneumoscope.serve.web.server import is_loopback
     from pneumoscope.serve.web.server import serve as run
 
-    bundle = load_bundle(path)
+    bundle = load_bundle(path, allow_draft=False)
     app = create_app(bundle, workers=workers or available_cpus(), limits=limits, token=token)
     local = is_loopback(address.host)
 
-    def say(url: str) -> None:
+    def announce(url: str) -> None:
         reach = "this machine alone can reach it" if local else "other machines can reach it"
         typer.echo(f"{url}  ({bundle.identity}; {reach}; Ctrl-C stops)", err=True)
 
     if not local and token is None:
-        typer.echo("warning: whoever reaches this port may use it; give --token-file", err=True)
-    run(app, address, limits, on_ready=say)
+        typer.echo("warning: anyone who can reach this port can use it; give --token-file", err=True)
+    run(app, address, limits, on_ready=announce)
 
 
 def _token(path: Path | None) -> str | None:

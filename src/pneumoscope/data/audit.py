@@ -1,13 +1,10 @@
-"""The audit: tells whether a data set is fit to train on and whether its test result would mean anything."""
+"""The audit of a data set: unreadable files, duplicates, and leaks between the parts of its split."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
-from pneumoscope.data.manifest import SPLITS, Manifest
+from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.data.split import connected
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
+from pneumoscope.model.bundle import sha256_of
+from pneumoscope.parallel import Progress, available_cpus, in_order
 
-__all__ = ["AuditReport", "Examination", "Leak", "Unreadable", "audit", "examine"]
+__all__ = ["AuditReport", "Inspection", "Leak", "Unreadable", "audit", "inspect"]
 
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and their total."""
-
-# The hash needs 64 pixels; a JPEG is decoded no larger than is good for it.
+# The hash needs 64 pixels; a JPEG is decoded no larger than is needed for it.
 _MIN_SIDE = 128
 _MAX_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file that gave no image: its path, the reason code and a line for people."""
+    """A file that could not be read: its path, the reason code and the message."""
 
     path: str
     reason: str
@@ -42,7 +38,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Something that is on several sides of the split.
+    """A patient or an image that is in several parts of the split.
 
     Parameters
     ----------
@@ -51,7 +47,7 @@ class Leak:
     name : str
         The patient, or the first of the images.
     splits : dict of str to int
-        Number of images on each side.
+        Number of images in each part.
     paths : tuple of str
         The images.
     """
@@ -63,8 +59,8 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one file gave."""
+class _FileFacts:
+    """What reading one file gave."""
 
     sha256: str = ""
     width: int = 0
@@ -75,24 +71,23 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What the files of a manifest hold; positions are those of its records.
+class Inspection:
+    """The result of reading every file of a manifest; positions are those of its records.
 
     Parameters
     ----------
     manifest : Manifest
         With the width, height and SHA-256 of every file that could be read.
     unreadable : tuple of Unreadable
-        Files that gave no image.
+        Files that could not be read.
     changed : tuple of str
-        Files whose SHA-256 is not the one that the manifest had.
+        Files whose SHA-256 differs from the one in the manifest.
     exact : list of list of int
         Groups of identical files.
     near : list of list of int
-        Groups of images that show the same, identical files among them, with at least two that
-        are not identical.
+        Groups of copies of one image, of which at least two are not identical files.
     same_key : list of list of int
-        Groups whose DICOM headers name one patient.
+        Groups of images whose DICOM headers name the same patient.
     """
 
     manifest: Manifest
@@ -107,8 +102,8 @@ class Examination:
         """All groups that a split must not divide; for `pneumoscope.data.split`."""
         return [*self.exact, *self.near, *self.same_key]
 
-    def readable(self) -> Examination:
-        """Return the examination without the unreadable files, positions counted anew."""
+    def readable(self) -> Inspection:
+        """Return the inspection without the unreadable files, positions adjusted."""
         lost = {problem.path for problem in self.unreadable}
         kept = [i for i, record in enumerate(self.manifest.records) if record.path not in lost]
         at = {old: new for new, old in enumerate(kept)}
@@ -138,11 +133,11 @@ class AuditReport:
     images, patients : int
         How many the manifest lists.
     unreadable, changed, exact_duplicates, near_duplicates
-        As in `Examination`, groups as paths.
+        As in `Inspection`, groups as paths.
     label_conflicts : tuple of tuple of str
         Groups of duplicates with more than one label.
     leaks_found : tuple of Leak
-        Patients and duplicates on more than one side of the split.
+        Patients and duplicates in more than one part of the split.
     balance : dict of str to dict of str to int
         Images by split and label; ``unsplit`` for those without a split.
     patients_by_split : dict of str to int
@@ -150,7 +145,7 @@ class AuditReport:
     sizes : dict of str to int
         Smallest, median and largest width and height in pixels.
     near_distance : int or None
-        Hamming distance used for near duplicates; None if they were not sought.
+        Hamming distance used for near duplicates; None if they were not looked for.
     """
 
     root: str
@@ -169,7 +164,7 @@ class AuditReport:
 
     @property
     def leaks(self) -> bool:
-        """Whether something is on more than one side of the split."""
+        """Whether a patient or an image is in more than one part of the split."""
         return bool(self.leaks_found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,7 +176,7 @@ class AuditReport:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return rows for a table: what was looked for, how often it was found, an example."""
+        """Return rows for a table: what was looked for, how many were found, an example."""
 
         def row(name: str, found: Sequence[Any], example: Callable[[Any], str]) -> tuple[str, str, str]:
             return name, str(len(found)), example(found[0]) if found else ""
@@ -194,32 +189,32 @@ class AuditReport:
             row("groups of identical files", self.exact_duplicates, ", ".join),
             row("groups of near duplicates", self.near_duplicates, ", ".join),
             row("duplicates with different labels", self.label_conflicts, ", ".join),
-            row("patients on several sides", patients, lambda k: f"{k.name} ({_counts(k.splits)})"),
-            row("duplicates on several sides", copies, lambda k: ", ".join(k.paths)),
+            row("patients in several splits", patients, lambda k: f"{k.name} ({_counts(k.splits)})"),
+            row("duplicates in several splits", copies, lambda k: ", ".join(k.paths)),
         ]
 
 
 def audit(
     manifest: Manifest, *, near_distance: int | None = NEAR_DISTANCE, progress: Progress | None = None
 ) -> AuditReport:
-    """Look for everything that makes a data set unfit, or its test result too good.
+    """Look for unreadable files, duplicates, conflicting labels and leaks.
 
     Parameters
     ----------
     manifest : Manifest
         With or without a split.
     near_distance : int or None
-        Hamming distance of 256 bits up to which two images are one, or None to compare bytes only.
-        The default tells copies from look-alikes; see `pneumoscope.data.duplicates.NEAR_DISTANCE`.
-    progress : callable, optional
-        Called with the number done and the total.
+        Hamming distance, of 256 bits, up to which two images count as copies; None compares bytes only.
+        The default is explained at `pneumoscope.data.duplicates.NEAR_DISTANCE`.
+    progress : Progress, optional
+        Receives the number of images read and their total.
 
     Raises
     ------
     DataError
         If there is no record, no file can be read, or the distance is out of range.
     """
-    found = examine(manifest, near_distance=near_distance, progress=progress)
+    found = inspect(manifest, near_distance=near_distance, progress=progress)
     records = found.manifest.records
 
     def paths(groups: list[list[int]]) -> tuple[tuple[str, ...], ...]:
@@ -251,10 +246,10 @@ def audit(
     )
 
 
-def examine(
+def inspect(
     manifest: Manifest, *, near_distance: int | None = NEAR_DISTANCE, progress: Progress | None = None
-) -> Examination:
-    """Read every file of a manifest once and find which show the same; parameters as for `audit`.
+) -> Inspection:
+    """Read every file of a manifest once and find duplicates; parameters as for `audit`.
 
     Raises
     ------
@@ -262,45 +257,45 @@ def examine(
         If there is no record, no file can be read, or the distance is out of range.
     """
     if not len(manifest):
-        raise DataError(f"{manifest.root}: the manifest lists no image")
+        raise DataError(f"{manifest.root}: the manifest lists no image; give one with images")
     if near_distance is not None and not 0 <= near_distance <= 256:
         raise DataError(f"near-duplicate distance {near_distance}: choose 0 to 256")
-    seen: list[_Seen] = []
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = pool.map(lambda record: _look(record.path, manifest.resolve(record)), manifest.records)
-        for one in jobs:
-            seen.append(one)
-            if progress:
-                progress(len(seen), len(manifest))
-    unreadable = tuple(one.problem for one in seen if one.problem)
+    progress = progress or Progress()
+    progress.step("reading images")
+    files: list[_FileFacts] = []
+
+    def read(records: Sequence[Record]) -> list[_FileFacts]:
+        return [_read(record.path, manifest.resolve(record)) for record in records]
+
+    for one in in_order(manifest.records, read, workers=min(_MAX_THREADS, available_cpus())):
+        files.append(one)
+        progress.update(len(files), len(manifest))
+    unreadable = tuple(one.problem for one in files if one.problem)
     if len(unreadable) == len(manifest):
         raise DataError(f"{manifest.root}: no file can be read; the first: {unreadable[0].detail}")
-    pairs = list(zip(manifest.records, seen, strict=True))
-    return Examination(
+    pairs = list(zip(manifest.records, files, strict=True))
+    return Inspection(
         manifest=manifest.with_records(
             replace(r, sha256=s.sha256, width=s.width, height=s.height) for r, s in pairs
         ),
         unreadable=unreadable,
         changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),
-        exact=_equal([one.sha256 for one in seen]),
-        near=_near(seen, near_distance) if near_distance is not None else [],
-        same_key=_equal([one.patient_key or "" for one in seen]),
+        exact=_equal([one.sha256 for one in files]),
+        near=_near(files, near_distance) if near_distance is not None else [],
+        same_key=_equal([one.patient_key or "" for one in files]),
     )
 
 
-def _look(name: str, path: Path) -> _Seen:
-    digest = ""
+def _read(name: str, path: Path) -> _FileFacts:
     try:
-        # Decoding comes first: it turns whatever is wrong with the file into one typed error.
+        # Decoding comes first: any problem with the file becomes one typed error.
         image = read_radiograph(path, min_side=_MIN_SIDE)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except UnreadableImageError as error:
-        return _Seen(problem=Unreadable(name, error.reason.value, error.detail))
+        return _FileFacts(problem=Unreadable(name, error.reason.value, error.detail))
     except OSError as error:
-        return _Seen(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
-    return _Seen(digest, image.width, image.height, perceptual_hash(image.pixels), image.patient_key)
+        return _FileFacts(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
+    return _FileFacts(digest, image.width, image.height, perceptual_hash(image.pixels), image.patient_key)
 
 
 def _equal(keys: list[str]) -> list[list[int]]:
@@ -311,14 +306,14 @@ def _equal(keys: list[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near(seen: list[_Seen], distance: int) -> list[list[int]]:
-    at = [i for i, one in enumerate(seen) if one.hash is not None]
+def _near(files: list[_FileFacts], distance: int) -> list[list[int]]:
+    at = [i for i, one in enumerate(files) if one.hash is not None]
     if not at:
         return []
-    hashes = np.stack([one.hash for one in seen if one.hash is not None])
+    hashes = np.stack([one.hash for one in files if one.hash is not None])
     links = [(at[i], at[j]) for i, j, _ in near_pairs(hashes, distance)]
-    groups = connected(len(seen), links)
-    return [group for group in groups if len({seen[i].sha256 for i in group}) > 1]
+    groups = connected(len(files), links)
+    return [group for group in groups if len({files[i].sha256 for i in group}) > 1]
 
 
 def _merged(count: int, groups: list[list[int]]) -> list[list[int]]:
@@ -326,7 +321,7 @@ def _merged(count: int, groups: list[list[int]]) -> list[list[int]]:
     return [group for group in connected(count, links) if len(group) > 1]
 
 
-def _leaks(found: Examination, copies: list[list[int]]) -> tuple[Leak, ...]:
+def _leaks(found: Inspection, copies: list[list[int]]) -> tuple[Leak, ...]:
     records = found.manifest.records
     by_patient = _equal([record.patient_id for record in records])
     people = _merged(len(records), [*by_patient, *found.same_key])

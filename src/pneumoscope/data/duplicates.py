@@ -9,7 +9,14 @@ from pneumoscope.errors import require_extra
 
 __all__ = ["NEAR_DISTANCE", "near_pairs", "perceptual_hash"]
 
-NEAR_DISTANCE = 20
+NEAR_DISTANCE = 24
+"""Hamming distance, of 256 bits, up to which two images count as copies of one.
+
+Measured on the 5,232 paediatric radiographs of Kermany et al. at 224 pixels. Copies at 0.5, 0.7 and 2 times
+the size, with gamma 0.7 and 1.4, 15% brighter, as JPEG of quality 60 and 30, and at half size with gamma and
+JPEG together: 99.9% differ in at most 24 bits (99.6% of those with gamma 0.7). The most similar images that
+are not copies differ in 36 bits. The usual 64 bits do not separate the two: radiographs resemble each other.
+"""
 
 _HASH_SIZE = 16
 # An image with a smaller standard deviation is blank, and its hash is noise.

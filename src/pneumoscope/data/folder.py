@@ -9,7 +9,7 @@ The label of an image in a folder is, in this order:
    (``images``, ...).
 
 Age, sex and view position come from the table of labels. A table ``sizes.csv`` in the folder
-(``file,original_width,original_height``) gives the original size of images that were made smaller or squashed.
+(``file,original_width,original_height``) gives the original size of images that were reduced or squashed.
 
 The patient comes from the table of patients or labels, else from a Kermany file name, else from the folder
 directly under the class folder (``normal/patient7/view1.png``), else from the DICOM header; an image without
@@ -194,9 +194,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _record(
-    path: str, folder: Path, row: Mapping[str, str] | None, patient_row: Mapping[str, str]
-) -> Record:
+def _record(path: str, folder: Path, row: Mapping[str, str] | None, patient_row: Mapping[str, str]) -> Record:
     parents = PurePosixPath(path).parts[:-1]
     known = parse_kermany_name(f"{folder.name}/{path}")
     depth = _class_depth(parents)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.description import read_description
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.errors import DataError
 
@@ -19,7 +20,7 @@ __all__ = ["read_npz"]
 
 # PneumoniaMNIST; other sets of the family have other classes.
 _LABELS = ("normal", "pneumonia")
-# What numpy, zipfile and zlib raise on bytes that are no archive of arrays.
+# What numpy, zipfile and zlib raise on bytes that are not an archive of arrays.
 _DAMAGED = (
     ValueError,
     EOFError,
@@ -35,8 +36,8 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
     """Write the images of a PneumoniaMNIST file as PNG and return their manifest.
 
     The images go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
-    ``OUT/manifest.csv``. The file does not tell patients, so each image counts as one: the split
-    that it comes with is the only one that is known to be by patient.
+    ``OUT/manifest.csv``. The file does not identify patients, so each image counts as one: only the split
+    that it comes with is known to be by patient. A ``dataset.yaml`` in `out`, else beside the file, is read.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
         ``{train,val,test}_images`` of uint8, shape (N, H, W), and ``{train,val,test}_labels``, shape
         (N, 1), 0 normal and 1 pneumonia.
     out_dir : path-like
-        Made if it is not there.
+        Created if absent.
 
     Raises
     ------
@@ -57,12 +58,12 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
         with path.open("rb") as stream:
             records = _unpack(path, stream, out)
     except KeyError as error:
-        raise DataError(f"{path}: no MedMNIST file ({error.args[0]})") from error
+        raise DataError(f"{path}: not a MedMNIST file ({error.args[0]}); give pneumoniamnist.npz") from error
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
     except _DAMAGED as error:
-        raise DataError(f"{path}: no MedMNIST file, or damaged; fetch it again") from error
-    manifest = Manifest(tuple(records), out)
+        raise DataError(f"{path}: not a MedMNIST file, or damaged; download it again") from error
+    manifest = Manifest(tuple(records), out, read_description(out) or read_description(path.parent))
     manifest.write(out / "manifest.csv")
     return manifest
 
@@ -70,7 +71,7 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
 def _unpack(path: Path, stream: IO[bytes], out: Path) -> list[Record]:
     loaded = np.load(stream, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise DataError(f"{path}: no MedMNIST file; it is a single array")
+        raise DataError(f"{path}: not a MedMNIST file but a single array; give pneumoniamnist.npz")
     records: list[Record] = []
     with loaded as arrays:
         for split in SPLITS:

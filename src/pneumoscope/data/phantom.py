@@ -1,12 +1,11 @@
-"""Synthetic chest radiographs: schematic, labelled, free of patients, drawn in milliseconds.
+"""Synthetic chest radiographs: schematic, labelled, without patients, drawn in milliseconds.
 
-They let the demo and the tests run with no download. A network that tells them apart shows that the
-machinery of learning works and nothing about medicine.
+They let the demo and the tests run without a download. A network that classifies them shows that training
+works, and nothing about medicine.
 
-A image is a map of how much the rays meet on their way (soft tissue, bone, air), seen through the
-exposure and the noise of a detector. Bacterial pneumonia is one or two focal opacities that fill part
-of a lobe; viral pneumonia is a net of fine lines and a thin haze through both lungs. Brightness,
-contrast, pose and the side marker are drawn without regard to the label.
+An image is a map of attenuation (soft tissue, bone, air) with the exposure and noise of a detector.
+Bacterial pneumonia is one or two focal opacities that fill part of a lobe; viral pneumonia is a net of fine
+lines and a thin haze in both lungs. Brightness, contrast, pose and side marker do not depend on the label.
 """
 
 from __future__ import annotations
@@ -19,14 +18,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.description import read_description, write_description
 from pneumoscope.data.folder import scan
 from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 
 __all__ = ["PHANTOM_CLASSES", "draw_phantom", "write_phantoms"]
 
 PHANTOM_CLASSES = ("normal", "bacterial", "viral")
 
+_DESCRIPTION = DatasetDescription("Pneumoscope phantoms", Population("phantoms"), label_source="drawn")
 _Array = npt.NDArray[np.floating[Any]]
 _JPEG_QUALITY = 93
 # Mean share of images that are a further view of a patient already drawn.
@@ -87,13 +90,13 @@ def draw_phantom(
     Parameters
     ----------
     label : {"normal", "bacterial", "viral"}
-        What the image shows.
+        Normal, or one of the two diseases.
     seed : int
         Pose, exposure, noise and disease; not negative. The same arguments give the same image.
     size : int
         Width and height in pixels, 32 to 4096.
     anatomy_seed : int, optional
-        The patient; by default each seed is a patient of its own.
+        The patient; by default each seed is another patient.
 
     Returns
     -------
@@ -132,16 +135,17 @@ def write_phantoms(
     seed: int = 0,
     size: int = 256,
     classes: tuple[str, ...] = PHANTOM_CLASSES,
+    progress: Progress | None = None,
 ) -> Manifest:
-    """Write a labelled set of phantoms as JPEG, foldered and named like the Kermany set.
+    """Write a labelled set of phantoms as JPEG, with folders and names like the Kermany set.
 
     The classes are as even as `n` allows, and about a third of the images are a further view of a
-    patient: enough for a split by file to leak.
+    patient: enough for a split by file to leak. Writes ``dataset.yaml`` too, where there is none.
 
     Parameters
     ----------
     out : path-like
-        Folder; made if absent. The same call may be repeated into it.
+        Folder; created if absent. The same call may be repeated into it.
     n : int
         Number of images, at least one for each class.
     seed : int
@@ -150,6 +154,8 @@ def write_phantoms(
         Width and height in pixels.
     classes : tuple of str
         Of ``normal``, ``bacterial`` and ``viral``.
+    progress : Progress, optional
+        Receives the number of images drawn and their total.
 
     Returns
     -------
@@ -167,11 +173,11 @@ def write_phantoms(
     if not classes or n < len(classes):
         raise DataError(f"{n} phantoms of {len(classes)} classes: draw at least one of each")
     plan = _plan(n, seed, classes)
-    if out.is_dir():
-        foreign = {path.relative_to(out).as_posix() for path in out.rglob("*.jpeg")} - plan.keys()
-        if foreign:
-            raise DataError(f"{out}: holds other images ({min(foreign)}); choose an empty folder")
-    for name, (label, image_seed, patient_seed) in plan.items():
+    if foreign := {path.relative_to(out).as_posix() for path in out.rglob("*.jpeg")} - plan.keys():
+        raise DataError(f"{out}: holds other images ({min(foreign)}); choose an empty folder")
+    progress = progress or Progress()
+    progress.step("drawing phantoms")
+    for done, (name, (label, image_seed, patient_seed)) in enumerate(plan.items(), start=1):
         image = draw_phantom(label, image_seed, size, anatomy_seed=patient_seed)
         data = cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
         try:
@@ -179,7 +185,10 @@ def write_phantoms(
             (out / name).write_bytes(data.tobytes())
         except OSError as error:
             raise DataError(f"{out / name}: cannot be written ({error.strerror})") from error
-    found = scan(out)
+        progress.update(done, len(plan))
+    if read_description(out) is None:
+        write_description(out, _DESCRIPTION)
+    found = scan(out, progress=progress)
     return found.with_records(
         Record(r.path, r.label, r.patient_id, "", r.sha256, size, size, "phantom") for r in found
     )
@@ -336,7 +345,7 @@ def _consolidation(scene: _Scene, rng: np.random.Generator) -> _Array:
     opacity = np.zeros_like(scene.x)
     for _ in range(1 + int(rng.random() < 0.3)):
         side = rng.choice([-1, 1])
-        # Not behind the heart (in the lower right of the image), where nobody could see it.
+        # Not behind the heart (in the lower right of the image), where it would be hidden.
         cx, cy = side * rng.uniform(0.3, 0.56), rng.uniform(-0.5, 0.38 if side < 0 else 0.02)
         rx, ry = rng.uniform(0.13, 0.28), rng.uniform(0.12, 0.24)
         radius = np.sqrt(((scene.x - cx) / rx) ** 2 + ((scene.y - cy) / ry) ** 2)

@@ -40,8 +40,8 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
 
     The layout of the RSNA Pneumonia Detection Challenge (2018) has the columns
     ``patientId,x,y,width,height,Target``, where ``patientId`` is the stem of the image's file name and a
-    row with ``Target`` 0 has no box; the plain layout has ``path,x,y,width,height``. A image with several
-    boxes has several rows; rows without numbers say that there is no box.
+    row with ``Target`` 0 has no box; the plain layout has ``path,x,y,width,height``. An image with several
+    boxes has several rows; a row without numbers has no box.
 
     Returns
     -------
@@ -51,14 +51,14 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     Raises
     ------
     DataError
-        If the file is no such table, or a box is no box; the line names file and row.
+        If the file is no such table, or a box is not valid; the line names file and row.
     """
     columns, rows = read_rows(path)
     key = next((name for name in ("patientId", "path") if name in columns), None)
     missing = [name for name in _SIDES if name not in columns]
     if key is None or missing:
         raise DataError(
-            f"{path}: no table of boxes; it needs the columns path,x,y,width,height, or those of RSNA: "
+            f"{path}: not a table of boxes; it needs the columns path,x,y,width,height, or those of RSNA: "
             "patientId,x,y,width,height,Target"
         )
     found: dict[str, list[Box]] = {}
@@ -99,7 +99,7 @@ def match_boxes(
     Raises
     ------
     DataError
-        If none has a image, or a name stands for several images.
+        If none has an image, or a name matches several images.
     """
     paths: dict[str, list[str]] = {}
     for record in records:
@@ -112,7 +112,7 @@ def match_boxes(
         found = paths.get(name) or paths.get(PurePosixPath(name).name, [])
         if len(found) > 1:
             raise DataError(
-                f"{name}: this name in the table of boxes fits {len(found)} images; write their paths"
+                f"{name}: this name in the table of boxes matches {len(found)} images; write their paths"
             )
         if not found:
             unmatched += 1
@@ -120,7 +120,110 @@ def match_boxes(
         matched[found[0]] = (*matched.get(found[0], ()), *entry)
     if not matched:
         raise DataError(
-            "no box belongs to a image of this set; patientId must be the file name without its ending, "
+            "no box belongs to an image of this set; patientId must be the file name without its ending, "
             "path the path below the data's folder"
         )
     return matched, unmatched
+
+
+def point_of(explanation: Explanation, height: int, width: int) -> tuple[float, float]:
+    """Return x and y of the map's maximum in an image of `height` by `width` pixels."""
+    heat = explanation.heatmap
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    top, left, bottom, right = explanation.region
+    y = top + (int(row) + 0.5) / heat.shape[0] * (bottom - top)
+    x = left + (int(column) + 0.5) / heat.shape[1] * (right - left)
+    return x * width, y * height
+
+
+def points_at(x: float, y: float, boxes: Sequence[Box], reach: float) -> bool:
+    """Return whether a point lies in a box, or no further than `reach` pixels from one."""
+    for box in boxes:
+        dx = max(box.x - x, 0.0, x - (box.x + box.width))
+        dy = max(box.y - y, 0.0, y - (box.y + box.height))
+        if dx * dx + dy * dy <= reach * reach:
+            return True
+    return False
+
+
+def inside_boxes(boxes: Sequence[Box], height: int, width: int, reach: float = 0.0) -> BoolArray:
+    """Return which places of an image lie in a box or within `reach` pixels, on a grid of its aspect.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        In pixels of the image.
+    height, width : int
+        Of the image.
+    reach : float
+        In pixels of the image.
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+        The shorter side has 224 places.
+    """
+    scale = _GRID / min(height, width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    y = ((np.arange(rows) + 0.5) / rows * height)[:, None]
+    x = ((np.arange(columns) + 0.5) / columns * width)[None]
+    inside = np.zeros((rows, columns), np.bool_)
+    for box in boxes:
+        dx = np.maximum(np.maximum(box.x - x, x - (box.x + box.width)), 0)
+        dy = np.maximum(np.maximum(box.y - y, y - (box.y + box.height)), 0)
+        inside |= dx**2 + dy**2 <= reach**2
+    return inside
+
+
+def measure_boxes(
+    explanation: Explanation, boxes: Sequence[Box], height: int, width: int
+) -> dict[str, float]:
+    """Return how a heat map agrees with boxes.
+
+    The pointing game asks whether the map's maximum falls inside a box, give or take 15 pixels on an image whose
+    shorter side is 224 (Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018). An empty map is
+    a miss.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        The map.
+    boxes : sequence of Box
+        In pixels of the image.
+    height, width : int
+        Of the image.
+
+    Returns
+    -------
+    dict of str to float
+        ``pointing_game``, ``pointing_game_strict``, ``pointing_chance``, ``iou``, ``box_area``; and
+        ``energy_in_boxes`` where the map is not empty.
+    """
+    reach = TOLERANCE * min(height, width)
+    inside = inside_boxes(boxes, height, width)
+    row = {
+        "pointing_game": 0.0,
+        "pointing_game_strict": 0.0,
+        "pointing_chance": float(inside_boxes(boxes, height, width, reach).mean()),
+        "iou": 0.0,
+        "box_area": float(inside.mean()),
+    }
+    heat = explanation.heatmap
+    if not heat.any():
+        return row
+    x, y = point_of(explanation, height, width)
+    whole = np.zeros(inside.shape, np.float32)
+    top, left, bottom, right = (
+        round(edge * side) for edge, side in zip(explanation.region, inside.shape * 2, strict=True)
+    )
+    bottom, right = max(bottom, top + 1), max(right, left + 1)
+    whole[top:bottom, left:right] = cv2.resize(
+        heat, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
+    )
+    hot = whole >= IOU_AT * whole.max()
+    return row | {
+        "pointing_game": float(points_at(x, y, boxes, reach)),
+        "pointing_game_strict": float(points_at(x, y, boxes, 0.0)),
+        "iou": float((hot & inside).sum() / (hot | inside).sum()),
+        "energy_in_boxes": float(whole[inside].sum() / whole.sum()),
+    }

@@ -1,12 +1,17 @@
-"""What can happen to a radiograph on its way to the model: corruptions, and harmless handling.
+"""Changes to a radiograph that a model should withstand: corruptions, harmless handling, shortcuts.
 
 `CORRUPTIONS` are the 13 that MedMNIST-C defines for its set of chest radiographs, each in 5 strengths with
 that set's settings: Di Salvo, Doerrich and Ledig, MedMNIST-C, 2024, arXiv:2406.17536; package ``medmnistc``
 0.1.0 (Apache-2.0), ``corruptions/registry.py``, entry ``pneumoniamnist``. There they are defined on images
 of 224 by 224 pixels of 8 bits; here on images of any size in [0, 1], without the rounding to 8 bits.
 
-`TRANSFERS` are what a image goes through between archive and model without anyone calling it damage: saved
-again as JPEG, made smaller by another filter, stretched, squashed to a square or restored from one.
+`TRANSFERS` are what an image goes through between archive and model without being damaged: saved again as
+JPEG, made smaller by another filter, stretched, squashed to a square or restored from one.
+
+`SHORTCUTS` are what accompanies a label by accident: burnt-in letters, exposure text, tubes, borders. A
+network that relies on them and not on the lungs changes its prediction when they are added or removed (Zech et
+al., Variable generalization performance of a deep learning model to detect pneumonia in chest radiographs, PLOS
+Medicine 2018). Each is added to every image; one removes whatever is near the edge.
 """
 
 from __future__ import annotations
@@ -20,7 +25,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CORRUPTIONS", "REFERENCE_SIDE", "TRANSFERS", "Corruption", "at_aspect", "shorter_side_to"]
+__all__ = [
+    "CORRUPTIONS",
+    "REFERENCE_SIDE",
+    "SHORTCUTS",
+    "TRANSFERS",
+    "Corruption",
+    "at_aspect",
+    "contrast",
+    "gamma",
+    "gaussian_noise",
+    "jpeg",
+    "shorter_side_to",
+    "write_text",
+]
 
 Pixels = npt.NDArray[np.float32]
 Apply = Callable[[Pixels, float, np.random.Generator], Pixels]
@@ -33,14 +51,14 @@ _LANCZOS_LOBES = 3
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """One kind of change, in strengths that grow.
+    """One change, in growing strengths.
 
     Parameters
     ----------
     name : str
         As in MedMNIST-C, where it is from there.
     settings : tuple of float
-        One a strength, weakest first; what the number means depends on the kind.
+        One per strength, weakest first; what the number means depends on the change.
     apply : callable
         ``apply(pixels, setting, rng)``, with pixels of shape (H, W) in [0, 1]; use `corrupt`.
     """
@@ -50,7 +68,7 @@ class Corruption:
     apply: Apply
 
     def corrupt(self, pixels: Pixels, strength: int, *, key: str = "", seed: int = 0) -> Pixels:
-        """Return a changed copy of a image; the same arguments give the same copy.
+        """Return a changed copy of an image; the same arguments give the same copy.
 
         Parameters
         ----------
@@ -81,7 +99,7 @@ class Corruption:
 
 
 def shorter_side_to(pixels: Pixels, side: int) -> Pixels:
-    """Average a image down until its shorter side has `side` pixels; a smaller image stays as it is."""
+    """Average an image down until its shorter side has `side` pixels; a smaller image stays as it is."""
     if min(pixels.shape) <= side:
         return pixels
     height, width = _scaled_shape(pixels.shape, side / min(pixels.shape))
@@ -103,14 +121,16 @@ def _pixelate(pixels: Pixels, factor: float, _: np.random.Generator) -> Pixels:
     return _resized(coarse, height, width, cv2.INTER_NEAREST_EXACT)
 
 
-def _jpeg(pixels: Pixels, quality: float, _: np.random.Generator) -> Pixels:
+def jpeg(pixels: Pixels, quality: float, _: np.random.Generator) -> Pixels:
+    """Return the image as read back from a JPEG of this quality, 1 to 100."""
     grey = np.rint(pixels * 255).astype(np.uint8)
     data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
     stored: npt.NDArray[np.uint8] = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
     return stored.astype(np.float32) / np.float32(255)
 
 
-def _gaussian_noise(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+def gaussian_noise(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    """Add noise of this standard deviation."""
     return pixels + np.float32(deviation) * rng.standard_normal(pixels.shape, dtype=np.float32)
 
 
@@ -140,12 +160,14 @@ def _brightness(pixels: Pixels, factor: float, _: np.random.Generator) -> Pixels
     return pixels * np.float32(factor)
 
 
-def _contrast(pixels: Pixels, factor: float, _: np.random.Generator) -> Pixels:
+def contrast(pixels: Pixels, factor: float, _: np.random.Generator) -> Pixels:
+    """Multiply differences from the mean."""
     mean = np.float32(pixels.mean(dtype=np.float64))
     return mean + (pixels - mean) * np.float32(factor)
 
 
-def _gamma(pixels: Pixels, exponent: float, _: np.random.Generator) -> Pixels:
+def gamma(pixels: Pixels, exponent: float, _: np.random.Generator) -> Pixels:
+    """Raise grey levels to a power."""
     corrected: Pixels = np.power(pixels, np.float32(exponent))
     return corrected
 
@@ -170,10 +192,10 @@ def _lanczos(pixels: Pixels, factor: float, _: np.random.Generator) -> Pixels:
 
 
 @lru_cache(maxsize=64)
-def _lanczos_weights(size: int, wanted: int) -> Pixels:
-    """Weights that turn `size` samples into `wanted`, shape (wanted, size); each row sums to 1."""
-    scale = max(1.0, size / wanted)
-    centres = (np.arange(wanted) + 0.5) * size / wanted
+def _lanczos_weights(size: int, length: int) -> Pixels:
+    """Weights that turn `size` samples into `length`, shape (length, size); each row sums to 1."""
+    scale = max(1.0, size / length)
+    centres = (np.arange(length) + 0.5) * size / length
     x: npt.NDArray[np.float64] = (np.arange(size) + 0.5 - centres[:, None]) / scale
     weights = np.sinc(x) * np.sinc(x / _LANCZOS_LOBES) * (np.abs(x) < _LANCZOS_LOBES)
     normed: Pixels = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -192,17 +214,91 @@ def _narrow(pixels: Pixels, factor: float, rng: np.random.Generator) -> Pixels:
 
 
 def at_aspect(pixels: Pixels, aspect: float) -> Pixels:
-    """Stretch a image along one side until its width over height is `aspect`, which must be above 0."""
+    """Stretch an image along one side until its width over height is `aspect`, which must be above 0."""
     height, width = pixels.shape
     if aspect > width / height:
         return _resized(pixels, height, round(height * aspect), cv2.INTER_LINEAR)
     return _resized(pixels, round(width / aspect), width, cv2.INTER_LINEAR)
 
 
+CAPITAL = 21.0
+"""Pixels that a capital of OpenCV's font is high at scale 1."""
+
+
+def write_text(pixels: Pixels, text: str, *, left: float, bottom: float, tall: float, level: float) -> Pixels:
+    """Return a copy of an image with bright text burnt in, as radiographers do.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (H, W)
+        In [0, 1].
+    text : str
+        One line.
+    left, bottom : float
+        Where its first letter stands, as shares of width and height.
+    tall : float
+        Height of a capital, as a share of the image's height.
+    level : float
+        Its grey level, in [0, 1].
+    """
+    height, width = pixels.shape
+    capital = tall * height
+    scale, thick = capital / CAPITAL, max(1, round(capital / 8))
+    ink = np.zeros(pixels.shape, np.uint8)
+    start = (round(left * width), round(bottom * height))
+    cv2.putText(ink, text, start, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
+    return _cover(pixels, ink, level)
+
+
+def _cover(pixels: Pixels, ink: npt.NDArray[np.uint8], level: float) -> Pixels:
+    share = ink.astype(np.float32) / np.float32(255)
+    covered: Pixels = pixels + share * (np.float32(level) - pixels)
+    return covered
+
+
+def _letter(pixels: Pixels, tall: float, _: np.random.Generator) -> Pixels:
+    return write_text(pixels, "R", left=0.05, bottom=0.06 + tall, tall=tall, level=0.95)
+
+
+def _exposure(pixels: Pixels, tall: float, _: np.random.Generator) -> Pixels:
+    first = write_text(pixels, "70 kV", left=0.7, bottom=0.03 + tall, tall=tall, level=0.9)
+    return write_text(first, "3.2 mAs", left=0.7, bottom=0.05 + 2.4 * tall, tall=tall, level=0.9)
+
+
+def _tube(pixels: Pixels, wide: float, _: np.random.Generator) -> Pixels:
+    """Draw a line from the upper edge down beside the spine, as a feeding tube runs."""
+    height, width = pixels.shape
+    down = np.linspace(0, 0.9, 40)
+    across = 0.5 + 0.03 * np.sin(5 * down) + 0.08 * np.maximum(0, down - 0.6)
+    points = np.rint(np.stack([across * width, down * height], axis=1)).astype(np.int32)
+    ink = np.zeros(pixels.shape, np.uint8)
+    cv2.polylines(ink, [points], False, 255, max(1, round(wide * width)), cv2.LINE_AA)
+    return _cover(pixels, ink, 0.9)
+
+
+def _border(pixels: Pixels, share: float, _: np.random.Generator) -> Pixels:
+    """Frame the image in black; it grows."""
+    rows, columns = (round(share * side) for side in pixels.shape)
+    framed: Pixels = cv2.copyMakeBorder(
+        pixels, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=(0.0,)
+    )
+    return framed
+
+
+def _edge_erased(pixels: Pixels, share: float, _: np.random.Generator) -> Pixels:
+    """Blacken what lies near the edge, and with it what was burnt in there."""
+    height, width = pixels.shape
+    rows, columns = round(share * height), round(share * width)
+    erased = np.zeros_like(pixels)
+    inside = np.s_[rows : height - rows, columns : width - columns]
+    erased[inside] = pixels[inside]
+    return erased
+
+
 CORRUPTIONS = (
     Corruption("pixelate", (0.8, 0.7, 0.6, 0.5, 0.4), _pixelate),
-    Corruption("jpeg_compression", (50, 30, 15, 10, 7), _jpeg),
-    Corruption("gaussian_noise", (0.04, 0.05, 0.06, 0.07, 0.08), _gaussian_noise),
+    Corruption("jpeg_compression", (50, 30, 15, 10, 7), jpeg),
+    Corruption("gaussian_noise", (0.04, 0.05, 0.06, 0.07, 0.08), gaussian_noise),
     Corruption("speckle_noise", (0.05, 0.07, 0.10, 0.15, 0.20), _speckle_noise),
     Corruption("impulse_noise", (0.005, 0.01, 0.013, 0.017, 0.02), _impulse_noise),
     Corruption("shot_noise", (300, 200, 150, 100, 80), _shot_noise),
@@ -210,15 +306,15 @@ CORRUPTIONS = (
     Corruption("gaussian_blur", (3, 5, 7, 9, 11), _gaussian_blur),
     Corruption("brightness_up", (1.1, 1.2, 1.3, 1.4, 1.5), _brightness),
     Corruption("brightness_down", (0.9, 0.8, 0.7, 0.6, 0.5), _brightness),
-    Corruption("contrast_up", (1.1, 1.2, 1.3, 1.4, 1.6), _contrast),
-    Corruption("contrast_down", (0.9, 0.8, 0.7, 0.6, 0.4), _contrast),
-    Corruption("gamma_corr_up", (1.1, 1.2, 1.3, 1.4, 1.6), _gamma),
-    Corruption("gamma_corr_down", (0.9, 0.8, 0.7, 0.6, 0.4), _gamma),
+    Corruption("contrast_up", (1.1, 1.2, 1.3, 1.4, 1.6), contrast),
+    Corruption("contrast_down", (0.9, 0.8, 0.7, 0.6, 0.4), contrast),
+    Corruption("gamma_corr_up", (1.1, 1.2, 1.3, 1.4, 1.6), gamma),
+    Corruption("gamma_corr_down", (0.9, 0.8, 0.7, 0.6, 0.4), gamma),
 )
 """The 13 corruptions of MedMNIST-C for chest radiographs, 5 strengths each."""
 
 TRANSFERS = (
-    Corruption("jpeg_requality", (95, 90, 85, 75, 60), _jpeg),
+    Corruption("jpeg_requality", (95, 90, 85, 75, 60), jpeg),
     Corruption("resize_nearest", (0.9, 0.8, 0.7, 0.6, 0.5), _nearest),
     Corruption("resize_bilinear", (0.9, 0.8, 0.7, 0.6, 0.5), _bilinear),
     Corruption("resize_lanczos", (0.9, 0.8, 0.7, 0.6, 0.5), _lanczos),
@@ -226,3 +322,12 @@ TRANSFERS = (
     Corruption("aspect_narrow", (1.1, 1.2, 1.3, 1.4, 1.5), _narrow),
 )
 """Handling that is no damage: requality, other filters of resampling, other aspect ratios."""
+
+SHORTCUTS = (
+    Corruption("letter", (0.04, 0.06, 0.08, 0.10, 0.12), _letter),
+    Corruption("exposure_text", (0.02, 0.03, 0.04, 0.05, 0.06), _exposure),
+    Corruption("tube", (0.006, 0.009, 0.012, 0.016, 0.02), _tube),
+    Corruption("black_border", (0.02, 0.04, 0.06, 0.08, 0.10), _border),
+    Corruption("edge_erased", (0.02, 0.03, 0.04, 0.05, 0.06), _edge_erased),
+)
+"""Heights of capitals, width of the tube, width of the border: all as shares of the image's side."""

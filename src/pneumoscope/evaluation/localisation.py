@@ -1,12 +1,14 @@
-"""How well heat maps point: at lungs, at radiologists' boxes, and at what the network itself goes by.
+"""How well heat maps point: at lungs, at radiologists' boxes, and at what the network depends on.
 
 * Energy: the share of a map's sum that lies inside a mask or boxes (Wang et al., Score-CAM, CVPRW 2020).
-* Pointing game: whether the map's maximum falls inside a box, give or take 15 pixels on a image whose
-  shorter side is 224 (Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018).
-* Insertion and deletion curves: see `pneumoscope.evaluation.faithfulness`.
+* Boxes: see `pneumoscope.evaluation.boxes`.
+* Insertion and deletion curves (Petsiuk et al., *RISE: Randomized Input Sampling for Explanation of Black-box
+  Models*, BMVC 2018): the area under the probability while the image is uncovered, or covered, from the map's
+  maximum to its minimum. Covered parts show another patient's chest without the finding, in the same frame. RISE
+  covers with a heavy blur; these curves are made too, but a chest without detail is no healthy chest: networks
+  tend to call it pneumonia, and then little rises or falls.
 
-What a map would score by knowing nothing stands beside each: the share of the area, and the curves of another
-patient's map.
+The chance level of each stands beside it: the share of the area, and the curves of another patient's map.
 """
 
 from __future__ import annotations
@@ -22,51 +24,44 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import Explanation
+from pneumoscope.domain import Estimate, Explanation
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
-from pneumoscope.evaluation.boxes import Box, match_boxes, read_boxes
-from pneumoscope.evaluation.faithfulness import CURVES, STEPS, faithfulness
-from pneumoscope.evaluation.metrics import figure
-from pneumoscope.evaluation.scores import BoolArray
+from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes, read_boxes
+from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import Standardised
+from pneumoscope.model.results import BoxMeasures, CurveMeasures, Localisation, LungMeasures
+from pneumoscope.parallel import Progress
+from pneumoscope.predict.explain import LogOdds, blurred
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = [
-    "CURVE_IMAGES",
-    "TOLERANCE",
-    "MapTruth",
-    "energy_inside",
-    "inside_boxes",
-    "localise",
-    "point_of",
-    "points_at",
-]
+__all__ = ["CURVE_IMAGES", "CURVES", "STEPS", "MapTruth", "curve", "energy_inside", "localise"]
 
 Floats = npt.NDArray[np.float32]
 
-TOLERANCE = 15 / 224
-"""Distance from a box that still counts as inside, as a share of the image's shorter side."""
-
 CURVE_IMAGES = 100
-"""Images with pneumonia that curves are made for; each takes 126 passes."""
+"""Images with the target that curves are made for; each takes 126 passes."""
 
-_NORMAL_CHESTS = 12  # to cover with, in turn
+STEPS = 20
+"""Steps of a curve."""
 
-_GRID = 224  # pixels on the shorter side, for areas
-_IOU_AT = 0.5
-_UNDEFINED = {
-    "energy_in_lungs": "no evaluated image with pneumonia has a lung mask",
+CURVES = ("insertion", "insertion_other", "insertion_blur", "deletion", "deletion_other", "deletion_blur")
+"""What is measured: with the image's own map, another patient's, and its own under blur."""
+
+_COVERS = 12  # chests to cover with, in turn
+
+_REASONS = {
+    "energy_in_lungs": "no evaluated image with {target} has a lung mask",
     "pointing_game": "no evaluated image has a box",
-    "insertion": "needs evaluated images with and without pneumonia",
-    "deletion": "needs evaluated images with and without pneumonia",
+    "insertion": "needs evaluated images with and without {target}",
+    "deletion": "needs evaluated images with and without {target}",
 }
 
 
 @dataclass(frozen=True)
 class MapTruth:
-    """What maps are held against.
+    """What maps are compared with.
 
     Parameters
     ----------
@@ -75,7 +70,7 @@ class MapTruth:
     boxes : Path, optional
         Table for `read_boxes`.
     curves : int
-        Images with pneumonia, drawn at random, that insertion and deletion curves are made for.
+        Images with the target, drawn at random, that insertion and deletion curves are made for.
     """
 
     masks: Path | None = None
@@ -88,12 +83,18 @@ class MapTruth:
 
 
 def localise(
-    predictor: Predictor, manifest: Manifest, truth: MapTruth, *, n_boot: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+    predictor: Predictor,
+    manifest: Manifest,
+    truth: MapTruth,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Localisation:
     """Measure the heat maps of a bundle.
 
-    Energy and curves speak of the evaluated images that are labelled pneumonia and whose map is not empty; the
-    pointing game and the overlap of all evaluated images with a box, an empty map being a miss.
+    Energy and curves are of the evaluated images that are labelled with the target and whose map is not empty;
+    pointing game and overlap are of all evaluated images with a box, an empty map being a miss.
 
     Parameters
     ----------
@@ -102,64 +103,53 @@ def localise(
     manifest : Manifest
         Images that the network was not trained on.
     truth : MapTruth
-        What they are held against.
+        What they are compared with.
     n_boot, seed : int
         Resamples of the patients for the intervals, and their seed.
+    progress : Progress, optional
+        Receives the number of images done.
 
     Returns
     -------
-    dict
-        JSON-ready: sections ``lungs``, ``boxes`` and ``curves``, as far as asked for; figures as in
-        `evaluate_scores`.
+    Localisation
+        As far as requested.
 
     Raises
     ------
     DataError
-        If no box, or no mask, belongs to a image.
+        If no box, or no mask, belongs to an image.
     """
     boxes, unmatched = match_boxes(read_boxes(truth.boxes), manifest.records) if truth.boxes else ({}, 0)
-    ill = [index for index, record in enumerate(manifest.records) if record.label != "normal"]
-    drawn = np.random.default_rng(seed).permutation(ill)[: truth.curves]
-    chests = _normal_chests(predictor, manifest, seed) if truth.curves else []
-    rows = _measured(
-        predictor, manifest, truth, boxes, dict(zip(drawn.tolist(), cycle(chests), strict=False))
-    )
+    target = predictor.bundle.manifest.target
+    positive = [index for index, record in enumerate(manifest.records) if target.includes(record.label)]
+    drawn = np.random.default_rng(seed).permutation(positive)[: truth.curves]
+    covers = _covers(predictor, manifest, seed) if truth.curves else []
+    with_cover = dict(zip(drawn.tolist(), cycle(covers), strict=False))
+    rows = _measured(predictor, manifest, truth, boxes, with_cover, progress or Progress())
     patients = [record.patient_id for record in manifest.records]
 
     def section(*names: str) -> dict[str, Any]:
-        return {name: _figure(name, rows, patients, n_boot, seed) for name in names}
+        return {name: _estimate(name, rows, patients, n_boot, seed, target.name) for name in names}
 
-    out: dict[str, Any] = {}
+    lungs = box = curves = None
     if truth.masks is not None:
-        out["lungs"] = {
-            "images": _count(rows, "energy_in_lungs"),
-            **section("energy_in_lungs", "lung_area"),
-        }
+        names = ("energy_in_lungs", "lung_area")
+        lungs = LungMeasures(images=_count(rows, "energy_in_lungs"), **section(*names))
     if truth.boxes is not None:
-        names = (
-            "pointing_game",
-            "pointing_game_strict",
-            "pointing_chance",
-            "iou",
-            "energy_in_boxes",
-            "box_area",
+        box = BoxMeasures(
+            images=_count(rows, "pointing_game"),
+            not_evaluated=len(boxes) - _count(rows, "pointing_game"),
+            without_image=unmatched,
+            tolerance=TOLERANCE,
+            iou_at=IOU_AT,
+            **section("pointing_game", "pointing_game_strict", "pointing_chance", "iou", "energy_in_boxes"),
+            **section("box_area"),
         )
-        out["boxes"] = {
-            "images": _count(rows, "pointing_game"),
-            "not_evaluated": len(boxes) - _count(rows, "pointing_game"),
-            "without_image": unmatched,
-            "tolerance": TOLERANCE,
-            "iou_at": _IOU_AT,
-            **section(*names, "box_area"),
-        }
     if truth.curves:
-        out["curves"] = {
-            "images": _count(rows, "insertion"),
-            "steps": STEPS,
-            **section(*CURVES, "p_blurred"),
-            "mean": _mean_curves(rows),
-        }
-    return out
+        images = _count(rows, "insertion")
+        estimates = section(*CURVES, "p_blurred")
+        curves = CurveMeasures(images=images, steps=STEPS, mean=_mean_curves(rows), **estimates)
+    return Localisation(lungs=lungs, boxes=box, curves=curves)
 
 
 _Row = dict[str, Any]
@@ -170,35 +160,38 @@ def _measured(
     manifest: Manifest,
     truth: MapTruth,
     boxes: Mapping[str, tuple[Box, ...]],
-    drawn: Mapping[int, Standardised],
+    covers: Mapping[int, Standardised],
+    progress: Progress,
 ) -> list[_Row]:
-    """Measure every image; a row holds what is defined for it. `drawn` images get curves."""
+    """Measure every image; a row holds what is defined for it. Images with a cover get curves."""
     rows: list[_Row] = []
     masks_found = 0
     others: list[tuple[str, Floats]] = []
+    target = predictor.bundle.manifest.target
     paths = [manifest.resolve(record) for record in manifest.records]
-    examinations = predictor.examine_iter(paths)
-    for index, (record, examined) in enumerate(zip(manifest.records, examinations, strict=True)):
+    explained = predictor.explain_iter(paths)
+    for index, (record, one) in enumerate(zip(manifest.records, explained, strict=True)):
+        progress.update(index + 1, len(paths))
         row: _Row = {}
         rows.append(row)
-        explanation, radiograph, seen = examined.explanation, examined.radiograph, examined.standardised
+        explanation, radiograph, seen = one.explanation, one.radiograph, one.standardised
         if explanation is None or radiograph is None or seen is None:
             continue
         if found := boxes.get(record.path):
-            row |= _against_boxes(explanation, found, radiograph.height, radiograph.width)
-        if record.label == "normal" or not explanation.heatmap.any():
+            row |= measure_boxes(explanation, found, radiograph.height, radiograph.width)
+        if not target.includes(record.label) or not explanation.heatmap.any():
             continue
         if truth.masks is not None and (mask := _mask(truth.masks, record.path)) is not None:
             masks_found += 1
             energy, area = energy_inside(explanation, mask)
             row |= {"energy_in_lungs": energy, "lung_area": area}
-        if index in drawn:
+        if index in covers:
             other = next((heat for patient, heat in reversed(others) if patient != record.patient_id), None)
-            row |= faithfulness(predictor.log_odds, seen, drawn[index], explanation.heatmap, other)
+            row |= _all_curves(predictor.log_odds, seen, covers[index], explanation.heatmap, other)
             others = [*others, (record.patient_id, explanation.heatmap)][-20:]
     if truth.masks is not None and not masks_found:
         raise DataError(
-            f"{truth.masks}: no mask belongs to a evaluated image with pneumonia; a mask is a PNG with the "
+            f"{truth.masks}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with the "
             "image's path below the data's folder"
         )
     return rows
@@ -224,86 +217,6 @@ def energy_inside(explanation: Explanation, mask: BoolArray) -> tuple[float, flo
     return float(explanation.heatmap[inside].sum(dtype=np.float64)) / total, float(inside.mean())
 
 
-def point_of(explanation: Explanation, height: int, width: int) -> tuple[float, float]:
-    """Return x and y of the map's maximum in a image of `height` by `width` pixels."""
-    heat = explanation.heatmap
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    top, left, bottom, right = explanation.region
-    y = top + (int(row) + 0.5) / heat.shape[0] * (bottom - top)
-    x = left + (int(column) + 0.5) / heat.shape[1] * (right - left)
-    return x * width, y * height
-
-
-def points_at(x: float, y: float, boxes: Sequence[Box], reach: float) -> bool:
-    """Return whether a point lies in a box, or no further than `reach` pixels from one."""
-    for box in boxes:
-        dx = max(box.x - x, 0.0, x - (box.x + box.width))
-        dy = max(box.y - y, 0.0, y - (box.y + box.height))
-        if dx * dx + dy * dy <= reach * reach:
-            return True
-    return False
-
-
-def inside_boxes(boxes: Sequence[Box], height: int, width: int, reach: float = 0.0) -> BoolArray:
-    """Return which places of a image lie in a box or within `reach` pixels, on a grid of its aspect.
-
-    Parameters
-    ----------
-    boxes : sequence of Box
-        In pixels of the image.
-    height, width : int
-        Of the image.
-    reach : float
-        In pixels of the image.
-
-    Returns
-    -------
-    ndarray of bool, shape (h, w)
-        The shorter side has 224 places.
-    """
-    scale = _GRID / min(height, width)
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    y = ((np.arange(rows) + 0.5) / rows * height)[:, None]
-    x = ((np.arange(columns) + 0.5) / columns * width)[None]
-    inside = np.zeros((rows, columns), np.bool_)
-    for box in boxes:
-        dx = np.maximum(np.maximum(box.x - x, x - (box.x + box.width)), 0)
-        dy = np.maximum(np.maximum(box.y - y, y - (box.y + box.height)), 0)
-        inside |= dx**2 + dy**2 <= reach**2
-    return inside
-
-
-def _against_boxes(explanation: Explanation, boxes: Sequence[Box], height: int, width: int) -> _Row:
-    reach = TOLERANCE * min(height, width)
-    inside = inside_boxes(boxes, height, width)
-    row: _Row = {
-        "pointing_game": 0.0,
-        "pointing_game_strict": 0.0,
-        "pointing_chance": float(inside_boxes(boxes, height, width, reach).mean()),
-        "iou": 0.0,
-        "box_area": float(inside.mean()),
-    }
-    heat = explanation.heatmap
-    if not heat.any():
-        return row
-    x, y = point_of(explanation, height, width)
-    whole = np.zeros(inside.shape, np.float32)
-    top, left, bottom, right = (
-        round(edge * side) for edge, side in zip(explanation.region, inside.shape * 2, strict=True)
-    )
-    bottom, right = max(bottom, top + 1), max(right, left + 1)
-    whole[top:bottom, left:right] = cv2.resize(
-        heat, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
-    )
-    hot = whole >= _IOU_AT * whole.max()
-    return row | {
-        "pointing_game": float(points_at(x, y, boxes, reach)),
-        "pointing_game_strict": float(points_at(x, y, boxes, 0.0)),
-        "iou": float((hot & inside).sum() / (hot | inside).sum()),
-        "energy_in_boxes": float(whole[inside].sum() / whole.sum()),
-    }
-
-
 def _mask(folder: Path, path: str) -> BoolArray | None:
     file = (folder / path).with_suffix(".png")
     if not file.is_file():
@@ -312,39 +225,121 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
     return mask
 
 
-def _normal_chests(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:
-    """Return the clearest of some normal images, in the network's frame."""
-    normal = [manifest.resolve(record) for record in manifest.records if record.label == "normal"]
-    order = np.random.default_rng(seed).permutation(len(normal))[: 2 * _NORMAL_CHESTS]
+def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:
+    """Return some images without the target, those of the lowest probability, as the network's input."""
+    target = predictor.bundle.manifest.target
+    without = [manifest.resolve(record) for record in manifest if not target.includes(record.label)]
+    order = np.random.default_rng(seed).permutation(len(without))[: 2 * _COVERS]
     found = [
-        (examined.prediction.p_pneumonia, examined.standardised)
-        for examined in predictor.examine_iter([normal[index] for index in order])
-        if examined.standardised is not None and examined.prediction.p_pneumonia is not None
+        (one.prediction.p_target, one.standardised)
+        for one in predictor.explain_iter([without[index] for index in order])
+        if one.standardised is not None and one.prediction.p_target is not None
     ]
-    return [seen for _, seen in sorted(found, key=lambda one: one[0])[:_NORMAL_CHESTS]]
+    return [seen for _, seen in sorted(found, key=lambda pair: pair[0])[:_COVERS]]
 
 
-def _figure(
-    name: str, rows: Sequence[_Row], patients: Sequence[str], n_boot: int, seed: int
-) -> dict[str, Any]:
+def _estimate(
+    name: str, rows: Sequence[_Row], patients: Sequence[str], n_boot: int, seed: int, target: str
+) -> Estimate:
     """Mean over the images that have this value, with its interval over resampled patients."""
     kept = [index for index, row in enumerate(rows) if name in row]
     if not kept:
-        reason = next(
-            (text for key, text in _UNDEFINED.items() if name.startswith(key)), "nothing to measure"
-        )
-        return {"value": None, "low": None, "high": None, "reason": reason}
+        reason = next((text for key, text in _REASONS.items() if name.startswith(key)), "nothing to measure")
+        return Estimate(None, reason=reason.format(target=target))
     values = np.array([rows[index][name] for index in kept], np.float64)
     _, clusters = np.unique(np.array([patients[index] for index in kept], np.str_), return_inverse=True)
-    weights = weighted.patient_weights(clusters.astype(np.int64), n_boot, np.random.default_rng(seed))
-    means = weighted.ratio(weights @ values, weights.sum(axis=1))
-    return figure(np.r_[values.mean(), means], int(clusters.max()) + 1, reason="")
+    means = weighted.replicates(
+        clusters.astype(np.int64),
+        n_boot,
+        seed,
+        lambda weights: {name: weighted.ratio(weights @ values, weights.sum(axis=1))},
+    )
+    return weighted.estimate(means[name], int(clusters.max()) + 1)
 
 
 def _count(rows: Sequence[_Row], name: str) -> int:
     return sum(name in row for row in rows)
 
 
-def _mean_curves(rows: Sequence[_Row]) -> dict[str, list[float]]:
+def _mean_curves(rows: Sequence[_Row]) -> dict[str, tuple[float, ...]]:
     curves = {name: [row[f"{name}_curve"] for row in rows if f"{name}_curve" in row] for name in CURVES}
-    return {name: np.mean(values, axis=0).tolist() for name, values in curves.items() if values}
+    return {name: tuple(np.mean(values, axis=0).tolist()) for name, values in curves.items() if values}
+
+
+def _all_curves(
+    log_odds: LogOdds, seen: Standardised, chest: Standardised, heat: Floats, other: Floats | None
+) -> _Row:
+    """Return areas and curves of one map by name, and the probability that the blurred image gets.
+
+    `chest` is an image of another patient to cover with, `other` the map of another patient for comparison.
+    """
+    blur = blurred(seen.pixels)
+    row: _Row = {"p_blurred": float(_probability(log_odds(blur[None]))[0])}
+    cover = _in_frame_of(seen, chest)
+    for suffix, one, covered in (("", heat, cover), ("_other", other, cover), ("_blur", heat, blur)):
+        if one is None:
+            continue
+        for name in ("insertion", "deletion"):
+            values = curve(log_odds, seen, covered, one, insert=name == "insertion")
+            row[f"{name}{suffix}"] = float(np.trapezoid(values, dx=1 / STEPS))
+            row[f"{name}{suffix}_curve"] = values
+    return row
+
+
+def _in_frame_of(seen: Standardised, chest: Standardised) -> Floats:
+    """Bring a chest's content to where another input has its own."""
+    (top, left, bottom, right), (rows, columns) = _content(seen), _slices(chest)
+    cover, shape = seen.pixels.copy(), (right - left, bottom - top)
+    for channel, source in zip(cover, chest.pixels, strict=True):
+        channel[top:bottom, left:right] = cv2.resize(source[rows, columns], shape)
+    return cover
+
+
+def _content(seen: Standardised) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (round(edge * seen.pixels.shape[-1]) for edge in seen.content)
+    return top, left, bottom, right
+
+
+def _slices(seen: Standardised) -> tuple[slice, slice]:
+    top, left, bottom, right = _content(seen)
+    return slice(top, bottom), slice(left, right)
+
+
+def curve(log_odds: LogOdds, seen: Standardised, cover: Floats, heat: Floats, *, insert: bool) -> FloatArray:
+    """Return the probability of the target while the image is uncovered or covered along a map.
+
+    Parameters
+    ----------
+    log_odds : callable
+        The network.
+    seen : Standardised
+        Its input.
+    cover : ndarray of float32, shape (C, S, S)
+        What shows where the image is covered.
+    heat : ndarray of float32, shape (h, w)
+        The map over the content of the input. Where it is constant, the order is random but fixed.
+    insert : bool
+        Uncover the image; else cover it.
+
+    Returns
+    -------
+    ndarray of float64, shape (`STEPS` + 1,)
+        At 0, 1/STEPS, …, 1 of the content's area.
+    """
+    side = seen.pixels.shape[-1]
+    rows, columns = _slices(seen)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    fitting: Floats = cv2.resize(heat, shape, interpolation=cv2.INTER_LINEAR)
+    ties = np.random.default_rng(0).permutation(fitting.size)
+    rank = np.empty(fitting.size, np.int64)
+    rank[np.lexsort((ties, -fitting.ravel()))] = np.arange(fitting.size)
+    depth = np.full((side, side), 2.0)  # borders never change
+    depth[rows, columns] = (rank.reshape(fitting.shape) + 0.5) / fitting.size
+    reached = (depth <= np.linspace(0, 1, STEPS + 1)[:, None, None])[:, None]
+    images = np.where(reached == insert, seen.pixels, cover).astype(np.float32)
+    return _probability(log_odds(images))
+
+
+def _probability(log_odds: FloatArray) -> FloatArray:
+    p: FloatArray = 1 / (1 + np.exp(-log_odds))
+    return p

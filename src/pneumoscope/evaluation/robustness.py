@@ -1,6 +1,6 @@
-"""How much of a bundle's skill survives a worse image: every corruption, every strength, same images.
+"""How much of a bundle's performance survives a worse image: every corruption, every strength, same images.
 
-A image is read once, brought to the size that the corruptions are defined at, changed, and evaluated as any
+An image is read once, brought to the size that the corruptions are defined at, changed, and evaluated as any
 other: through the gate, the lung crop and the network. So what is measured is what a hospital would see.
 """
 
@@ -9,49 +9,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Radiograph
+from pneumoscope.domain import Estimate, Radiograph
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.corruptions import (
     CORRUPTIONS,
     REFERENCE_SIDE,
+    SHORTCUTS,
     TRANSFERS,
     Corruption,
     at_aspect,
     shorter_side_to,
 )
-from pneumoscope.evaluation.metrics import figure
-from pneumoscope.evaluation.scores import NORMAL, BoolArray, FloatArray
-from pneumoscope.evaluation.shortcuts import SHORTCUTS
+from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.parallel import CHUNK, in_order
+from pneumoscope.model.results import (
+    Corrupted,
+    CorruptedMeasures,
+    CorruptionGroup,
+    Robustness,
+    RobustnessMeasures,
+    Strength,
+)
+from pneumoscope.parallel import CHUNK, Progress, in_order
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["GROUPS", "CorruptionPlan", "chosen_records", "measure_robustness"]
 
 GROUPS = {"medmnist_c": CORRUPTIONS, "transfer": TRANSFERS, "shortcut": SHORTCUTS}
-"""Corruptions by the section of ``metrics.json`` that they stand in."""
+"""Corruptions by the field of `Robustness` that they belong to."""
 
 Pixels = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 _MEASURES = ("auroc", "sensitivity", "specificity", "rejected")
 _UNDEFINED = "at some strength no image of one class was evaluated"
 # An aspect that differs by less is rounding.
 _SAME_ASPECT = 0.02
-# What became of a image: evaluated, rejected by the gate, or not subject to the change.
+# What became of an image: evaluated, rejected by the gate, or not subject to the change.
 _EVALUATED, _REJECTED, _ABSENT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """One change at one strength; `make` returns None for a image that it does not apply to."""
+    """One change at one strength; `make` returns None for an image that it does not apply to."""
 
     group: str
     name: str
@@ -69,65 +74,76 @@ class CorruptionPlan:
         Most images to use, by whole patients and evenly over the labels; all if not given.
     seed : int
         Of the choice of patients, the noise and the resampling.
-    progress : callable, optional
-        Called with the number of images done and in all.
     """
 
     images: int | None = None
     seed: int = 0
-    progress: Progress | None = None
 
 
 def measure_robustness(
-    predictor: Predictor, manifest: Manifest, plan: CorruptionPlan, *, n_boot: int = 1000
-) -> dict[str, Any]:
-    """Evaluate every image clean and under every corruption at every strength.
+    predictor: Predictor,
+    manifest: Manifest,
+    plan: CorruptionPlan,
+    *,
+    n_boot: int = 1000,
+    progress: Progress | None = None,
+) -> Robustness:
+    """Evaluate every image unchanged and under every corruption at every strength.
 
     Parameters
     ----------
     predictor : Predictor
-        Its operating point decides.
+        Its operating points decide.
     manifest : Manifest
         Labelled images.
     plan : CorruptionPlan
         Which images, and by which seed.
     n_boot : int
         Resamples of the patients for the intervals; changes are measured on the same resample as clean.
+    progress : Progress, optional
+        Receives the number of images done.
 
     Returns
     -------
-    dict
-        JSON-ready: ``clean`` and, by group and name, each corruption with its ``strengths`` (values) and the
-        mean over the strengths (figures with intervals), ``*_change`` being the difference to clean.
+    Robustness
+        ``clean``, and by group each corruption with its ``strengths`` (values) and the mean over the strengths
+        (with intervals); ``*_change`` is the difference to clean.
 
     Raises
     ------
     DataError
         If no image could be read.
     """
+    progress = progress or Progress()
     records = chosen_records(manifest.records, plan.images, plan.seed)
     conditions = _conditions(plan.seed)
     work = partial(_evaluate, predictor, manifest, conditions)
     rows: list[FloatArray] = []
     for row in in_order(records, work, workers=predictor.workers, chunk=2):
         rows.append(row)
-        if plan.progress is not None:
-            plan.progress(len(rows), len(records))
+        progress.update(len(rows), len(records))
     read = np.array([len(row) > 0 for row in rows], dtype=np.bool_)
     if not read.any():
         raise DataError(f"{manifest.root}: no image could be read, so there is nothing to corrupt")
+    target = predictor.bundle.manifest.target
     evaluated = [record for record, one in zip(records, read, strict=True) if one]
     table = _Table(
-        np.stack([row for row in rows if len(row)]), evaluated, predictor.operating_point.threshold
+        np.stack([row for row in rows if len(row)]),
+        np.array([target.includes(record.label) for record in evaluated], dtype=np.bool_),
+        [record.patient_id for record in evaluated],
     )
-    return {
-        "images": len(evaluated),
-        "patients": table.n_patients,
-        "side": REFERENCE_SIDE,
-        "seed": plan.seed,
-        "resamples": n_boot,
-        **_figures(table, conditions, n_boot, plan.seed),
-    }
+    clean, groups = _results(table, conditions, n_boot, plan.seed)
+    return Robustness.model_validate(
+        {
+            "images": len(evaluated),
+            "patients": table.n_patients,
+            "side": REFERENCE_SIDE,
+            "seed": plan.seed,
+            "resamples": n_boot,
+            "clean": clean,
+            **groups,
+        }
+    )
 
 
 def chosen_records(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
@@ -152,7 +168,7 @@ def chosen_records(records: Sequence[Record], count: int | None, seed: int) -> l
 
 
 def _conditions(seed: int) -> list[_Condition]:
-    """Clean first, then every corruption at every strength."""
+    """Unchanged first, then every corruption at every strength."""
     conditions = [_Condition("", "clean", None, lambda pixels, _: pixels)]
     for group, corruptions in GROUPS.items():
         for corruption in corruptions:
@@ -189,7 +205,7 @@ def _is_aspect(pixels: Pixels, aspect: float) -> bool:
 def _evaluate(
     predictor: Predictor, manifest: Manifest, conditions: Sequence[_Condition], records: Sequence[Record]
 ) -> list[FloatArray]:
-    """Return, for each record, probability and fate under each condition, shape (C, 2); () if unreadable."""
+    """Return, for each record, its row of `_Table`; an empty one if unreadable."""
     return [_evaluate_one(predictor, manifest, conditions, record) for record in records]
 
 
@@ -200,13 +216,15 @@ def _evaluate_one(
     try:
         radiograph = read_radiograph(manifest.resolve(record), min_side=side)
     except UnreadableImageError:
-        return np.empty((0, 2))
-    out = np.full((len(conditions), 2), (np.nan, _ABSENT))
+        return np.empty((0, 3))
+    out = np.full((len(conditions), 3), (np.nan, np.nan, _ABSENT))
     for batch in _batches(radiograph, conditions, record):
         predictions = predictor.predict_radiographs([changed for _, changed in batch])
         for (index, _), prediction in zip(batch, predictions, strict=True):
-            evaluated = prediction.p_pneumonia is not None
-            out[index] = (prediction.p_pneumonia, _EVALUATED) if evaluated else (np.nan, _REJECTED)
+            if prediction.p_target is None:
+                out[index] = (np.nan, np.nan, _REJECTED)
+            else:
+                out[index] = (prediction.p_target, bool(prediction.positive), _EVALUATED)
     return out
 
 
@@ -228,15 +246,23 @@ def _batches(
 
 
 class _Table:
-    """Probability and fate of N images under C conditions."""
+    """Probability, decision and fate of N images under C conditions.
 
-    def __init__(self, rows: FloatArray, records: Sequence[Record], threshold: float) -> None:
-        self.p, self.fate = rows[:, :, 0], rows[:, :, 1]
-        self.truth: BoolArray = np.array([record.label != NORMAL for record in records], dtype=np.bool_)
-        _, patients = np.unique([record.patient_id for record in records], return_inverse=True)
-        self.patients = patients.astype(np.int64)
+    Parameters
+    ----------
+    rows : ndarray of float64, shape (N, C, 3)
+        Probability of the target, whether the decision is for it, and `_EVALUATED`, `_REJECTED` or `_ABSENT`.
+    truth : ndarray of bool, shape (N,)
+        Whether the label counts as the target.
+    patients : sequence of str, length N
+    """
+
+    def __init__(self, rows: FloatArray, truth: BoolArray, patients: Sequence[str]) -> None:
+        self.p, self.positive, self.fate = rows[:, :, 0], rows[:, :, 1] == 1, rows[:, :, 2]
+        self.truth = truth
+        _, index = np.unique(patients, return_inverse=True)
+        self.patients = index.astype(np.int64)
         self.n_patients = int(self.patients.max()) + 1
-        self.threshold = threshold
 
     def applies(self, condition: int) -> BoolArray:
         """Which images the change applies to, shape (N,)."""
@@ -246,61 +272,70 @@ class _Table:
     def measures(self, condition: int, among: BoolArray, weights: FloatArray) -> FloatArray:
         """Measures of one condition on some images under each weighting, shape (4, B)."""
         evaluated = among & (self.fate[:, condition] == _EVALUATED)
-        p, truth, w = self.p[evaluated, condition], self.truth[evaluated], weights[:, evaluated]
-        auroc, _ = weighted.ranking(p, truth, w)
-        called = p >= self.threshold
-        sensitivity = weighted.ratio(w @ (truth & called), w @ truth.astype(np.float64))
-        specificity = weighted.ratio(w @ (~truth & ~called), w @ (~truth).astype(np.float64))
-        rejected = among & (self.fate[:, condition] == _REJECTED)
-        share = weighted.ratio(weights @ rejected, weights @ among.astype(np.float64))
-        return np.stack([auroc, sensitivity, specificity, share])
+        truth, w = self.truth[evaluated], weights[:, evaluated]
+        positive = self.positive[evaluated, condition]
+        auroc, _ = weighted.ranking(self.p[evaluated, condition], truth, w)
+        sensitivity = weighted.share(positive, truth, w)
+        specificity = weighted.share(~positive, ~truth, w)
+        rejected = weighted.share(self.fate[:, condition] == _REJECTED, among, weights)
+        return np.stack([auroc, sensitivity, specificity, rejected])
 
 
-def _figures(table: _Table, conditions: Sequence[_Condition], n_boot: int, seed: int) -> dict[str, Any]:
-    weights = np.concatenate(
-        [
-            np.ones((1, len(table.truth))),
-            weighted.patient_weights(table.patients, n_boot, np.random.default_rng(seed)),
-        ]
+def _results(
+    table: _Table, conditions: Sequence[_Condition], n_boot: int, seed: int
+) -> tuple[RobustnessMeasures, dict[str, CorruptionGroup]]:
+    numbers = range(len(conditions))
+    applies = np.stack([table.applies(number) for number in numbers])
+    # Where a change applies to some images only, it is compared with those images unchanged.
+    some = [number for number in numbers if not applies[number].all()]
+    measured = weighted.replicates(
+        table.patients,
+        n_boot,
+        seed,
+        lambda weights: {(number, number): table.measures(number, applies[number], weights) for number in numbers}
+        | {(0, number): table.measures(0, applies[number], weights) for number in some},
     )
-    clean = table.measures(0, table.applies(0), weights)
-    out: dict[str, Any] = {"clean": _summary(clean, table.n_patients)}
+    clean = measured[0, 0]
+    groups = {}
     for group in GROUPS:
-        sections, means = {}, []
+        sections: dict[str, Corrupted] = {}
+        means = []
         for name in dict.fromkeys(one.name for one in conditions if one.group == group):
             strengths = [i for i, one in enumerate(conditions) if (one.group, one.name) == (group, name)]
-            among = table.applies(strengths[0])
+            among = applies[strengths[0]]
             if not among.any():
                 continue
-            each = np.stack([table.measures(index, among, weights) for index in strengths])
-            reference = clean if among.all() else table.measures(0, among, weights)
-            settings = [conditions[index].setting for index in strengths]
-            sections[name] = {
-                "images": int(among.sum()),
-                "strengths": [_values(one, by) for one, by in zip(each[:, :, 0], settings, strict=True)],
-                **_summary(each.mean(axis=0), table.n_patients, reference),
-            }
+            mean = np.mean([measured[number, number] for number in strengths], axis=0)
+            sections[name] = Corrupted.model_validate(
+                {
+                    "images": int(among.sum()),
+                    "strengths": [_values(measured[i, i][:, 0], conditions[i].setting) for i in strengths],
+                    **_estimates(mean, table.n_patients, measured.get((0, strengths[0]), clean)),
+                }
+            )
             if among.all():  # what concerns some images only is no part of the mean over all
-                means.append(each.mean(axis=0))
-        mean = _summary(np.mean(means, axis=0), table.n_patients, clean)
-        out[group] = {"mean": mean, "corruptions": sections}
-    return out
+                means.append(mean)
+        over_all = _estimates(np.mean(means, axis=0), table.n_patients, clean)
+        groups[group] = CorruptionGroup(mean=CorruptedMeasures.model_validate(over_all), corruptions=sections)
+    return RobustnessMeasures.model_validate(_estimates(clean, table.n_patients)), groups
 
 
-def _values(measured: FloatArray, setting: float | None) -> dict[str, float | None]:
+def _values(measured: FloatArray, setting: float | None) -> Strength:
     values = {
         name: None if np.isnan(value) else float(value)
         for name, value in zip(_MEASURES, measured, strict=True)
     }
-    return {"setting": setting, **values}
+    return Strength(setting=setting, **values)
 
 
-def _summary(
+def _estimates(
     measured: FloatArray, n_patients: int, reference: FloatArray | None = None
-) -> dict[str, dict[str, Any]]:
-    """Figures of replicates, shape (4, 1 + B), and of what they lost against a reference."""
+) -> dict[str, Estimate]:
+    """Estimates of replicates, shape (4, 1 + B), and of their differences from a reference."""
     replicates = dict(zip(_MEASURES, measured, strict=True))
     if reference is not None:
         lost = measured - reference
         replicates |= {f"{name}_change": values for name, values in zip(_MEASURES, lost, strict=True)}
-    return {name: figure(values, n_patients, reason=_UNDEFINED) for name, values in replicates.items()}
+    return {
+        name: weighted.estimate(values, n_patients, reason=_UNDEFINED) for name, values in replicates.items()
+    }

@@ -51,7 +51,7 @@ def intervals(resamples: int, seed: int) -> Intervals:
 def replicates(
     patients: IntArray, n_boot: int, seed: int, measure: Callable[[FloatArray], Mapping[K, FloatArray]]
 ) -> dict[K, FloatArray]:
-    """Return measures of a set and of `n_boot` resamples of its patients, each of shape (1 + n_boot,).
+    """Return measures of a set and of `n_boot` resamples of its patients, each of shape (..., 1 + n_boot).
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def replicates(
     n_boot, seed : int
         Number of resamples, and their seed.
     measure : callable
-        From weights, shape (B, N), to measures by key, each of shape (B,).
+        From weights, shape (B, N), to measures by key, each of shape (..., B).
     """
     rng = np.random.default_rng(seed)
     parts = [measure(np.ones((1, len(patients))))]
     block = max(1, _BLOCK // len(patients))
     for start in range(0, n_boot, block):
         parts.append(measure(patient_weights(patients, min(block, n_boot - start), rng)))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
 def estimate(values: FloatArray, n_patients: int, *, reason: str = "") -> Estimate:

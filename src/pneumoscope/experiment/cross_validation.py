@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit import examine
+from pneumoscope.data.audit import inspect
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
@@ -133,7 +133,7 @@ def _parts(
     manifest: Manifest, count: int, sources: tuple[str, ...], seed: int
 ) -> tuple[list[str], list[npt.NDArray[np.intp]]]:
     """Return what is held out in turn: folds of patients, or a source with a fold of all others."""
-    groups = examine(manifest).groups
+    groups = inspect(manifest).groups
     parts = folds(manifest, count, seed, duplicates=groups)
     if not sources:
         return [f"fold {number} of {count}" for number in range(1, count + 1)], parts

@@ -1,8 +1,9 @@
-"""The images of an experiment: labels checked, divided, read and standardised."""
+"""The images of an experiment: labels checked, split, read and standardised."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,52 +11,57 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.audit import examine
-from pneumoscope.data.folder import load
-from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.data.audit import inspect
+from pneumoscope.data.manifest import Manifest, Record, load
 from pneumoscope.data.split import split
 from pneumoscope.errors import DataError
-from pneumoscope.experiment.plan import Experiment, Progress
+from pneumoscope.experiment.plan import Experiment
 from pneumoscope.model.bundle import default_bundle_path
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.model.manifest import GateLimits
+from pneumoscope.parallel import Progress
+from pneumoscope.predict.cache import ImageCache
+from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.training.dataset import Packed, check_classes, check_split, pack
 from pneumoscope.training.recipe import Recipe, SplitSpec
 
 __all__ = [
+    "additional_images",
     "are_of",
     "by_data_set",
     "divide",
-    "images_to_add",
     "limited",
     "lung_segmenter",
     "pack_images",
     "prepare_manifest",
-    "with_more",
+    "training_pipeline",
+    "with_additional",
 ]
 
 log = logging.getLogger(__name__)
 
 
 def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = None) -> Manifest:
-    """Check labels, cut to `limit` images a class, and split where the manifest has no split yet.
+    """Check labels, limit the images of each class, and split where the manifest has no split yet.
 
     Raises
     ------
     DataError
-        For data that no network can learn from.
+        For data that no network can be trained on.
     """
-    check_classes(manifest, recipe.classes)
+    classes, target = recipe.output_classes, recipe.output_target
+    check_classes(manifest, classes, target)
     if limit is not None:
         manifest = limited(manifest, limit, recipe.seed)
     if not manifest.has_split:
         manifest = divide(manifest, recipe.split)
-    check_split(manifest, recipe.classes)
+    check_split(manifest, classes, target)
     return manifest
 
 
 def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
-    """Split a manifest; by patient means that copies of a image stay on one side too."""
-    copies = examine(manifest).groups if how.method == "patient" else None
+    """Split a manifest; by patient means that copies of an image stay in one split too."""
+    copies = inspect(manifest).groups if how.method == "patient" else None
     return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
 
 
@@ -73,7 +79,7 @@ def limited(manifest: Manifest, limit: int, seed: int) -> Manifest:
 
 
 def lung_segmenter(experiment: Experiment) -> Path | None:
-    """Return the segmenter that the recipe's input needs, or None.
+    """Return the segmenter that the recipe needs, or None.
 
     Raises
     ------
@@ -85,24 +91,24 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
     path = experiment.lungs or default_bundle_path() / LUNGS_FILE
     if not path.is_file():
         raise DataError(
-            f"{path}: no lung segmenter; train one by 'pneumoscope train-lungs', or give --lungs FILE"
+            f"{path}: no lung segmenter; train one with 'pneumoscope train-lungs', or give --lungs FILE"
         )
     return path
 
 
-def images_to_add(also: Path, manifest: Manifest) -> Manifest:
-    """Return the images of a second set that are there to learn from.
+def additional_images(data: Path, manifest: Manifest) -> Manifest:
+    """Return the images of an additional data set that may be trained on.
 
     Copies of a validation or test image, by content or by the patient of a DICOM header, are left out.
 
     Parameters
     ----------
-    also : Path
-        Its images without a split, and those of split ``train``, are taken.
+    data : Path
+        Its images without a split, and those of split ``train``, are used.
     manifest : Manifest
         The data set itself, with its split.
     """
-    more = load(also)
+    more = load(data)
     more = more.with_records(record for record in more.records if record.split in ("", "train"))
     held_out = [record for record in manifest.records if record.split in ("val", "test")]
     absolute = [
@@ -111,21 +117,21 @@ def images_to_add(also: Path, manifest: Manifest) -> Manifest:
         for record in part.records
     ]
     if len({record.path for record in absolute}) < len(absolute):
-        raise DataError(f"{also}: lists images that are held out; give a set of its own")
+        raise DataError(f"{data}: lists validation or test images; give a data set of other images")
     copies = {
         position - len(held_out)
-        for group in examine(more.with_records(absolute)).groups
+        for group in inspect(more.with_records(absolute)).groups
         if min(group) < len(held_out)
         for position in group
     }
     kept = [record for position, record in enumerate(more.records) if position not in copies]
     if lost := len(more) - len(kept):
-        log.warning("%s: %d images are copies of held-out ones and are left out", also, lost)
+        log.warning("%s: %d images are copies of validation or test images and are left out", data, lost)
     return more.with_records(kept)
 
 
-def with_more(train: Manifest, added: Manifest | None) -> Manifest:
-    """Add the images of a second set to what is learnt from."""
+def with_additional(train: Manifest, added: Manifest | None) -> Manifest:
+    """Add the images of an additional data set to the training images."""
     if added is None:
         return train
     renamed = [
@@ -140,30 +146,35 @@ def with_more(train: Manifest, added: Manifest | None) -> Manifest:
     return train.with_records([*train.records, *renamed])
 
 
-def by_data_set(learnt: Manifest, first: Manifest) -> list[Manifest]:
-    """Divide what was learnt from into the data set itself and what was added to it."""
-    mine = are_of(learnt.records, first)
-    parts = (np.flatnonzero(side) for side in (mine, ~mine))
-    return [learnt.with_records(learnt.records[row] for row in part) for part in parts if part.size]
+def by_data_set(train: Manifest, first: Manifest) -> list[Manifest]:
+    """Divide training images into those of the data set itself and those of the additional one."""
+    own = are_of(train.records, first)
+    parts = (np.flatnonzero(side) for side in (own, ~own))
+    return [train.with_records(train.records[row] for row in part) for part in parts if part.size]
 
 
 def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:
-    """Tell which records are of the data set itself, and were not added to it; shape (N,)."""
+    """Return which records are of the data set itself and not additional, shape (N,)."""
     own = {record.path for record in first.records}
     return np.array([record.path in own for record in records], np.bool_)
 
 
-def pack_images(records: Manifest, recipe: Recipe, lungs: Path | None, progress: Progress) -> Packed:
-    """Read and standardise images as a recipe says, telling how far it is."""
-    segment = OnnxLungSegmenter(lungs) if lungs else None
+def training_pipeline(recipe: Recipe, lungs: Path | None, cache: ImageCache | None = None) -> Pipeline:
+    """Return the pipeline of a recipe: with default gate limits, since its own gate is fitted later."""
+    segmenter = OnnxLungSegmenter(lungs) if lungs else None
+    return Pipeline(recipe.input, GateLimits(), segmenter=segmenter, cache=cache)
+
+
+def pack_images(images: Manifest, recipe: Recipe, pipeline: Pipeline, progress: Progress) -> Packed:
+    """Read and standardise images for a recipe, and log how many are left out."""
     packed = pack(
-        records,
-        recipe.classes,
-        recipe.input,
-        segment,
+        images,
+        recipe.output_classes,
+        pipeline,
+        target=recipe.output_target,
         keep_lungs=recipe.tasks.lungs > 0,
-        progress=lambda done: progress.on_images(done, len(records)),
+        progress=progress,
     )
-    if packed.unreadable:
-        log.warning("%d of %d images are unreadable and left out", len(packed.unreadable), len(records))
+    for status, count in Counter(one.status for one in packed.left_out).items():
+        log.warning("%d of %d images are %s and left out", count, len(images), status)
     return packed

@@ -1,29 +1,40 @@
-"""What an experiment is: its recipe, its data, and whom to tell how far it is."""
+"""An experiment: its recipe, its data, its options and its result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pneumoscope.errors import UnreadableImageError
-from pneumoscope.evaluation.bundles import Evaluation
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.domain import Target
+from pneumoscope.errors import DataError, RecipeError
+from pneumoscope.evaluation import Evaluation
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.training.history import Epoch
+from pneumoscope.predict.cache import ImageCache, default_cache_folder
+from pneumoscope.training.dataset import LeftOut
 from pneumoscope.training.recipe import Recipe, load_recipe
+from pneumoscope.training.target import parse_target
 
-__all__ = ["RECIPE_FILE", "Experiment", "Progress", "Result", "is_of_another_recipe", "with_split"]
+__all__ = [
+    "RECIPE_FILE",
+    "Experiment",
+    "Result",
+    "changed_recipe",
+    "is_of_another_recipe",
+    "resolved",
+]
 
 RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is to be done.
+    """A training run that is to be done.
 
     Parameters
     ----------
     recipe : Recipe
+        Classes and target that it leaves open follow from the labels of the data.
     data : Path
         A folder, a manifest or a MedMNIST file.
     out : Path
@@ -32,22 +43,22 @@ class Experiment:
         A timm checkpoint in place of the hub's.
     lungs : Path, optional
         A lung segmenter; the shipped one if not given.
-    also : Path, optional
-        A second data set to learn from only: its images without a split, and those of split ``train``.
+    additional : Path, optional
+        Additional training data: of a second data set, the images without a split and those of split ``train``.
     teachers : tuple of Path
         Bundles in place of the teacher that the recipe would train; of the same data and split.
     teacher_epochs : int, optional
-        Epochs of the teacher that the recipe trains, not those of its own recipe.
+        Epochs of the teacher that the recipe trains, in place of those of its own recipe.
     limit : int, optional
-        Use at most so many images of each class.
+        Use at most this many images of each class.
     keras : bool
         Write ``model.h5`` as well.
     resume : bool
-        Go on with an interrupted run.
+        Continue an interrupted run.
     divides : bool
-        The split was asked for, so that data which bring their own are rejected.
-    described_as : str
-        Name of the data in reports; the folder's name if empty.
+        A split was requested, so that data which have one already are an error.
+    cache : Path or None
+        Folder of prepared images; None for no cache.
     """
 
     recipe: Recipe
@@ -55,44 +66,115 @@ class Experiment:
     out: Path
     weights: Path | None = None
     lungs: Path | None = None
-    also: Path | None = None
+    additional: Path | None = None
     teachers: tuple[Path, ...] = ()
     teacher_epochs: int | None = None
     limit: int | None = None
     keras: bool = False
     resume: bool = False
     divides: bool = False
-    described_as: str = ""
+    cache: Path | None = field(default_factory=default_cache_folder)
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Whom to tell how far things are."""
-
-    on_step: Callable[[str], None] = lambda _: None
-    on_images: Callable[[int, int], None] = lambda _done, _total: None
-    on_epoch: Callable[[Epoch, int], None] = lambda _row, _epochs: None
+    def open_cache(self) -> ImageCache | None:
+        """Return the cache of prepared images; raises `DataError` if its folder cannot be made."""
+        return ImageCache(self.cache) if self.cache else None
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out of it."""
+    """Result of an experiment.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    evaluation : Evaluation
+        On split ``test``.
+    left_out : tuple of LeftOut
+        Images that were unreadable or rejected, of all splits.
+    """
 
     bundle: Bundle
     evaluation: Evaluation
-    unreadable: tuple[UnreadableImageError, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def is_of_another_recipe(out: Path, recipe: Recipe) -> bool:
-    """Tell whether a folder holds what another recipe made; False where it holds nothing yet."""
+    """Return whether a folder has runs of another recipe; False where it has none yet."""
     path = out / RECIPE_FILE
     return path.exists() and load_recipe(str(path)).sha256 != recipe.sha256
 
 
-def with_split(recipe: Recipe, *, method: str | None = None, seed: int | None = None) -> Recipe:
-    """Return the recipe with another split; the seed, where given, is that of the training too."""
-    chosen = {name: value for name, value in (("method", method), ("seed", seed)) if value is not None}
-    changed = recipe.model_copy(
-        update={"split": recipe.split.model_validate(recipe.split.model_dump() | chosen)}
-    )
-    return changed if seed is None else changed.model_copy(update={"seed": seed})
+def resolved(experiment: Experiment, manifest: Manifest) -> Experiment:
+    """Return the experiment with the classes and the target that follow from the labels of its data.
+
+    Raises
+    ------
+    DataError
+        If there are no images, or all have the same label.
+    RecipeError
+        If the target does not follow from the labels.
+    """
+    labels = manifest.labels()
+    if not labels:
+        raise DataError(f"{manifest.root}: no images found; give a folder with one sub-folder per class")
+    if len(labels) == 1:
+        raise DataError(
+            f"{manifest.root}: all {len(manifest)} images are {labels[0]!r}; a second class is needed"
+        )
+    return replace(experiment, recipe=experiment.recipe.resolved(labels))
+
+
+def changed_recipe(
+    recipe: Recipe,
+    *,
+    target: Target | str | None = None,
+    epochs: int | None = None,
+    size: int | None = None,
+    split: str | None = None,
+    seed: int | None = None,
+    pretrained: bool | None = None,
+    weights: Path | None = None,
+) -> Recipe:
+    """Return a recipe with options in place of some of its values.
+
+    Parameters
+    ----------
+    target : Target or str, optional
+        The target finding, or ``NAME=CLASS[,CLASS...]``; the classes are then the labels of the data.
+    epochs : int, optional
+        In all.
+    size : int, optional
+        Side of the input in pixels.
+    split : {"patient", "random"}, optional
+        How data without a split are divided.
+    seed : int, optional
+        Of split and training.
+    pretrained : bool, optional
+        Start from ImageNet weights, or from scratch.
+    weights : Path, optional
+        A timm checkpoint to start from.
+
+    Raises
+    ------
+    RecipeError
+        If weights are given although the network starts from scratch, or the target cannot be read.
+    """
+    if pretrained is False and weights is not None:
+        raise RecipeError("--weights and --no-pretrained exclude each other; leave one out")
+    if target is not None:
+        finding = parse_target(target) if isinstance(target, str) else target
+        recipe = recipe.model_copy(update={"classes": None, "target": finding})
+    if not (weights is not None or (recipe.network.pretrained if pretrained is None else pretrained)):
+        recipe = recipe.from_scratch()
+    elif pretrained:
+        network = recipe.network.model_copy(update={"pretrained": True})
+        recipe = recipe.model_copy(update={"network": network})
+    if size is not None:
+        recipe = recipe.model_copy(update={"input": recipe.input.model_copy(update={"size": size})})
+    chosen = {name: value for name, value in (("method", split), ("seed", seed)) if value is not None}
+    if chosen:
+        content = recipe.split.model_dump() | chosen
+        recipe = recipe.model_copy(update={"split": recipe.split.model_validate(content)})
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
+    return recipe.with_epochs(epochs) if epochs is not None else recipe

@@ -1,4 +1,4 @@
-"""The folder of a run: what another person needs to run it again, and what it takes to go on with it."""
+"""The folder of a run: its data and inputs, what is needed to reproduce it, and what it takes to resume it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,147 @@ import json
 import platform
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import DataError, UnreadableImageError
-from pneumoscope.experiment.origin import Origin
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.domain import DatasetDescription
+from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe
 from pneumoscope.model.bundle import load_bundle, sha256_of
+from pneumoscope.model.manifest import Provenance, TrainingData
 from pneumoscope.parallel import available_cpus
+from pneumoscope.training.dataset import LeftOut
 from pneumoscope.training.fit import CHECKPOINT_FILE
+from pneumoscope.training.recipe import SplitSpec
 
-__all__ = ["SPLIT_FILE", "check_inputs", "resumes", "write_inputs", "write_unreadable"]
+__all__ = [
+    "LEFT_OUT_FILE",
+    "SPLIT_FILE",
+    "Origin",
+    "check_inputs",
+    "check_recipe",
+    "resumes",
+    "write_inputs",
+    "write_left_out",
+]
 
 SPLIT_FILE, ENVIRONMENT_FILE, INPUTS_FILE = "split.csv", "environment.json", "inputs.json"
-UNREADABLE_FILE = "unreadable.csv"
+LEFT_OUT_FILE = "left-out.csv"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The data of an experiment and how they are split.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        With a resolved recipe.
+    manifest : Manifest
+        The data set, with its split.
+    added : Manifest or None
+        Additional training data.
+    brings_split : bool
+        Whether the data had a split already, so that the one of the recipe is not used.
+    """
+
+    experiment: Experiment
+    manifest: Manifest
+    added: Manifest | None
+    brings_split: bool
+
+    @property
+    def description(self) -> DatasetDescription:
+        """What the data set states about itself; named by its folder where it states no name."""
+        return _named(self.manifest.description, self.manifest.root.resolve().name)
+
+    @property
+    def split_in_words(self) -> str:
+        """How the images were split."""
+        how = self._split
+        return f"by {how.method}, seed {how.seed}" if how else "as given by the data"
+
+    def part(self, side: str) -> str:
+        """Return the name of one side of the split, for reports and calibrators."""
+        return f"{self.description.name}, {side} split ({self.split_in_words})"
+
+    def provenance(
+        self, teachers: tuple[str, ...] = (), *, images: int | None = None, added_images: int | None = None
+    ) -> Provenance:
+        """Return what the bundle records of the data.
+
+        Parameters
+        ----------
+        teachers : tuple of str
+            Identities of the teachers.
+        images, added_images : int, optional
+            Training images of the data set, and of the additional one.
+        """
+        how = self._split
+        data = [TrainingData(description=self.description, fingerprint=self.manifest.fingerprint(), images=images)]
+        if self.added is not None:
+            sources = sorted({record.source for record in self.added.records if record.source})
+            name = ", ".join(sources) or self.added.root.resolve().name
+            data.append(
+                TrainingData(
+                    description=_named(self.added.description, name),
+                    fingerprint=self.added.fingerprint(),
+                    additional=True,
+                    images=added_images,
+                )
+            )
+        return Provenance(
+            data=tuple(data),
+            split_seed=how.seed if how else None,
+            split_method=how.method if how else "given",
+            split_fingerprint=self.manifest.split_fingerprint(),
+            teachers=teachers,
+        )
+
+    @property
+    def _split(self) -> SplitSpec | None:
+        return None if self.brings_split else self.experiment.recipe.split
+
+
+def _named(description: DatasetDescription | None, name: str) -> DatasetDescription:
+    description = description or DatasetDescription()
+    return description if description.name else replace(description, name=name)
 
 
 def resumes(experiment: Experiment) -> bool:
-    """Whether there is a run to go on with; reject to write over one, or to go on by another recipe."""
-    out = experiment.out
-    if not (out / CHECKPOINT_FILE).exists():
-        return False
-    if not experiment.resume:
-        raise DataError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
-    if is_of_another_recipe(out, experiment.recipe):
-        raise DataError(
-            f"{out}: is a run of another recipe; resume with the same options, or use another --out"
-        )
-    return True
-
-
-def check_inputs(origin: Origin, lungs: Path | None) -> None:
-    """Reject to go on with a run by another segmenter, other teachers, weights or added images.
+    """Return whether there is a run to continue.
 
     Raises
     ------
     DataError
-        Naming the option; a run that wrote down none of them is let pass.
+        If there is a run and the experiment does not resume it.
+    """
+    if not (experiment.out / CHECKPOINT_FILE).exists():
+        return False
+    if not experiment.resume:
+        raise DataError(
+            f"{experiment.out}: holds a run already; use --resume to continue it, or another --out"
+        )
+    return True
+
+
+def check_recipe(experiment: Experiment) -> None:
+    """Raise `DataError` if the run folder has a run of another recipe."""
+    if is_of_another_recipe(experiment.out, experiment.recipe):
+        raise DataError(
+            f"{experiment.out}: is a run of another recipe; resume with the same options, or use another --out"
+        )
+
+
+def check_inputs(origin: Origin, lungs: Path | None) -> None:
+    """Check that a run is resumed with the same segmenter, teachers, weights and additional images.
+
+    Raises
+    ------
+    DataError
+        Naming the option that differs.
     """
     path = origin.experiment.out / INPUTS_FILE
     if not path.exists():
@@ -53,7 +157,7 @@ def check_inputs(origin: Origin, lungs: Path | None) -> None:
     for option, value in now.items():
         if begun.get(option) != value:
             raise DataError(
-                f"{path.parent}: began with another --{option}; resume with the same, or use another --out"
+                f"{path.parent}: was started with another --{option}; resume with the same, or use another --out"
             )
 
 
@@ -61,7 +165,7 @@ def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
     """Return by option what was given besides recipe and data, as hashes."""
     experiment, weights = origin.experiment, origin.experiment.weights
     return {
-        "also": origin.added.fingerprint() if origin.added else None,
+        "additional": origin.added.fingerprint() if origin.added else None,
         "lungs": sha256_of(lungs) if lungs else None,
         "teacher": [load_bundle(path).identity for path in experiment.teachers],
         "weights": sha256_of(weights) if weights and weights.is_file() else None,
@@ -69,7 +173,7 @@ def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
 
 
 def write_inputs(origin: Origin, lungs: Path | None) -> None:
-    """Leave in the run folder what another person needs to run it again."""
+    """Write recipe, split, inputs and environment, which are needed to reproduce the run."""
     experiment, manifest = origin.experiment, origin.manifest
     out = experiment.out
     try:
@@ -78,8 +182,10 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
         raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
     (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
     manifest.write(out / SPLIT_FILE)
-    packages = ("pneumoscope", "torch", "timm", "lightning", "numpy", "opencv-python-headless", "onnxruntime")
     (out / INPUTS_FILE).write_text(json.dumps(_inputs(origin, lungs), indent=2) + "\n", encoding="utf-8")
+    packages = (
+        "pneumoscope", "torch", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "onnxruntime",
+    )  # fmt: skip
     environment = {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -90,9 +196,9 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
     (out / ENVIRONMENT_FILE).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
 
-def write_unreadable(run: Path, unreadable: Iterable[UnreadableImageError]) -> None:
+def write_left_out(run: Path, left_out: Iterable[LeftOut]) -> None:
     """List the images that were left out, with the reason."""
-    with (run / UNREADABLE_FILE).open("w", newline="", encoding="utf-8") as file:
+    with (run / LEFT_OUT_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("path", "reason", "detail"))
-        writer.writerows((error.path, error.reason.value, error.detail) for error in unreadable)
+        writer.writerow(("path", "status", "reason", "detail"))
+        writer.writerows((one.path, one.status, one.reason, one.detail) for one in left_out)

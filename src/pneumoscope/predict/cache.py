@@ -98,10 +98,12 @@ class ImageCache:
         """Return an entry, or None where there is none or it is damaged."""
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here: numpy leaves the file open where it is no archive.
+            with path.open("rb") as file:
+                stored = np.load(file, allow_pickle=False)
                 entry = _unpack({name: stored[name] for name in stored.files})
             os.utime(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         return entry
 

@@ -27,9 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Explanation
-from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised, crop
-from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.manifest import Calibrator
 
 __all__ = [
@@ -129,10 +127,14 @@ def target_evidence(
 
 def explain(
     features: Floats,
+    weight: Floats,
     probabilities: npt.NDArray[np.float64],
     standardised: Standardised,
-    bundle: Bundle,
     calibrator: Calibrator,
+    *,
+    target: str,
+    target_mask: npt.NDArray[np.bool_],
+    background: Floats | None = None,
     style: MapStyle = MAP_STYLE,
 ) -> Explanation:
     """Make the class activation map for the target over the part of the image that the network saw.
@@ -141,29 +143,27 @@ def explain(
     ----------
     features : ndarray of float32, shape (D, h, w)
         The network's last feature maps for this image.
+    weight : ndarray of float32, shape (K, D)
+        The head.
     probabilities : ndarray of float64, shape (K,)
         Calibrated.
     standardised : Standardised
         The network's input and where in the image it came from.
-    bundle : Bundle
-        Its head scores each location; its background features, if any, are subtracted.
     calibrator : Calibrator
         Its scale makes the evidence comparable with the probabilities.
+    target : str
+        Name of the finding.
+    target_mask : ndarray of bool, shape (K,)
+        The classes that count as it.
+    background : ndarray of float32, shape (D, h, w), optional
+        Mean features of chests without the finding; the map is drawn relative to them.
     style : MapStyle
         How the map is made of the evidence.
-
-    Raises
-    ------
-    BundleError
-        If the background does not fit the features.
     """
-    background, manifest = bundle.background, bundle.manifest
-    if background is not None and background.shape != features.shape:
-        raise BundleError(f"{bundle.path}: the background does not fit the features; calibrate it again")
     beyond = features if background is None else features - background
     scale = calibrator.odds_scale * np.asarray(calibrator.scale)
-    evidence = target_evidence(beyond, bundle.head_weight, probabilities, manifest.target_mask, scale)
-    return heat_map(evidence, standardised, manifest.target.name, style)
+    evidence = target_evidence(beyond, weight, probabilities, target_mask, scale)
+    return heat_map(evidence, standardised, target, style)
 
 
 def heat_map(

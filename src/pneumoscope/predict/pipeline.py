@@ -263,7 +263,7 @@ class Pipeline:
         age = item.age if one.age is None else one.age
         view = item.view if one.view == ViewPosition.UNKNOWN else one.view
         reasons, message = one.reasons, one.message
-        if caution := population_advice(age, view, self._validated):
+        if one.status == "ok" and (caution := population_advice(age, view, self._validated)):
             reasons = (*reasons, Reason.POPULATION_NOT_VALIDATED)
             message = f"{message} {caution}".strip()
         return replace(one, path=item.label, reasons=reasons, message=message, age=age, view=view)

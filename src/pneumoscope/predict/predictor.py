@@ -303,14 +303,27 @@ class Predictor:
         prediction = self._prediction(one.score(logits))
         if logits is None or features is None or one.input is None:
             return ExplainedPrediction(prediction, one.radiograph)
-        target = self.bundle.manifest.target.name
+        target, bundle = prediction.target, self.bundle
         if method == "occlusion":
             evidence = occlusion_evidence(self.log_odds, one.input.pixels)
             explanation = heat_map(evidence, one.input, target, method=method)
         else:
-            calibrator = self.bundle.manifest.calibration_for(prediction.population).calibrator
+            calibrator = bundle.manifest.calibration_for(prediction.population).calibrator
             probabilities = calibrate(logits, calibrator, self._mask)
-            explanation = explain(features, probabilities, one.input, self.bundle, calibrator)
+            if bundle.background is not None and bundle.background.shape != features.shape:
+                raise BundleError(
+                    f"{bundle.path}: the background does not fit the features; calibrate it again"
+                )
+            explanation = explain(
+                features,
+                bundle.head_weight,
+                probabilities,
+                one.input,
+                calibrator,
+                target=target,
+                target_mask=self._mask,
+                background=bundle.background,
+            )
         return ExplainedPrediction(prediction, one.radiograph, logits, explanation, one.input)
 
     def _rows(self, prepared: Sequence[Prepared]) -> Iterator[tuple[Floats | None, Floats | None]]:

@@ -12,15 +12,14 @@ import numpy.typing as npt
 import pneumoscope
 from pneumoscope.model.bundle import Bundle, head_bytes, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import BundleManifest, GateLimits, Provenance
+from pneumoscope.model.manifest import BundleManifest, Provenance
 from pneumoscope.training.networks import Network
-from pneumoscope.training.onnx_export import export_onnx
-from pneumoscope.training.quantise import quantise
+from pneumoscope.training.onnx_export import export_onnx, quantise
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["export_bundle"]
 
-# Enough that the widest of their activations is no chance.
+# Enough for a stable estimate of the widest activations.
 RANGE_IMAGES = 256
 
 
@@ -31,29 +30,27 @@ def export_bundle(
     *,
     provenance: Provenance,
     lungs: Path | None = None,
-    gate: GateLimits | None = None,
-    seen: npt.NDArray[np.uint8] | None = None,
+    train_images: npt.NDArray[np.uint8] | None = None,
 ) -> Bundle:
-    """Write a network as a bundle, uncalibrated, with one operating point at 0.5.
+    """Write a network as a draft bundle: uncalibrated, with one operating point at 0.5.
 
     Parameters
     ----------
     network : Network
-        Trained as `recipe` says.
+        Trained by `recipe`.
     folder : Path
         The bundle's folder.
     provenance : Provenance
-        Recipe, code version and date are filled in here.
+        Recipe, weights, normalisation, code version and date are filled in here.
     lungs : Path, optional
-        The lung segmenter, needed where the recipe's input spec needs one.
-    gate : GateLimits, optional
-    seen : ndarray of uint8, shape (N, 1, S, S), optional
-        Training images as the network saw them, needed where the recipe asks for 8 bits.
+        The lung segmenter, needed where the input spec of the recipe needs one.
+    train_images : ndarray of uint8, shape (N, 1, S, S), optional
+        Packed training images, needed where the precision of the recipe is int8.
 
     Raises
     ------
     DataError
-        If 8 bits are asked for and there are no images.
+        If the precision is int8 and there are no images.
     PneumoscopeError
         If the exported network differs from the trained one.
     """
@@ -62,35 +59,38 @@ def export_bundle(
             "recipe": recipe.name,
             "recipe_sha256": recipe.sha256,
             "precision": recipe.precision,
+            "pretrained": network.weights_source,
+            "mean": tuple(network.mean.flatten().tolist()),
+            "std": tuple(network.std.flatten().tolist()),
             "code_version": pneumoscope.__version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
     )
     manifest = BundleManifest(
         name=recipe.name,
-        findings=recipe.classes,
+        classes=recipe.output_classes,
+        target=recipe.output_target,
         input=recipe.input,
-        gate=gate or GateLimits(),
         provenance=stamped,
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
         export_onnx(network, model, size=recipe.input.size, outputs=("logits", "features"))
         if recipe.precision == "int8":
-            model = quantise(model, model.with_name("eight-bits.onnx"), _sample(seen, recipe.seed))
+            model = quantise(model, model.with_name("int8.onnx"), _sample(train_images, recipe.seed))
         files: dict[str, bytes | Path] = {"model.onnx": model, "head.npz": _head(network)}
         if lungs is not None and recipe.input.needs_lungs:
             files[LUNGS_FILE] = lungs
         return write_bundle(folder, manifest, files)
 
 
-def _sample(seen: npt.NDArray[np.uint8] | None, seed: int) -> npt.NDArray[np.float32]:
+def _sample(packed: npt.NDArray[np.uint8] | None, seed: int) -> npt.NDArray[np.float32]:
     """Draw the images on which the ranges of the activations are measured, grey levels in [0, 1]."""
-    if seen is None:
+    if packed is None:
         return np.zeros((0, 1, 1, 1), np.float32)
-    count = min(RANGE_IMAGES, len(seen))
-    drawn = np.random.default_rng(seed).choice(len(seen), count, replace=False)
-    images: npt.NDArray[np.float32] = seen[drawn].astype(np.float32) / np.float32(255)
+    count = min(RANGE_IMAGES, len(packed))
+    drawn = np.random.default_rng(seed).choice(len(packed), count, replace=False)
+    images: npt.NDArray[np.float32] = packed[drawn].astype(np.float32) / np.float32(255)
     return images
 
 

@@ -1,7 +1,7 @@
 """The training loop, to be read from top to bottom.
 
-Lightning Fabric carries it to bf16, to a GPU and, under ``torchrun``, to several. Every random number
-of an epoch comes from (seed, epoch), so a run that is resumed goes on as if it had never stopped.
+Lightning Fabric runs it in bf16, on a GPU and, under ``torchrun``, on several. Every random number of an epoch
+comes from (seed, epoch), so a resumed run gives the same weights as an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import os
 import pickle
 import struct
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
+from timm.utils import ModelEmaV3
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from pneumoscope.errors import DataError
-from pneumoscope.training.augment import augment, mixup
+from pneumoscope.parallel import Progress
+from pneumoscope.training.augment import augment
 from pneumoscope.training.dataset import Packed
-from pneumoscope.training.ema import WeightAverage
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
-from pneumoscope.training.loss import Targets, cross_entropy
-from pneumoscope.training.multitask import MultiTask
+from pneumoscope.training.loss import MultiTask, Targets, cross_entropy
 from pneumoscope.training.networks import Network, freeze, set_training
 from pneumoscope.training.recipe import Phase, Recipe
 
@@ -49,26 +49,25 @@ EVALUATION_BATCH = 64
 
 @dataclass
 class _State:
-    """What a checkpoint holds besides weights."""
+    """The part of a checkpoint that is not weights; `steps` counts updates of the average."""
 
     epoch: int = 0
+    steps: int = 0
     best_loss: float = math.inf
-    stale: int = 0
-    stopped: bool = False
 
 
 def make_fabric(devices: str = "auto") -> Fabric:
-    """Return the engine: a GPU where there is one; ``torchrun`` says how many processes there are.
+    """Return the engine: a GPU where there is one, and as many processes as ``torchrun`` started.
 
-    It computes in bf16 where the device does so itself, and in float32 elsewhere: a processor without
-    AVX-512 only imitates bf16, at a tenth of the speed.
+    It computes in bf16 where the device has it, and in float32 otherwise: a processor without AVX-512 only
+    emulates bf16, at a tenth of the speed.
 
     Parameters
     ----------
     devices : str
         ``auto``, ``cpu`` or ``cuda``.
     """
-    # Fabric by itself would take every GPU and start this command once for each.
+    # By default Fabric would use every GPU and start this command once for each.
     local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     cuda = devices == "cuda" or (devices == "auto" and torch.cuda.is_available())
     fabric = Fabric(
@@ -97,22 +96,25 @@ def fit(
     fabric: Fabric,
     teacher: npt.NDArray[np.float32] | None = None,
     resume: bool = False,
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Network:
-    """Train a network as a recipe says and return it with the weights to keep.
+    """Train a network by a recipe and return it with the weights to keep.
 
     Parameters
     ----------
     recipe : Recipe
+        With classes and target; see `Recipe.resolved`.
     network : Network
         Freshly built; where `resume` finds a checkpoint, its weights are replaced.
     train, val : Packed
     run : Path
-        Gets a checkpoint after every epoch, ``history.csv`` and TensorBoard logs.
+        Gets a checkpoint after every epoch, ``history.csv`` and, where TensorBoard is installed, its logs.
     teacher : ndarray of float32, shape (N, K), optional
-        A teacher's probabilities for the training images; see `pneumoscope.training.distil`.
+        Probabilities of a teacher for the training images; see `pneumoscope.training.distil`.
     resume : bool
-        Go on from the run's checkpoint, if there is one.
+        Continue from the checkpoint of the run, if there is one.
+    progress : Progress, optional
+        Gets one line per epoch.
 
     Raises
     ------
@@ -129,8 +131,8 @@ def fit(
     first = 0
     for number, phase in enumerate(recipe.phases):
         last = first + phase.epochs
-        if trainer.state.epoch < last and not trainer.state.stopped:
-            trainer.run_phase(number, phase, first, on_epoch)
+        if trainer.state.epoch < last:
+            trainer.run_phase(number, phase, first, progress or Progress())
         first = last
     return trainer.kept()
 
@@ -148,15 +150,15 @@ class _Trainer:
     ) -> None:
         self.recipe, self.run, self.fabric = recipe, run, fabric
         self.network: Network = network.to(fabric.device)
-        self.average = WeightAverage(self.network, recipe.ema) if recipe.ema else None
+        self.average = _average(self.network, recipe.ema) if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
         self.state = _State()
-        self.optimizer_state: dict[str, Any] | None = None
+        self.resumed: dict[str, Any] = {}
         self.train, self.val = train, val
         maps = [train.images] if train.lungs is None else [train.images, train.lungs]
         self.images = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
-        counts = np.bincount(train.labels, minlength=len(recipe.classes))
-        balanced = len(train) / (len(recipe.classes) * np.maximum(counts, 1))
+        classes = len(recipe.output_classes)
+        balanced = len(train) / (classes * np.maximum(np.bincount(train.labels, minlength=classes), 1))
         self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
         names, source = np.unique([record.source for record in train.records], return_inverse=True)
         self.learner = MultiTask(self.network, recipe.tasks, len(names), seed=recipe.seed)
@@ -167,7 +169,7 @@ class _Trainer:
         self, packed: Packed, teacher: npt.NDArray[np.float32] | None, source: npt.NDArray[np.int64]
     ) -> Targets:
         recipe, device = self.recipe, self.fabric.device
-        # By class: which sources have images of it.
+        # By class: the sources that have images of it.
         has = packed.possible.T @ np.eye(source.max() + 1, dtype=np.bool_)[source]
         smoothing = [recipe.smoothing(record.source, record.label) for record in packed.records]
         return Targets(
@@ -180,83 +182,88 @@ class _Trainer:
             torch.from_numpy(packed.possible @ has).to(device),
         )
 
-    def run_phase(self, number: int, phase: Phase, first: int, on_epoch: Callable[[Epoch], None]) -> None:
-        """Train the epochs of one phase that are still to do."""
-        learning = freeze(self.network, phase.frozen)
+    def run_phase(self, number: int, phase: Phase, first: int, progress: Progress) -> None:
+        """Train the remaining epochs of one phase."""
+        trainable = freeze(self.network, phase.frozen)
         log.info(
-            "phase %d: %d epochs, lr %g, %d parameters learn", number + 1, phase.epochs, phase.lr, learning
+            "phase %d: %d epochs, lr %g, %d trainable parameters", number + 1, phase.epochs, phase.lr, trainable
         )
-        model, optimizer = self.fabric.setup(self.learner, self._optimizer(phase), move_to_device=False)
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-            self.optimizer_state = None
+        plain = self._optimizer(phase)
+        batches = len(self._batches(0))
+        schedule = LambdaLR(plain, lambda step: _rate(phase, step / batches))
+        model, optimizer = self.fabric.setup(self.learner, plain, move_to_device=False)
+        if self.resumed:
+            optimizer.load_state_dict(self.resumed["optimizer"])
+            schedule.load_state_dict(self.resumed["schedule"])
+            self.resumed = {}
         for epoch in range(max(first, self.state.epoch), first + phase.epochs):
             started = time.monotonic()
-            loss = self._train_epoch(model, optimizer, phase, epoch, first)
-            # Batch statistics differ between processes: one of them speaks for all.
+            loss, lr = self._train_epoch(model, optimizer, schedule, epoch)
+            # Batch statistics differ between processes, so that one process validates for all.
             val_loss, auroc, accuracy = self.fabric.broadcast(self._validate())
-            lr = optimizer.param_groups[0]["lr"]
-            seconds = time.monotonic() - started
-            row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, round(seconds, 2))
+            seconds = round(time.monotonic() - started, 2)
+            row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, seconds)
             self._keep_score(row)
-            self._save(optimizer, row)
-            on_epoch(row)
-            if self.state.stopped:
-                log.info("stopped early: no lower validation loss for %d epochs", self.state.stale)
-                return
+            self._save(optimizer, schedule, row)
+            progress.message(row.line(self.recipe.epochs))
+            progress.update(row.epoch, self.recipe.epochs)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        learning = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
         decay = self.recipe.weight_decay
         if self.recipe.optimizer == "sgd":
-            return torch.optim.SGD(learning, lr=phase.lr, momentum=0.9, weight_decay=decay, nesterov=True)
-        kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
-        return kind(learning, lr=phase.lr, weight_decay=decay)
+            return torch.optim.SGD(trainable, lr=phase.lr, momentum=0.9, weight_decay=decay, nesterov=True)
+        algorithm = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
+        return algorithm(trainable, lr=phase.lr, weight_decay=decay)
 
-    def _train_epoch(self, model: Any, optimizer: Any, phase: Phase, epoch: int, first: int) -> float:
-        """One pass over the training images; return the mean loss."""
-        recipe, fabric = self.recipe, self.fabric
-        order_generator = torch.Generator().manual_seed(_mix(recipe.seed, epoch, 0))
-        generator = torch.Generator(fabric.device).manual_seed(
-            _mix(recipe.seed, epoch, 1 + fabric.global_rank)
-        )
-        torch.manual_seed(_mix(recipe.seed, epoch, 1000 + fabric.global_rank))  # dropout
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """Return the batches of this process, as positions of the training images."""
+        order_generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch, 0))
         order = torch.randperm(len(self.train), generator=order_generator)
-        # Every process must take as many steps as the others, or they wait for each other for ever.
-        whole = len(order) // fabric.world_size * fabric.world_size
-        batches = _batches(order[:whole][fabric.global_rank :: fabric.world_size], recipe.batch)
+        # Every process must take as many steps as the others: they wait for each other at each.
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        whole = len(order) // processes * processes
+        own = torch.split(order[:whole][rank::processes], self.recipe.batch)
+        batches = [batch for batch in own if len(batch) > 1]  # batch normalisation needs two images
         if not batches:
             raise DataError(f"{self.run}: {len(order)} training images are too few; give more")
+        return batches
+
+    def _train_epoch(
+        self, model: Any, optimizer: Any, schedule: LambdaLR, epoch: int
+    ) -> tuple[float, float]:
+        """Train on all images once; return the mean loss and the learning rate of the last step."""
+        recipe, fabric = self.recipe, self.fabric
+        seed = recipe.seed
+        generator = torch.Generator(fabric.device).manual_seed(_mix(seed, epoch, 1 + fabric.global_rank))
+        torch.manual_seed(_mix(seed, epoch, 1000 + fabric.global_rank))  # dropout
+        batches = self._batches(epoch)
         set_training(model)
         total = torch.zeros((), device=fabric.device)
-        for step, batch in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(phase, epoch - first + step / len(batches))
+        for batch in batches:
             augmented = augment(self.images[batch].float() / 255, recipe.augmentation, generator)
-            targets = self.targets[batch.to(fabric.device)]
-            if recipe.augmentation.mixup:
-                augmented, other, share = mixup(augmented, recipe.augmentation.mixup, generator)
             images, lungs = augmented[:, :1], augmented[:, 1:]
-            said = model(images.contiguous(memory_format=torch.channels_last))
-            loss = self.learner.loss(said, targets, lungs)
-            if recipe.augmentation.mixup:
-                loss = share * loss + (1 - share) * self.learner.loss(said, targets[other], lungs)
+            outputs = model(images.contiguous(memory_format=torch.channels_last))
+            loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], lungs)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
+            (lr,) = schedule.get_last_lr()
+            schedule.step()
             if self.average:
-                self.average.update(self.network)
+                self.state.steps += 1
+                self.average.update(self.network, step=self.state.steps + 1)
             total += loss.detach()
         summed = fabric.all_reduce(total, reduce_op="mean")
         assert isinstance(summed, Tensor)
         mean = float(summed) / len(batches)
         if not math.isfinite(mean):
-            raise DataError(f"{self.run}: the loss is no longer a number in epoch {epoch + 1}; lower the lr")
-        return mean
+            raise DataError(f"{self.run}: the loss is not finite in epoch {epoch + 1}; lower the lr")
+        return mean, float(lr)
 
     def _evaluated(self) -> Network:
-        """Return the weights that are validated and kept: the average, where there is one."""
-        return self.average.network if self.average else self.network
+        """Return the network with the weights that are validated and kept: the average, where there is one."""
+        return cast(Network, self.average.module) if self.average else self.network
 
     def _validate(self) -> tuple[float, float, float]:
         logits = predict_logits(self._evaluated(), self.val.images, self.fabric)
@@ -264,21 +271,19 @@ class _Trainer:
         targets = Targets(torch.from_numpy(self.val.possible), torch.zeros(len(self.val)), weight)
         loss = float(cross_entropy(logits, targets))
         hits = self.val.possible[np.arange(len(self.val)), logits.argmax(dim=1).numpy()]
-        normal = logits.softmax(dim=1)[:, 0].numpy()
-        return loss, _auroc(1 - normal, self.val.labels != 0), float(hits.mean())
+        mask = self.recipe.target_mask
+        p_target = logits.softmax(dim=1).numpy()[:, mask].sum(axis=1)
+        return loss, _auroc(p_target, mask[self.val.labels]), float(hits.mean())
 
     def _keep_score(self, row: Epoch) -> None:
         self.state.epoch = row.epoch
         if row.val_loss < self.state.best_loss:
-            self.state.best_loss, self.state.stale = row.val_loss, 0
+            self.state.best_loss = row.val_loss
             self.best = {
                 name: value.detach().clone() for name, value in self._evaluated().state_dict().items()
             }
-        else:
-            self.state.stale += 1
-        self.state.stopped = self.recipe.patience is not None and self.state.stale >= self.recipe.patience
 
-    def _save(self, optimizer: Any, row: Epoch) -> None:
+    def _save(self, optimizer: Any, schedule: LambdaLR, row: Epoch) -> None:
         """Write the checkpoint in one step, and one row of history."""
         if self.fabric.is_global_zero:
             draft = self.run / f"{CHECKPOINT_FILE}.new"
@@ -286,9 +291,10 @@ class _Trainer:
                 "recipe": self.recipe.sha256,
                 "network": self.network.state_dict(),
                 "heads": self.learner.heads.state_dict(),
-                "average": self.average.state_dict() if self.average else None,
+                "average": self.average.module.state_dict() if self.average else None,
                 "best": self.best,
                 "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
                 "state": asdict(self.state),
             }
             torch.save(content, draft)
@@ -297,27 +303,28 @@ class _Trainer:
         self.fabric.barrier()
 
     def load(self) -> None:
-        """Take up the run's checkpoint."""
+        """Restore the checkpoint of the run."""
         path = self.run / CHECKPOINT_FILE
         try:
             saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
         except (OSError, RuntimeError, EOFError, LookupError, struct.error, pickle.UnpicklingError) as error:
-            raise DataError(f"{path}: the checkpoint is damaged; delete it and begin again") from error
+            raise DataError(f"{path}: the checkpoint is damaged; delete it and start again") from error
         if saved["recipe"] != self.recipe.sha256:
             raise DataError(
                 f"{path}: belongs to another recipe; resume with the same options, or use another --out"
             )
         self.network.load_state_dict(saved["network"])
-        self.learner.heads.load_state_dict(saved.get("heads", {}))
+        self.learner.heads.load_state_dict(saved["heads"])
         if self.average:
-            self.average.load_state_dict(saved["average"])
+            self.average.module.load_state_dict(saved["average"])
         self.best, self.state = saved["best"], _State(**saved["state"])
-        self.optimizer_state = saved["optimizer"] if self._inside_phase() else None
+        if self._inside_phase():
+            self.resumed = {name: saved[name] for name in ("optimizer", "schedule")}
         trim_history(self.run, self.state.epoch)
         log.info("resuming after epoch %d", self.state.epoch)
 
     def _inside_phase(self) -> bool:
-        """Whether the next epoch belongs to the phase of the last one, and so to its optimizer."""
+        """Whether the next epoch belongs to the phase of the last one, and so uses its optimizer."""
         ends = np.cumsum([phase.epochs for phase in self.recipe.phases])
         return self.state.epoch not in ends
 
@@ -334,19 +341,23 @@ def _mix(seed: int, epoch: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
 
 
-def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Cut into batches; a last one of a single image is dropped, batch normalisation cannot take it."""
-    return [part for part in torch.split(order, size) if len(part) > 1]
+def _average(network: Network, decay: float) -> ModelEmaV3:
+    """Return an exponential moving average of the weights, which begins as `network`.
+
+    The decay of update n = 1, 2, ... is min(decay, n / (n + 9)), so that the initial random weights are soon
+    forgotten (as in TensorFlow's ExponentialMovingAverage). Batch statistics are averaged as well.
+    """
+    return ModelEmaV3(network, decay=decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
 
 
-def _learning_rate(phase: Phase, progress: float) -> float:
-    """Learning rate after `progress` epochs of a phase."""
+def _rate(phase: Phase, progress: float) -> float:
+    """Return the learning rate after `progress` epochs of a phase, as a multiple of the phase's own."""
     if progress < phase.warmup:
-        return phase.lr * max(progress, 0.01) / phase.warmup
+        return max(progress, 0.01) / phase.warmup
     if phase.schedule == "constant":
-        return phase.lr
+        return 1.0
     share = (progress - phase.warmup) / max(1e-9, phase.epochs - phase.warmup)
-    return phase.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
-"""The history of a run: one row an epoch, in ``history.csv`` and for TensorBoard."""
+"""The history of a run: one row per epoch, in ``history.csv`` and, where it is installed, for TensorBoard."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,7 +14,7 @@ HISTORY_FILE, TENSORBOARD_FOLDER = "history.csv", "tensorboard"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of ``history.csv``; losses are mean cross-entropies, scores are on the validation split."""
+    """One row of ``history.csv``; losses are mean cross-entropies, the other metrics are of split ``val``."""
 
     epoch: int
     phase: int
@@ -24,9 +25,16 @@ class Epoch:
     val_accuracy: float
     seconds: float
 
+    def line(self, epochs: int) -> str:
+        """Return the row as a line, given the number of epochs in all."""
+        return (
+            f"epoch {self.epoch}/{epochs}  loss {self.train_loss:.3f}  val loss {self.val_loss:.3f}  "
+            f"val AUROC {self.val_auroc:.4f}  val accuracy {self.val_accuracy:.3f}  {self.seconds:.0f} s"
+        )
+
 
 def append_epoch(run: Path, row: Epoch) -> None:
-    """Add an epoch to a run's history; the first one begins it anew."""
+    """Add an epoch to the history of a run; the first one starts a new file."""
     path = run / HISTORY_FILE
     new = not path.exists() or row.epoch == 1
     with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
@@ -34,11 +42,12 @@ def append_epoch(run: Path, row: Epoch) -> None:
         if new:
             writer.writeheader()
         writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
-    _log_tensorboard(run / TENSORBOARD_FOLDER, row)
+    if importlib.util.find_spec("tensorboard") is not None:
+        _log_tensorboard(run / TENSORBOARD_FOLDER, row)
 
 
 def trim_history(run: Path, epochs: int) -> None:
-    """Drop rows after the checkpoint: a kill can fall between the two writes."""
+    """Drop rows after the checkpoint: a run can be interrupted between the two writes."""
     path = run / HISTORY_FILE
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()

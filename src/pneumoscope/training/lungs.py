@@ -1,7 +1,7 @@
 """Train the lung segmenter: a small U-Net on images and lung-field masks.
 
 Ronneberger et al., U-Net, MICCAI 2015. A few masks of the public set belong to another patient or cover one
-lung only; once the network has an idea of lungs, the worst of every batch do not count.
+lung only; after the first epochs, the images with the largest loss in a batch are therefore ignored.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
+from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import Augmentation, photometric, sample_affine, warp
 from pneumoscope.training.fit import cpu_has_bf16
 from pneumoscope.training.onnx_export import export_onnx
@@ -31,7 +32,7 @@ __all__ = ["LungNet", "LungTraining", "Probability", "dice", "fit_lungs", "read_
 
 log = logging.getLogger(__name__)
 
-# Share of a batch that does not count, after the epochs that give the network an idea of lungs.
+# Share of a batch that is ignored, and the first epochs, in which none is.
 TRIMMED, WARM_EPOCHS = 0.06, 2
 
 AUGMENTATION = Augmentation(
@@ -64,8 +65,8 @@ class _Separable(nn.Module):
 class LungNet(nn.Module):
     """U-Net of separable convolutions, 0.1 M parameters: [N, 1, S, S] → logits of that shape.
 
-    It costs a third of decoding a image: the skips are added and not stacked, and most blocks lie at an
-    eighth and a sixteenth of the side.
+    It costs a third of the time that decoding an image takes: skip connections are added and not stacked, and
+    most blocks work at an eighth and a sixteenth of the side.
     """
 
     def __init__(
@@ -103,10 +104,10 @@ class LungNet(nn.Module):
 
 
 class Probability(nn.Module):
-    """What is exported: the network with its sigmoid.
+    """The network with its sigmoid, as it is exported.
 
-    The logits are enlarged by two products with a matrix. ONNX Runtime pads one channel to eight when it
-    interpolates, and again for the sigmoid after it, which took a fifth of the network's time.
+    The logits are enlarged by two products with a matrix: ONNX Runtime pads one channel to eight when it
+    interpolates, and again for the sigmoid after it, which took a fifth of the time.
     """
 
     enlarge: Tensor
@@ -125,9 +126,9 @@ class Probability(nn.Module):
 
 @dataclass(frozen=True)
 class LungTraining:
-    """What `fit_lungs` measured on validation patients, mean over images.
+    """Result of `fit_lungs` on validation patients, as means over images.
 
-    ``dice`` at the network's own 128 by 128 pixels; ``dice_full`` against the masks at their own size.
+    ``dice`` is at the 128 by 128 pixels of the network, ``dice_full`` at the size of the masks.
     """
 
     path: Path
@@ -161,7 +162,7 @@ def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], 
         mask_paths.append(mask)
         kept.append(index)
     if not kept:
-        raise DataError(f"{masks}: no mask belongs to a image of the data; names must match, ending in .png")
+        raise DataError(f"{masks}: no mask belongs to an image of the data; names must match, ending in .png")
     return np.stack(images), mask_paths, kept
 
 
@@ -194,7 +195,15 @@ def _trimmed_mean(losses: Tensor, share: float) -> Tensor:
     return losses.topk(kept, largest=False).values.mean()
 
 
-def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, seed: int = 0) -> LungTraining:
+def fit_lungs(
+    manifest: Manifest,
+    masks: Path,
+    out: Path,
+    *,
+    epochs: int = 24,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LungTraining:
     """Train on the records of split ``train``, keep the last weights, measure on split ``val``.
 
     Parameters
@@ -209,10 +218,12 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
     Raises
     ------
     DataError
-        If no mask belongs to a image, or a mask is unreadable.
+        If no mask belongs to an image, or a mask is unreadable.
     """
     started = time.monotonic()
+    progress = progress or Progress()
     torch.manual_seed(seed)
+    progress.step("reading images")
     images, mask_paths, kept = read_masks(manifest, masks)
     side = (LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)
     targets = np.stack(
@@ -224,7 +235,8 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
         raise DataError(
             f"{masks}: {train.size} masks belong to training and {val.size} to validation images; give more"
         )
-    network = _fit(images[train], targets[train], epochs=epochs, seed=seed)
+    progress.step("training")
+    network = _fit(images[train], targets[train], epochs=epochs, seed=seed, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     path = out / LUNGS_FILE
     export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
@@ -233,7 +245,12 @@ def fit_lungs(manifest: Manifest, masks: Path, out: Path, *, epochs: int = 24, s
 
 
 def _fit(
-    images: npt.NDArray[np.uint8], targets: npt.NDArray[np.float32], *, epochs: int, seed: int
+    images: npt.NDArray[np.uint8],
+    targets: npt.NDArray[np.float32],
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
 ) -> LungNet:
     batch = min(32, len(images))
     generator = torch.Generator().manual_seed(seed)
@@ -259,7 +276,8 @@ def _fit(
             optimizer.step()
             schedule.step()
             total, done = total + loss.item(), done + 1
-        log.info("epoch %d of %d: loss %.4f", epoch + 1, epochs, total / max(1, done))
+        progress.message(f"epoch {epoch + 1}/{epochs}  loss {total / max(1, done):.4f}")
+        progress.update(epoch + 1, epochs)
     network.eval()
     return network
 
@@ -271,7 +289,7 @@ def _measure(
     targets: npt.NDArray[np.float32],
     mask_paths: list[Path],
 ) -> tuple[float, float]:
-    """Mean Dice over images, at the network's size and at the masks' own."""
+    """Return the mean Dice over images, at the size of the network and at that of the masks."""
     small, full = [], []
     for image, target, path in zip(images, targets, mask_paths, strict=True):
         logits = network(torch.from_numpy(image)[None, None].float() / 255)[0, 0].numpy()

@@ -1,14 +1,12 @@
-"""Self-supervised pretraining: two views of a image shall have like features; no label is used.
+"""Self-supervised pretraining: two augmented copies of an image should have similar features.
 
-SimSiam (Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021): it needs neither negatives
-nor large batches, so two processor cores will do.
+SimSiam (Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021): it needs neither labels nor
+negative pairs nor large batches, so that two CPUs are enough.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
 from pneumoscope.training.networks import Network, load_weights, save_weights
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["PRETRAINED_FILE", "pretrain"]
 
-log = logging.getLogger(__name__)
-
 PRETRAINED_FILE = "pretrained.safetensors"
-# Apart from the streams that training draws from.
+# Separate from the random streams of the training.
 SEED_STREAM = 9_000
 
 
 class _Siamese(nn.Module):
-    """A backbone with SimSiam's projector and predictor; gives prediction and target, both (N, D)."""
+    """A backbone with the projector and predictor of SimSiam; returns prediction and target, both (N, D)."""
 
     def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor, features: int) -> None:
         super().__init__()
@@ -67,9 +64,9 @@ def pretrain(
     run: Path,
     *,
     fabric: Fabric,
-    on_epoch: Callable[[int, float], None] = lambda _epoch, _loss: None,
+    progress: Progress | None = None,
 ) -> Network:
-    """Pretrain the backbone of a network as `recipe.pretraining` says.
+    """Pretrain the backbone of a network by `recipe.pretraining`.
 
     Parameters
     ----------
@@ -77,18 +74,19 @@ def pretrain(
     network : Network
         Changed in place.
     images : ndarray of uint8, shape (N, 1, S, S)
-        Packed; views are drawn by the recipe's augmentation.
+        Packed; copies are drawn by the augmentation of the recipe.
     run : Path
-        Gets ``pretrained.safetensors``; where it is there already, it is read and nothing is trained.
-    on_epoch : callable
-        Told the epoch, from 1, and its mean loss: minus the cosine of the two views, in [-1, 1].
+        Gets ``pretrained.safetensors``; if that exists, it is read and nothing is trained.
+    progress : Progress, optional
+        Gets a line per epoch with the mean loss: minus the cosine similarity of the copies, in [-1, 1].
 
     Raises
     ------
     DataError
-        If the features of all images became the same, which the loss cannot tell from success.
+        If the features of all images became the same, which the loss does not show.
     """
     assert recipe.pretraining is not None
+    progress = progress or Progress()
     if (run / PRETRAINED_FILE).exists():
         return load_weights(network, run / PRETRAINED_FILE)
     network.to(fabric.device)
@@ -102,10 +100,10 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         loss, spread = _epoch(recipe, model, prepared, packed, epoch, fabric)
-        log.info("pretraining: epoch %d of %d: loss %.4f", epoch + 1, epochs, loss)
-        on_epoch(epoch + 1, loss)
+        progress.message(f"pretraining: epoch {epoch + 1}/{epochs}  loss {loss:.4f}")
+        progress.update(epoch + 1, epochs)
     if not spread > 0.1 / math.sqrt(network.head.in_features):
-        raise DataError(f"{run}: pretraining gave every image the same features; lower its lr")
+        raise DataError(f"{run}: after pretraining all images have the same features; lower its lr")
     if fabric.is_global_zero:
         save_weights(network, run / PRETRAINED_FILE)
     fabric.barrier()
@@ -124,13 +122,13 @@ def _epoch(
         if len(batch) < 2:
             continue
         images = packed[batch.to(fabric.device)].float() / 255
-        views = [
+        copies = [
             augment(images, recipe.augmentation, generator).contiguous(memory_format=torch.channels_last)
             for _ in range(2)
         ]
-        (first, first_target), (second, second_target) = (model(view) for view in views)
-        likeness = F.cosine_similarity(first, second_target) + F.cosine_similarity(second, first_target)
-        loss = -likeness.mean() / 2
+        (first, first_target), (second, second_target) = (model(copy) for copy in copies)
+        similarity = F.cosine_similarity(first, second_target) + F.cosine_similarity(second, first_target)
+        loss = -similarity.mean() / 2
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""A bundle and servers that the tests of the web face share."""
+"""Servers that the tests of the web interface share."""
 
 from __future__ import annotations
 
@@ -6,29 +6,17 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import pytest
 
 from bundles import make_bundle
-from images import grey_levels
 from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.manifest import Calibration
 from web_server import RunningServer, running_server
 
 
 @pytest.fixture(scope="session")
-def web_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    points = ({"name": "screening", "threshold": 0.0}, {"name": "rule-in", "threshold": 1.0})
-    return make_bundle(
-        tmp_path_factory.mktemp("web") / "bundle",
-        operating_points=points,
-        default_operating_point="screening",
-        conformal=(0.0, 0.0, 0.0),
-    )
-
-
-@pytest.fixture(scope="session")
 def server(web_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One with short times, so that what is slow ends soon."""
+    """One with short time limits, so that tests of slow clients end soon."""
     limits = {
         "head_timeout": 2,
         "idle_timeout": 2,
@@ -43,11 +31,6 @@ def server(web_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield running
 
 
-@pytest.fixture
-def png() -> bytes:
-    return cv2.imencode(".png", grey_levels())[1].tobytes()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that browsers may visit."""
@@ -55,7 +38,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     folder = tmp_path_factory.mktemp("page") / "bundle"
     # Of the random networks, one that finds evidence, so that there is a heat map to look at.
-    bundle = make_bundle(folder, seed=4, operating_points=POINTS, default_operating_point="low")
+    calibrations = (Calibration(operating_points=POINTS),)
+    bundle = make_bundle(folder, seed=4, calibrations=calibrations, default_operating_point="low")
     with serving(bundle.path) as address:
         yield address
 
@@ -77,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, site: str) -> Iterator[Any]:
-    """Give a function that opens the page; at the end no page had an error or called elsewhere."""
+    """Give a function that opens the page; at the end no page had an error or called another server."""
     from page_driver import watched_pages
 
     with watched_pages(browser, site) as opener:

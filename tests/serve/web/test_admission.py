@@ -7,7 +7,7 @@ from pneumoscope.serve.web.admission import Admission
 from pneumoscope.serve.web.limits import WebLimits
 
 
-def test_a_seat_gives_everything_back():
+def test_a_slot_returns_everything():
     admission = Admission(WebLimits())
     with pytest.raises(ZeroDivisionError), admission.slot("a") as slot:
         slot.grow(100)
@@ -19,7 +19,7 @@ def test_a_seat_gives_everything_back():
     assert (admission.receiving, admission.waiting, admission.held_bytes) == (0, 0, 0)
 
 
-def test_a_full_queue_turns_away_and_says_when_to_come_again():
+def test_a_full_queue_rejects_and_names_the_time_of_a_retry():
     admission = Admission(WebLimits(max_queue=1))
     with admission.slot("a") as slot:
         with admission.slot("b"):
@@ -68,7 +68,7 @@ def test_memory_is_bounded_over_all_requests():
         other.grow(31)
 
 
-def test_a_stopping_server_takes_nobody():
+def test_a_stopping_server_rejects_requests():
     admission = Admission(WebLimits())
     admission.stopping = True
     with pytest.raises(HTTPException) as rejected, admission.slot("a"):
@@ -80,7 +80,7 @@ def test_slow_work_makes_the_wait_longer():
     admission = Admission(WebLimits())
     with admission.slot("a") as slot:
         slot.received()
-        before = int(admission.turned_away("full").headers["Retry-After"])
+        before = int(admission.busy("full").headers["Retry-After"])
         for _ in range(50):
-            admission.saw(10.0)
-        assert int(admission.turned_away("full").headers["Retry-After"]) > before
+            admission.record(10.0)
+        assert int(admission.busy("full").headers["Retry-After"]) > before

@@ -14,7 +14,7 @@ def interface(web_bundle):
     return app.openapi(), interface_html(app.openapi())
 
 
-def test_a_card_is_shown_and_not_run():
+def test_html_in_a_card_is_escaped():
     page = card_html(
         "m@1", "# Title\n\n<script>alert(1)</script>\n\n[x](javascript:alert(1))\n\n|a|b|\n|-|-|\n|1|2|\n"
     )

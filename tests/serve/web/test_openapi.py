@@ -1,4 +1,4 @@
-"""The interface keeps what its OpenAPI document promises: Schemathesis asks, the real server answers."""
+"""The interface keeps what its OpenAPI document promises: Schemathesis asks, the real server responses."""
 
 from __future__ import annotations
 

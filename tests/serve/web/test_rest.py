@@ -9,12 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
-from pneumoscope.report.rows import COLUMNS
 from pneumoscope.serve.web.guard import CONTENT_SECURITY_POLICY
 from web_server import running_server
 
 PREDICTIONS = "/v1/predictions"
 TOKEN = "a-token-for-the-tests"
+FIELDS = [
+    *("path", "status", "reasons", "probabilities", "target", "p_target", "finding", "decision"),
+    *("operating_point", "population", "prediction_set", "bundle", "uncertain", "message", "facts"),
+    *("sha256", "heatmap", "preview"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +46,31 @@ def pixels(url):
 
 
 def test_files_become_rows_in_their_order(client, png, web_bundle):
-    answer = client.post(
+    response = client.post(
         PREDICTIONS, files=form(("one.png", png), ("../two.txt", b"no image"), ("three.png", png))
     )
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
     assert body["bundle"]["identity"] == web_bundle.identity
     assert [point["name"] for point in body["bundle"]["operating_points"]] == ["screening", "rule-in"]
+    assert body["bundle"]["classes"] == ["normal", "bacterial", "viral"]
+    assert body["bundle"]["target"]["name"] == "pneumonia"
+    assert body["bundle"]["target"]["classes"] == ["bacterial", "viral"]
+    assert [one["population"] for one in body["bundle"]["populations"]] == ["any"]
     rows = body["predictions"]
     assert [(row["path"], row["status"]) for row in rows] == [
         ("one.png", "ok"),
         ("two.txt", "unreadable"),
         ("three.png", "ok"),
     ]
-    assert all(list(row)[: len(COLUMNS)] == list(COLUMNS) for row in rows)
+    assert all(list(row) == FIELDS for row in rows)
     assert rows[0]["sha256"] == rows[2]["sha256"] != rows[1]["sha256"]
     assert rows[1]["message"]
+    assert (rows[1]["probabilities"], rows[1]["p_target"], rows[1]["target"]) == ({}, None, "pneumonia")
+    assert list(rows[0]["probabilities"]) == ["normal", "bacterial", "viral"]
+    chances = rows[0]["probabilities"]
+    assert rows[0]["p_target"] == pytest.approx(chances["bacterial"] + chances["viral"], abs=2e-6)
     assert all(row["heatmap"] is row["preview"] is None for row in rows)
 
 
@@ -105,14 +117,14 @@ def test_the_operating_point_can_be_chosen(client, png):
     ],
 )
 def test_every_error_is_a_problem(client, method, path, options, status):
-    answer = client.request(method, path, **options)
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+    response = client.request(method, path, **options)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     assert set(problem) == {"type", "title", "status", "detail", "instance"}
     assert problem["status"] == status
     assert problem["detail"] not in {"", problem["title"]}
-    assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert response.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/docs", "/card", "/metrics", "/v1/bundle", "/nowhere"])
@@ -145,11 +157,11 @@ def test_state_and_figures(client, png):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     text = client.get("/metrics").text
-    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(figures['pneumoscope_images_total{status="ok"}']) >= 1
-    assert float(figures['pneumoscope_requests_total{path="/v1/predictions",status="200"}']) >= 1
-    assert float(figures["pneumoscope_workers_alive"]) == 2
-    assert float(figures["pneumoscope_held_bytes"]) == 0
+    metrics = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(metrics['pneumoscope_images_total{status="ok"}']) >= 1
+    assert float(metrics['pneumoscope_requests_total{path="/v1/predictions",status="200"}']) >= 1
+    assert float(metrics["pneumoscope_workers_alive"]) == 2
+    assert float(metrics["pneumoscope_held_bytes"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -158,17 +170,17 @@ def test_state_and_figures(client, png):
 @pytest.mark.parametrize("path", ["/v1/bundle", "/metrics", PREDICTIONS])
 def test_without_the_token_there_is_no_way_in(guarded, header, path):
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
-    answer = httpx.request("POST" if path == PREDICTIONS else "GET", guarded.url + path, headers=headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = httpx.request("POST" if path == PREDICTIONS else "GET", guarded.url + path, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_with_the_token(guarded, png):
     with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         assert client.get("/v1/bundle").status_code == 200
-        answer = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png)))
-        url = answer.json()["predictions"][0]["heatmap"]["url"]
+        response = client.post(PREDICTIONS, params={"heatmap": "url"}, files=form(("a.png", png)))
+        url = response.json()["predictions"][0]["heatmap"]["url"]
     # A image element sends no token; the URL is a secret of its own, and soon gone.
     assert httpx.get(guarded.url + url).status_code == 200
     time.sleep(1.5)
@@ -182,5 +194,5 @@ def test_what_the_page_needs_to_ask_for_the_token_is_open(guarded, path):
 
 @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
 def test_pages_of_other_sites_cannot_send_images(client, png, site, status):
-    answer = client.post(PREDICTIONS, files=form(("a.png", png)), headers={"Sec-Fetch-Site": site})
-    assert answer.status_code == status
+    response = client.post(PREDICTIONS, files=form(("a.png", png)), headers={"Sec-Fetch-Site": site})
+    assert response.status_code == status

@@ -39,20 +39,20 @@ def until(condition, seconds=30):
         time.sleep(0.05)
 
 
-class Asking(threading.Thread):
+class Sender(threading.Thread):
     """Sends one image in the background."""
 
     def __init__(self, server, png):
         super().__init__()
-        self.server, self.png, self.answer = server, png, None
+        self.server, self.png, self.response = server, png, None
         self.start()
 
     def run(self):
         with self.server.client() as client:
-            self.answer = client.post(PREDICTIONS, files={"files": ("a.png", self.png)})
+            self.response = client.post(PREDICTIONS, files={"files": ("a.png", self.png)})
 
 
-def figure(client, name):
+def metric(client, name):
     lines = client.get("/metrics").text.splitlines()
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
@@ -62,14 +62,14 @@ def test_a_stop_finishes_what_was_accepted(web_bundle, png, tmp_path):
     with running_server(web_bundle.path, tmp_path / "served", workers=1) as server, server.client() as client:
         (worker,) = server.workers
         os.kill(worker, signal.SIGSTOP)
-        asking = Asking(server, png)
-        until(lambda: figure(client, "pneumoscope_requests_waiting") == 1)
+        sender = Sender(server, png)
+        until(lambda: metric(client, "pneumoscope_requests_waiting") == 1)
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(OSError):  # rejected or reset
             until(lambda: server.connect(timeout=1).close())
         os.kill(worker, signal.SIGCONT)
-        asking.join(60)
-        assert asking.answer.json()["predictions"][0]["status"] == "ok"
+        sender.join(60)
+        assert sender.response.json()["predictions"][0]["status"] == "ok"
         assert server.process.wait(60) == 0
         assert not alive(worker)
 
@@ -82,8 +82,8 @@ def test_a_full_queue_answers_429_at_once(web_bundle, png, tmp_path):
     ):
         (worker,) = server.workers
         os.kill(worker, signal.SIGSTOP)
-        asking = Asking(server, png)
-        until(lambda: figure(client, "pneumoscope_requests_waiting") == 1)
+        sender = Sender(server, png)
+        until(lambda: metric(client, "pneumoscope_requests_waiting") == 1)
         began = time.monotonic()
         with server.connect() as connection:  # the body is not waited for
             connection.sendall(
@@ -96,8 +96,8 @@ def test_a_full_queue_answers_429_at_once(web_bundle, png, tmp_path):
         assert b"\r\nretry-after: 1\r\n" in head
         assert client.get("/readyz").status_code == 503
         os.kill(worker, signal.SIGCONT)
-        asking.join(60)
-        assert asking.answer.status_code == 200
+        sender.join(60)
+        assert sender.response.status_code == 200
         assert client.get("/readyz").status_code == 200
 
 
@@ -106,15 +106,15 @@ def test_a_worker_killed_is_a_row_and_not_an_error(web_bundle, png, tmp_path):
     with running_server(web_bundle.path, tmp_path / "served", workers=1) as server, server.client() as client:
         (worker,) = server.workers
         os.kill(worker, signal.SIGSTOP)
-        asking = Asking(server, png)
-        until(lambda: figure(client, "pneumoscope_requests_waiting") == 1)
+        sender = Sender(server, png)
+        until(lambda: metric(client, "pneumoscope_requests_waiting") == 1)
         os.kill(worker, signal.SIGKILL)
-        asking.join(60)
-        row = asking.answer.json()["predictions"][0]
+        sender.join(60)
+        row = sender.response.json()["predictions"][0]
         assert (row["status"], row["reasons"]) == ("unreadable", ["reader_stopped"])
         row = client.post(PREDICTIONS, files={"files": ("a.png", png)}).json()["predictions"][0]
         assert row["status"] == "ok"
-        assert figure(client, "pneumoscope_worker_restarts_total") == 1
+        assert metric(client, "pneumoscope_worker_restarts_total") == 1
 
 
 @linux_only
@@ -165,10 +165,10 @@ def test_tls(web_bundle, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         url = process.stderr.readline().split()[0]
         assert url.startswith("https://127.0.0.1:")
-        answer = httpx.get(
+        response = httpx.get(
             f"{url}/readyz", verify=ssl.create_default_context(cafile=str(certificate)), timeout=30
         )
-        assert answer.json() == {"status": "ready"}
+        assert response.json() == {"status": "ready"}
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 

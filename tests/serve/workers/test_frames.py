@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumoscope.serve.web.frames import read_frame, write_frame
+from pneumoscope.serve.workers.frames import read_frame, write_frame
 
 
 @given(st.dictionaries(st.text(), st.text()), st.lists(st.binary()))
-def test_a_message_comes_back_as_it_went(head, pieces):
+def test_a_message_survives_a_round_trip(head, pieces):
     stream = io.BytesIO()
     write_frame(stream, head, pieces)
     stream.seek(0)

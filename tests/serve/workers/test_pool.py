@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.serve.web.limits import WebLimits
-from pneumoscope.serve.web.pool import JobStopped, WorkerPool
+from pneumoscope.serve.workers.pool import JobStopped, WorkerLimits, WorkerPool
 
 JOB = {"name": "a.png", "heatmap": False, "preview": False, "operating_point": "screening"}
 
@@ -25,7 +24,7 @@ def with_pool(bundle, work, *, workers=1, **limits):
 
     async def run():
         pool = WorkerPool(
-            bundle.path, workers=workers, limits=WebLimits(**limits), on_restart=lambda: restarts.append(1)
+            bundle.path, workers=workers, limits=WorkerLimits(**limits), on_restart=lambda: restarts.append(1)
         )
         await pool.start()
         try:
@@ -37,13 +36,13 @@ def with_pool(bundle, work, *, workers=1, **limits):
     return asyncio.run(run()), len(restarts)
 
 
-def test_jobs_are_answered(web_bundle, png):
+def test_jobs_get_responses(web_bundle, png):
     async def work(pool):
         assert pool.alive == 2
         return await asyncio.gather(*(pool.run(JOB, png) for _ in range(5)))
 
-    answers, restarts = with_pool(web_bundle, work, workers=2)
-    assert [head["row"]["status"] for head, _ in answers] == ["ok"] * 5
+    responses, restarts = with_pool(web_bundle, work, workers=2)
+    assert [head["row"]["status"] for head, _ in responses] == ["ok"] * 5
     assert restarts == 0
 
 
@@ -54,20 +53,20 @@ def test_a_job_that_hangs_is_stopped_and_the_next_one_runs(web_bundle, png):
             await pool.run(JOB, png)
         return await pool.run(JOB, png)
 
-    (head, _), restarts = with_pool(web_bundle, work, job_timeout=1)
+    (head, _), restarts = with_pool(web_bundle, work, seconds=1)
     assert head["row"]["status"] == "ok"
     assert restarts == 1
 
 
 def test_a_job_whose_upload_is_never_taken_is_stopped(web_bundle):
-    """More than a pipe holds: the server is the one that hangs, in writing."""
+    """More than a pipe holds: the server blocks while writing."""
 
     async def work(pool):
         os.kill(pool.pids[0], signal.SIGSTOP)
         with pytest.raises(JobStopped, match="longer than 1 s"):
             await pool.run(JOB, bytes(1_000_000))
 
-    assert with_pool(web_bundle, work, job_timeout=1)[1] == 1
+    assert with_pool(web_bundle, work, seconds=1)[1] == 1
 
 
 def test_a_worker_that_crashes_takes_only_its_job(web_bundle, png):
@@ -82,8 +81,8 @@ def test_a_worker_that_crashes_takes_only_its_job(web_bundle, png):
             await crashing
         return await asyncio.gather(*others)
 
-    answers, restarts = with_pool(web_bundle, work)
-    assert [head["row"]["status"] for head, _ in answers] == ["ok"] * 3
+    responses, restarts = with_pool(web_bundle, work)
+    assert [head["row"]["status"] for head, _ in responses] == ["ok"] * 3
     assert restarts == 1
 
 
@@ -97,10 +96,10 @@ def test_memory_is_bounded(web_bundle, png):
     async def work(pool):
         return await pool.run(JOB, large), await pool.run(JOB, png)
 
-    ((head, _), (after, _)), _ = with_pool(web_bundle, work, worker_memory=50_000_000)
+    ((head, _), (after, _)), _ = with_pool(web_bundle, work, memory=50_000_000)
     assert head["row"]["status"] == "unreadable"
     assert head["row"]["reasons"] == ["reader_stopped"]
-    assert "memory" in head["message"]
+    assert "memory" in head["row"]["message"]
     assert after["row"]["status"] == "ok"
 
 
@@ -115,11 +114,11 @@ def test_workers_may_write_no_file_and_leave_no_core(web_bundle):
         assert line.removeprefix(name).split()[:2] == ["0", "0"]
 
 
-def test_jobs_that_were_given_up_are_passed_over(web_bundle, png):
+def test_cancelled_jobs_are_skipped(web_bundle, png):
     async def work(pool):
-        given_up = [asyncio.create_task(pool.run(JOB, png)) for _ in range(20)]
+        cancelled = [asyncio.create_task(pool.run(JOB, png)) for _ in range(20)]
         await asyncio.sleep(0)
-        for one in given_up:
+        for one in cancelled:
             one.cancel()
         return await pool.run(JOB, png)
 
@@ -128,7 +127,7 @@ def test_jobs_that_were_given_up_are_passed_over(web_bundle, png):
 
 def test_a_bundle_that_does_not_load_is_one_line(tmp_path):
     async def work():
-        pool = WorkerPool(tmp_path, workers=1, limits=WebLimits())
+        pool = WorkerPool(tmp_path, workers=1, limits=WorkerLimits())
         await pool.start()
 
     with pytest.raises(PneumoscopeError, match="not a bundle"):

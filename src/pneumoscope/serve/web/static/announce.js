@@ -1,11 +1,11 @@
 /**
- * Tells answers to screen readers: each of a few, the progress of many.
+ * Announces results to screen readers: each one where they are few, the progress where they are many.
  *
  * @typedef {import("./images.js").ImageList} ImageList
  */
 
 import { byId } from "./dom.js";
-import { percent, imageWords, outcomeOf } from "./words.js";
+import { imageWords, likelihoodWords, outcomeOf } from "./words.js";
 
 const FEW = 3;
 const PAUSE_MS = 3000;
@@ -19,27 +19,27 @@ export function announce(text) {
 /** @param {ImageList} images */
 export function announceResults(images) {
   /** @type {Set<number>} */
-  const told = new Set();
+  const announced = new Set();
   let last = 0;
   let timer = 0;
-  const tell = () => {
+  const report = () => {
     timer = 0;
     const all = images.all();
-    const answered = all.filter((image) => image.stage !== "reading");
-    const news = answered.filter((image) => !told.has(image.id));
-    for (const image of news) told.add(image.id);
-    const done = answered.length === all.length;
-    if (!news.length) return;
+    const done = all.filter((image) => image.stage !== "reading");
+    const fresh = done.filter((image) => !announced.has(image.id));
+    for (const image of fresh) announced.add(image.id);
+    const complete = done.length === all.length;
+    if (!fresh.length) return;
     if (all.length <= FEW) {
-      announce(news.map((image) => sentence(images, image)).join(" "));
-    } else if (done || Date.now() - last > PAUSE_MS) {
+      announce(fresh.map((image) => sentence(images, image)).join(" "));
+    } else if (complete || Date.now() - last > PAUSE_MS) {
       last = Date.now();
-      announce(done ? `All ${imageWords(all.length)} answered.` : `${answered.length} of ${all.length} answered.`);
+      announce(complete ? `All ${imageWords(all.length)} done.` : `${done.length} of ${all.length} done.`);
     }
   };
-  // The answers of a batch come one by one within an instant: they are told together.
+  // The results of a batch arrive within an instant: they are announced together.
   images.addEventListener("change", () => {
-    timer ||= window.setTimeout(tell, GATHER_MS);
+    timer ||= window.setTimeout(report, GATHER_MS);
   });
 }
 
@@ -49,7 +49,7 @@ export function announceResults(images) {
  */
 function sentence(images, image) {
   const prediction = images.decided(image);
-  const outcome = outcomeOf(image, prediction);
-  const likely = prediction && prediction.p_pneumonia !== null ? ` Probability of pneumonia ${percent(prediction.p_pneumonia)}.` : "";
-  return `${image.name}: ${outcome.title}.${likely} ${outcome.detail}`.trim();
+  const outcome = outcomeOf(image, prediction, images.bundle);
+  const likelihood = prediction ? likelihoodWords(prediction) : "";
+  return `${image.name}: ${outcome.title}.${likelihood} ${outcome.detail}`.trim();
 }

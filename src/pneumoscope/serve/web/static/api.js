@@ -1,19 +1,33 @@
 /**
  * The REST interface, as this page uses it.
  *
+ * @typedef {object} Estimate
+ * @property {number | null} value
+ * @property {number | null} low ends of the 95% interval
+ * @property {number | null} high
+ *
  * @typedef {object} OperatingPoint
  * @property {string} name
- * @property {number} threshold in [0, 1]; at or above it the decision is "pneumonia"
- * @property {number | null} sensitivity
- * @property {number | null} specificity
+ * @property {number} threshold in [0, 1]; at or above it the decision is for the target
+ * @property {Estimate | null} sensitivity
+ * @property {Estimate | null} specificity
+ *
+ * @typedef {object} Population
+ * @property {string} population its name
+ * @property {OperatingPoint[]} operating_points
+ * @property {boolean} prediction_sets whether its predictions have prediction sets
+ *
+ * @typedef {object} Target
+ * @property {string} name the finding that the model decides on
+ * @property {string[]} classes those that count as it
  *
  * @typedef {object} Bundle
  * @property {string} identity
  * @property {string} name
- * @property {string[]} findings
- * @property {OperatingPoint[]} operating_points
- * @property {string} default_operating_point
- * @property {number[] | null} [conformal] thresholds behind the prediction sets; null where there are none
+ * @property {string[]} classes in the order of the model
+ * @property {Target} target
+ * @property {string} default_operating_point every population has it
+ * @property {Population[]} populations the first is the default
  *
  * @typedef {object} Facts
  * @property {string} format
@@ -27,19 +41,19 @@
  * @typedef {object} Heatmap
  * @property {string} finding
  * @property {[number, number, number, number]} region top, left, bottom, right, as fractions
- * @property {string} png address of a grey image: 0 no evidence, 255 the strongest
+ * @property {string} png data URL of a grey image: 0 no evidence, 255 the strongest
  *
  * @typedef {object} Prediction
  * @property {string} path
  * @property {"ok" | "rejected" | "unreadable"} status
  * @property {string[]} reasons
- * @property {number | null} p_normal
- * @property {number | null} p_bacterial
- * @property {number | null} p_viral
- * @property {number | null} p_pneumonia
+ * @property {Record<string, number>} probabilities by class; empty unless the status is "ok"
+ * @property {string} target
+ * @property {number | null} p_target
  * @property {string | null} finding
- * @property {"pneumonia" | "no pneumonia" | null} decision
+ * @property {string | null} decision the target, or "no" and the target
  * @property {string | null} operating_point
+ * @property {string | null} population
  * @property {string[]} prediction_set
  * @property {string} bundle
  * @property {string} message
@@ -47,12 +61,12 @@
  * @property {Facts | null} facts
  * @property {string} sha256
  * @property {Heatmap | null} heatmap
- * @property {string | null} preview
+ * @property {string | null} preview data URL
  */
 
 const TIMEOUT_MS = 180_000;
 
-/** An prediction of the server that is no success (RFC 9457). */
+/** An error that the server returned (RFC 9457). */
 export class Problem extends Error {
   /**
    * @param {number} status
@@ -66,9 +80,9 @@ export class Problem extends Error {
   }
 }
 
-/** Requests with a bearer token where the server asks for one; the token lives in this object alone. */
+/** Sends requests, with a bearer token where the server requires one; the token is kept in this object only. */
 export class Api {
-  /** @param {(again: boolean) => Promise<string | null>} askForToken resolves to null if the person gives up */
+  /** @param {(again: boolean) => Promise<string | null>} askForToken resolves to null if it was cancelled */
   constructor(askForToken) {
     this._askForToken = askForToken;
     /** @type {string | null} */
@@ -79,9 +93,8 @@ export class Api {
 
   /** @returns {Promise<Bundle>} */
   async bundle() {
-    const { identity, manifest } = await (await this.request("v1/bundle")).json();
-    const { name, findings, operating_points, default_operating_point, conformal } = manifest;
-    return { identity, name, findings, operating_points, default_operating_point, conformal };
+    const { facts } = await (await this.request("v1/bundle")).json();
+    return facts;
   }
 
   /**
@@ -115,13 +128,13 @@ export class Api {
       const response = await fetch(address, { ...options, headers, cache: "no-store" });
       if (response.ok) return response;
       if (response.status !== 401) throw await problem(response);
-      // Another request may have brought a token while this one was under way.
+      // Another request may have set a token in the meantime.
       if (this._token === token && !(await this._ask(token !== null))) throw await problem(response);
     }
   }
 
   /**
-   * Ask once, however many requests wait.
+   * Ask once, however many requests need a token.
    *
    * @param {boolean} again
    */
@@ -136,13 +149,13 @@ export class Api {
 
 /** @param {Response} response */
 async function problem(response) {
-  let outcome = null;
+  let details = null;
   try {
-    outcome = await response.json();
+    details = await response.json();
   } catch {
-    // A proxy between us may prediction with a page of its own.
+    // A proxy may send an HTML page.
   }
-  const detail = outcome?.detail || outcome?.title || `The server answered ${response.status}.`;
+  const detail = details?.detail || details?.title || `The server returned status ${response.status}.`;
   return new Problem(response.status, String(detail), seconds(response.headers.get("Retry-After")));
 }
 

@@ -1,4 +1,4 @@
-/** Puts the page together. */
+/** Entry point: connects the parts of the page. */
 
 import { announce, announceResults } from "./announce.js";
 import { showResult } from "./result.js";
@@ -14,10 +14,10 @@ import { ImageList } from "./images.js";
 import { Reading } from "./reading.js";
 import { printReport, saveReport } from "./report.js";
 import { Uploads } from "./uploads.js";
-import { imageWords } from "./words.js";
+import { imageWords, shownFindings } from "./words.js";
 import { Worklist } from "./worklist.js";
 
-/** @typedef {import("./images.js").XrayImage} Image */
+/** @typedef {import("./images.js").XrayImage} XrayImage */
 
 const api = new Api(askForToken);
 const images = new ImageList();
@@ -29,7 +29,7 @@ const narrow = window.matchMedia("(max-width: 63.99rem)");
 
 /** @type {number | null} */
 let chosen = null;
-/** Until a person chooses, the page shows the most suspicious image. */
+/** Until the user chooses an image, the page shows the most suspicious one. */
 let chosenByHand = false;
 let frame = 0;
 
@@ -75,9 +75,9 @@ function render() {
   const image = images.get(chosen);
   document.body.dataset.images = ["none", "one", "many"][Math.min(2, all.length)];
   for (const id of ["export", "print", "save", "clear"]) byId(id).toggleAttribute("hidden", !all.length);
-  const answered = all.filter((one) => one.prediction !== null);
+  const predicted = all.filter((one) => one.prediction !== null);
   for (const id of ["export", "print", "save"]) {
-    /** @type {HTMLButtonElement} */ (byId(id)).disabled = !answered.length;
+    /** @type {HTMLButtonElement} */ (byId(id)).disabled = !predicted.length;
   }
   const progress = /** @type {HTMLProgressElement} */ (byId("progress"));
   progress.max = Math.max(1, all.length);
@@ -85,7 +85,7 @@ function render() {
   progress.hidden = done === all.length;
   worklist.render(chosen);
   if (image) showResult(images, image, { retry: (one) => uploads.again(one), remove });
-  reading.show(image, image && images.decided(image));
+  reading.show(image, image && images.decided(image), images.bundle);
 }
 
 /** @param {XrayImage} image */
@@ -101,32 +101,37 @@ async function clear() {
   uploads.cancel();
   images.clear();
   byId("report").replaceChildren();
-  announce("Cleared. Nothing of the images is left.");
+  announce("Cleared. All images were removed from this page.");
 }
 
 function exportCsv() {
+  if (!images.bundle) return;
   const rows = worklist.sorted().map((image) => images.decided(image));
-  const answers = /** @type {import("./api.js").Prediction[]} */ (rows.filter((row) => row !== null));
-  download(`pneumoscope-${stamp()}.csv`, new Blob([toCsv(answers)], { type: "text/csv" }));
-  const left = rows.length - answers.length;
-  announce(`Saved ${imageWords(answers.length)}${left ? `; ${left} without an prediction left out` : ""}.`);
+  const predictions = /** @type {import("./api.js").Prediction[]} */ (rows.filter((row) => row !== null));
+  download(`pneumoscope-${stamp()}.csv`, new Blob([toCsv(predictions, images.bundle)], { type: "text/csv" }));
+  const left = rows.length - predictions.length;
+  announce(`Saved ${imageWords(predictions.length)}${left ? `; ${left} without a prediction left out` : ""}.`);
 }
 
-/** Name the model in the heading; a guarded server asks for its token at this first call. */
-async function introduceModel() {
+/** Load the facts of the model; a server with access control asks for its token at this first call. */
+async function loadModel() {
   images.addEventListener("bundle", () => {
-    byId("model").textContent = ` ${images.bundle?.identity ?? ""}`;
+    const { bundle } = images;
+    if (!bundle) return;
+    const { target, within } = shownFindings(bundle);
+    byId("model").textContent = ` ${bundle.identity}`;
+    byId("findings").textContent = within.length ? `${target} (${within.join(", ")})` : target;
   });
   try {
     images.setBundle(await api.bundle());
   } catch (error) {
-    // Not fatal: the first prediction names the model too, and a server that is away is told of then.
-    announce(error instanceof Error ? `The model is not known yet: ${error.message}` : "");
+    // Not fatal: the first prediction brings the facts too, and reports a server that cannot be reached.
+    announce(error instanceof Error ? `The model could not be loaded: ${error.message}` : "");
   }
 }
 
 /**
- * Run a slow command with its button at rest.
+ * Run a command; its button is marked busy meanwhile.
  *
  * @param {string} id
  * @param {() => Promise<void> | void} command
@@ -167,5 +172,5 @@ listenForKeys({
   open: () => reading.focus(),
   help: showKeys,
 });
-introduceModel();
+loadModel();
 render();

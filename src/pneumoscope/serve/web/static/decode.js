@@ -1,11 +1,11 @@
 /**
- * Images for the screen. The server's preview is what the model was shown; until it is there, the browser
- * shows the file itself if it can.
+ * Images for the screen. The server's preview is the image as the model read it; until it arrives, the
+ * browser shows the file itself if it can.
  *
  * @typedef {import("./images.js").XrayImage} XrayImage
  */
 
-const LARGEST_FILE = 48 * 1024 * 1024; // beyond it the browser does not decode the file itself
+const LARGEST_FILE = 48 * 1024 * 1024; // larger files are not decoded by the browser
 const LARGEST_SIDE = 2048;
 
 /**
@@ -20,7 +20,7 @@ export async function loadImage(address) {
 }
 
 /**
- * The image at its best: the preview, or else what the browser makes of the file.
+ * The preview of the server, or else the file as the browser decodes it.
  *
  * @param {XrayImage} image
  * @returns {Promise<HTMLCanvasElement | null>} null if neither can be shown
@@ -67,7 +67,7 @@ export function toCanvas(source, side) {
 }
 
 /**
- * Makes thumbnails one after another, so that forty large files do not fill the memory at once.
+ * Makes thumbnails one after another, so that many large files do not fill the memory.
  */
 export class Thumbnails {
   /** @param {(image: XrayImage, canvas: HTMLCanvasElement) => void} ready */
@@ -87,7 +87,7 @@ export class Thumbnails {
         const canvas = preview ? toCanvas(await loadImage(preview), side) : await fileCanvas(image.file, side);
         if (canvas) this._ready(image, canvas);
       } catch (error) {
-        // A file that the browser cannot decode keeps its placeholder; the server's prediction says why.
+        // A file that the browser cannot decode keeps its placeholder; the server gives the reason.
         if (!(error instanceof DOMException)) throw error;
       }
     });

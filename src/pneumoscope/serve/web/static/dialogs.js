@@ -3,36 +3,36 @@
 import { byId } from "./dom.js";
 
 /**
- * Ask for the access token; it is kept nowhere but in what is returned.
+ * Ask for the access token; it is not stored.
  *
- * @param {boolean} again whether one was given and rejected
- * @returns {Promise<string | null>} null if the person gives up
+ * @param {boolean} again whether one was entered and rejected
+ * @returns {Promise<string | null>} null if it was cancelled
  */
 export function askForToken(again) {
   const field = /** @type {HTMLInputElement} */ (byId("token"));
   byId("token-rejected").toggleAttribute("hidden", !again);
   field.value = "";
-  return ask("token-dialog").then((prediction) => {
+  return open("token-dialog").then((button) => {
     const token = field.value.trim();
     field.value = "";
-    return prediction === "yes" && token ? token : null;
+    return button === "yes" && token ? token : null;
   });
 }
 
 /** @returns {Promise<boolean>} */
 export async function confirmClearing() {
-  return (await ask("clear-dialog")) === "yes";
+  return (await open("clear-dialog")) === "yes";
 }
 
 export function showKeys() {
-  ask("keys-dialog");
+  open("keys-dialog");
 }
 
 /**
  * @param {string} id
  * @returns {Promise<string>} the value of the button that closed it; empty for Escape
  */
-function ask(id) {
+function open(id) {
   const dialog = /** @type {HTMLDialogElement} */ (byId(id));
   dialog.returnValue = "";
   dialog.showModal();

@@ -1,5 +1,5 @@
 /**
- * Build elements without markup strings: whatever a file name or a server says stays text.
+ * Build elements without markup strings, so that file names and messages stay text.
  *
  * @param {string} tag
  * @param {Record<string, any>} [attributes] `class`, attributes, `on…` listeners; null and false are left out.
@@ -36,7 +36,7 @@ export function download(name, content) {
   const address = URL.createObjectURL(content);
   const link = h("a", { href: address, download: name });
   link.click();
-  // The browser takes the content over on the click; a moment later the address may go.
+  // The browser has started the download by then, and the address can be released.
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 

@@ -48,7 +48,7 @@ export function listenForGestures(frame, viewer) {
 }
 
 /**
- * As on a workstation: across changes the width of the window, up and down its level.
+ * As on a workstation: left and right change the width of the window, up and down its level.
  *
  * @param {import("./viewer.js").Viewer} viewer
  * @param {{x: number, y: number}} moved

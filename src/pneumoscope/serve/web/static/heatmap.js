@@ -16,9 +16,9 @@
 
 import { loadImage, toCanvas } from "./decode.js";
 
-// Weak evidence is fainter than its share, so that the X-ray under it stays readable.
+// Opacity grows faster than the evidence, so that the X-ray stays readable under weak evidence.
 const FADE = 1.4;
-// Pixels: eight bits have steps, which would make the contour tremble.
+// Pixels; the steps of eight bits would make the contour ragged.
 const SMOOTHING = 2;
 
 /** Evidence at which the contour is drawn; 1 is the strongest. */
@@ -45,7 +45,7 @@ export function colour(evidence) {
 }
 
 /**
- * @param {import("./api.js").Heatmap | null | undefined} heatmap as the server gave it
+ * @param {import("./api.js").Heatmap | null | undefined} heatmap from the server
  * @returns {Promise<HeatLayer | null>}
  */
 export async function heatLayer(heatmap) {
@@ -89,7 +89,7 @@ export function paintHeat(context, layer, image, opacity, line) {
   path.addPath(layer.contour, new DOMMatrix([box.width, 0, 0, box.height, box.left, box.top]));
   context.globalAlpha = Math.min(1, 0.35 + opacity);
   context.lineCap = "round";
-  // A dark edge under the light line: to be seen on lung and on bone.
+  // A dark edge under the light line is visible on lung and on bone.
   context.strokeStyle = "rgb(0 0 0 / 0.55)";
   context.lineWidth = line * 2.5;
   context.stroke(path);

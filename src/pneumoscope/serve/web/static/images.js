@@ -1,8 +1,9 @@
 /**
- * The images of this page, in memory alone: gone with the tab, or by `clear`.
+ * The images of this page, in memory only: gone when the tab is closed, or by `clear`.
  *
  * @typedef {import("./api.js").Prediction} Prediction
  * @typedef {import("./api.js").Bundle} Bundle
+ * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  *
  * @typedef {object} XrayImage
  * @property {number} id
@@ -10,11 +11,11 @@
  * @property {string} name
  * @property {"reading" | "done" | "failed"} stage
  * @property {Prediction | null} prediction
- * @property {string} note why it waits or has failed
+ * @property {string} note why it waits or failed
  * @property {HTMLCanvasElement | null} thumbnail
  */
 
-/** Says "change" with the ids that changed, "bundle" when the model is known. */
+/** Dispatches "change" with the ids that changed, and "bundle" when the model is known. */
 export class ImageList extends EventTarget {
   constructor() {
     super();
@@ -31,7 +32,7 @@ export class ImageList extends EventTarget {
     return this._images.size;
   }
 
-  /** @returns {XrayImage[]} in the order they came */
+  /** @returns {XrayImage[]} in the order in which they were added */
   all() {
     return [...this._images.values()];
   }
@@ -57,15 +58,15 @@ export class ImageList extends EventTarget {
   }
 
   /**
-   * Change a image that is still there.
+   * Change an image, if it is still in the list.
    *
    * @param {number} id
-   * @param {Partial<XrayImage>} news
+   * @param {Partial<XrayImage>} changes
    */
-  update(id, news) {
+  update(id, changes) {
     const image = this._images.get(id);
     if (!image) return;
-    Object.assign(image, news);
+    Object.assign(image, changes);
     this._changed([id]);
   }
 
@@ -88,15 +89,37 @@ export class ImageList extends EventTarget {
     this._changed([...this._images.keys()]);
   }
 
-  /** The operating point in force, if the model is known. */
-  get operatingPoint() {
-    const points = this.bundle?.operating_points ?? [];
+  /**
+   * The calibration that applies to a prediction.
+   *
+   * @param {Prediction | null} prediction
+   * @returns {import("./api.js").Population | null} null if the model is not known
+   */
+  calibrationOf(prediction) {
+    const all = this.bundle?.populations ?? [];
+    return all.find(({ population }) => population === prediction?.population) ?? all[0] ?? null;
+  }
+
+  /**
+   * The operating point for a prediction: the chosen one, or the default where its population has none of
+   * that name.
+   *
+   * @param {Prediction | null} prediction
+   * @returns {OperatingPoint | null} null if the model is not known
+   */
+  pointOf(prediction) {
+    const points = this.calibrationOf(prediction)?.operating_points ?? [];
     const named = (/** @type {string | null | undefined} */ name) => points.find((point) => point.name === name);
     return named(this._operatingPoint) ?? named(this.bundle?.default_operating_point) ?? null;
   }
 
+  /** Name of the operating point to request; null for the default. */
+  get operatingPoint() {
+    return this._operatingPoint;
+  }
+
   /**
-   * Decide all images anew: the probabilities stay, only the threshold moves.
+   * Decide all images again: the probabilities stay, only the threshold changes.
    *
    * @param {string} name
    */
@@ -106,16 +129,16 @@ export class ImageList extends EventTarget {
   }
 
   /**
-   * A image's prediction with the decision of the operating point in force.
+   * The prediction for an image, with the decision at the chosen operating point.
    *
    * @param {XrayImage} image
    * @returns {Prediction | null}
    */
   decided(image) {
     const { prediction } = image;
-    const point = this.operatingPoint;
-    if (!prediction || prediction.p_pneumonia === null || !point || prediction.operating_point === point.name) return prediction;
-    const decision = prediction.p_pneumonia >= point.threshold ? "pneumonia" : "no pneumonia";
+    const point = this.pointOf(prediction);
+    if (!prediction || prediction.p_target === null || !point || prediction.operating_point === point.name) return prediction;
+    const decision = prediction.p_target >= point.threshold ? prediction.target : `no ${prediction.target}`;
     return { ...prediction, decision, operating_point: point.name };
   }
 

@@ -1,4 +1,4 @@
-/** Ways in: drop (files and folders), paste, pick. */
+/** Ways to add images: drop (files and folders), paste, file dialog. */
 
 import { byId } from "./dom.js";
 
@@ -26,7 +26,7 @@ export function listenForImages(take) {
 /** @param {(files: File[]) => void} take */
 function listenForDrops(take) {
   const veil = byId("veil");
-  let depth = 0; // enter and leave come for every element on the way
+  let depth = 0; // enter and leave are dispatched for every element
   const show = () => veil.toggleAttribute("hidden", depth <= 0);
   const carriesFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files") ?? false;
 
@@ -58,9 +58,9 @@ function listenForDrops(take) {
  * @param {(files: File[]) => void} take
  */
 function give(files, take) {
-  // Desktop leftovers that a dropped folder brings along.
-  const wanted = files.filter((file) => !/^(\..*|thumbs\.db|desktop\.ini|dicomdir)$/i.test(file.name));
-  if (wanted.length) take(wanted);
+  // Hidden and system files of a dropped folder are left out.
+  const images = files.filter((file) => !/^(\..*|thumbs\.db|desktop\.ini|dicomdir)$/i.test(file.name));
+  if (images.length) take(images);
 }
 
 /**
@@ -71,7 +71,7 @@ function give(files, take) {
  */
 async function dropped(transfer) {
   const plain = [...transfer.files];
-  // Entries must be taken before the first await: the browser empties the list after the event.
+  // Entries must be read before the first await: the browser empties the list after the event.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.() ?? null);
   if (!entries.some((entry) => entry?.isDirectory)) return plain;
   const found = await Promise.all(entries.map((entry) => (entry ? filesIn(entry) : [])));
@@ -92,7 +92,7 @@ async function filesIn(entry) {
   const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
   const files = [];
   for (;;) {
-    // A folder is handed out in portions; an empty one is the end.
+    // A folder is read in portions; an empty one is the end.
     const portion = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
     if (!portion.length) return files;
     for (const child of portion) files.push(...(await filesIn(child)));

@@ -1,6 +1,5 @@
 /**
- * Keys that work anywhere on the page. Those of one letter can be switched off, for people who speak to
- * their computer.
+ * Keyboard shortcuts. Single keys can be switched off, for users of speech input.
  *
  * @typedef {object} Commands
  * @property {() => void} heat
@@ -30,10 +29,10 @@ export function listenForKeys(commands) {
     "?": commands.help,
   };
   document.addEventListener("keydown", (event) => {
-    const elsewhere = event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented;
-    if (elsewhere || document.querySelector("dialog[open]") || typing(event.target)) return;
+    const other = event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented;
+    if (other || document.querySelector("dialog[open]") || typing(event.target)) return;
     if (event.target === document.body) {
-      // With the focus nowhere, the arrows and Enter are for the worklist.
+      // Without a focused element, the arrows and Enter are for the worklist.
       if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         commands.move(event.key === "ArrowDown" ? 1 : -1);
         event.preventDefault();

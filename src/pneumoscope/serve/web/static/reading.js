@@ -9,16 +9,16 @@ import { imageCanvas } from "./decode.js";
 import { listenForGestures, zoomIn, zoomOut } from "./gestures.js";
 import { heatLayer, paintLegend } from "./heatmap.js";
 import { Viewer } from "./viewer.js";
-import { percent, outcomeOf } from "./words.js";
+import { likelihoodWords, outcomeOf } from "./words.js";
 
 export class Reading {
   constructor() {
     this._frame = byId("frame");
     this.viewer = new Viewer(/** @type {HTMLCanvasElement} */ (byId("canvas")));
-    /** What is on show: image and whether it was answered. */
+    /** The image on show, and whether it has a prediction. */
     this._shown = "";
     this._image = -1;
-    this._turn = 0;
+    this._count = 0;
     listenForGestures(this._frame, this.viewer);
     paintLegend(/** @type {HTMLCanvasElement} */ (byId("scale")));
     this._connect();
@@ -29,21 +29,22 @@ export class Reading {
   /**
    * @param {XrayImage | null} image
    * @param {import("./api.js").Prediction | null} prediction
+   * @param {import("./api.js").Bundle | null} bundle
    */
-  async show(image, prediction) {
-    this._describe(image, prediction);
+  async show(image, prediction, bundle) {
+    this._describe(image, prediction, bundle);
     const shown = image ? `${image.id} ${image.prediction !== null}` : "";
     if (shown === this._shown) return;
     this._shown = shown;
     const same = image?.id === this._image;
     this._image = image?.id ?? -1;
-    this._turn += 1;
-    const turn = this._turn;
+    this._count += 1;
+    const count = this._count;
     if (!same) this.viewer.show(null, null, false);
     if (!image) return;
     this._frame.setAttribute("aria-busy", "true");
     const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.prediction?.heatmap)]);
-    if (turn !== this._turn) return; // another image was chosen meanwhile
+    if (count !== this._count) return; // another image was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
     this._frame.setAttribute("aria-busy", String(image.stage === "reading"));
@@ -65,12 +66,13 @@ export class Reading {
   /**
    * @param {XrayImage | null} image
    * @param {import("./api.js").Prediction | null} prediction
+   * @param {import("./api.js").Bundle | null} bundle
    */
-  _describe(image, prediction) {
+  _describe(image, prediction, bundle) {
     if (!image) return;
-    const outcome = outcomeOf(image, prediction);
-    const likely = prediction && prediction.p_pneumonia !== null ? ` Probability of pneumonia ${percent(prediction.p_pneumonia)}.` : "";
-    byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${outcome.title}.${likely}`);
+    const outcome = outcomeOf(image, prediction, bundle);
+    const likelihood = prediction ? likelihoodWords(prediction) : "";
+    byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${outcome.title}.${likelihood}`);
     byId("busy").toggleAttribute("hidden", image.stage !== "reading");
     const nothing = image.stage === "reading" ? "" : "There is no image to show.";
     byId("nothing").textContent = nothing;
@@ -91,7 +93,7 @@ export class Reading {
     input("width").addEventListener("input", () => viewer.setWindow({ width: Number(input("width").value) }));
   }
 
-  /** Let the controls tell the state of the view. */
+  /** Set the controls to the state of the view. */
   _controls() {
     const { viewer } = this;
     const on = viewer.hasHeat && viewer.heatShown;
@@ -105,7 +107,7 @@ export class Reading {
     byId("heat").setAttribute("aria-pressed", String(on));
     byId("invert").setAttribute("aria-pressed", String(viewer.window.inverted));
     byId("zoom-value").textContent = viewer.zoom === 1 ? "fit" : `${viewer.zoom.toFixed(1)}×`;
-    byId("legend").classList.toggle("off", !on); // keeps its place: the image must not jump
+    byId("legend").classList.toggle("off", !on); // keeps its space, so that the image does not move
     for (const id of ["heat", "opacity"]) {
       /** @type {HTMLButtonElement | HTMLInputElement} */ (byId(id)).disabled = !viewer.hasHeat;
     }

@@ -1,6 +1,6 @@
 /**
- * The report: a table of all images where there are several, then one page a image. It is printed from
- * this page, or saved as one file that needs nothing else.
+ * The report: a table of all images where there are several, then one page per image. It is printed from
+ * this page, or saved as one self-contained file.
  *
  * @typedef {import("./images.js").XrayImage} XrayImage
  * @typedef {import("./images.js").ImageList} ImageList
@@ -10,9 +10,20 @@
 import { imageCanvas } from "./decode.js";
 import { byId, download, h, stamp } from "./dom.js";
 import { CONTOUR_LEVEL, heatLayer, paintHeat } from "./heatmap.js";
-import { factWords, MARKS, notRuledOut, percent, imageWords, pointWords, outcomeOf } from "./words.js";
+import {
+  capital,
+  factWords,
+  imageWords,
+  MARKS,
+  notRuledOut,
+  outcomeOf,
+  percent,
+  pointWords,
+  shownFindings,
+} from "./words.js";
 
-const SIDE = 900; // pixels on the longer side of a image
+const SIDE = 900; // pixels on the longer side of an image
+const MOST_CLASSES = 4; // columns of classes on a sheet of A4
 const OPACITY = 0.6;
 const NOTICE = "For research only. Not a medical device, not for diagnosis.";
 
@@ -42,7 +53,7 @@ export async function saveReport(images, sorted) {
     makeReport(images, sorted),
     fetch(new URL("report.css", import.meta.url)).then((response) => response.text()),
   ]);
-  // The style is ours and the report was built of text nodes, so that joining them as text is safe.
+  // The style comes from this package and the report was built from text nodes: joining them as text is safe.
   const text = `<!doctype html>
 <html lang="en">
 <head>
@@ -68,7 +79,7 @@ async function makeReport(images, sorted) {
   const report = h("main", { class: "report" });
   const when = new Date().toLocaleString();
   if (sorted.length > 1) report.append(overview(images, sorted, when));
-  // One after another: a hundred images at full size at once would fill the memory.
+  // One after another: a hundred images at full size would fill the memory.
   for (const image of sorted) report.append(await page(images, image, when));
   return report;
 }
@@ -79,10 +90,12 @@ async function makeReport(images, sorted) {
  * @param {string} when
  */
 function overview(images, sorted, when) {
+  const findings = images.bundle && shownFindings(images.bundle);
+  const classes = findings && findings.within.length <= MOST_CLASSES ? findings.within : [];
   const rows = sorted.map((image) => {
     const prediction = images.decided(image);
-    const outcome = outcomeOf(image, prediction);
-    const values = [prediction?.p_pneumonia, prediction?.p_bacterial, prediction?.p_viral];
+    const outcome = outcomeOf(image, prediction, images.bundle);
+    const values = [prediction?.p_target, ...classes.map((name) => prediction?.probabilities[name])];
     return h(
       "tr",
       {},
@@ -91,13 +104,14 @@ function overview(images, sorted, when) {
       ...values.map((value) => h("td", {}, percent(value))),
     );
   });
-  const heads = ["Image", "Answer", "Pneumonia", "Bacterial", "Viral"].map((name) => h("th", { scope: "col" }, name));
+  const names = ["image", "prediction", findings?.target ?? "probability", ...classes];
+  const heads = names.map((name) => h("th", { scope: "col" }, capital(name)));
   return h(
     "section",
     { class: "sheet" },
     h("h1", {}, `Chest X-rays: ${imageWords(sorted.length)}`),
     h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...rows)),
-    colophon(images, when, null),
+    footer(images, when, null),
   );
 }
 
@@ -108,25 +122,25 @@ function overview(images, sorted, when) {
  */
 async function page(images, image, when) {
   const prediction = images.decided(image);
-  const outcome = outcomeOf(image, prediction);
-  const predicted = prediction !== null && prediction.p_pneumonia !== null;
+  const outcome = outcomeOf(image, prediction, images.bundle);
+  const predicted = prediction !== null && prediction.p_target !== null;
   return h(
     "article",
     { class: "sheet" },
     h("h1", {}, image.name),
     h("p", { class: "outcome", "data-tone": outcome.tone }, `${MARKS[outcome.tone]} ${outcome.title}`),
     outcome.detail ? h("p", {}, outcome.detail) : null,
-    await figures(image),
+    await xrays(image),
     predicted ? numbers(images, prediction) : null,
     prediction?.facts
       ? h("p", { class: "facts" }, factWords(prediction.facts).map(([name, value]) => `${name}: ${value}`).join(" · "))
       : null,
-    colophon(images, when, prediction),
+    footer(images, when, prediction),
   );
 }
 
 /** @param {XrayImage} image */
-async function figures(image) {
+async function xrays(image) {
   const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.prediction?.heatmap)]);
   if (!canvas) return null;
   const scale = Math.min(1, SIDE / Math.max(canvas.width, canvas.height));
@@ -145,9 +159,9 @@ async function figures(image) {
     h("figure", {}, h("img", { src: source, alt: `${caption}: ${image.name}` }), h("figcaption", {}, caption));
   return h(
     "div",
-    { class: "figures" },
+    { class: "images" },
     figure(draw(false), "X-ray"),
-    heat ? figure(draw(true), `Evidence for ${heat.finding}; the line stands at ${CONTOUR_LEVEL}`) : null,
+    heat ? figure(draw(true), `Evidence for ${heat.finding}; contour at ${CONTOUR_LEVEL}`) : null,
   );
 }
 
@@ -156,20 +170,24 @@ async function figures(image) {
  * @param {Prediction} prediction
  */
 function numbers(images, prediction) {
+  const { bundle } = images;
+  if (!bundle) return null;
+  const { classes, target } = bundle;
   /** @type {[string, number | null][]} */
   const values = [
-    ["Pneumonia", prediction.p_pneumonia],
-    ["Bacterial", prediction.p_bacterial],
-    ["Viral", prediction.p_viral],
-    ["Normal", prediction.p_normal],
+    [target.name, prediction.p_target],
+    ...classes.filter((name) => name !== target.name).map((name) => [name, prediction.probabilities[name]]),
   ];
-  const known = values.filter(([, value]) => value !== null);
-  const point = images.operatingPoint;
-  const words = [point ? `Operating point ${point.name}: ${pointWords(point)}.` : "", notRuledOut(prediction, images.bundle)];
+  const point = images.pointOf(prediction);
+  const hasSets = images.calibrationOf(prediction)?.prediction_sets ?? false;
+  const words = [
+    point ? `Operating point ${point.name}: ${pointWords(point)}.` : "",
+    notRuledOut(prediction, hasSets),
+  ];
   return h(
     "section",
     {},
-    h("dl", {}, ...known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, percent(value))))),
+    h("dl", {}, ...values.map(([name, value]) => h("div", {}, h("dt", {}, capital(name)), h("dd", {}, percent(value))))),
     h("p", {}, words.filter(Boolean).join(" ")),
   );
 }
@@ -179,7 +197,7 @@ function numbers(images, prediction) {
  * @param {string} when
  * @param {Prediction | null} prediction
  */
-function colophon(images, when, prediction) {
+function footer(images, when, prediction) {
   const model = prediction?.bundle ?? images.bundle?.identity ?? "unknown";
   const parts = [`Pneumoscope, model ${model}`, when, prediction?.sha256 ? `image ${prediction.sha256.slice(0, 16)}` : ""];
   return h("footer", {}, h("p", {}, NOTICE), h("p", {}, parts.filter(Boolean).join(" · ")));

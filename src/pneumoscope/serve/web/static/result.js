@@ -8,7 +8,7 @@
  */
 
 import { byId, h } from "./dom.js";
-import { factWords, MARKS, notRuledOut, percent, pointWords, outcomeOf } from "./words.js";
+import { capital, factWords, MARKS, notRuledOut, outcomeOf, percent, pointWords, shownFindings } from "./words.js";
 
 /** @typedef {{retry: (image: XrayImage) => void, remove: (image: XrayImage) => void}} Actions */
 
@@ -19,8 +19,8 @@ import { factWords, MARKS, notRuledOut, percent, pointWords, outcomeOf } from ".
  */
 export function showResult(images, image, actions) {
   const prediction = images.decided(image);
-  const outcome = outcomeOf(image, prediction);
-  const predicted = prediction !== null && prediction.p_pneumonia !== null;
+  const outcome = outcomeOf(image, prediction, images.bundle);
+  const predicted = prediction !== null && prediction.p_target !== null;
   byId("result-body").replaceChildren(
     ...[
       h("p", { class: "file-name" }, image.name),
@@ -35,8 +35,8 @@ export function showResult(images, image, actions) {
         ? h("button", { type: "button", onclick: () => actions.retry(image) }, "Try again")
         : null,
       predicted ? likelihoods(prediction, images) : null,
-      predicted ? operatingPoints(images) : null,
-      prediction?.facts ? facts(prediction) : null,
+      predicted ? operatingPoints(prediction, images) : null,
+      prediction?.facts ? facts(prediction, images) : null,
       h(
         "p",
         { class: "small" },
@@ -51,12 +51,13 @@ export function showResult(images, image, actions) {
  * @param {ImageList} images
  */
 function likelihoods(prediction, images) {
+  if (!images.bundle) return null;
+  const { target, within, others } = shownFindings(images.bundle);
   const rows = [
-    bar("Pneumonia", prediction.p_pneumonia, "whole", images.operatingPoint),
-    prediction.p_bacterial === null ? null : bar("Bacterial", prediction.p_bacterial, "part", null),
-    prediction.p_viral === null ? null : bar("Viral", prediction.p_viral, "part", null),
+    bar(target, prediction.p_target, "whole", images.pointOf(prediction)),
+    ...[...within, ...others].map((name) => bar(name, prediction.probabilities[name], "part", null)),
   ];
-  const possible = notRuledOut(prediction, images.bundle);
+  const possible = notRuledOut(prediction, images.calibrationOf(prediction)?.prediction_sets ?? false);
   return h(
     "section",
     { "aria-label": "Probabilities" },
@@ -69,12 +70,12 @@ function likelihoods(prediction, images) {
 /**
  * @param {string} name
  * @param {number | null} value
- * @param {"whole" | "part"} kind
+ * @param {"whole" | "part"} size
  * @param {OperatingPoint | null} point
  */
-function bar(name, value, kind, point) {
+function bar(name, value, size, point) {
   const fill = h("span", { class: "fill" });
-  // The style attribute is closed by the content security policy; the property is not.
+  // The content security policy forbids style attributes; setting the property is allowed.
   fill.style.width = `${(value ?? 0) * 100}%`;
   const track = h("span", { class: "track", "aria-hidden": "true" }, fill);
   if (point) {
@@ -82,43 +83,50 @@ function bar(name, value, kind, point) {
     threshold.style.left = `${point.threshold * 100}%`;
     track.append(threshold);
   }
-  return h("div", { class: `bar ${kind}` }, h("dt", {}, name), h("dd", {}, h("b", {}, percent(value)), track));
+  return h("div", { class: `bar ${size}` }, h("dt", {}, capital(name)), h("dd", {}, h("b", {}, percent(value)), track));
 }
 
-/** @param {ImageList} images */
-function operatingPoints(images) {
-  const { bundle, operatingPoint } = images;
-  if (!bundle || !operatingPoint) return null;
+/**
+ * @param {Prediction} prediction
+ * @param {ImageList} images
+ */
+function operatingPoints(prediction, images) {
+  const chosen = images.pointOf(prediction);
+  if (!chosen) return null;
+  const points = images.calibrationOf(prediction)?.operating_points ?? [];
   const choice = h(
     "select",
     {
       id: "operating-point",
       onchange: (/** @type {Event} */ event) => {
         images.setOperatingPoint(/** @type {HTMLSelectElement} */ (event.target).value);
-        byId("operating-point").focus(); // the panel was made anew
+        byId("operating-point").focus(); // the panel was built again
       },
     },
-    ...bundle.operating_points.map((point) =>
-      h("option", { value: point.name, selected: point.name === operatingPoint.name }, point.name),
-    ),
+    ...points.map((point) => h("option", { value: point.name, selected: point.name === chosen.name }, point.name)),
   );
   return h(
     "p",
     { class: "point" },
     h("label", { for: "operating-point" }, h("span", { class: "tick", "aria-hidden": "true" }), "Operating point "),
     choice,
-    h("span", { class: "small" }, `${pointWords(operatingPoint)}.`),
+    h("span", { class: "small" }, `${capital(pointWords(chosen))}.`),
   );
 }
 
-/** @param {Prediction} prediction */
-function facts(prediction) {
+/**
+ * @param {Prediction} prediction
+ * @param {ImageList} images
+ */
+function facts(prediction, images) {
   const pairs = factWords(/** @type {import("./api.js").Facts} */ (prediction.facts));
+  const several = prediction.population !== null && (images.bundle?.populations.length ?? 0) > 1;
   return h(
     "section",
     { "aria-label": "The file" },
     h("h3", {}, "From the file"),
     h("dl", { class: "facts" }, ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     h("p", { class: "small" }, "Model ", h("code", {}, prediction.bundle)),
+    several ? h("p", { class: "small" }, `Thresholds for the population: ${prediction.population}`) : null,
   );
 }

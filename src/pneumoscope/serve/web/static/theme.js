@@ -1,15 +1,15 @@
-// A classic script in the head: the theme must stand before the first paint, and modules run later.
-// The theme is the only thing that this page keeps in the browser.
+// A classic script in the head: the theme must be set before the first paint, and modules run later.
+// The theme is the only value that this page stores in the browser.
 (() => {
   const KEY = "pneumoscope-theme";
   const ORDER = ["auto", "light", "dark"];
 
-  function kept() {
+  function stored() {
     try {
       const value = localStorage.getItem(KEY);
       return ORDER.includes(value) ? value : "auto";
     } catch {
-      return "auto"; // storage is switched off
+      return "auto"; // storage is disabled
     }
   }
 
@@ -25,11 +25,11 @@
     try {
       localStorage.setItem(KEY, theme);
     } catch {
-      // It holds until the page is closed, then.
+      // Without storage it lasts until the page is closed.
     }
   }
 
-  apply(kept());
+  apply(stored());
   document.addEventListener("DOMContentLoaded", () => {
     apply(document.documentElement.dataset.theme);
     document.getElementById("theme").addEventListener("click", next);

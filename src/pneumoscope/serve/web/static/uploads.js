@@ -1,5 +1,5 @@
 /**
- * Sends images in small batches, a few at a time, and waits where the server says it is busy.
+ * Sends images in small batches, a few batches at a time, and waits while the server is busy.
  *
  * @typedef {import("./images.js").XrayImage} XrayImage
  * @typedef {import("./images.js").ImageList} ImageList
@@ -41,7 +41,7 @@ export class Uploads {
     this.send([image]);
   }
 
-  /** Forget what waits and break off what is under way. */
+  /** Drop the images that wait and abort the requests in progress. */
   cancel() {
     this._waiting = [];
     this._stop.abort();
@@ -89,7 +89,7 @@ export class Uploads {
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem && error.status === 413 && batch.length > 1) {
-        // Too much together is not too much alone.
+        // Together they are too large; each one may not be.
         for (const image of batch) await this._deliver([image], signal);
         return;
       }
@@ -107,14 +107,14 @@ export class Uploads {
     const start = Date.now();
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await this._api.predict(files, this._images.operatingPoint?.name ?? null, signal);
+        return await this._api.predict(files, this._images.operatingPoint, signal);
       } catch (error) {
         const busy = error instanceof Problem && (error.status === 429 || error.status === 503);
         if (!busy || signal.aborted || Date.now() - start > PATIENCE_MS) throw error;
         for (const image of batch) this._images.update(image.id, { note: "The server is busy; this image waits." });
-        const asked = error.retryAfter ?? 2 ** attempt;
-        // A little spread keeps many pages from coming back at the same instant.
-        await pause(Math.min(asked, LONGEST_WAIT_S) * (1 + 0.25 * Math.random()) * 1000, signal);
+        const seconds = error.retryAfter ?? 2 ** attempt;
+        // A random share keeps many pages from retrying at the same instant.
+        await pause(Math.min(seconds, LONGEST_WAIT_S) * (1 + 0.25 * Math.random()) * 1000, signal);
       }
     }
   }
@@ -137,7 +137,7 @@ function pause(milliseconds, signal) {
 /** @param {unknown} error */
 function explanation(error) {
   if (error instanceof Problem) {
-    if (error.status === 401) return "The server wants an access token. Try again and give it.";
+    if (error.status === 401) return "The server requires an access token. Try again and enter it.";
     return error.message;
   }
   if (error instanceof DOMException && error.name === "TimeoutError") return "The server took too long. Try again.";

@@ -11,7 +11,7 @@ import { applyWindow, FULL } from "./windowing.js";
 const NEAREST = 12;
 const FARTHEST = 1;
 
-/** Says "view" whenever zoom, window or heat map change. */
+/** Dispatches "view" when zoom, window or heat map change. */
 export class Viewer extends EventTarget {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
@@ -26,7 +26,7 @@ export class Viewer extends EventTarget {
     this.opacity = 0.6;
     /** @type {Window} */
     this.window = { ...FULL };
-    /** Zoom relative to the image that fits, and the image's centre off the canvas' centre in CSS pixels. */
+    /** Zoom, 1 where the image fits, and the offset of the image from the canvas' centre in CSS pixels. */
     this.zoom = 1;
     this._offset = { x: 0, y: 0 };
     this._frame = 0;
@@ -41,7 +41,7 @@ export class Viewer extends EventTarget {
   /**
    * @param {HTMLCanvasElement | null} image
    * @param {HeatLayer | null} heat
-   * @param {boolean} sameAsBefore keep zoom and window: a better version of the image on show
+   * @param {boolean} sameAsBefore keep zoom and window: a better version of the same image
    */
   show(image, heat, sameAsBefore) {
     this._image = image;
@@ -71,7 +71,7 @@ export class Viewer extends EventTarget {
 
   /**
    * @param {number} factor
-   * @param {{x: number, y: number}} [at] stays under the pointer; CSS pixels from the canvas' corner
+   * @param {{x: number, y: number}} [at] point that stays in place; CSS pixels from the canvas' corner
    */
   zoomBy(factor, at = this._centre()) {
     const before = this.zoom;
@@ -95,7 +95,7 @@ export class Viewer extends EventTarget {
     this._changed();
   }
 
-  /** Fit the image and show its whole grey scale. */
+  /** Fit the image and show its full grayscale. */
   reset() {
     this.zoom = 1;
     this._offset = { x: 0, y: 0 };
@@ -107,7 +107,7 @@ export class Viewer extends EventTarget {
     return { x: this.canvas.clientWidth / 2, y: this.canvas.clientHeight / 2 };
   }
 
-  /** The image's place in CSS pixels. */
+  /** Position and size of the image in CSS pixels. */
   _box() {
     const image = /** @type {HTMLCanvasElement} */ (this._image);
     const { clientWidth, clientHeight } = this.canvas;
@@ -117,7 +117,7 @@ export class Viewer extends EventTarget {
     return { left: centre.x + this._offset.x - width / 2, top: centre.y + this._offset.y - height / 2, width, height };
   }
 
-  /** A image larger than the canvas covers it; a smaller one stays in the middle. */
+  /** Keep a large image over the whole canvas, and a small one in the middle. */
   _keepInSight() {
     if (!this._image) return;
     const box = this._box();
@@ -137,7 +137,7 @@ export class Viewer extends EventTarget {
     this.canvas.width = Math.max(1, Math.round(this.canvas.clientWidth * dense));
     this.canvas.height = Math.max(1, Math.round(this.canvas.clientHeight * dense));
     this._keepInSight();
-    this._paint(); // at once: a resized canvas is empty, and waiting would flicker
+    this._paint(); // at once: a resized canvas is empty and would flicker
   }
 
   _changed() {

@@ -1,19 +1,19 @@
 /**
- * Window and level: which grey levels of the image are spread over the screen.
+ * Window and level: which grey levels of the image are spread over those of the screen.
  *
  * @typedef {object} Window
- * @property {number} level centre, in percent of the grey scale
- * @property {number} width in percent of the grey scale
+ * @property {number} level centre, in percent of the grayscale
+ * @property {number} width in percent of the grayscale
  * @property {boolean} inverted
  */
 
-/** @type {Readonly<Window>} the whole grey scale */
+/** @type {Readonly<Window>} the full grayscale */
 export const FULL = Object.freeze({ level: 50, width: 100, inverted: false });
 
 /**
- * Show a image through a window.
+ * Apply a window to an image.
  *
- * @param {HTMLCanvasElement} image left as it is
+ * @param {HTMLCanvasElement} image not changed
  * @param {Window} window
  * @param {HTMLCanvasElement} target gets the image's size
  */

@@ -1,21 +1,27 @@
 /**
- * The worklist: one line a image, sortable by every column, the most suspicious first.
+ * The worklist: one row per image, sortable by every column, the most suspicious first.
  *
  * @typedef {import("./images.js").XrayImage} XrayImage
  * @typedef {import("./images.js").ImageList} ImageList
- * @typedef {"name" | "outcome" | "p_pneumonia" | "p_bacterial" | "p_viral"} Column
+ * @typedef {import("./api.js").Prediction} Prediction
+ *
+ * @typedef {object} Column
+ * @property {string} key unique
+ * @property {"name" | "outcome" | "target" | "class"} role
+ * @property {string} title
+ * @property {"ascending" | "descending"} first order after the first click
+ * @property {(prediction: Prediction) => number | null} [probability]
  */
 
 import { byId, h } from "./dom.js";
-import { countWords, MARKS, percent, imageWords, TONES, outcomeOf } from "./words.js";
+import { capital, countWords, imageWords, MARKS, outcomeOf, percent, shownFindings, TONES } from "./words.js";
 
-/** @type {[Column, string, "ascending" | "descending"][]} column, heading, and the order of the first click */
-const COLUMNS = [
-  ["name", "Image", "ascending"],
-  ["outcome", "Answer", "ascending"],
-  ["p_pneumonia", "Pneumonia", "descending"],
-  ["p_bacterial", "Bacterial", "descending"],
-  ["p_viral", "Viral", "descending"],
+const MOST_CLASSES = 3; // columns of classes; more do not fit, and the panel beside the image shows them all
+
+/** @type {Column[]} */
+const FIXED = [
+  { key: "name", role: "name", title: "Image", first: "ascending" },
+  { key: "outcome", role: "outcome", title: "Prediction", first: "ascending" },
 ];
 
 const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -28,34 +34,33 @@ export class Worklist {
   constructor(images, choose) {
     this._images = images;
     this._choose = choose;
-    /** @type {Column} */
-    this._column = "p_pneumonia";
+    this._column = "target";
     this._direction = "descending";
     /** @type {number | null} */
     this._chosen = null;
     /** @type {Map<number, HTMLTableRowElement>} */
     this._rows = new Map();
     this._body = byId("rows");
-    this._heads = COLUMNS.map((column) => this._head(column));
-    byId("heads").append(...this._heads);
     this._body.addEventListener("keydown", (event) => this._onKey(event));
+    images.addEventListener("bundle", () => this._makeColumns());
+    this._makeColumns();
   }
 
-  /** @returns {XrayImage[]} as they stand in the list */
+  /** @returns {XrayImage[]} in the order of the list */
   sorted() {
-    const turn = this._direction === "ascending" ? 1 : -1;
+    const sign = this._direction === "ascending" ? 1 : -1;
     return this._images
       .all()
       .map((image) => ({ image, key: this._key(image) }))
       .sort((one, other) => {
-        // What has no value stands last, whichever way the list is turned.
+        // What has no value is last in either order.
         if (one.key === null || other.key === null) {
           if (one.key !== other.key) return one.key === null ? 1 : -1;
           return this._tone(one.image) - this._tone(other.image) || one.image.id - other.image.id;
         }
         const order =
           typeof one.key === "string" ? byName.compare(one.key, String(other.key)) : one.key - Number(other.key);
-        return turn * order || one.image.id - other.image.id;
+        return sign * order || one.image.id - other.image.id;
       })
       .map(({ image }) => image);
   }
@@ -77,7 +82,7 @@ export class Worklist {
     sorted.forEach((image, index) => {
       const row = this._rows.get(image.id) ?? this._newRow(image);
       this._fill(row, image);
-      // Rows that stand right are not touched: moving one would take its focus.
+      // Rows in the right place are not touched: moving a row would take its focus.
       if (this._body.children[index] !== row) this._body.insertBefore(row, this._body.children[index] ?? null);
     });
     if (focused instanceof HTMLElement && focused !== document.activeElement && this._body.contains(focused)) {
@@ -88,7 +93,7 @@ export class Worklist {
 
   /**
    * @param {number} step
-   * @returns {number | null} the image that many lines on
+   * @returns {number | null} the image that many rows further
    */
   neighbour(step) {
     const sorted = this.sorted();
@@ -113,8 +118,13 @@ export class Worklist {
   }
 
   /** @param {XrayImage} image */
+  _outcome(image) {
+    return outcomeOf(image, this._images.decided(image), this._images.bundle);
+  }
+
+  /** @param {XrayImage} image */
   _tone(image) {
-    return TONES.indexOf(outcomeOf(image, this._images.decided(image)).tone);
+    return TONES.indexOf(this._outcome(image).tone);
   }
 
   /** @param {XrayImage} image */
@@ -124,35 +134,45 @@ export class Worklist {
       const tone = this._tone(image);
       return tone === TONES.indexOf("reading") ? null : tone;
     }
-    return image.prediction?.[this._column] ?? null;
+    const column = this._columns.find(({ key }) => key === this._column);
+    return (image.prediction && column?.probability?.(image.prediction)) ?? null;
   }
 
-  /** @param {[Column, string, "ascending" | "descending"]} column */
-  _head([name, title, first]) {
+  /** Make the columns for the findings of the model; before it is known there are none for findings. */
+  _makeColumns() {
+    /** @type {Column[]} */
+    this._columns = [...FIXED, ...findingColumns(this._images.bundle)];
+    this._heads = this._columns.map((column) => this._head(column));
+    byId("heads").replaceChildren(...this._heads);
+    this._body.replaceChildren();
+    this._rows.clear();
+  }
+
+  /** @param {Column} column */
+  _head({ key, role, title, first }) {
     const sort = () => {
       const other = this._direction === "ascending" ? "descending" : "ascending";
-      this._direction = this._column === name ? other : first;
-      this._column = name;
+      this._direction = this._column === key ? other : first;
+      this._column = key;
       this.render(this._chosen);
     };
     const arrow = h("span", { class: "arrow", "aria-hidden": "true" });
-    return h("th", { scope: "col", "data-column": name }, h("button", { type: "button", onclick: sort }, title, arrow));
+    const words = h("span", { class: "heading" }, title);
+    const button = h("button", { type: "button", title, onclick: sort }, words, arrow);
+    return h("th", { scope: "col", "data-column": role, "data-key": key }, button);
   }
 
   _renderHeads() {
     for (const head of this._heads) {
-      const sorted = head.dataset.column === this._column;
-      if (sorted) head.setAttribute("aria-sort", this._direction);
+      if (head.dataset.key === this._column) head.setAttribute("aria-sort", this._direction);
       else head.removeAttribute("aria-sort");
     }
-    const twoClasses = this._images.bundle !== null && !this._images.bundle.findings.includes("bacterial");
-    byId("worklist").toggleAttribute("data-two-classes", twoClasses);
   }
 
   /** @param {XrayImage} image */
   _newRow(image) {
-    const cells = COLUMNS.map(([name]) =>
-      name === "name" ? h("th", { scope: "row", "data-column": name }) : h("td", { "data-column": name }),
+    const cells = this._columns.map(({ role }) =>
+      role === "name" ? h("th", { scope: "row", "data-column": role }) : h("td", { "data-column": role }),
     );
     cells[0].append(
       h(
@@ -173,14 +193,13 @@ export class Worklist {
    * @param {XrayImage} image
    */
   _fill(row, image) {
-    const prediction = this._images.decided(image);
-    const outcome = outcomeOf(image, prediction);
+    const outcome = this._outcome(image);
     const chosen = image.id === this._chosen;
     row.dataset.tone = outcome.tone;
     row.classList.toggle("chosen", chosen);
     const [name, words, ...numbers] = row.cells;
     const button = /** @type {HTMLButtonElement} */ (name.querySelector("button"));
-    button.tabIndex = chosen ? 0 : -1; // one stop for the tab key, arrows within
+    button.tabIndex = chosen ? 0 : -1; // one stop for the tab key, arrow keys inside the list
     if (chosen) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
     const thumbnail = /** @type {HTMLElement} */ (name.querySelector(".thumbnail"));
@@ -189,9 +208,9 @@ export class Worklist {
       h("span", { class: "mark", "aria-hidden": "true" }, MARKS[outcome.tone]),
       h("span", {}, outcome.short),
     );
-    const values = [prediction?.p_pneumonia, prediction?.p_bacterial, prediction?.p_viral];
-    numbers.forEach((cell, index) => {
-      cell.textContent = prediction ? percent(values[index]) : "";
+    const { prediction } = image;
+    this._columns.slice(FIXED.length).forEach(({ probability }, index) => {
+      numbers[index].textContent = prediction && probability ? percent(probability(prediction)) : "";
     });
   }
 
@@ -199,7 +218,7 @@ export class Worklist {
     /** @type {Map<import("./words.js").Tone, number>} */
     const counts = new Map();
     for (const image of this._images.all()) {
-      const { tone } = outcomeOf(image, this._images.decided(image));
+      const { tone } = this._outcome(image);
       counts.set(tone, (counts.get(tone) ?? 0) + 1);
     }
     return `${imageWords(this._images.size)}: ${countWords(counts)}`;
@@ -221,6 +240,26 @@ export class Worklist {
     this._choose(target, false);
     this.focus(target);
   }
+}
+
+/**
+ * @param {import("./api.js").Bundle | null} bundle
+ * @returns {Column[]}
+ */
+function findingColumns(bundle) {
+  if (!bundle) return [];
+  const { target, within } = shownFindings(bundle);
+  const classes = within.length > MOST_CLASSES ? [] : within;
+  return [
+    { key: "target", role: "target", title: capital(target), first: "descending", probability: (one) => one.p_target },
+    ...classes.map((name) => ({
+      key: `class ${name}`,
+      role: /** @type {const} */ ("class"),
+      title: capital(name),
+      first: /** @type {const} */ ("descending"),
+      probability: (/** @type {Prediction} */ one) => one.probabilities[name] ?? null,
+    })),
+  ];
 }
 
 /**

@@ -7,23 +7,24 @@ source, so that a small source (adults beside many children) is not rejected for
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.errors import UnreadableImageError
-from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.standardise import find_lungs
-from pneumoscope.model.bundle import GATE_FILE, Bundle, write_bundle
-from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.errors import require_extra
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits
-from pneumoscope.parallel import available_cpus, in_order
-from pneumoscope.predict.novelty import DIMENSIONS, Novelty, describe
+from pneumoscope.parallel import Progress, available_cpus, in_order
+from pneumoscope.predict.cache import ImageCache
+from pneumoscope.predict.gate import DIMENSIONS, Novelty, describe
+from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.pipeline import Pipeline, Prepared
 
-__all__ = ["Described", "FittedNovelty", "fit_gate", "fit_novelty", "write_gate"]
+__all__ = ["Described", "FittedGate", "FittedNovelty", "fit_gate", "fit_novelty"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,7 +35,7 @@ LEAST_IMAGES = 400
 HELD_OUT_QUANTILE = 0.995
 # Other hospitals lie further out than held-out patients of the same one.
 SLACK = 1.1
-# With statistics to lean on, the segmenter need not be as sure alone.
+# With statistics of known chests, the segmenter need not be as certain by itself.
 LUNG_CERTAINTY = 0.88
 
 
@@ -45,7 +46,7 @@ class Described:
     Parameters
     ----------
     descriptions : ndarray of float32, shape (N, D)
-        From `pneumoscope.predict.novelty.describe`.
+        From `pneumoscope.predict.gate.describe`.
     patients : sequence of str
         N; images of one patient stay together.
     """
@@ -73,41 +74,69 @@ class FittedNovelty:
     held_out: tuple[float, ...]
 
 
-def fit_gate(bundle: Bundle, manifests: Iterable[Manifest]) -> Bundle:
-    """Fit the gate's statistics and limit on chest radiographs, and write them into the bundle.
+@dataclass(frozen=True, eq=False)
+class FittedGate:
+    """A gate that was fitted for a bundle and not written yet.
+
+    Parameters
+    ----------
+    limits : GateLimits
+        With the limit on novelty.
+    novelty : Novelty
+        The statistics.
+    content : bytes
+        Of ``gate.npz``.
+    """
+
+    limits: GateLimits
+    novelty: Novelty
+    content: bytes
+
+    @classmethod
+    def of(cls, bundle: Bundle, fitted: FittedNovelty) -> FittedGate:
+        """Return the gate of a bundle, whose lung segmenter made the descriptions, with fitted statistics."""
+        buffer = io.BytesIO()
+        lungs = np.array(bundle.manifest.files[LUNGS_FILE])
+        np.savez(buffer, mean=fitted.novelty.mean, whitener=fitted.novelty.whitener, lungs=lungs)
+        limits: GateLimits = bundle.manifest.gate.model_copy(
+            update={"max_novelty": fitted.max_novelty, "min_lung_certainty": LUNG_CERTAINTY}
+        )
+        return cls(limits, fitted.novelty, buffer.getvalue())
+
+
+def fit_gate(
+    bundle: Bundle,
+    manifests: Iterable[Manifest],
+    *,
+    cache: ImageCache | None = None,
+    progress: Progress | None = None,
+) -> FittedGate | None:
+    """Fit the gate's statistics and limit on chest radiographs; nothing is written.
 
     Parameters
     ----------
     bundle : Bundle
-        One without a lung segmenter comes back as it is.
+        Its pipeline prepares the images.
     manifests : iterable of Manifest
-        One a source; each counts the same. Whatever chest shall pass must be among them: fitted on children
-        alone the gate rejects some adults. Labels are not read.
+        One per source; each counts the same. Every kind of chest that shall pass must be among them: fitted on
+        children alone the gate rejects some adults. Labels are not read.
+    cache : ImageCache, optional
+        Where standardised images are kept.
+    progress : Progress, optional
+        Receives the number of images done.
 
     Returns
     -------
-    Bundle
-        With ``gate.npz``; without, and with the limits it had, where there are fewer than 400 images.
+    FittedGate or None
+        None, and the gate stays, where the bundle has no lung segmenter or there are fewer than 400 images.
     """
     if bundle.lungs_path is None:
-        return bundle
-    sources = [_described(bundle, manifest) for manifest in manifests]
+        return None
+    pipeline = Pipeline.of_bundle(bundle, cache=cache)
+    sources = [_described(pipeline, manifest, progress or Progress()) for manifest in manifests]
     if sum(len(source.patients) for source in sources) < LEAST_IMAGES:
-        return bundle
-    fitted = fit_novelty([source for source in sources if len(source.patients)])
-    return write_gate(bundle, fitted)
-
-
-def write_gate(bundle: Bundle, fitted: FittedNovelty) -> Bundle:
-    """Write fitted statistics and their limit into a bundle."""
-    buffer = io.BytesIO()
-    lungs = np.array(bundle.manifest.files[LUNGS_FILE])
-    np.savez(buffer, mean=fitted.novelty.mean, whitener=fitted.novelty.whitener, lungs=lungs)
-    limits: GateLimits = bundle.manifest.gate.model_copy(
-        update={"max_novelty": fitted.max_novelty, "min_lung_certainty": LUNG_CERTAINTY}
-    )
-    manifest = bundle.manifest.model_copy(update={"gate": limits})
-    return write_bundle(bundle.path, manifest, {GATE_FILE: buffer.getvalue()})
+        return None
+    return FittedGate.of(bundle, fit_novelty([source for source in sources if len(source.patients)]))
 
 
 def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:
@@ -134,7 +163,8 @@ def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:
 
 
 def _statistics(parts: Sequence[Floats]) -> Novelty:
-    from sklearn.covariance import ledoit_wolf
+    with require_extra("evaluate", "fitting the gate"):
+        from sklearn.covariance import ledoit_wolf
 
     largest = max(map(len, parts))
     rows = np.concatenate([np.repeat(part, round(largest / len(part)), axis=0) for part in parts])
@@ -145,35 +175,32 @@ def _statistics(parts: Sequence[Floats]) -> Novelty:
 
 
 def _folds(patients: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Share patients out to two folds, fixed by their order of names."""
+    """Divide patients into two folds, by their names."""
     known = {patient: number for number, patient in enumerate(sorted(set(patients)))}
     sides = np.random.default_rng(0).permutation(len(known)) % 2
     return np.array([sides[known[patient]] for patient in patients], np.int64)
 
 
-def _described(bundle: Bundle, manifest: Manifest) -> Described:
-    """Describe the images of one manifest; what cannot be read or shows no lungs is passed over."""
-    segment = OnnxLungSegmenter(bundle.path / LUNGS_FILE)
-    side = bundle.manifest.input.decode_side
+def _described(pipeline: Pipeline, manifest: Manifest, progress: Progress) -> Described:
+    """Describe the images of one manifest that pass the gate as it is before the fit."""
     records = list(manifest.records)
     if len(records) > MOST_IMAGES:
         chosen = np.random.default_rng(0).choice(len(records), MOST_IMAGES, replace=False)
         records = [records[index] for index in sorted(chosen)]
 
-    def describe_all(paths: Sequence[str]) -> list[Floats | None]:
-        return [_describe_file(path, segment, side) for path in paths]
+    def describe_all(items: Sequence[InputItem]) -> list[Floats | None]:
+        return [_description(one) for one in pipeline.read(items)]
 
-    paths: Iterator[str] = (str(manifest.resolve(record)) for record in records)
-    found = list(in_order(paths, describe_all, workers=available_cpus()))
+    items = (InputItem(str(manifest.resolve(record))) for record in records)
+    found: list[Floats | None] = []
+    for one in in_order(items, describe_all, workers=available_cpus()):
+        found.append(one)
+        progress.update(len(found), len(records))
     kept = [(one, record) for one, record in zip(found, records, strict=True) if one is not None]
     descriptions = np.array([one for one, _ in kept], np.float32).reshape(len(kept), DIMENSIONS)
     return Described(descriptions, [record.patient_id for _, record in kept])
 
 
-def _describe_file(path: str, segment: OnnxLungSegmenter, side: int) -> Floats | None:
-    try:
-        radiograph = read_radiograph(path, min_side=side)
-    except UnreadableImageError:
-        return None
-    lungs = find_lungs(radiograph, segment)
-    return describe(lungs) if lungs.plausible else None
+def _description(prepared: Prepared) -> Floats | None:
+    lungs = prepared.input.lungs if prepared.input is not None else None
+    return None if lungs is None else describe(lungs)

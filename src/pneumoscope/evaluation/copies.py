@@ -1,7 +1,7 @@
-"""Mild disturbances of a radiograph: what another device, archive or hospital does to the same chest.
+"""Augmented copies of a radiograph: how another device, archive or hospital would show the same chest.
 
-Thresholds are chosen on them as well, so that they do not hang on how the images of one set happen to look.
-Milder and more mixed than `corruptions`, which measure where a model breaks.
+Thresholds are chosen on them as well, so that they do not depend on the look of one set of images. Milder and
+more mixed than `corruptions`, which measure where a model fails.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Radiograph
-from pneumoscope.evaluation.shortcuts import write_text
+from pneumoscope.evaluation.corruptions import contrast, gamma, gaussian_noise, jpeg, write_text
 
-__all__ = ["DISTURBANCES", "mild_views"]
+__all__ = ["CHANGES", "augmented_copies"]
 
 Pixels = npt.NDArray[np.float32]
-Disturb = Callable[[Pixels, np.random.Generator], Pixels]
+Change = Callable[[Pixels, np.random.Generator], Pixels]
 
-A_VIEW = 3
-"""Disturbances in one view."""
+CHANGES_PER_COPY = 3
+"""Changes in one copy."""
 
 
-def mild_views(radiograph: Radiograph, count: int, seed: int = 0) -> list[Radiograph]:
-    """Return copies of a radiograph, each with three mild disturbances drawn at random.
+def augmented_copies(radiograph: Radiograph, count: int, seed: int = 0) -> list[Radiograph]:
+    """Return copies of a radiograph, each with three mild changes drawn at random.
 
     Parameters
     ----------
@@ -37,17 +37,17 @@ def mild_views(radiograph: Radiograph, count: int, seed: int = 0) -> list[Radiog
     count : int
         Copies.
     seed : int
-        The same seed and file name draw the same disturbances, in any company and on any machine.
+        The same seed and file name give the same copies, on any machine.
     """
     name = zlib.crc32(PurePath(radiograph.source).name.encode("utf-8", "backslashreplace"))
-    return [_view(radiograph, np.random.default_rng([seed, name, number])) for number in range(count)]
+    return [_copy(radiograph, np.random.default_rng([seed, name, number])) for number in range(count)]
 
 
-def _view(radiograph: Radiograph, rng: np.random.Generator) -> Radiograph:
+def _copy(radiograph: Radiograph, rng: np.random.Generator) -> Radiograph:
     pixels = radiograph.pixels
-    # In the order in which they happen: the chest is exposed, printed on, stored.
-    for index in np.sort(rng.choice(len(DISTURBANCES), A_VIEW, replace=False)):
-        changed = DISTURBANCES[index](pixels, rng)
+    # In the order in which they happen: exposure, annotation, storage.
+    for index in np.sort(rng.choice(len(CHANGES), CHANGES_PER_COPY, replace=False)):
+        changed = CHANGES[index](pixels, rng)
         pixels = np.clip(changed, 0, 1).astype(np.float32, copy=False)
     rows, columns = (new / old for new, old in zip(pixels.shape, radiograph.pixels.shape, strict=True))
     return replace(
@@ -60,22 +60,20 @@ def _view(radiograph: Radiograph, rng: np.random.Generator) -> Radiograph:
 
 
 def _gamma(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.power(pixels, np.float32(2 ** rng.uniform(-0.4, 0.4)))
+    return gamma(pixels, 2 ** rng.uniform(-0.4, 0.4), rng)
 
 
 def _contrast(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    mean = np.float32(pixels.mean(dtype=np.float64))
-    factor, offset = np.float32(rng.uniform(0.8, 1.2)), np.float32(rng.uniform(-0.06, 0.06))
-    return mean + (pixels - mean) * factor + offset
+    factor, offset = rng.uniform(0.8, 1.2), np.float32(rng.uniform(-0.06, 0.06))
+    return contrast(pixels, factor, rng) + offset
 
 
 def _noise(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    deviation = np.float32(rng.uniform(0.005, 0.03))
-    return pixels + deviation * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return gaussian_noise(pixels, rng.uniform(0.005, 0.03), rng)
 
 
 def _blur(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Up to one pixel of a image of 224."""
+    """Up to one pixel of an image of 224."""
     sigma = rng.uniform(0.1, 1.0) * min(pixels.shape) / 224
     changed: Pixels = cv2.GaussianBlur(pixels, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT_101)
     return changed
@@ -84,13 +82,13 @@ def _blur(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 def _squeeze(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Another aspect, by up to a tenth either way."""
     height, width = pixels.shape
-    wanted = max(1, round(width * rng.uniform(0.9, 1.1)))
-    changed: Pixels = cv2.resize(pixels, (wanted, height), interpolation=cv2.INTER_LINEAR)
+    target = max(1, round(width * rng.uniform(0.9, 1.1)))
+    changed: Pixels = cv2.resize(pixels, (target, height), interpolation=cv2.INTER_LINEAR)
     return changed
 
 
 def _marker(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Burn the letter of a side into an upper corner, as technicians do."""
+    """Burn the letter of a side into an upper corner, as radiographers do."""
     tall = rng.uniform(0.05, 0.1)
     left, bottom = float(rng.choice([0.04, 0.86])), rng.uniform(0.02, 0.1) + tall
     letter, level = str(rng.choice(["L", "R"])), rng.uniform(0.8, 1.0)
@@ -118,14 +116,10 @@ def _resample(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _jpeg(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    grey = np.rint(pixels * 255).astype(np.uint8)
-    quality = int(rng.integers(40, 91))
-    _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    changed: Pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.float32) / np.float32(255)
-    return changed
+    return jpeg(pixels, int(rng.integers(40, 91)), rng)
 
 
-DISTURBANCES: tuple[Disturb, ...] = (
+CHANGES: tuple[Change, ...] = (
     _gamma,
     _contrast,
     _noise,
@@ -136,4 +130,4 @@ DISTURBANCES: tuple[Disturb, ...] = (
     _resample,
     _jpeg,
 )
-"""In the order in which they are applied; ``disturb(pixels, rng)`` with pixels of shape (H, W) in [0, 1]."""
+"""In the order in which they are applied; ``change(pixels, rng)`` with pixels of shape (H, W) in [0, 1]."""

@@ -1,0 +1,108 @@
+"""Tables: rows in CSV and Parquet, and cells with age, sex and view."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.data.tables import parse_age, parse_sex, parse_view, read_rows, write_rows
+from pneumoscope.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [("42", 42), ("042Y", 42), (" 3 ", 3), ("006M", 0.5), ("0", 0), (36, 36), (3.5, 3.5)],
+)
+def test_ages(text, years):
+    assert parse_age(text) == pytest.approx(years)
+
+
+@pytest.mark.parametrize("text", ["", None, "old", "-3", "411", "nan", "1e3", "12Q", "003 Y"])
+def test_other_text_is_no_age(text):
+    assert parse_age(text) is None
+
+
+def test_sex_and_view():
+    assert [parse_sex(text) for text in ("F", "male", " o ", "", None, "?")] == ["F", "M", "O", "", "", ""]
+    assert [parse_view(text) for text in ("pa", "AP", "Lateral", "", None, "x")] == [
+        "PA",
+        "AP",
+        "LL",
+        "",
+        "",
+        "",
+    ]
+
+
+@given(st.text(max_size=10))
+def test_any_text_gives_a_valid_value_or_none(text):
+    age = parse_age(text)
+    assert age is None or 0 <= age <= 130
+    assert parse_sex(text) in {"F", "M", "O", ""}
+    assert parse_view(text) in {"AP", "PA", "LL", ""}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_are_read_as_written_in_order(tmp_path, suffix):
+    path = tmp_path / "new" / f"t{suffix}"
+    rows = [{"path": f"{i}.png", "width": i, "age": None if i % 2 else i / 2} for i in range(10_000)]
+    write_rows(path, rows, ("path", "width", "age"), types={"width": int, "age": float})
+    columns, found = read_rows(path)
+    assert columns == ["path", "width", "age"]
+    text = suffix == ".csv"
+    expected = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows] if text else rows
+    assert list(found) == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_may_be_left_half_read(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    write_rows(path, [{"a": "1", "b": "2"}] * 3, ("a", "b"))
+    _, rows = read_rows(path, only=["a"])
+    assert next(rows)["a"] == "1"
+    del rows
+    path.unlink()
+
+
+def test_only_the_chosen_columns_of_parquet_are_read(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_rows(path, [{"a": "1", "b": "2"}], ("a", "b"))
+    columns, rows = read_rows(path, only=["b", "c"])
+    assert columns == ["a", "b"]
+    assert list(rows) == [{"b": "2"}]
+
+
+def test_cells_beyond_the_header_are_left_out_and_missing_ones_are_none(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\ufeffa,b\n1,2,3\n4\n", encoding="utf-8")
+    assert list(read_rows(path)[1]) == [{"a": "1", "b": "2"}, {"a": "4", "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", None, "cannot be read"),
+        ("t.parquet", None, "cannot be read"),
+        ("t.parquet", b"PAR1 no", "cannot be read"),
+        ("t.csv", b"a,b\n\xff,1\n", "UTF-8"),
+        ("t.csv", b'a,b\n"1,2\n', "no CSV table"),
+        ("t.xlsx", b"a", "a .csv or a .parquet"),
+    ],
+)
+def test_a_wrong_table_is_one_line_that_names_it(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_rows(path)[1])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_rows(tmp_path / "file" / "t.csv", [], ("a",))
+    with pytest.raises(DataError, match=r"name a \.csv"):
+        write_rows(tmp_path / "t.txt", [], ("a",))
