@@ -52,18 +52,21 @@ def test_classes_target_calibration_and_limits_are_kept():
         assert point.sensitivity == Estimate(old["sensitivity"])
     assert manifest.gate.max_novelty == STORED["gate"]["max_novelty"]
     assert manifest.validated[0].ages == (0, 17)
-    assert [data.description.name for data in manifest.provenance.data] == ["kermany-224", "360 pictures of
-    nih-adult"] assert [data.additional for data in manifest.provenance.data] == [False, True]
+    names = [data.description.name for data in manifest.provenance.data]
+    assert names == ["kermany-224", "360 pictures of nih-adult"]
+    assert [data.additional for data in manifest.provenance.data] == [False, True]
 
 
 def test_results_are_kept_in_the_names_of_format_2():
     old, new = STORED["results"], upgrade_format_1(STORED).results
     assert new.evaluation.detection.auroc.value == old["pneumonia"]["auroc"]["value"]
     assert new.evaluation.images_by_class == old["pictures_by_class"]
-    assert new.evaluation.subtypes["bacterial vs viral"].auroc.value ==
-    old["bacterial_vs_viral"]["auroc"]["value"] assert new.evaluation.by_subtype["viral"].positive ==
-    old["by_kind"]["viral"]["pneumonia"] assert [row.predicted for row in new.evaluation.reliability] ==
-    [row["said"] for row in old["reliability"]] ((name, external),) = new.external.items()
+    subtypes = new.evaluation.subtypes["bacterial vs viral"]
+    assert subtypes.auroc.value == old["bacterial_vs_viral"]["auroc"]["value"]
+    assert new.evaluation.by_subtype["viral"].positive == old["by_kind"]["viral"]["pneumonia"]
+    predicted = [row.predicted for row in new.evaluation.reliability]
+    assert predicted == [row["said"] for row in old["reliability"]]
+    ((name, external),) = new.external.items()
     assert name in old["elsewhere"]
     assert external.detection.auroc.value == old["elsewhere"][name]["pneumonia"]["auroc"]["value"]
 
