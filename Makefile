@@ -5,18 +5,18 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Where the demonstration writes, and how much it draws and learns.
+# Folder of the demonstration, number of phantoms, and further options of its training.
 DEMO ?= demo
 PHANTOMS ?= 400
 NEW_PHANTOMS ?= 60
 DEMO_TRAIN ?=
-# An X-ray of yours for the shipped model: make demo IMAGE=chest.png
+# An X-ray for the shipped model: make demo IMAGE=chest.png
 IMAGE ?=
 
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
-# `make bundle` trains the shipped model on these: images, lung masks of the same names, and adults to
-# learn from besides.
+# `make bundle` trains the shipped model on these: images, lung masks of the same names, and adults as additional
+# training data.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
 ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
@@ -27,13 +27,13 @@ SHIPPED := src/pneumoscope/bundles/default
 
 help:
 	@echo 'make setup    virtual environment $(VENV) with everything in it'
-	@echo 'make demo     draw phantoms, train on them, predict, predict; IMAGE=chest.png asks the shipped model'
+	@echo 'make demo     draw phantoms, train, evaluate and predict; IMAGE=chest.png runs the shipped model on it'
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
-	@echo 'make tutorial run the walkthrough notebook and make its page again'
+	@echo 'make tutorial run the walkthrough notebook and rebuild its page'
 	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder'
-	@echo 'make clean    remove what the others made, but for $(VENV) and runs/'
+	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
 
 setup: $(INSTALLED)
 
@@ -43,27 +43,27 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/predicted' '$(DEMO)/heatmaps'
-	@echo; echo '== Draw $(PHANTOMS) phantoms: thorax, lungs and ribs of nobody'
+	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/evaluated' '$(DEMO)/heatmaps'
+	@echo; echo '== Draw $(PHANTOMS) phantoms: synthetic chest X-rays'
 	$(BIN)/pneumoscope data phantom '$(DEMO)/phantoms' --n $(PHANTOMS)
-	@echo; echo '== Train a small network on them, calibrate it, predict it on patients it never saw'
+	@echo; echo '== Train a small network on them, calibrate it, evaluate it on held-out patients'
 	$(BIN)/pneumoscope train phantom --data '$(DEMO)/phantoms' --out '$(DEMO)/run' $(DEMO_TRAIN)
-	@echo; echo '== Predict it once more on new phantoms, drawn with another seed'
+	@echo; echo '== Evaluate it on new phantoms, drawn with another seed'
 	$(BIN)/pneumoscope data phantom '$(DEMO)/new' --seed 1 --n $(NEW_PHANTOMS)
-	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/predicted'
+	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/evaluated'
 	@echo; echo '== Predict them, with a heat map of each'
-	$(BIN)/pneumoscope predict '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/answers.csv' --heatmaps '$(DEMO)/heatmaps'
-	@head -n 4 '$(DEMO)/answers.csv'
+	$(BIN)/pneumoscope predict '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/predictions.csv' --heatmaps '$(DEMO)/heatmaps'
+	@head -n 4 '$(DEMO)/predictions.csv'
 	@echo
 	@echo 'Report of the training:   $(DEMO)/run/report.html'
-	@echo 'Report on new phantoms:   $(DEMO)/predicted/report.html'
-	@echo 'Answers and heat maps:    $(DEMO)/answers.csv, $(DEMO)/heatmaps/'
-	@echo 'Phantoms are easy: this shows that learning works, and nothing about X-rays of people.'
+	@echo 'Report on new phantoms:   $(DEMO)/evaluated/report.html'
+	@echo 'Predictions, heat maps:   $(DEMO)/predictions.csv, $(DEMO)/heatmaps/'
+	@echo 'Phantoms are easy: this shows that training works, and nothing about real X-rays.'
 ifneq ($(strip $(IMAGE)),)
 	@echo; echo '== The shipped model, trained on real X-rays, on $(IMAGE)'
 	$(BIN)/pneumoscope predict '$(IMAGE)'
 else
-	@echo 'The shipped model knows real X-rays; ask it:  $(BIN)/pneumoscope predict chest.png'
+	@echo 'The shipped model was trained on real X-rays; run it:  $(BIN)/pneumoscope predict chest.png'
 endif
 
 test: $(INSTALLED)
@@ -86,7 +86,7 @@ bundle: $(INSTALLED) build/bundle/run/report.html
 	rm -rf $(SHIPPED)
 	$(BIN)/pneumoscope export build/bundle/run --out $(SHIPPED)
 
-# Each step is done once; the training goes on from its last epoch.
+# Each step is done once; the training continues from its last epoch.
 build/bundle/lungs/lungs.onnx:
 	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
 	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out build/bundle/lungs
@@ -97,7 +97,7 @@ build/bundle/adults.csv:
 
 build/bundle/run/report.html: build/bundle/lungs/lungs.onnx $(if $(ADULTS),build/bundle/adults.csv)
 	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx \
-		$(if $(ADULTS),--also build/bundle/adults.csv) --out build/bundle/run --resume
+		$(if $(ADULTS),--additional build/bundle/adults.csv) --out build/bundle/run --resume
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

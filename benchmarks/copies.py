@@ -1,13 +1,14 @@
-"""Many images out of a few: a folder of links, so that a benchmark reaches its steady state."""
+"""A folder of links to a few images, so that a benchmark runs long enough to be steady."""
 
 from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "link_copies"]
+__all__ = ["SUFFIXES", "link_copies"]
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
+SUFFIXES = {".jpeg", ".jpg", ".png"}
+"""Images that benchmarks use: JPEG and PNG, which the peers read as well."""
 
 
 def link_copies(originals: Path, count: int, folder: Path) -> Path:
@@ -18,7 +19,7 @@ def link_copies(originals: Path, count: int, folder: Path) -> Path:
     SystemExit
         If there is no image.
     """
-    images = sorted(path for path in originals.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(path for path in originals.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not images:
         raise SystemExit(f"{originals}: no JPEG or PNG image in this folder")
     folder.mkdir(parents=True)

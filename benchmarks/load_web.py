@@ -1,8 +1,8 @@
-"""The web face under load: latency for one client, throughput and errors for many, and memory. Linux only.
+"""The web interface under load: latency, throughput, errors and memory. Linux only.
 
-A server is started as a process of its own and asked three things in turn: one client sends one X-ray after
-the other (light load); many clients do so at the same time; and, for comparison, `pneumoscope predict` predicts
-as many files as it can. The clients run on the same processors as the server and take their share of them.
+A server is started in its own process. One client sends one X-ray after the other (light load); then many
+clients do so at the same time; and for comparison `pneumoscope predict` predicts as many files as it can. The
+clients run on the same processors as the server and use part of them.
 
     python benchmarks/load_web.py FOLDER [--bundle B] [--clients 64] [--seconds 60] [--images 2000]
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from copies import IMAGE_SUFFIXES, link_copies
+from copies import SUFFIXES, link_copies
 
 from pneumoscope.parallel import available_cpus
 
@@ -38,11 +38,11 @@ BOUNDARY = "load-web"
 
 @dataclass
 class Load:
-    """What came back, and how much memory the server held meanwhile."""
+    """Responses, and the memory of the server meanwhile."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    answers: Counter[str] = field(default_factory=Counter)
+    responses: Counter[str] = field(default_factory=Counter)
     server_mib: list[float] = field(default_factory=list)
     workers_mib: list[float] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ def main() -> None:
     bodies = [
         form(path.read_bytes())
         for path in sorted(options.folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in SUFFIXES
     ]
     if not bodies:
         raise SystemExit(f"{options.folder}: no JPEG or PNG image in this folder")
@@ -70,7 +70,7 @@ def main() -> None:
             url = re.match(r"https?://\S+", server.stderr.readline())
             if url is None:
                 raise SystemExit("the server did not start")
-            asyncio.run(drive(url[0], bodies, 1, 3, server.pid))  # the first answers are slower
+            asyncio.run(drive(url[0], bodies, 1, 3, server.pid))  # the first responses are slower
             light = asyncio.run(drive(url[0], bodies, 1, LIGHT_SECONDS, server.pid))
             heavy = asyncio.run(drive(url[0], bodies, options.clients, options.seconds, server.pid))
         finally:
@@ -86,7 +86,7 @@ def form(data: bytes) -> bytes:
 
 
 async def drive(url: str, bodies: list[bytes], clients: int, seconds: float, pid: int) -> Load:
-    """Let so many clients send one image after the other for so long."""
+    """Send images from a number of clients, each one after the other, for a number of seconds."""
     load = Load()
     turn = itertools.cycle(bodies)
     began = time.perf_counter()
@@ -98,15 +98,15 @@ async def drive(url: str, bodies: list[bytes], clients: int, seconds: float, pid
             while time.perf_counter() - began < seconds:
                 start = time.perf_counter()
                 try:
-                    answer = await client.post("/v1/predictions", content=next(turn))
+                    response = await client.post("/v1/predictions", content=next(turn))
                 except httpx.HTTPError as error:
-                    load.answers[type(error).__name__] += 1
+                    load.responses[type(error).__name__] += 1
                     continue
-                load.answers[str(answer.status_code)] += 1
-                if answer.status_code == 200:
+                load.responses[str(response.status_code)] += 1
+                if response.status_code == 200:
                     load.latencies.append(time.perf_counter() - start)
-                elif answer.status_code == 429:
-                    await asyncio.sleep(float(answer.headers["Retry-After"]))
+                elif response.status_code == 429:
+                    await asyncio.sleep(float(response.headers["Retry-After"]))
 
         watching = asyncio.create_task(watch(pid, load))
         await asyncio.gather(*(send() for _ in range(clients)))
@@ -116,7 +116,7 @@ async def drive(url: str, bodies: list[bytes], clients: int, seconds: float, pid
 
 
 async def watch(pid: int, load: Load) -> None:
-    """Note the resident memory of the server and of its workers together."""
+    """Record the resident memory of the server and of its workers together."""
     while True:
         children = {
             int(child)
@@ -136,12 +136,12 @@ def resident(pid: int) -> float:
 
 
 def predict_rate(folder: Path, bundle: list[str], images: int) -> float:
-    """Return how many images a second `predict` predicts, its start-up left out."""
+    """Return the images a second of `predict`, without its start-up."""
     command = [sys.executable, "-m", "pneumoscope", "predict", *bundle]
 
     def seconds(images: Path, out: Path) -> float:
         began = time.perf_counter()
-        # Images that are rejected make exit code 3; they are predicted as far as any.
+        # Exit code 3: some images were rejected, which is work too.
         done = subprocess.run(
             [*command, str(images), "--out", str(out)], stderr=subprocess.DEVNULL, check=False
         )
@@ -159,26 +159,26 @@ def predict_rate(folder: Path, bundle: list[str], images: int) -> float:
 def report(clients: int, light: Load, heavy: Load, predicted: float | None) -> None:
     """Print a table for people and one JSON object."""
     facts = {"cpus": available_cpus(), "python": platform.python_version(), "predict_per_s": predicted}
-    print(f"{'clients':>8}{'answers/s':>12}{'median ms':>12}{'95% ms':>10}{'worst ms':>10}  answers")
+    print(f"{'clients':>8}{'responses/s':>13}{'median ms':>12}{'95% ms':>10}{'worst ms':>10}  responses")
     for count, load in ((1, light), (clients, heavy)):
         rate = len(load.latencies) / load.seconds
         ordered = sorted(load.latencies)
         median, worst = 1000 * statistics.median(ordered), 1000 * ordered[-1]
         late = 1000 * ordered[int(0.95 * (len(ordered) - 1))]
-        print(f"{count:>8}{rate:>12.1f}{median:>12.1f}{late:>10.1f}{worst:>10.1f}  {dict(load.answers)}")
+        print(f"{count:>8}{rate:>13.1f}{median:>12.1f}{late:>10.1f}{worst:>10.1f}  {dict(load.responses)}")
         facts[f"clients_{count}"] = {
             "per_s": rate,
             "median_ms": median,
             "p95_ms": late,
             "worst_ms": worst,
-            "answers": dict(load.answers),
+            "responses": dict(load.responses),
             "server_mib": tenths(load.server_mib),
             "workers_mib": tenths(load.workers_mib),
         }
     if predicted is not None:
         facts["share_of_predict"] = len(heavy.latencies) / heavy.seconds / predicted
         print(f"predict: {predicted:.1f} images/s; the server reaches {facts['share_of_predict']:.0%} of it")
-    print("memory, MiB, most in each tenth of the time under load:")
+    print("memory, MiB, maximum in each tenth of the time under load:")
     print("  server ", *(f"{value:6.0f}" for value in tenths(heavy.server_mib)))
     print("  workers", *(f"{value:6.0f}" for value in tenths(heavy.workers_mib)))
     print(json.dumps(facts))

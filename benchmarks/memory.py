@@ -1,4 +1,4 @@
-"""Memory of `pneumoscope predict` over many files: it must be flat. Linux only, it reads /proc.
+"""Memory of `pneumoscope predict` over many files, which must not grow. Linux only: it reads /proc.
 
 python benchmarks/memory.py FOLDER [--bundle B] [--images 20000]
 """
@@ -36,7 +36,7 @@ def main() -> None:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         samples = sampled(process)
         took = time.perf_counter() - began
-    if process.returncode != 0:
+    if process.returncode not in {0, 3}:  # 3: some images were rejected, which is work too
         raise SystemExit(f"predict ended with exit code {process.returncode}")
     tenths = [
         max(samples[i * len(samples) // TENTHS : (i + 1) * len(samples) // TENTHS]) for i in range(TENTHS)

@@ -1,12 +1,12 @@
-"""How many X-rays a second: `pneumoscope predict` against two common pipelines, as whole processes.
+"""X-rays a second: `pneumoscope predict` against two common pipelines, as whole processes.
 
-Decoding alone is measured in the same rounds: the images read as `predict` reads them, on as many threads,
-and nothing else; the rate of `predict` over it is what all the rest leaves.
+Decoding alone is measured in the same rounds: the images are read as `predict` reads them, on as many
+threads. The ratio of `predict` to it shows what everything else costs.
 
-Each round runs every system in turn, once on one image (start-up) and once on many, so that whatever else
-the machine does falls on all of them; ratios are taken within a round. The steady rate leaves the start-up
-out and is what the ratios compare. Every system runs with its own defaults. The peers' weights are random:
-their time is that of trained ones. The CPU time a image is given too; other work on the machine hardly
+Each round runs every system in turn, once on one image (start-up) and once on many, so that other work on the
+machine affects all of them alike; ratios are taken within a round. The steady rate, which the ratios compare,
+does not include the start-up. Every system runs with its own defaults. The peers' weights are random, which
+takes the same time as trained ones. The CPU time per image is given too; other work on the machine hardly
 changes it.
 
     python benchmarks/predict_throughput.py FOLDER [--bundle B] [--images N] [--peer-images N] [--rounds N]
@@ -103,7 +103,7 @@ def parse() -> argparse.Namespace:
 
 
 def filled(command: list[str], out: str, images: Path) -> list[str]:
-    """Put the file to write and the folder to read into a command."""
+    """Insert the file to write and the folder to read into a command."""
     places = {"{out}": out, "{images}": str(images)}
     return [places.get(word, word) for word in command]
 
@@ -112,7 +112,7 @@ def seconds(command: list[str]) -> tuple[float, float]:
     """Return wall time and CPU time of a whole process; it must succeed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True)
-    if done.returncode not in (0, 3):  # 3: the gate rejected a image, which is work too
+    if done.returncode not in (0, 3):  # 3: some images were rejected, which is work too
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -124,11 +124,11 @@ def report(
     starts: dict[str, list[float]],
     work: dict[str, list[float]],
 ) -> None:
-    """Print medians, and the ratio of our rate to each other's, paired by round."""
+    """Print medians, and the ratio of the rate of Pneumoscope to each other rate, paired by round."""
     ratios = {
         name: [ours / other for ours, other in zip(rates[OURS], rates[name], strict=True)] for name in rates
     }
-    names = ("images", "start-up s", "a second", "CPU ms", "ours is")
+    names = ("images", "start-up s", "a second", "CPU ms", "ratio")
     print(f"{'system':<24}" + "".join(f"{name:>11}" for name in names) + "   (range)")
     for name, each in ratios.items():
         start, rate = statistics.median(starts[name]), statistics.median(rates[name])

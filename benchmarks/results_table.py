@@ -1,4 +1,4 @@
-"""Print the table of `docs/results.md` from run folders: every figure is read from what a run left behind.
+"""Print the table of `docs/results.md` from the files in run folders.
 
 python benchmarks/results_table.py runs/default runs/vgg16 ...
 """
@@ -15,7 +15,7 @@ import yaml
 
 COLUMNS = (
     "recipe", "classes", "input", "split", "seed", "epochs", "training time", "accuracy, all classes",
-    "accuracy, pneumonia", "AUROC, pneumonia", "F1, pneumonia", "bacterial against viral, AUROC",
+    "accuracy, target", "AUROC, target", "F1, target", "subtypes, AUROC",
 )  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def row(run: Path) -> list[str]:
     with (run / "history.csv").open(encoding="utf-8") as file:
         history = list(csv.DictReader(file))
     seconds = sum(float(epoch["seconds"]) for epoch in history)
-    kinds = metrics.get("bacterial_vs_viral") or {}
+    subtypes = ", ".join(
+        f"{name}: {with_interval(part['auroc'])}" for name, part in metrics["subtypes"].items()
+    )
     return [
         recipe["name"],
         str(len(recipe["classes"])),
@@ -45,17 +47,17 @@ def row(run: Path) -> list[str]:
         str(recipe["split"]["seed"]),
         str(len(history)),
         f"{seconds / 60:.0f} min",
-        figure(metrics["all_classes"]["accuracy"]),
-        figure(metrics["pneumonia"]["accuracy"]),
-        figure(metrics["pneumonia"]["auroc"]),
-        figure(metrics["pneumonia"]["f1"]),
-        figure(kinds.get("auroc")),
+        with_interval(metrics["all_classes"]["accuracy"]),
+        with_interval(metrics["detection"]["accuracy"]),
+        with_interval(metrics["detection"]["auroc"]),
+        with_interval(metrics["detection"]["f1"]),
+        subtypes or "–",
     ]
 
 
-def figure(value: dict[str, Any] | None) -> str:
-    """Return a figure with its interval."""
-    if value is None or value["value"] is None:
+def with_interval(value: dict[str, Any]) -> str:
+    """Return a value with its interval."""
+    if value["value"] is None:
         return "–"
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 

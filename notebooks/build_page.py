@@ -1,7 +1,7 @@
-"""Make ``docs/tutorial/walkthrough.md`` of ``walkthrough.ipynb``: run it, and write down what it shows.
+"""Run ``walkthrough.ipynb`` and write ``docs/tutorial/walkthrough.md``.
 
-The notebook is the one source and holds no outputs; the page is the same text and code with the outputs of
-a real run. ``make tutorial`` calls this; the tests call its parts.
+The notebook is the only source and holds no outputs; the page has the same text and code with the outputs of
+a run. ``make tutorial`` calls this; the tests call its parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 NOTEBOOK = Path(__file__).with_name("walkthrough.ipynb")
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "walkthrough.md"
 
-IMAGE_WIDTH, IMAGE_COLOURS = 720, 128  # small enough to live in the repository
+IMAGE_WIDTH, IMAGE_COLOURS = 720, 128  # small enough for the repository
 # A cell that begins a shell line with "!" does not stop at its error.
 FAILED = re.compile(r"^(error: .*|Usage: .*|.*command not found.*|Traceback .*)$", re.MULTILINE)
 TERMINAL_CODE = re.compile(r"(\n|\r|\x1b\[[0-9;?]*[A-Za-z])")
@@ -45,7 +45,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     )
     try:
         client.execute(env=environment)
-    finally:  # a command that failed is why a later cell did
+    finally:  # a failed command is often the cause of a later error
         _check_commands(notebook)
 
 
@@ -71,7 +71,7 @@ def render(notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
 
 
 def render_code(cell: NotebookNode) -> tuple[str, dict[str, bytes]]:
-    """Return a code cell with its outputs in Markdown, and its images, which its id names."""
+    """Return a code cell with its outputs in Markdown, and its images, named by the cell's id."""
     lines = cell.source.splitlines()
     if all(line.startswith("!") for line in lines):
         code = "\n".join(f"$ {line[1:]}" for line in lines)
@@ -98,9 +98,9 @@ def _image(output: NotebookNode) -> str | None:
 
 
 def _width(output: NotebookNode) -> int:
-    """Return the width in pixels that the cell asks for, if it is below what the page has."""
-    asked = [shown["width"] for shown in output.metadata.values() if "width" in shown]
-    return min([IMAGE_WIDTH, *asked])
+    """Return the width in pixels that the cell requests, at most that of the page."""
+    requested = [shown["width"] for shown in output.metadata.values() if "width" in shown]
+    return min([IMAGE_WIDTH, *requested])
 
 
 def _text(output: NotebookNode) -> str:
@@ -110,7 +110,7 @@ def _text(output: NotebookNode) -> str:
 
 
 def _screen(text: str) -> str:
-    """Return what a terminal shows in the end: bars that redraw themselves once, nothing that was erased."""
+    """Return the final screen of a terminal: progress bars once, nothing that was erased."""
     lines, row, column = [""], 0, 0
     for part in TERMINAL_CODE.split(text):
         if part == "\n":

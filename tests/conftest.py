@@ -24,3 +24,9 @@ def shared_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real X-rays are absent: set PNEUMOSCOPE_DATA to their folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep prepared images out of the user's own cache."""
+    os.environ["PNEUMOSCOPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -26,6 +26,7 @@ __all__ = [
     "PATIENCE",
     "PHONE",
     "POINTS",
+    "WIDE",
     "canvas_image",
     "drawn",
     "give",
@@ -40,6 +41,7 @@ __all__ = [
 
 PATIENCE = 120  # seconds; the machine may be busy with other things
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+WIDE = {"width": 1920, "height": 1080}  # the worklist has room for columns of classes
 POINTS = (
     OperatingPoint(
         "low", 0.05, sensitivity=Estimate(0.99, 0.97, 0.995), specificity=Estimate(0.4, 0.35, 0.45)

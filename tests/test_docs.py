@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pneumoscope
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -33,3 +35,14 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     )
     for page in site.rglob("*.html"):
         assert loads.findall(page.read_text(encoding="utf-8")) == [], page
+
+
+def test_the_api_page_shows_every_public_name(site: Path) -> None:
+    source = (REPOSITORY / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: pneumoscope\.(\w+)$", source, re.MULTILINE)
+    assert sorted(listed) == sorted({*pneumoscope.__all__} - {"__version__"})
+    page = (site / "reference" / "api.html").read_text(encoding="utf-8")
+    for name in listed:
+        assert re.search(rf'id="pneumoscope\.(?:\w+\.)*{name}"', page), name
+    assert "Parameters" in page, "numpydoc sections are parsed"
+    assert "----------" not in page, "and none is left as text"

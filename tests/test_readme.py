@@ -1,14 +1,12 @@
-"""The README keeps its word: every command in it is run, or something cheaper that goes the same way.
-
-What stands for what:
+"""Every command of the README is run, or a cheaper one in its place:
 
 * ``make demo`` runs with few phantoms and one epoch, in the virtual environment that runs the tests.
-* ``make check`` runs these tests: only what it would do is looked at.
+* ``make check`` runs these tests: only its dry run is checked.
 * ``pip install .`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
 * ``pneumoscope train`` runs every recipe on phantoms, small, for one epoch, from scratch.
-* ``pneumoscope data fetch`` meets a mirror that is not there, and must say so in one line.
-* ``pneumoscope serve`` is started on a free port, asked whether it lives, and stopped.
-* Everything else runs as it stands, in a folder that holds what it names.
+* ``pneumoscope data fetch`` gets a mirror that does not exist, and must report it in one line.
+* ``pneumoscope serve`` is started on a free port, its health is checked, and it is stopped.
+* Everything else runs unchanged, in a folder that holds the files it names.
 """
 
 from __future__ import annotations
@@ -68,8 +66,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(phantoms: Path, tmp_path: Path) -> Path:
-    """Hold the files that the README's commands name."""
+def folder(phantoms: Path, tmp_path: Path) -> Path:
+    """Return a folder with the files that the README's commands name."""
     shutil.copytree(phantoms, tmp_path / "xrays")
     images = sorted((tmp_path / "xrays").rglob("*.jpeg"))
     shutil.copy(images[0], tmp_path / "chest.png")
@@ -80,7 +78,7 @@ def desk(phantoms: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_is_of_a_kind_that_is_tested() -> None:
+def test_every_command_is_tested() -> None:
     everything = re.findall(r"^\$ (.*)$", README, re.MULTILINE)
     assert everything == [line for line in everything if line in commands("make", "pip", "pneumoscope")], (
         "a program without a test below"
@@ -104,7 +102,7 @@ def test_make_demo(tmp_path: Path) -> None:
     reports = re.findall(r"^Report .*?: +(.*)$", done.stdout, re.MULTILINE)
     assert len(reports) == 2
     assert all("<html" in Path(report).read_text(encoding="utf-8") for report in reports)
-    with (tmp_path / "demo" / "answers.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "demo" / "predictions.csv").open(encoding="utf-8") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 6
     assert len(list((tmp_path / "demo" / "heatmaps").glob("*.png"))) == 6
 
@@ -112,7 +110,7 @@ def test_make_demo(tmp_path: Path) -> None:
 def test_make_check_runs_these_tests() -> None:
     done = run(["make", "--no-print-directory", "--dry-run", "--always-make", "check"], REPOSITORY)
     assert done.returncode == 0, done.stderr
-    assert "pip install --constraint constraints.txt" in done.stdout, "it sets up what it needs"
+    assert "pip install --constraint constraints.txt" in done.stdout, "it sets up the environment"
     assert all(tool in done.stdout for tool in ("ruff check", "mypy", "lint-imports"))
     assert "-m pytest" in done.stdout.splitlines()[-1]
 
@@ -125,18 +123,18 @@ def test_targets_exist(target: str) -> None:
     assert run(["make", "--dry-run", target], REPOSITORY).returncode == 0
 
 
-def test_pins_cover_and_satisfy_what_is_asked_for() -> None:
+def test_pins_cover_and_satisfy_the_requirements() -> None:
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().split("\n") if "==" in line)
     pinned = {canonicalize_name(name): pin for name, pin in pins.items()}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
-    asked = [Requirement(text) for text in sum(extras, start=project["dependencies"])]
-    for requirement in asked:
+    requirements = [Requirement(text) for text in sum(extras, start=project["dependencies"])]
+    for requirement in requirements:
         if requirement.name != "pneumoscope":
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
-def test_the_pins_are_what_these_tests_run_with() -> None:
+def test_these_tests_run_with_the_pinned_versions() -> None:
     pins = [line.split("==") for line in CONSTRAINTS.read_text().split("\n") if "==" in line]
     # A local build tag, as in 2.12.1+cpu, is the same release.
     other = {name: version(name) for name, pin in pins if version(name).split("+")[0] != pin}
@@ -144,41 +142,41 @@ def test_the_pins_are_what_these_tests_run_with() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " predict " in c])
-def test_predict(command: str, desk: Path) -> None:
+def test_predict(command: str, folder: Path) -> None:
     if "--bundle runs/default" in command:
-        make_bundle(desk / "runs" / "default")
-    done = run(shlex.split(command), desk)
+        make_bundle(folder / "runs" / "default")
+    done = run(shlex.split(command), folder)
     words = shlex.split(command)
     if "--json" in words:
         rows = json.loads(done.stdout)
     else:
-        text = (desk / "answers.csv").read_text(encoding="utf-8") if "--out" in words else done.stdout
+        text = (folder / "predictions.csv").read_text(encoding="utf-8") if "--out" in words else done.stdout
         rows = list(csv.DictReader(text.splitlines(), delimiter="," if "--out" in words else "\t"))
     assert [Path(row["path"]).name for row in rows] == (
-        ["chest.png"] if "chest.png" in words else sorted(path.name for path in (desk / "ward").iterdir())
+        ["chest.png"] if "chest.png" in words else sorted(path.name for path in (folder / "ward").iterdir())
     ), done.stderr
-    # Whether the shipped model lets a phantom pass is its own affair; the exit code must say so.
+    # The shipped model may or may not reject a phantom; the exit code must agree.
     predicted = sum(row["status"] == "ok" for row in rows)
     assert done.returncode == (0 if predicted == len(rows) else 3 if predicted else 4), done.stderr
     if "--heatmaps" in words:
-        assert len(list((desk / "maps").glob("*.png"))) == len(rows)
+        assert len(list((folder / "maps").glob("*.png"))) == len(rows)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " train " in c])
-def test_train(command: str, desk: Path) -> None:
+def test_train(command: str, folder: Path) -> None:
     words = shlex.split(command)
-    done = run([*words, *TRIAL, "--size", TRIAL_SIZE.get(words[2], "32")], desk)
+    done = run([*words, *TRIAL, "--size", TRIAL_SIZE.get(words[2], "32")], folder)
     assert done.returncode == 0, done.stderr
-    out = desk / words[words.index("--out") + 1]
+    out = folder / words[words.index("--out") + 1]
     assert (out / "bundle" / "model.onnx").is_file()
     assert (out / "report.html").is_file()
 
 
 def test_every_published_system_has_its_line() -> None:
     named = {shlex.split(command)[2] for command in commands("pneumoscope") if " train " in command}
-    # The teacher is trained for the default recipe, by it.
+    # The teacher is trained by the default recipe.
     assert named == set(recipe_names()) - {"phantom", "teacher"}
 
 
@@ -194,15 +192,15 @@ def test_fetch(command: str, tmp_path: Path) -> None:
     "command",
     [c for c in commands("pneumoscope") if not re.search(r" (predict|train|data fetch|serve)\b", c)],
 )
-def test_as_it_stands(command: str, desk: Path) -> None:
+def test_unchanged(command: str, folder: Path) -> None:
     if "runs/default" in command:
-        make_bundle(desk / "runs" / "default")
-    (desk / "split.csv").unlink()
-    done = run(shlex.split(command), desk)
+        make_bundle(folder / "runs" / "default")
+    (folder / "split.csv").unlink()
+    done = run(shlex.split(command), folder)
     assert done.returncode == 0, done.stderr
     words = shlex.split(command)
     if "--out" in words:
-        assert (desk / words[words.index("--out") + 1]).exists()
+        assert (folder / words[words.index("--out") + 1]).exists()
 
 
 @pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " serve" in c])
@@ -217,11 +215,11 @@ def test_serve(command: str, tmp_path: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        said = next(line for line in process.stdout if "http://127.0.0.1:" in line)
-        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        output = next(line for line in process.stdout if "http://127.0.0.1:" in line)
+        address = re.search(r"http://127\.0\.0\.1:\d+", output)
         assert address is not None
-        with urllib.request.urlopen(f"{address[0]}/healthz", timeout=30) as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(f"{address[0]}/healthz", timeout=30) as response:
+            assert response.status == 200
     finally:
         process.terminate()
         assert process.wait(timeout=60) == 0
@@ -229,10 +227,10 @@ def test_serve(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [block for kind, block in BLOCK.findall(README) if kind == "python"])
-def test_python(code: str, desk: Path) -> None:
-    done = run([sys.executable, "-W", "error", "-c", code], desk)
+def test_python(code: str, folder: Path) -> None:
+    done = run([sys.executable, "-W", "error", "-c", code], folder)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 + len(list((desk / "ward").iterdir()))
+    assert len(done.stdout.splitlines()) == 1 + len(list((folder / "ward").iterdir()))
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)", README))

@@ -1,4 +1,4 @@
-"""A web server for tests: the real one, in a process of its own, with limits that a test can wait for.
+"""A web server for tests: the real one, in its own process, with limits that a test can wait for.
 
 Run as a program it is that process; its arguments are JSON.
 """
@@ -25,7 +25,7 @@ BOUNDARY = "----boundary-of-tests"
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that responses.
+    """A running server.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ class RunningServer:
     process : Popen
         Of the server.
     folder : Path
-        Its working directory and its TMPDIR; whatever it writes would lie there.
+        Its working directory and its TMPDIR; files that it writes would be there.
     log : list of str
-        What it said so far, line by line.
+        Lines that it has logged so far.
     """
 
     url: str
@@ -58,7 +58,7 @@ class RunningServer:
         return [int(one) for thread in threads for one in (thread / "children").read_text().split()]
 
     def client(self, **options: object) -> httpx.Client:
-        """Return a client; it waits long, for busy machines."""
+        """Return a client with a long timeout, for busy machines."""
         return httpx.Client(base_url=self.url, timeout=60, **options)
 
     def connect(self, timeout: float = 60.0) -> socket.socket:
@@ -66,18 +66,18 @@ class RunningServer:
         return socket.create_connection(self.address, timeout=timeout)
 
     def send(self, raw: bytes, timeout: float = 60.0) -> bytes:
-        """Send raw bytes and return everything that comes until the server closes."""
+        """Send raw bytes and return everything until the server closes."""
         with self.connect(timeout) as connection:
             connection.sendall(raw)
             return read_all(connection)
 
     def files(self) -> list[Path]:
-        """Return the files that lie in its folder."""
+        """Return the files in its folder."""
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other side closes; a reset after an response counts as an end."""
+    """Read until the other side closes; a reset after a response counts as an end."""
     parts = []
     try:
         while part := connection.recv(65536):
@@ -108,7 +108,7 @@ def running_server(
     Parameters
     ----------
     bundle, folder : Path
-        The bundle, and where the server may leave files if it does.
+        The bundle, and the working directory of the server.
     workers : int
         Processes that predict.
     token : str, optional
@@ -148,7 +148,7 @@ def running_server(
 
 
 def main() -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     from pneumoscope.model.bundle import load_bundle
     from pneumoscope.serve.web.app import create_app
     from pneumoscope.serve.web.limits import WebLimits

@@ -41,7 +41,7 @@ def test_split_by_patient_then_audit_is_clean(phantoms, tmp_path, suffix):
     assert "no leak found" in audit.output
 
 
-def test_random_split_leaks_and_says_so(phantoms, tmp_path):
+def test_random_split_leaks(phantoms, tmp_path):
     assert call("split", phantoms, "--out", tmp_path / "m.csv", "--method", "random").exit_code == 0
     result = call("audit", tmp_path / "m.csv", "--json", "--out", tmp_path / "audit.json")
     assert result.exit_code == 3
@@ -52,7 +52,7 @@ def test_random_split_leaks_and_says_so(phantoms, tmp_path):
     assert "LEAK" in call("audit", tmp_path / "m.csv", "--no-near-duplicates").output
 
 
-def test_unreadable_files_are_left_out_of_a_split_and_said(phantoms, tmp_path):
+def test_unreadable_files_are_left_out_of_a_split_and_listed(phantoms, tmp_path):
     for path in phantoms.rglob("*.jpeg"):
         target = tmp_path / "set" / path.relative_to(phantoms)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,25 @@ def test_summary_as_table_and_json(phantoms):
     assert "split\tpatients\timages\tbacterial\tnormal\tviral" in text
     facts = json.loads(call("summary", phantoms, "--json").stdout)
     assert facts["images"] == 30
+    assert f"name\t{facts['description']['name']}" in text
     assert facts["labels"] == {"bacterial": 10, "normal": 10, "viral": 10}
     assert facts["splits"]["unsplit"]["images"] == 30
     assert facts["fingerprint"] == load(phantoms).fingerprint()
+
+
+def test_summary_shows_the_description(phantoms, tmp_path):
+    for path in phantoms.rglob("*.jpeg"):
+        copy = tmp_path / "set" / path.relative_to(phantoms)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    assert "no description" in call("summary", tmp_path / "set").stdout
+    (tmp_path / "set" / "dataset.yaml").write_text(
+        "name: A set\npopulation: {name: children, ages: [1, 5], views: [AP]}\nlicence: CC BY 4.0\n"
+    )
+    text = call("summary", tmp_path / "set").stdout
+    for line in ("name\tA set", "population\tchildren, 1 to 5 years, AP view", "licence\tCC BY 4.0"):
+        assert line in text.splitlines()
+    assert "hospital" not in text
 
 
 def test_labels_and_patients_from_tables(phantoms, tmp_path):

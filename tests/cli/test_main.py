@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
@@ -29,6 +30,17 @@ def test_help_lists_every_command_and_loads_no_runtime():
         assert f"  {name} " in done.stdout
         assert command.help in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_three_tenths_of_a_second():
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "pneumoscope", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time, of which other work on the machine takes nothing.
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 def test_the_module_is_the_command_and_knows_its_version():

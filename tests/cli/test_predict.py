@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from bundles import make_bundle
 from images import write_image
 from pneumoscope.cli import main
+from pneumoscope.domain import OperatingPoint, Population, Target
+from predictions import BUNDLES, Example
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_nothing_that_could_be_predicted_is_exit_code_4(predict, tmp_path):
     (tmp_path / "empty.csv").write_text("path\n")
     code, _, err = predict(tmp_path / "empty.csv")
     assert code == 4
-    assert err.startswith("error: there is no image")
+    assert err.startswith("error: no image was given")
 
 
 def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):
@@ -95,20 +99,21 @@ def test_force_predicts_and_still_warns(predict, folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--out", "o.xlsx"], ".csv, .json, .jsonl, .parquet"),
         (["--operating-point", "never"], "it has balanced"),
+        (["--population", "adults"], "it has any"),
         (["--workers", "0"], "equal to 1"),
     ],
 )
-def test_wrong_use_is_exit_code_2_and_says_what_there_is(predict, folder, words, told):
+def test_wrong_use_is_exit_code_2_and_lists_what_there_is(predict, folder, words, message):
     code, out, err = predict(folder, *words)
     assert (code, out) == (2, "")
-    assert told in " ".join(err.split())
+    assert message in " ".join(err.split())
 
 
-def test_what_cannot_be_made_is_said_before_any_image_is_read(predict, folder, tmp_path):
+def test_what_cannot_be_written_is_an_error_before_any_image_is_read(predict, folder, tmp_path):
     (tmp_path / "file").write_text("")
     for words in (["--out", tmp_path / "gone" / "o.csv"], ["--heatmaps", tmp_path / "file"]):
         code, _, err = predict(folder, *words)
@@ -130,11 +135,11 @@ def test_a_terminal_gets_a_table_and_a_bar(predict, folder, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     code, out, _ = predict(folder)
     assert code == 0
-    assert "answer" in out
+    assert "result" in out
     assert "\t" not in out
 
 
-def test_the_bar_changes_no_answer(predict, folder, monkeypatch):
+def test_the_bar_changes_no_result(predict, folder, monkeypatch):
     for number in range(30):
         write_image(folder / f"more-{number:02}.png", seed=number)
     _, plain, _ = predict(folder)
@@ -181,3 +186,131 @@ def test_maps_by_occlusion_are_others_and_need_somewhere_to_go(predict, folder, 
     assert code == 2
     assert "--heatmaps or --report" in " ".join(err.split())
     assert predict(folder, "--report", tmp_path / "r.pdf")[0] == 2
+
+
+def test_a_folder_is_walked_once_on_a_terminal(predict, folder, monkeypatch):
+    for number in range(30):
+        write_image(folder / f"more-{number:02}.png", seed=number)
+    walked, walk = [], os.walk
+
+    def counting(top, *words, **options):
+        walked.append(str(top))
+        return walk(top, *words, **options)
+
+    monkeypatch.setattr(os, "walk", counting)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, err = predict(folder)
+    assert (code, len(out.splitlines())) == (0, 35)
+    assert "34 images: 34 ok" in err
+    assert walked == [str(folder)]
+
+
+def test_more_images_than_are_listed_ahead_are_predicted_too(predict, folder, monkeypatch):
+    from pneumoscope.cli import predict as module
+
+    _, expected, _ = predict(folder)
+    monkeypatch.setattr(module, "LIST_AHEAD", 2)
+    code, out, _ = predict(folder)
+    assert code == 0
+    assert out == expected
+
+
+@pytest.fixture(scope="module")
+def two_populations(tmp_path_factory):
+    """A bundle whose thresholds decide for every child and against every other patient."""
+    children = Population("children", ages=(0, 17))
+    calibrations = [
+        {
+            "population": name,
+            "operating_points": [asdict(OperatingPoint("balanced", threshold, population=name))],
+        }
+        for name, threshold in (("any", 1.0), ("children", 0.0))
+    ]
+    folder = tmp_path_factory.mktemp("two")
+    return make_bundle(folder, calibrations=calibrations, populations=[asdict(children)])
+
+
+@pytest.fixture
+def predict_two(two_populations, capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["predict", "--bundle", str(two_populations.path), "--json", *map(str, words)])
+        out, err = capsys.readouterr()
+        return left.value.code, json.loads(out) if out else [], err
+
+    return run
+
+
+def test_population_and_point_are_chosen_per_image(predict_two, folder):
+    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n2.png,\n")
+    code, rows, _ = predict_two(folder / "m.csv")
+    assert code == 0
+    assert [row["population"] for row in rows] == ["children", "any", "any"]
+    assert [row["decision"] for row in rows] == ["pneumonia", "no pneumonia", "no pneumonia"]
+
+
+@pytest.mark.parametrize(("name", "decision"), [("children", "pneumonia"), ("any", "no pneumonia")])
+def test_a_population_may_be_given_for_all_images(predict_two, folder, name, decision):
+    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n")
+    _, rows, _ = predict_two(folder / "m.csv", "--population", name)
+    assert {row["population"] for row in rows} == {name}
+    assert {row["decision"] for row in rows} == {decision}
+
+
+def test_an_unknown_population_is_wrong_use_that_lists_those_there_are(predict_two, folder):
+    code, rows, err = predict_two(folder, "--population", "adults")
+    assert (code, rows) == (2, [])
+    assert "it has any, children" in " ".join(err.split())
+
+
+def test_the_report_marks_the_point_of_each_image(predict_two, folder, tmp_path):
+    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n")
+    assert predict_two(folder / "m.csv", "--report", tmp_path / "r.html")[0] == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "left:calc(0.00% - 1px)" in page
+    assert "left:calc(100.00% - 1px)" in page
+
+
+def test_a_draft_is_an_error_that_names_the_fix(capsys, folder, tmp_path):
+    make_bundle(tmp_path / "draft", state="draft")
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(folder), "--bundle", str(tmp_path / "draft")])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (4, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'draft'}")
+    assert "--resume" in line
+
+
+@pytest.mark.parametrize("example", BUNDLES, ids=lambda example: "-".join(example.classes))
+def test_any_classes_go_into_every_output(capsys, folder, tmp_path, example: Example):
+    target = Target(example.target, example.target_classes)
+    bundle = make_bundle(tmp_path / "bundle", classes=example.classes, target=target)
+    words = ["predict", str(folder), "--bundle", str(bundle.path), "--json"]
+    words += [
+        "--out",
+        str(tmp_path / "o.csv"),
+        "--heatmaps",
+        str(tmp_path),
+        "--report",
+        str(tmp_path / "r.html"),
+    ]
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    rows = json.loads(capsys.readouterr().out)
+    with (tmp_path / "o.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    names = list(example.columns)
+    assert left.value.code == 0
+    assert [name for name in rows[0] if name.startswith("p_")] == names
+    assert [name for name in cells[0] if name.startswith("p_")] == names
+    for row in rows:
+        assert sum(row[f"p_{name}"] for name in example.classes) == pytest.approx(1, abs=1e-5)
+        assert row[f"p_{example.target}"] == pytest.approx(
+            sum(row[f"p_{name}"] for name in example.target_classes), abs=1e-5
+        )
+        assert row["decision"] in {example.target, f"no {example.target}"}
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f"Evidence for {example.target}" in page
+    assert len(list(tmp_path.glob("*.heatmap.png"))) == 4

@@ -19,7 +19,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def rejected(bundle, capsys):
-    """Run the command where it must not start; returns its exit code and what it said."""
+    """Run the command where it must not start; returns its exit code and its error output."""
 
     def run(*words):
         with pytest.raises(SystemExit) as left:
@@ -83,16 +83,16 @@ def test_a_token_that_cannot_be_used(rejected, tmp_path, content):
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    code, said = rejected("--token-file", file)
+    code, err = rejected("--token-file", file)
     assert code == 4
-    assert said.startswith(f"error: {file}: ")
-    assert len(said.splitlines()) == 1
+    assert err.startswith(f"error: {file}: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_half_a_certificate_is_wrong_use(rejected, tmp_path):
-    code, said = rejected("--tls-cert", tmp_path / "c.pem")
+    code, err = rejected("--tls-cert", tmp_path / "c.pem")
     assert code == 2
-    assert "--tls-key" in said
+    assert "--tls-key" in err
 
 
 def test_no_bundle_is_one_line(tmp_path, capsys):
@@ -102,12 +102,20 @@ def test_no_bundle_is_one_line(tmp_path, capsys):
     assert "not a bundle" in capsys.readouterr().err
 
 
+def test_a_draft_is_not_served(tmp_path, capsys):
+    make_bundle(tmp_path, state="draft")
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--bundle", str(tmp_path), "--port", "0"])
+    assert left.value.code == 4
+    assert "draft" in capsys.readouterr().err
+
+
 def test_without_the_web_packages_it_names_the_extra(rejected, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in [name for name in sys.modules if name.startswith("pneumoscope.serve")]:
         monkeypatch.delitem(sys.modules, name)
-    code, said = rejected()
-    assert (code, said) == (
+    code, err = rejected()
+    assert (code, err) == (
         4,
         "error: serving the page needs more packages: pip install 'pneumoscope[web]'\n",
     )

@@ -168,7 +168,7 @@ def test_class_folders_at_any_depth(tmp_path):
     }
 
 
-def test_a_image_sorted_by_hand_keeps_the_label_of_its_folder(tmp_path):
+def test_an_image_sorted_by_hand_keeps_the_label_of_its_folder(tmp_path):
     touch(tmp_path, "NORMAL/person1_bacteria_1.jpeg", "PNEUMONIA/person2_virus_1.jpeg")
     assert [record.label for record in scan(tmp_path)] == ["normal", "viral"]
 

@@ -19,6 +19,7 @@ from pneumoscope.data.download import download, unzip_images
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.sources import fetch
 from pneumoscope.errors import DataError, DownloadError
+from pneumoscope.image.decode import IMAGE_SUFFIXES
 from pneumoscope.parallel import Progress
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -299,6 +300,13 @@ def test_damaged_archives(tmp_path):
         (tmp_path / "x.zip").write_bytes(damaged)
         with pytest.raises(DataError, match=r"x\.zip"):
             unzip_images(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_images_of_every_readable_format_are_unpacked(tmp_path):
+    names = {f"a{suffix}" for suffix in IMAGE_SUFFIXES} | {"B.JPG"}
+    (tmp_path / "x.zip").write_bytes(zipped(dict.fromkeys([*names, "notes.txt", "c.csv"], b"1")))
+    assert unzip_images(tmp_path / "x.zip", tmp_path / "out") == len(names)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_unpacking_continues_after_an_interruption(tmp_path):

@@ -1,4 +1,4 @@
-"""Reading images that are no DICOM: every kind, every reason, the limits, the orientation."""
+"""Reading images other than DICOM: every format, every reason, the limits, the orientation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ ALPHA.putalpha(Image.fromarray(np.where(scene() > 120, 255, 0).astype(np.uint8))
         pytest.param(encode(GREY.convert("P"), "TIFF"), "tiff", "palette", 1, id="tiff-palette"),
     ],
 )
-def test_every_kind_gives_the_same_image(data: bytes, kind: str, photometric: str, tolerance: float) -> None:
+def test_every_format_gives_the_same_image(
+    data: bytes, kind: str, photometric: str, tolerance: float
+) -> None:
     image = read_radiograph(data)
     assert (image.format, image.photometric, image.bits) == (kind, photometric, 8)
     assert image.pixels.dtype == np.float32
@@ -193,7 +195,7 @@ def test_deep_jpeg() -> None:
 
 
 @pytest.mark.parametrize("min_side", [1, 100, 128, 250, 320, 1000])
-def test_scaled_jpeg_keeps_the_asked_size_and_the_image(min_side: int) -> None:
+def test_scaled_jpeg_keeps_the_requested_size_and_the_image(min_side: int) -> None:
     large = cv2.resize(scene(), (1300, 1000), interpolation=cv2.INTER_CUBIC)
     data = encode(large, "JPEG", quality=95)
     full, small = read_radiograph(data), read_radiograph(data, min_side=min_side)

@@ -1,4 +1,4 @@
-"""Hostile input: whatever the bytes are, the answer is a image or one typed error, and soon."""
+"""Hostile input: any bytes give an image or one typed error, in little time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM: every transfer syntax, every step from stored value to grey level, and what the header tells."""
+"""DICOM: every transfer syntax, every step from stored value to grey level, and header attributes."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_header_values_that_lead_to_no_grey_level_are_damage() -> None:
     assert reason_of(data) is Reason.CORRUPT
 
 
-def test_the_patient_of_a_header_is_a_key_that_names_nobody(tmp_path: Path) -> None:
+def test_the_patient_of_a_header_is_a_key_without_the_name(tmp_path: Path) -> None:
     for name, patient in (("a", "Doe^Jane"), ("b", "Doe^Jane"), ("c", "Roe"), ("d", None)):
         (tmp_path / name).write_bytes(dicom(ramp(), PatientID=patient))
     (tmp_path / "e").write_bytes(b"nothing")
@@ -300,7 +300,7 @@ def test_codestream_bomb_behind_a_small_header() -> None:
     assert reason_of(dicom(bytes(frame), "1.2.840.10008.1.2.4.90")) is Reason.TOO_MANY_PIXELS
 
 
-def test_what_the_header_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_SALT", "one")
     elements = {
         "PatientID": "HOSPITAL-0815",
@@ -323,6 +323,48 @@ def test_what_the_header_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_radiograph(data).patient_key != key
     bare = read_radiograph(dicom(ramp()))
     assert (bare.patient_key, bare.age, bare.spacing, bare.view) == (None, None, None, ViewPosition.UNKNOWN)
+
+
+UIDS = {
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "sop_uid": "SOPInstanceUID",
+    "sop_class": "SOPClassUID",
+}
+
+
+def test_identifiers_that_a_report_references() -> None:
+    elements = {keyword: f"1.2.840.99.{i}" for i, keyword in enumerate(UIDS.values())}
+    image = read_radiograph(dicom(ramp(), **elements))
+    assert {name: getattr(image, name) for name in UIDS} == {
+        name: elements[keyword] for name, keyword in UIDS.items()
+    }
+
+
+def test_identifiers_that_are_absent_or_no_uid_are_left_out() -> None:
+    image = read_radiograph(dicom(ramp()))
+    assert (image.study_uid, image.series_uid) == (None, None)
+    assert (image.sop_uid, image.sop_class) == ("1.2.3", "1.2.840.10008.5.1.4.1.1.1")
+    data = dicom(ramp(), StudyInstanceUID="1.2.840.11", SeriesInstanceUID="1.2.12")
+    image = read_radiograph(data.replace(b"1.2.840.11", b"DOE^JANE.1").replace(b"1.2.12", b"1.2.x2"))
+    assert (image.study_uid, image.series_uid) == (None, None)
+
+
+def test_nothing_that_names_the_patient_is_kept() -> None:
+    names = {
+        "PatientName": "Doe^Jane",
+        "PatientID": "HOSPITAL-0815",
+        "PatientBirthDate": "19700102",
+        "OtherPatientIDs": "OTHER-4711",
+        "AccessionNumber": "ACC-123",
+        "InstitutionName": "Mercy",
+        "ReferringPhysicianName": "House^Gregory",
+    }
+    image = read_radiograph(dicom(ramp(), **names))
+    kept = " ".join(str(getattr(image, name)) for name in image.__slots__ if name != "pixels").upper()
+    assert "CR" in kept
+    for value in names.values():
+        assert value.upper() not in kept
 
 
 @pytest.mark.parametrize(

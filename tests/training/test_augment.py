@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.training.augment import Augmentation, _beta, augment, mixup, photometric, sample_affine, warp
+from pneumoscope.training.augment import Augmentation, augment, photometric, sample_affine, warp
 from pneumoscope.training.recipe import load_recipe, recipe_names
 
 
@@ -39,7 +39,7 @@ STRONG = Augmentation(
 def test_the_defaults_change_nothing():
     images = smooth_images()
     assert augment(images, Augmentation(), generator()) is images
-    assert augment(images, Augmentation(mixup=0.2), generator()) is images
+    assert augment(images, Augmentation(), generator()) is images
 
 
 def test_the_same_generator_gives_the_same_images():
@@ -208,23 +208,6 @@ def test_gamma_leaves_black_and_white_alone():
     torch.testing.assert_close(
         photometric(ends, Augmentation(gamma=1.0), generator()), ends, atol=0.02, rtol=0
     )
-
-
-def test_mixup_tells_whom_it_mixed_and_by_which_share():
-    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 8, 8)
-    mixed, other, share = mixup(images, 0.4, generator(3))
-    assert sorted(other.tolist()) == list(range(6))
-    assert 0.5 <= share <= 1
-    torch.testing.assert_close(share * images + (1 - share) * images[other], mixed)
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
-def test_the_mixing_share_follows_the_beta_distribution(alpha):
-    stream = generator(1)
-    draws = torch.tensor([_beta(alpha, stream) for _ in range(1500)])
-    assert float(draws.min()) >= 0.5, "the image keeps the larger share"
-    expected = torch.distributions.Beta(alpha, alpha).variance
-    assert float(((draws - 0.5) ** 2).mean()) == pytest.approx(float(expected), rel=0.12)
 
 
 @pytest.mark.parametrize("name", recipe_names())

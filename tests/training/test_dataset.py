@@ -6,14 +6,25 @@ import cv2
 import numpy as np
 import pytest
 
+from bundles import lungs_onnx
+from dicom_files import dicom
+from images import grey_levels
 from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.domain import Target
 from pneumoscope.errors import DataError, Reason
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
+from pneumoscope.model.bundle import default_bundle_path, load_bundle
+from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.parallel import Progress
+from pneumoscope.predict import pipeline as pipeline_module
+from pneumoscope.predict.cache import ImageCache
+from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.training.dataset import check_classes, check_packed, check_split, class_indices, pack
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
 SPEC = InputSpec(size=32)
+PLAIN = Pipeline(SPEC)
 
 
 def manifest_of(root, *rows):
@@ -32,13 +43,12 @@ def full(root, count=10, labels=THREE):
 
 
 def draw(manifest, *, broken=()):
-    rng = np.random.default_rng(0)
     for position, record in enumerate(manifest.records):
         path = manifest.resolve(record)
         if position in broken:
             path.write_bytes(b"this is no image")
         else:
-            cv2.imwrite(str(path), rng.integers(0, 256, (40, 50), dtype=np.uint8))
+            cv2.imwrite(str(path), grey_levels(position))
     return manifest
 
 
@@ -47,7 +57,7 @@ def one_line(caught):
     return str(caught.value)
 
 
-def test_kinds_count_as_pneumonia_for_two_classes(tmp_path):
+def test_subtypes_count_as_pneumonia_for_two_classes(tmp_path):
     records = full(tmp_path, 3).records
     assert class_indices(records, THREE).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert class_indices(records, TWO).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
@@ -89,79 +99,175 @@ def test_a_split_that_cannot_serve_is_one_line(tmp_path, lost, said):
     one_line(caught)
 
 
-def test_images_are_packed_as_the_network_will_see_them(tmp_path):
+class Counts(Progress):
+    def __init__(self):
+        self.counts = []
+
+    def update(self, done, total=None):
+        self.counts.append((done, total))
+
+
+def test_images_are_packed_as_prediction_prepares_them(tmp_path):
     manifest = draw(full(tmp_path, 4))
-    told = []
-    packed = pack(manifest, THREE, SPEC, progress=told.append)
+    progress = Counts()
+    packed = pack(manifest, THREE, PLAIN, progress=progress)
     assert packed.images.shape == (12, 1, 32, 32)
     assert packed.images.dtype == np.uint8
     assert packed.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert packed.records == manifest.records
-    assert told == list(range(1, 13))
-    seen = standardise(read_radiograph(manifest.resolve(manifest.records[7])), SPEC).pixels
-    assert np.abs(packed.images[7] / 255 - seen).max() <= 0.5 / 255 + 1e-6
+    assert packed.left_out == ()
+    assert progress.counts == [(number, 12) for number in range(1, 13)]
+    expected = standardise(read_radiograph(manifest.resolve(manifest.records[7])), SPEC).pixels
+    assert np.abs(packed.images[7] / 255 - expected).max() <= 0.5 / 255 + 1e-6
 
 
-def test_the_lung_segmenter_is_used_where_the_input_needs_it(tmp_path):
+def test_a_label_that_is_the_target_leaves_all_its_classes_open(tmp_path):
+    manifest = draw(manifest_of(tmp_path, ("clear", ""), ("infiltrate", ""), ("diffuse", "")))
+    target = Target("infiltrate", ("lobar", "diffuse"))
+    packed = pack(manifest, ("clear", "lobar", "diffuse"), PLAIN, target=target)
+    assert packed.possible.tolist() == [[True, False, False], [False, True, True], [False, False, True]]
+
+
+@pytest.fixture(scope="module")
+def two_lungs(tmp_path_factory):
+    """A segmenter that finds the same two lungs in every image."""
+    path = tmp_path_factory.mktemp("lungs") / "lungs.onnx"
+    path.write_bytes(lungs_onnx())
+    return OnnxLungSegmenter(path)
+
+
+def test_the_lung_segmenter_is_used_where_the_input_needs_it(tmp_path, two_lungs):
     manifest = draw(full(tmp_path, 3))
-
-    def left_half(pixels):
-        probability = np.zeros((64, 64), np.float32)
-        probability[:, :32] = 1
-        return probability
-
-    packed = pack(manifest, THREE, InputSpec(size=32, lungs="mask"), left_half)
-    assert packed.images[:, :, :, :16].any()
-    assert not packed.images[:, :, :, 16:].any()
+    packed = pack(manifest, THREE, Pipeline(InputSpec(size=32, lungs="mask"), segmenter=two_lungs))
+    assert packed.images[:, :, 8:24, 6:13].any()
+    assert not packed.images[:, :, :, :4].any()
 
 
 @pytest.mark.parametrize(
     "spec", [SPEC, InputSpec(size=32, lungs="crop", lung_margin=0.0)], ids=["whole", "crop"]
 )
-def test_the_lungs_are_kept_in_the_frame_of_the_input(tmp_path, spec):
+def test_the_lungs_are_kept_in_the_frame_of_the_input(tmp_path, two_lungs, spec):
     manifest = draw(full(tmp_path, 2))
-
-    def two_lungs(pixels):
-        probability = np.zeros((64, 64), np.float32)
-        probability[16:48, 8:28] = probability[16:48, 36:56] = 1
-        return probability
-
-    plain = pack(manifest, THREE, spec, two_lungs)
+    pipeline = Pipeline(spec, segmenter=two_lungs)
+    plain = pack(manifest, THREE, pipeline)
     assert plain.lungs is None
-    packed = pack(manifest, THREE, spec, two_lungs, keep_lungs=True)
+    packed = pack(manifest, THREE, pipeline, keep_lungs=True)
     assert np.array_equal(packed.images, plain.images)
     assert packed.lungs.shape == (6, 1, 32, 32)
     assert set(np.unique(packed.lungs)) == {0, 255}
     whole = spec.lungs == "none"
-    assert (packed.lungs == 255).mean() == pytest.approx(0.3125 if whole else 40 / 48, abs=0.05)
+    lungs = 80 * 76  # of 128 by 128 pixels, in a box of 80 by 88
+    assert (packed.lungs == 255).mean() == pytest.approx(lungs / (128**2 if whole else 80 * 88), abs=0.05)
     assert packed.subset(np.array([4, 1])).lungs.shape == (2, 1, 32, 32)
 
 
 def test_nothing_packs_to_nothing(tmp_path):
-    packed = pack(Manifest((), tmp_path), THREE, SPEC)
+    packed = pack(Manifest((), tmp_path), THREE, PLAIN)
     assert packed.images.shape == (0, 1, 32, 32)
     assert len(packed) == 0
+
+
+# The gate
+
+
+def test_what_the_gate_rejects_is_left_out_of_training_with_its_reason(tmp_path):
+    manifest = draw(full(tmp_path, 4))
+    paths = [manifest.resolve(record) for record in manifest.records]
+    paths[1].write_bytes(dicom(grey_levels(1), bits=8, Rows=120, Columns=140, ViewPosition="LL"))
+    cv2.imwrite(str(paths[6]), np.full((120, 140), 90, np.uint8))
+    cv2.imwrite(str(paths[9]), grey_levels(0, 30, 35))
+    packed = pack(manifest, THREE, PLAIN)
+    assert [(one.path, one.status, one.reason) for one in packed.left_out] == [
+        (str(paths[1]), "rejected", Reason.LATERAL_VIEW),
+        (str(paths[6]), "rejected", Reason.NOT_A_CHEST_RADIOGRAPH),
+        (str(paths[9]), "rejected", Reason.TOO_SMALL),
+    ]
+    assert all(one.detail for one in packed.left_out)
+    assert packed.records == tuple(r for i, r in enumerate(manifest.records) if i not in (1, 6, 9))
+    assert packed.labels.tolist() == class_indices(packed.records, THREE).tolist()
+
+
+def test_an_inverted_image_is_corrected_for_training(shared_data, tmp_path):
+    """The network is trained on the upright image, as it would get it in use."""
+    source = next(path for path in sorted(shared_data.rglob("*NORMAL2-IM-*.jpeg")))
+    grey = cv2.imread(str(source), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "0.png"), grey)
+    cv2.imwrite(str(tmp_path / "1.png"), 255 - grey)
+    bundle = load_bundle(default_bundle_path())
+    segmenter = OnnxLungSegmenter(bundle.path / LUNGS_FILE)
+    pipeline = Pipeline(bundle.manifest.input, segmenter=segmenter)
+    packed = pack(manifest_of(tmp_path, ("normal", ""), ("viral", "")), THREE, pipeline)
+    assert len(packed) == 2
+    upright, corrected = packed.images.astype(int)
+    assert np.abs(upright - corrected).mean() < 5
+
+
+def test_data_that_the_gate_rejects_are_one_line(tmp_path):
+    manifest = full(tmp_path, 10)
+    for record in manifest.records:
+        cv2.imwrite(str(manifest.resolve(record)), np.full((120, 140), 90, np.uint8))
+    with pytest.raises(DataError, match=r"27 of 27 images are rejected, the first: .*0\.png: ") as caught:
+        check_packed(tmp_path, THREE, **packed_sides(manifest))
+    assert "frontal chest radiographs" in one_line(caught)
+
+
+# The cache
+
+
+def test_a_second_pack_decodes_nothing(tmp_path, two_lungs, monkeypatch):
+    (tmp_path / "data").mkdir()
+    manifest = draw(full(tmp_path / "data", 4))
+    cv2.imwrite(str(manifest.resolve(manifest.records[2])), np.full((120, 140), 90, np.uint8))
+    decoded = []
+
+    def counting(source, **options):
+        decoded.append(source)
+        return read_radiograph(source, **options)
+
+    monkeypatch.setattr(pipeline_module, "read_radiograph", counting)
+    spec = InputSpec(size=32, lungs="crop")
+
+    def packed_again(size=32):
+        own = spec.model_copy(update={"size": size})
+        cache = ImageCache(tmp_path / "cache")
+        return pack(manifest, THREE, Pipeline(own, segmenter=two_lungs, cache=cache), keep_lungs=True)
+
+    first = packed_again()
+    assert len(decoded) == 12
+    again = packed_again()
+    assert len(decoded) == 12
+    assert np.array_equal(first.images, again.images)
+    assert np.array_equal(first.lungs, again.lungs)
+    assert first.left_out == again.left_out
+    assert len(first.left_out) == 1
+    packed_again(size=48)
+    assert len(decoded) == 24, "another input is another entry"
+
+
+# Unreadable images
 
 
 def test_unreadable_images_are_left_out_and_listed(tmp_path):
     manifest = draw(full(tmp_path, 8), broken=(1, 20))
     manifest.resolve(manifest.records[5]).unlink()
-    packed = pack(manifest, THREE, SPEC)
+    packed = pack(manifest, THREE, PLAIN)
     assert len(packed) == 21
     assert packed.records == tuple(r for i, r in enumerate(manifest.records) if i not in (1, 5, 20))
     assert packed.labels.tolist() == class_indices(packed.records, THREE).tolist()
-    assert [error.reason for error in packed.unreadable] == [
-        Reason.NOT_AN_IMAGE, Reason.NOT_FOUND, Reason.NOT_AN_IMAGE
-    ]  # fmt: skip
-    assert packed.unreadable[0].path == str(manifest.resolve(manifest.records[1]))
+    assert [(one.status, one.reason) for one in packed.left_out] == [
+        ("unreadable", Reason.NOT_AN_IMAGE),
+        ("unreadable", Reason.NOT_FOUND),
+        ("unreadable", Reason.NOT_AN_IMAGE),
+    ]
+    assert packed.left_out[0].path == str(manifest.resolve(manifest.records[1]))
 
 
 def packed_sides(manifest):
-    return {side: pack(manifest.subset(side), THREE, SPEC) for side in ("train", "val")}
+    return {side: pack(manifest.subset(side), THREE, PLAIN) for side in ("train", "val")}
 
 
-def test_five_percent_unreadable_is_borne_and_more_is_not(tmp_path):
-    # 38 images a class to train and choose on, so 5% of all 114 are 5.7 images.
+def test_five_percent_unreadable_is_accepted_and_more_is_not(tmp_path):
+    # 38 training and validation images a class, so that 5% of all 114 are 5.7 images.
     for broken, stops in ((range(5), False), (range(6), True)):
         manifest = draw(full(tmp_path, 39), broken=broken)
         sides = packed_sides(manifest)
@@ -176,13 +282,13 @@ def test_five_percent_unreadable_is_borne_and_more_is_not(tmp_path):
 def test_one_unreadable_image_of_a_small_split_does_not_stop_a_large_set(tmp_path):
     manifest = full(tmp_path, 30)
     records = list(manifest.records)
-    records[27] = dataclasses.replace(records[27], split="val")  # a second normal to choose on
+    records[27] = dataclasses.replace(records[27], split="val")  # a second normal to validate on
     manifest = draw(manifest.with_records(records), broken=(27,))
     check_packed(tmp_path, THREE, **packed_sides(manifest))
 
 
 def test_a_class_whose_images_of_a_split_are_all_unreadable_stops(tmp_path):
     manifest = draw(full(tmp_path, 30), broken=(28,))
-    with pytest.raises(DataError, match="split 'val' has no readable image of class normal") as caught:
+    with pytest.raises(DataError, match="split 'val' has no usable image of class normal") as caught:
         check_packed(tmp_path, THREE, **packed_sides(manifest))
     one_line(caught)

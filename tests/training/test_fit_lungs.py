@@ -98,7 +98,7 @@ def one_line(manifest, masks, out):
 
 def test_masks_that_belong_to_no_image_are_one_line(chests, tmp_path):
     manifest, _ = chests
-    assert "no mask belongs to a image" in one_line(manifest, tmp_path, tmp_path / "out")
+    assert "no mask belongs to an image" in one_line(manifest, tmp_path, tmp_path / "out")
 
 
 def test_masks_on_one_side_alone_are_one_line(chests, tmp_path):

@@ -18,8 +18,7 @@ if find_spec("keras") is None:
 
 from torch import Tensor, nn  # noqa: E402
 
-from pneumoscope.domain import PneumoscopeError  # noqa: E402
-from pneumoscope.errors import MissingExtraError
+from pneumoscope.errors import MissingExtraError, PneumoscopeError  # noqa: E402
 from pneumoscope.training.keras_export import export_keras  # noqa: E402
 from pneumoscope.training.networks import Network, build_network  # noqa: E402
 from pneumoscope.training.recipe import NetworkSpec, load_recipe  # noqa: E402

@@ -111,6 +111,33 @@ def test_channels_decide_what_the_backbone_sees():
 
 
 @pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("inception_v3", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("vgg16", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_a_backbone_gets_the_normalisation_that_it_was_trained_with(name, mean, std):
+    network = build_network(NetworkSpec(name=name), 2)
+    assert network.mean.shape == network.std.shape == (1, 3, 1, 1)
+    assert network.mean.flatten().tolist() == pytest.approx(mean)
+    assert network.std.flatten().tolist() == pytest.approx(std)
+
+
+def test_a_grey_backbone_gets_the_mean_over_the_colours_with_weights_and_that_of_radiographs_without(
+    tmp_path,
+):
+    save_file(timm_model().state_dict(), tmp_path / "w.safetensors")
+    trained = build_network(TINY, 2, weights=tmp_path / "w.safetensors")
+    assert trained.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    assert trained.std.flatten().tolist() == pytest.approx([(0.229 + 0.224 + 0.225) / 3])
+    scratch = build_network(TINY, 2)
+    assert (float(scratch.mean), float(scratch.std)) == pytest.approx((networks.GREY_MEAN, networks.GREY_STD))
+
+
+@pytest.mark.parametrize(
     ("name", "hint"),
     [("resnet_18", "did you mean 'resnet"), ("custom_cnn", "'custom-cnn'"), ("zzzzzz", "timm")],
 )
@@ -136,7 +163,7 @@ def test_a_network_that_cannot_be_used_is_one_line(spec):
     assert "\n" not in str(caught.value)
 
 
-def test_a_image_too_small_for_the_network_is_one_line():
+def test_an_image_too_small_for_the_network_is_one_line():
     network = built("custom-cnn")
     check_size(network, 32)
     assert network.training
@@ -162,6 +189,7 @@ def test_a_timm_checkpoint_gives_its_weights_and_not_its_head(tmp_path, name):
     network = build_network(TINY.model_copy(update={"channels": 3}), 2, weights=path)
     torch.testing.assert_close(network.backbone.model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
     assert network.head.out_features == 2
+    assert network.weights_source.startswith(f"resnet10t ({name}, sha256 ")
     # One grey channel takes the sum of the three colours' filters, so a grey image gives the same.
     grey = build_network(TINY, 2, weights=path)
     torch.testing.assert_close(
@@ -211,7 +239,7 @@ def no_hub(monkeypatch, tmp_path):
 
 def test_weights_that_cannot_be_had_are_one_quick_line_with_both_ways_out(no_hub):
     started = time.monotonic()
-    with pytest.raises(RecipeError, match="ImageNet weights for resnet10t cannot be had") as caught:
+    with pytest.raises(RecipeError, match="ImageNet weights for resnet10t are not available") as caught:
         build_network(NetworkSpec(name="resnet10t", pretrained=True), 2)
     assert time.monotonic() - started < 10
     message = str(caught.value)
@@ -242,6 +270,8 @@ def test_weights_that_were_downloaded_before_serve_without_the_hub(no_hub, tmp_p
     save_file(source.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
     network = build_network(NetworkSpec(name="resnet10t", pretrained=True), 2)
     torch.testing.assert_close(network.backbone.model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    assert network.weights_source == "resnet10t.c3_in1k (timm/resnet10t.c3_in1k)"
+    assert build_network(NetworkSpec(name="resnet10t"), 2).weights_source == ""
 
 
 def test_an_answer_from_the_hub_counts_even_if_it_is_no():

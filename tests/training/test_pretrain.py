@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 from pneumoscope.training.fit import make_fabric
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.pretrain import PRETRAINED_FILE, pretrain
@@ -38,15 +39,29 @@ def blobs(count=64, seed=0):
     return np.rint(40 + 200 * np.exp(-distance / 10)).astype(np.uint8)[:, None]
 
 
+class Losses(Progress):
+    """Keeps the loss of each epoch."""
+
+    def __init__(self):
+        self.losses = []
+
+    def message(self, line):
+        self.losses.append(float(line.rsplit(" ", 1)[1]))
+
+
+class Never(Progress):
+    def update(self, done, total=None):
+        pytest.fail("trained again")
+
+
 def fresh():
     return build_network(RECIPE.network, 3, seed=0)
 
 
-def test_two_views_of_a_image_become_alike_and_images_stay_apart(tmp_path, fabric):
-    losses = []
-    network = pretrain(
-        RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, on_epoch=lambda _, x: losses.append(x)
-    )
+def test_two_copies_of_an_image_become_alike_and_images_stay_apart(tmp_path, fabric):
+    progress = Losses()
+    network = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, progress=progress)
+    losses = progress.losses
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.05
     _, features = network.eval()(torch.from_numpy(blobs(16, seed=1)).float() / 255)
@@ -65,9 +80,7 @@ def test_the_head_and_the_normalisation_are_left_alone(tmp_path, fabric):
 def test_a_finished_pretraining_is_taken_up(tmp_path, fabric):
     first = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric)
     assert (tmp_path / PRETRAINED_FILE).exists()
-    again = pretrain(
-        RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, on_epoch=lambda *_: pytest.fail("trained again")
-    )
+    again = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, progress=Never())
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from pneumoscope.domain import CodedConcept, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
@@ -21,6 +22,7 @@ from pneumoscope.training.recipe import (
     load_recipe,
     recipe_names,
 )
+from pneumoscope.training.target import PNEUMONIA, parse_target
 
 PUBLISHED = {"custom-cnn", "default", "inception-v3", "vgg16", "vgg19-first16", "vgg19-two-phase"}
 SMALL = {
@@ -32,7 +34,7 @@ SMALL = {
 
 
 def fault(tmp_path, changes):
-    """Return the one line that a recipe with changes is answered with."""
+    """Return the one line of the error of a recipe with changes."""
     path = tmp_path / "r.yaml"
     path.write_text(
         changes if isinstance(changes, str) else yaml.safe_dump(SMALL | changes), encoding="utf-8"
@@ -88,6 +90,10 @@ def test_the_hash_follows_the_content():
         ),
         ({"input": {"sise": 64}}, "unknown key 'input.sise'; did you mean 'size'?"),
         ({"augmentation": {"rotation": 5}}, "unknown key 'augmentation.rotation'; did you mean 'rotate'?"),
+        (
+            {"target": {"name": "x", "classes": ["a"], "cod": 1}},
+            "unknown key 'target.cod'; did you mean 'code'?",
+        ),
         ({"split": {"sed": 5}}, "unknown key 'split.sed'; did you mean 'seed'?"),
     ],
 )
@@ -109,18 +115,97 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
         ({"input": {"size": 7}}, "input.size: "),
         ({"ema": 1.0}, "ema: "),
         ({"classes": ["normal"]}, "classes"),
-        ({"classes": ["viral", "normal"]}, "classes"),
+        ({"classes": ["a b", "a_b"], "target": {"name": "x", "classes": ["a_b"]}}, "classes: two of"),
+        ({"target": {"name": "x", "classes": []}}, "target: a name and at least one class"),
+        ({"target": {"name": "x", "classes": ["a", "a"]}}, "target.classes: each must"),
+        ({"classes": ["a", "b"], "target": {"name": "x", "classes": ["c"]}}, "target.classes: c not among"),
+        ({"classes": ["a", "b"], "target": {"name": "x", "classes": ["a", "b"]}}, "target.classes: at least"),
+        (
+            {"classes": ["a", "b", "c"], "target": {"name": "a", "classes": ["b"]}},
+            "target.name: a is a class",
+        ),
         ({"classes": ["normal", "viral", "viral"]}, "classes"),
         ({"augmentation": {"flip": 2}}, "augmentation.flip: "),
         ({"augmentation": {"area": [0, 1]}}, "augmentation"),
         ({"augmentation": {"area": [1.0, 0.5]}}, "augmentation"),
         ({"split": {"fractions": [0.5, 0.5]}}, "split.fractions"),
         ({"split": {"fractions": [0.5, 0.5, 0.5]}}, "split"),
-        ({"input": {"channels": 3}}, "input.channels"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, changes, key):
     assert key in fault(tmp_path, changes)
+
+
+# Classes and target
+
+
+def small(**changes):
+    return Recipe.model_validate(SMALL | changes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "target"),
+    [
+        (["viral", "normal", "bacterial"], ("normal", "bacterial", "viral"), ("bacterial", "viral")),
+        (["pneumonia", "normal"], ("normal", "pneumonia"), ("pneumonia",)),
+        (
+            ["pneumonia", "normal", "viral", "bacterial"],
+            ("normal", "bacterial", "viral"),
+            ("bacterial", "viral"),
+        ),
+        (["normal", "bacterial"], ("normal", "bacterial"), ("bacterial",)),
+    ],
+)
+def test_pneumonia_is_the_target_of_normal_and_its_subtypes(labels, classes, target):
+    found = small().resolved(labels)
+    assert found.classes == classes
+    assert found.target == Target("pneumonia", target, CodedConcept("233604007", "SCT", "Pneumonia"))
+    assert found.target_mask.tolist() == [name in target for name in classes]
+    assert found.resolved(labels) == found
+
+
+@pytest.mark.parametrize(
+    "labels", [["clear", "lobar"], ["normal", "covid", "bacterial"], ["bacterial", "viral"]]
+)
+def test_other_classes_need_a_target_and_the_error_says_how_to_name_it(labels):
+    for recipe in (small(), small(classes=labels)):
+        with pytest.raises(RecipeError, match=r"--target NAME=CLASS.*target: \{name: NAME") as caught:
+            recipe.resolved(labels)
+        assert "\n" not in str(caught.value)
+        assert ", ".join(sorted(labels)) in str(caught.value)
+
+
+def test_the_classes_of_the_target_come_last_in_its_own_order():
+    found = small(target={"name": "infiltrate", "classes": ["lobar", "diffuse"]})
+    assert found.classes is None
+    found = found.resolved(["diffuse", "other", "clear", "lobar", "infiltrate"])
+    assert found.classes == ("clear", "other", "lobar", "diffuse")
+    assert found.target_mask.tolist() == [False, False, True, True]
+    assert found.target.code is None
+
+
+def test_normal_is_a_class_like_any_other():
+    found = small(classes=["viral", "normal"], target={"name": "viral", "classes": ["viral"]}).resolved()
+    assert found.target_mask.tolist() == [True, False]
+
+
+def test_a_target_that_does_not_fit_the_labels_is_one_line():
+    with pytest.raises(RecipeError, match=r"small: target.classes: at least one class must be outside"):
+        small(target={"name": "x", "classes": ["a", "b"]}).resolved(["a", "b"])
+
+
+def test_a_target_is_read_from_the_command_line():
+    assert parse_target("Infiltrate = lobar, Diffuse") == Target("infiltrate", ("lobar", "diffuse"))
+    assert parse_target("pneumonia=viral").code == PNEUMONIA
+    for wrong in ("infiltrate", "=lobar", "infiltrate=", "infiltrate=lobar,"):
+        with pytest.raises(RecipeError, match=r"write it as NAME=CLASS"):
+            parse_target(wrong)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_state_classes_and_target(name):
+    recipe = load_recipe(name)
+    assert recipe.resolved() == recipe
 
 
 def test_a_missing_key_is_named(tmp_path):
@@ -225,7 +310,7 @@ def test_the_reference_names_every_key_with_its_default(title):
     assert set(rows) == set(fields)
     for name, field in fields.items():
         if field.is_required():
-            assert rows[name].startswith("needed"), name
+            assert rows[name].startswith("required"), name
         elif found := re.fullmatch(r"`(.*)`", rows[name]):
             value = yaml.safe_load(found[1])
             expected = field.default
@@ -238,11 +323,11 @@ def test_the_reference_names_every_key_with_its_default(title):
 @pytest.mark.parametrize(
     ("key", "model"), [("distillation", Distillation), ("pretraining", Pretraining), ("tasks", Tasks)]
 )
-def test_the_reference_names_the_keys_of_what_is_learnt_besides(key, model):
+def test_the_reference_names_the_keys_of_teachers_pretraining_and_tasks(key, model):
     rows = dict(re.findall(rf"^\| `{key}\.(\w+)` \| (.*?) \|", PAGE.read_text(), re.M))
     assert set(rows) == set(model.model_fields)
     for name, field in model.model_fields.items():
-        assert rows[name] == ("needed" if field.is_required() else f"`{field.default}`"), name
+        assert rows[name] == ("required" if field.is_required() else f"`{field.default}`"), name
 
 
 def test_the_example_of_the_reference_is_a_recipe(tmp_path):

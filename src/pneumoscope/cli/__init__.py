@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
     "cross-validate": Command(
         "pneumoscope.cli.cross_validate",
         "cross_validate",
-        "Evaluate a recipe on patients or sources it was not trained on.",
+        "Evaluate a recipe on patients it was not trained on.",
     ),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Evaluate a bundle on labelled X-rays."),
     "recalibrate": Command(

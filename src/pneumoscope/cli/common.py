@@ -122,5 +122,6 @@ def training_data_text(data: TrainingData) -> str:
 def how_made(made: Provenance) -> str:
     """Return how a model was made: its recipe, or its steps where there were several."""
     if made.steps:
-        return "; then ".join(made.steps)
+        steps = (f"({number}) {step.rstrip('.')}" for number, step in enumerate(made.steps, start=1))
+        return "; ".join(steps)
     return f"recipe {made.recipe}" if made.recipe else ""

@@ -1,4 +1,4 @@
-"""`pneumoscope cross-validate`: what a recipe reaches on patients, or sources, it was not trained on."""
+"""`pneumoscope cross-validate`: a recipe evaluated on patients, or sources, it was not trained on."""
 
 from __future__ import annotations
 
@@ -14,44 +14,66 @@ if TYPE_CHECKING:
 
 
 def cross_validate(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, or a .yaml file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
-    out: Annotated[Path, typer.Option(help="Folder for the runs and figures; the same again resumes.")],
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Parts the patients are divided into.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for runs and metrics; repeat the command to resume.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=CLASS[,CLASS...]",
+            help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of folds of patients.")] = 5,
     leave_out: Annotated[
         list[str] | None,
         typer.Option(help="Source to train without, as in the manifest; may be repeated."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="At most so many images of each class.")] = None,
-    lungs: Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx), not the shipped one.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
+    lungs: Annotated[
+        Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds and training.")] = None,
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Train a recipe without each fold of patients, or each source, and evaluate what was left out."""
-    from pneumoscope.cli.train import changed_recipe
+    """Train a recipe without each fold of patients, or each source, and evaluate it on that part."""
+    from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
+    from pneumoscope.cli.train import check_weights
 
+    check_weights(pretrained, weights)
     with require_extra("train", "Cross-validation"):
-        from pneumoscope.experiment import Experiment, with_split
+        from pneumoscope.experiment import Experiment, changed_recipe
         from pneumoscope.experiment import cross_validate as run
+        from pneumoscope.predict.cache import default_cache_folder
         from pneumoscope.training.recipe import load_recipe
 
+    one_opencv_thread()
     chosen = changed_recipe(
-        with_split(load_recipe(recipe), seed=seed),
+        load_recipe(recipe),
+        target=target,
         epochs=epochs,
         size=size,
+        seed=seed,
         pretrained=pretrained,
         weights=weights,
     )
-    experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit)
+    folder = None if no_cache else cache or default_cache_folder()
+    experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
     with show_progress() as progress:
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     _print(result, out, as_json=json_)
@@ -63,12 +85,13 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     from pneumoscope.evaluation.tables import with_interval
 
     if as_json:
-        typer.echo(json.dumps({"metrics": result.metrics, "parts": result.parts}, indent=2))
+        metrics = result.metrics.model_dump(mode="json") if result.metrics else {}
+        typer.echo(json.dumps({"metrics": metrics, "parts": result.parts}, indent=2))
         return
     for name, part in result.parts.items():
         shown = ((key, part[key]) for key in ("auroc", "sensitivity", "specificity"))
-        figures = "  ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
-        typer.echo(f"{name:14s} {part['images']:5d} images  {figures}")
+        values = "  ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
+        typer.echo(f"{name:14s} {part['images']:5d} images  {values}")
     if result.metrics:
-        typer.echo(f"all folds: AUROC {with_interval(result.metrics['pneumonia']['auroc'])}")
-    typer.echo(f"figures: {out / 'cross-validation.json'}")
+        typer.echo(f"all folds: AUROC {with_interval(result.metrics.detection.auroc)}")
+    typer.echo(f"metrics: {out / 'cross-validation.json'}")

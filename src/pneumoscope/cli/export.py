@@ -1,4 +1,4 @@
-"""`pneumoscope export`: a run's weights as a bundle, or as a Keras file."""
+"""`pneumoscope export`: the bundle of a run, or its network as a Keras file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pneumoscope.errors import require_extra
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'pneumoscope train'.")],
     out: Annotated[Path, typer.Option(help="Bundle folder, or the .h5 file, to write.")],
-    to: Annotated[Literal["bundle", "keras"], typer.Option(help="What to write.")] = "bundle",
+    to: Annotated[Literal["bundle", "keras"], typer.Option(help="Format to write.")] = "bundle",
 ) -> None:
-    """Write a trained run as a bundle of its own, or as model.h5 for Keras."""
+    """Write the bundle of a training run to a folder of its own, or its network as model.h5 for Keras."""
     if to == "bundle":
         from pneumoscope.model.bundle import copy_bundle, load_bundle
 

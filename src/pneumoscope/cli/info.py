@@ -66,7 +66,7 @@ def info(
     if card:
         typer.echo(loaded.card.rstrip() or f"{loaded.path}: this bundle has no card")
         return
-    installed = {
+    installed: dict[str, Any] = {
         "pneumoscope": __version__,
         "python": platform.python_version(),
         "libraries": {name: _version_of(name) for name in LIBRARIES},

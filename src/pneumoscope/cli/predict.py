@@ -289,13 +289,13 @@ def _about(predictor: Predictor, operating_point: str | None, population: str | 
         facts[f"Operating point{suffix}"] = f"{point.name}: {point_text(point, manifest.target.name)}"
         fitted = calibration.calibrator
         if fitted.fitted_on:
-            facts[f"Calibration{suffix}"] = f"{fitted.method}, fitted on {fitted.fitted_on}"
+            facts[f"Calibration{suffix}"] = f"{fitted.method} scaling, fitted on {fitted.fitted_on}"
     facts |= {
         "Gate": "overridden" if predictor.force else "images outside of its limits are rejected",
         "Trained on": "; ".join(map(training_data_text, made.data)),
         "Evaluated on": "; ".join(map(population_text, manifest.validated)),
         "Made by": how_made(made),
-        "Made": made.created,
+        "Created": made.created,
         "Intended use": manifest.intended_use,
         **{f"sha256 of {name}": digest for name, digest in sorted(manifest.files.items())},
         "Software": f"Pneumoscope {__version__}",

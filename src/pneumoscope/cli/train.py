@@ -12,115 +12,128 @@ from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
-    from pneumoscope.training.recipe import Recipe
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, or a .yaml file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in all, not the recipe's.")] = None,
-    also: Annotated[
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=CLASS[,CLASS...]",
+            help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")
+    ] = None,
+    additional: Annotated[
         Path | None,
-        typer.Option(help="A second data set to learn from; never evaluated on."),
+        typer.Option(help="Additional training data; not used for validation or test."),
     ] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="Bundle to learn from in place of the recipe's own teacher; may be repeated."),
+        typer.Option(help="Bundle to distil from, in place of the recipe's teacher; may be repeated."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="At most so many images of each class.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
     size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, not the recipe's.")
+        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
     ] = None,
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
-    lungs: Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx), not the shipped one.")] = None,
+    lungs: Annotated[
+        Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")
+    ] = None,
     split: Annotated[
-        Literal["patient", "random"] | None, typer.Option(help="How to divide data that has no split yet.")
+        Literal["patient", "random"] | None, typer.Option(help="How to split data that have no split yet.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of split and training.")] = None,
     keras: Annotated[bool, typer.Option("--keras", help="Write model.h5 for Keras as well.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a network by a recipe, then calibrate, evaluate and pack it as a bundle."""
+    """Train a network by a recipe, then calibrate, evaluate and write it as a bundle."""
+    from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
 
+    check_weights(pretrained, weights)
     with require_extra("train", "Training"):
-        from pneumoscope.experiment import Experiment, run_experiment, with_split
-        from pneumoscope.training.recipe import load_recipe
-
-    chosen = with_split(load_recipe(recipe), method=split, seed=seed)
-    chosen = changed_recipe(chosen, epochs=epochs, size=size, pretrained=pretrained, weights=weights)
-    experiment = Experiment(
-        chosen,
-        data,
-        out,
-        weights=weights,
-        lungs=lungs,
-        also=also,
-        teachers=tuple(teacher or ()),
-        teacher_epochs=epochs,
-        limit=limit,
-        keras=keras,
-        resume=resume,
-        divides=split is not None,
-    )
+        from pneumoscope import experiment
+    one_opencv_thread()
     with show_progress() as progress:
-        result = run_experiment(experiment, progress)
+        result = experiment.train(
+            recipe,
+            data,
+            out,
+            target=target,
+            epochs=epochs,
+            additional=additional,
+            teachers=tuple(teacher or ()),
+            limit=limit,
+            size=size,
+            pretrained=pretrained,
+            weights=weights,
+            lungs=lungs,
+            split=split,
+            seed=seed,
+            keras=keras,
+            resume=resume,
+            cache=cache,
+            use_cache=not no_cache,
+            progress=progress,
+        )
     if result is not None:
         _print(result, out, as_json=json_)
-        if result.unreadable:
+        if result.left_out:
             raise typer.Exit(SOME_LEFT_OUT)
 
 
-def changed_recipe(
-    recipe: Recipe, *, epochs: int | None, size: int | None, pretrained: bool | None, weights: Path | None
-) -> Recipe:
-    """Apply the options that take the place of what the recipe says."""
-    starts_trained = weights is not None or (recipe.network.pretrained if pretrained is None else pretrained)
+def check_weights(pretrained: bool | None, weights: Path | None) -> None:
+    """Stop with a usage message where two options exclude each other."""
     if pretrained is False and weights is not None:
         raise typer.BadParameter("--weights and --no-pretrained exclude each other")
-    if not starts_trained:
-        recipe = recipe.from_scratch()
-    elif pretrained:
-        network = recipe.network.model_copy(update={"pretrained": True})
-        recipe = recipe.model_copy(update={"network": network})
-    if size is not None:
-        recipe = recipe.model_copy(update={"input": recipe.input.model_copy(update={"size": size})})
-    return recipe.with_epochs(epochs) if epochs is not None else recipe
 
 
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
     import json
+    from collections import Counter
 
     from pneumoscope.evaluation.tables import with_interval
 
     metrics = result.evaluation.metrics
-    against_normal = metrics["pneumonia"]
-    summary = {
-        "bundle": str(result.bundle.path),
-        "identity": result.bundle.identity,
-        "report": str(result.evaluation.report),
-        "test_images": metrics["images"],
-        "not_evaluated": len(result.evaluation.not_evaluated),
-        "left_out": len(result.unreadable),
-        "auroc": against_normal["auroc"],
-        "accuracy": against_normal["accuracy"],
-        "accuracy_all_classes": metrics["all_classes"]["accuracy"],
+    name = metrics.target.name
+    lines = {
+        "auroc": (f"AUROC, {name} against the rest", metrics.detection.auroc),
+        "accuracy": (f"accuracy, {name} against the rest", metrics.detection.accuracy),
+        "accuracy_all_classes": (f"accuracy, {len(metrics.classes)} classes", metrics.all_classes.accuracy),
     }
     if as_json:
+        summary = {
+            "bundle": str(result.bundle.path),
+            "identity": result.bundle.identity,
+            "report": str(result.evaluation.report),
+            "target": name,
+            "test_images": metrics.images,
+            "not_evaluated": len(result.evaluation.not_evaluated),
+            "left_out": len(result.left_out),
+            **{
+                key: {"value": one.value, "low": one.low, "high": one.high} for key, (_, one) in lines.items()
+            },
+        }
         typer.echo(json.dumps(summary, indent=2))
         return
-    for label, key in (
-        ("AUROC, pneumonia against normal", "auroc"),
-        ("accuracy, pneumonia against normal", "accuracy"),
-        (f"accuracy, {len(metrics['classes'])} classes", "accuracy_all_classes"),
-    ):
-        typer.echo(f"{label:38s} {with_interval(summary[key])}")
-    typer.echo(f"{summary['test_images']} test images evaluated, {summary['not_evaluated']} not evaluated")
-    if result.unreadable:
-        typer.echo(f"{len(result.unreadable)} unreadable images left out: {out / 'unreadable.csv'}", err=True)
-    typer.echo(f"bundle: {summary['bundle']}\nreport: {summary['report']}")
+    for label, estimate in lines.values():
+        typer.echo(f"{label:38s} {with_interval(estimate)}")
+    typer.echo(
+        f"{metrics.images} test images evaluated, {len(result.evaluation.not_evaluated)} not evaluated"
+    )
+    for status, count in Counter(one.status for one in result.left_out).items():
+        typer.echo(f"{count} {status} images left out: {out / 'left-out.csv'}", err=True)
+    typer.echo(f"bundle: {result.bundle.path}\nreport: {result.evaluation.report}")

@@ -12,14 +12,14 @@ from pneumoscope.errors import require_extra
 
 def train_lungs(
     data: Annotated[Path, typer.Option(help="Folder or manifest of images.")],
-    masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the images' relative names.")],
+    masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the relative names of the images.")],
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
     epochs: Annotated[int, typer.Option(min=1)] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
 ) -> None:
-    """Train the lung segmenter on the patients that the default recipe trains on, or on split train."""
-    import logging
-
+    """Train the lung segmenter on the training patients of the default recipe, or on split train."""
+    from pneumoscope.cli.common import one_opencv_thread
+    from pneumoscope.cli.progress import show_progress
     from pneumoscope.data.folder import load
 
     with require_extra("train", "Training"):
@@ -27,13 +27,14 @@ def train_lungs(
         from pneumoscope.training.lungs import fit_lungs
         from pneumoscope.training.recipe import load_recipe
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    one_opencv_thread()
     manifest = load(data)
     if not manifest.has_split:
         how = load_recipe("default").split
         manifest = divide(manifest, how.model_copy(update={"seed": seed}))
-    result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed)
+    with show_progress() as progress:
+        result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed, progress=progress)
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
-        f"({result.dice:.4f} at its own size), {result.images} images, {result.seconds:.0f} s"
+        f"({result.dice:.4f} at the size of the network), {result.images} images, {result.seconds:.0f} s"
     )

@@ -60,7 +60,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class _FileFacts:
-    """What reading one file gave."""
+    """The result of reading one file."""
 
     sha256: str = ""
     width: int = 0

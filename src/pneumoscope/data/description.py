@@ -1,4 +1,4 @@
-"""``dataset.yaml``: what a data set states about itself.
+"""``dataset.yaml``: name, population, hospital, label source, licence and citation of a data set.
 
 ::
 

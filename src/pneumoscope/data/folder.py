@@ -13,7 +13,7 @@ Age, sex and view position come from the table of labels. A table ``sizes.csv`` 
 
 The patient comes from the table of patients or labels, else from a Kermany file name, else from the folder
 directly under the class folder (``normal/patient7/view1.png``), else from the DICOM header; an image without
-any of these counts as a patient of its own.
+any of these counts as one patient.
 """
 
 from __future__ import annotations

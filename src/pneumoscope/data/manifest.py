@@ -95,7 +95,7 @@ class Manifest:
     root : Path
         Folder that the records' paths start from.
     description : DatasetDescription or None
-        What the data set states about itself in ``dataset.yaml``; None where it has none.
+        The content of ``dataset.yaml``; None where there is none.
 
     Raises
     ------

@@ -38,7 +38,7 @@ _REPEAT_VIEWS = 0.35
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What stays the same in all images of one patient; lengths in half image widths."""
+    """The anatomy that all images of one patient share; lengths in half image widths."""
 
     chest: float
     apex: float

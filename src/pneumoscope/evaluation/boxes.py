@@ -1,4 +1,4 @@
-"""Tables of boxes that radiologists drew, in either of two layouts."""
+"""Boxes that radiologists drew: their tables, in either of two layouts, and how heat maps agree with them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
+import numpy as np
+
 from pneumoscope.data.manifest import Record
 from pneumoscope.data.tables import read_rows
+from pneumoscope.domain import Explanation
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.scores import BoolArray
 
-__all__ = ["Box", "match_boxes", "read_boxes"]
+__all__ = [
+    "IOU_AT",
+    "TOLERANCE",
+    "Box",
+    "inside_boxes",
+    "match_boxes",
+    "measure_boxes",
+    "point_of",
+    "points_at",
+    "read_boxes",
+]
 
+TOLERANCE = 15 / 224
+"""Distance from a box that still counts as inside, as a share of the image's shorter side."""
+
+IOU_AT = 0.5
+"""Share of a map's maximum above which a place counts, for the overlap with boxes."""
+
+_GRID = 224  # pixels on the shorter side, for areas
 _SIDES = ("x", "y", "width", "height")
 
 
@@ -180,9 +202,9 @@ def measure_boxes(
 ) -> dict[str, float]:
     """Return how a heat map agrees with boxes.
 
-    The pointing game asks whether the map's maximum falls inside a box, give or take 15 pixels on an image whose
-    shorter side is 224 (Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018). An empty map is
-    a miss.
+    The pointing game asks whether the map's maximum falls inside a box, give or take 15 pixels on an image
+    whose shorter side is 224 (Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018). An
+    empty map is a miss.
 
     Parameters
     ----------

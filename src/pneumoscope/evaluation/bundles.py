@@ -1,90 +1,149 @@
-"""Evaluating and calibrating a bundle: what is measured is what ships."""
+"""Evaluating a bundle: what is measured is what ships."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from pneumoscope.data.labels import TWO_CLASSES
-from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import Prediction
-from pneumoscope.evaluation.calibration import Method, fit_calibration
-from pneumoscope.evaluation.card import write_card
-from pneumoscope.evaluation.elsewhere import still_true
-from pneumoscope.evaluation.localisation import MapTruth, localise
+import numpy as np
+
+from pneumoscope.data.folder import load
+from pneumoscope.data.labels import class_index, classes_with_target
+from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.domain import Prediction, ViewPosition
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, localise
 from pneumoscope.evaluation.metrics import evaluate_scores
-from pneumoscope.evaluation.observe import MeanFeatures, observe
+from pneumoscope.evaluation.populations import measured_population
 from pneumoscope.evaluation.report import write_report
 from pneumoscope.evaluation.robustness import CorruptionPlan, measure_robustness
-from pneumoscope.evaluation.scores import ScoredSet, scored_set
-from pneumoscope.evaluation.tables import not_evaluated_counts
-from pneumoscope.model.bundle import HEAD_FILE, Bundle, head_bytes, write_bundle
+from pneumoscope.evaluation.scores import ScoredSet, Threshold, scored_set
+from pneumoscope.evaluation.steps import add_external_validation, measure_speed, sign_bundle
+from pneumoscope.evaluation.tables import count_not_evaluated
+from pneumoscope.model.bundle import Bundle, load_bundle
+from pneumoscope.model.manifest import BundleManifest
+from pneumoscope.model.results import Evaluation
+from pneumoscope.parallel import Progress, available_cpus
+from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["Evaluation", "calibrate_bundle", "evaluate_bundle", "sign_bundle"]
-
-
-KEPT_RESULTS = ("speed", "recalibration", "parent")
-"""Results that another evaluation does not replace."""
+__all__ = ["BundleEvaluation", "evaluate", "evaluate_bundle"]
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a bundle did on a labelled set.
+class BundleEvaluation:
+    """An evaluation of a bundle on labelled images.
 
     Parameters
     ----------
-    metrics : dict
-        Content of ``metrics.json``.
+    metrics : Evaluation
+        The measures; ``metrics.json`` holds their JSON.
     report : Path
-        The page that shows it.
+        The page that shows them.
     scored : ScoredSet
         The images that were evaluated.
     not_evaluated : sequence of Prediction
         The images that were unreadable or rejected.
     """
 
-    metrics: dict[str, Any]
+    metrics: Evaluation
     report: Path
     scored: ScoredSet
     not_evaluated: Sequence[Prediction]
 
 
-def calibrate_bundle(
-    bundle: Bundle, manifest: Manifest, *, method: Method, described_as: str, views: int = 0, seed: int = 0
-) -> Bundle:
-    """Fit calibrator, operating points, prediction sets and the background of heat maps; write them.
+def evaluate(
+    data: Path | str,
+    out: Path | str,
+    *,
+    bundle: Path | str | None = None,
+    split: Literal["train", "val", "test"] | None = None,
+    masks: Path | None = None,
+    boxes: Path | None = None,
+    curves: int | None = None,
+    robustness: bool = False,
+    images: int | None = None,
+    sign: bool = False,
+    add_to_card: str | None = None,
+    n_boot: int = 1000,
+    progress: Progress | None = None,
+) -> BundleEvaluation:
+    """Evaluate a bundle on labelled images, as ``pneumoscope evaluate`` does.
 
     Parameters
     ----------
-    bundle : Bundle
-        Its own calibrator is replaced.
-    manifest : Manifest
-        Images that the network was not trained on and that it will not be evaluated on.
-    method : {"none", "temperature", "vector"}
-        How the logits are scaled.
-    described_as : str
-        What the images are, for the record.
-    views : int
-        Mildly disturbed copies of each image that are fitted on as well (`mild_views`), a image and its
-        copies weighing as one: thresholds chosen on clean images alone do not survive another device.
-    seed : int
-        Of the disturbances.
+    data : path-like
+        Labelled folder, manifest or MedMNIST ``.npz``.
+    out : path-like
+        Folder for ``metrics.json``, plots and ``report.html``.
+    bundle : path-like, optional
+        Bundle or run folder; the bundle that ships with the package if not given.
+    split : {"train", "val", "test"}, optional
+        Evaluate this split of the manifest only.
+    masks, boxes : Path, optional
+        Lung masks and radiologists' boxes that heat maps are compared with; see `MapTruth`.
+    curves : int, optional
+        Images for insertion and deletion curves; 100 if masks or boxes are given, else none.
+    robustness : bool
+        Evaluate every image under corruptions, harmless handling and shortcuts too.
+    images : int, optional
+        Most images for `robustness`; all if not given.
+    sign : bool
+        Write results, validated population and model card into the bundle.
+    add_to_card : str, optional
+        Add the results to the bundle's card as an external validation of this name.
+    n_boot : int
+        Bootstrap resamples for the 95% intervals.
+    progress : Progress, optional
+        Receives the progress.
 
     Raises
     ------
-    DataError
-        If no image could be evaluated.
+    BundleError, DataError
+        If the bundle or the data cannot be used; the line says what to do.
+    ValueError
+        If options contradict each other.
     """
-    background = MeanFeatures()
-    predictor = Predictor.load(bundle.path)
-    observed = observe(predictor, manifest, views=views, seed=seed, collectors=(background,))
-    fitted_on = f"{described_as}, each with {views} disturbed views" if views else described_as
-    calibration = fit_calibration(observed, method, fitted_on=fitted_on)
-    head = head_bytes(bundle.head_weight, bundle.head_bias, background.mean_)
-    return write_bundle(bundle.path, calibration.written_into(bundle.manifest), {HEAD_FILE: head})
+    if sign and add_to_card is not None:
+        raise ValueError("a set is the bundle's own or an external one: give sign or add_to_card")
+    if bundle is None and (sign or add_to_card is not None):
+        raise ValueError("name the bundle to write into; the one that ships with the package is not changed")
+    if images is not None and not robustness:
+        raise ValueError("images goes with robustness")
+    manifest, evaluated_on = _images_of(Path(data), split)
+    loaded = load_bundle(bundle, allow_draft=False)
+    if curves is None:
+        curves = CURVE_IMAGES if masks or boxes else 0
+    evaluated = evaluate_bundle(
+        loaded,
+        manifest,
+        Path(out),
+        evaluated_on=evaluated_on,
+        about={"Data": evaluated_on},
+        n_boot=n_boot,
+        maps=MapTruth(masks, boxes, curves),
+        corruptions=CorruptionPlan(images) if robustness else None,
+        progress=progress,
+    )
+    if sign:
+        paths = [manifest.resolve(record) for record in manifest.records]
+        sign_bundle(loaded, evaluated.metrics, speed=measure_speed(loaded, paths))
+    if add_to_card is not None:
+        add_external_validation(loaded, add_to_card, evaluated.metrics)
+    return evaluated
+
+
+def _images_of(data: Path, split: str | None) -> tuple[Manifest, str]:
+    """Load what is to be evaluated, and describe it."""
+    manifest = load(data)
+    if split is not None:
+        manifest = manifest.subset(split)
+    if not len(manifest):
+        raise DataError(f"{data}: no images to evaluate" + (f" in split {split!r}" if split else ""))
+    which = f"{split} split" if split else f"all {len(manifest)} images"
+    return manifest, f"{data.resolve().name}, {which}"
 
 
 def evaluate_bundle(
@@ -98,17 +157,21 @@ def evaluate_bundle(
     n_boot: int = 1000,
     maps: MapTruth | None = None,
     corruptions: CorruptionPlan | None = None,
-) -> Evaluation:
+    progress: Progress | None = None,
+) -> BundleEvaluation:
     """Run a bundle on labelled images and write ``metrics.json``, the plots and ``report.html``.
+
+    Nothing is written into the bundle; `sign_bundle` does that.
 
     Parameters
     ----------
     manifest : Manifest
-        With labels that the bundle knows.
+        With labels that the bundle knows. A set that is labelled with the target's name only is evaluated on
+        the classes outside the target, and the target as one class.
     out : Path
         Folder for what is written; made if absent.
     evaluated_on : str
-        What the images are: the sentence under every figure.
+        What the images are.
     about : mapping
         Further facts for the report, name to value.
     history : Path, optional
@@ -116,57 +179,89 @@ def evaluate_bundle(
     n_boot : int
         Resamples for the intervals.
     maps : MapTruth, optional
-        What heat maps are held against; they are not measured if not given.
+        What heat maps are compared with; they are not measured if not given.
     corruptions : CorruptionPlan, optional
         How robustness is measured; it is not if not given.
+    progress : Progress, optional
+        Receives the progress of each step.
 
     Raises
     ------
     DataError
-        If a label is none of the bundle's findings, no image could be evaluated, or no mask or box belongs to
-        a image.
+        If a label is none of the bundle's classes, no image could be evaluated, or no mask or box belongs to
+        an image.
     """
-    predictor = Predictor.load(bundle.path)
-    predictions = list(predictor.predict_iter([manifest.resolve(record) for record in manifest.records]))
-    classes = _evaluated_classes(bundle.manifest.findings, manifest)
-    scored, not_evaluated = scored_set(predictions, manifest.records, classes)
-    points = {point.name: point.threshold for point in bundle.manifest.operating_points}
-    threshold = predictor.operating_point.threshold
-    metrics = evaluate_scores(scored, threshold=threshold, n_boot=n_boot, points=points)
-    metrics["not_evaluated"] = not_evaluated_counts(not_evaluated)
+    progress = progress or Progress()
+    content = bundle.manifest
+    classes = _evaluated_classes(content, manifest)
+    for record in manifest.records:  # a wrong label is found before any image is read
+        class_index(record.label, classes, record.path, content.target)
+    predictor = Predictor(bundle, workers=available_cpus())
+    predictions = _predictions(predictor, manifest, progress)
+    scored, not_evaluated = scored_set(predictions, manifest.records, classes, content.target)
+    points = _thresholds(content, [one for one in predictions if one.status == "ok"])
+    metrics = evaluate_scores(
+        scored, threshold=points[content.default_operating_point], n_boot=n_boot, points=points
+    )
+    kept = set(scored.paths)
+    records = [record for record in manifest.records if record.path in kept]
+    parts: dict[str, object] = {
+        "evaluated_on": evaluated_on,
+        "population": measured_population(manifest, records, evaluated_on),
+        "decisions": content.decision_sha256,
+        "not_evaluated": count_not_evaluated(not_evaluated),
+    }
     if maps:
-        metrics["localisation"] = localise(predictor, manifest, maps, n_boot=n_boot)
+        progress.step("measuring heat maps")
+        parts["localisation"] = localise(predictor, manifest, maps, n_boot=n_boot, progress=progress)
     if corruptions:
-        metrics["robustness"] = measure_robustness(predictor, manifest, corruptions, n_boot=n_boot)
-    facts = {"Bundle": bundle.identity, "Operating point": predictor.operating_point.name, **about}
+        progress.step("corruptions")
+        parts["robustness"] = measure_robustness(
+            predictor, manifest, corruptions, n_boot=n_boot, progress=progress
+        )
+    metrics = metrics.model_copy(update=parts)
     report = write_report(
         out,
         scored,
-        rejected=not_evaluated,
         metrics=metrics,
+        not_evaluated=not_evaluated,
+        threshold=points[content.default_operating_point],
         root=manifest.root,
-        title=f"{bundle.manifest.name}: how well it reads",
-        about=facts,
+        title=f"{content.name}: evaluation",
+        about={"Bundle": bundle.identity, "Operating point": content.default_operating_point, **about},
         history=history,
-        evaluated_on=evaluated_on,
     )
-    return Evaluation(metrics, report, scored, not_evaluated)
+    return BundleEvaluation(metrics, report, scored, not_evaluated)
 
 
-def _evaluated_classes(findings: tuple[str, ...], manifest: Manifest) -> tuple[str, ...]:
-    """Evaluate on normal against pneumonia where the labels do not tell its kind."""
-    return TWO_CLASSES if "pneumonia" in manifest.labels() else findings
+def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str, ...]:
+    """Return the bundle's classes, or the target as one class where labels have only its name."""
+    target = content.target
+    if target.name in manifest.labels() and target.name not in content.classes:
+        return classes_with_target(content.classes, target)
+    return content.classes
 
 
-def sign_bundle(
-    bundle: Bundle, metrics: Mapping[str, Any], evaluated_on: str, *, speed: Mapping[str, str] | None = None
-) -> Bundle:
-    """Write measured results and the model card into a bundle; without `speed` what it says of it stays."""
-    kept = {name: fact for name, fact in bundle.manifest.results.items() if name in KEPT_RESULTS}
-    if speed is not None:
-        kept["speed"] = dict(speed)
-    others = still_true(bundle.manifest)
-    results = {"evaluated_on": evaluated_on, **metrics, **kept, **({"elsewhere": others} if others else {})}
-    manifest = bundle.manifest.model_copy(update={"results": results})
-    card = write_card(manifest.model_dump(mode="json"), metrics)
-    return write_bundle(bundle.path, manifest, {"card.md": card.encode()})
+def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -> list[Prediction]:
+    progress.step("predicting")
+    predictions = []
+    for one in predictor.predict_iter([_item(manifest, record) for record in manifest.records]):
+        predictions.append(one)
+        progress.update(len(predictions), len(manifest))
+    return predictions
+
+
+def _item(manifest: Manifest, record: Record) -> InputItem:
+    view = record.view or ViewPosition.UNKNOWN
+    return InputItem(str(manifest.resolve(record)), age=record.age, view=view)
+
+
+def _thresholds(content: BundleManifest, predictions: Sequence[Prediction]) -> dict[str, Threshold]:
+    """Return the threshold of each operating point; one per image where they depend on the population."""
+    names = [point.name for point in content.calibrations[0].operating_points]
+    if len(content.calibrations) == 1:
+        return {name: content.operating_point(name).threshold for name in names}
+    return {
+        name: np.array([content.operating_point(name, one.population).threshold for one in predictions])
+        for name in names
+    }

@@ -202,7 +202,7 @@ def fit_temperature(
         If scipy is absent.
     """
     logits, possible, weights = _checked(logits, labels, weights)
-    with require_extra("evaluate", "fitting a calibrator"):
+    with require_extra("evaluate", "Fitting a calibrator"):
         from scipy.optimize import brentq
 
     def slope(scale: float) -> float:
@@ -241,7 +241,7 @@ def fit_vector(
     """
     start = 1 / fit_temperature(logits, labels, weights)
     logits, possible, weights = _checked(logits, labels, weights)
-    with require_extra("evaluate", "fitting a calibrator"):
+    with require_extra("evaluate", "Fitting a calibrator"):
         from scipy.optimize import minimize
     k = logits.shape[1]
 

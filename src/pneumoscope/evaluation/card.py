@@ -1,213 +1,264 @@
-"""The model card: what a bundle is for, what it was made from, and how well it reads.
+"""The model card: what a bundle is for, how it was made, and how well it performs.
 
 After Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pneumoscope.evaluation import card_figures
-from pneumoscope.evaluation.calibrate import SENSITIVITY_FLOOR, SPECIFICITY_FLOOR
-from pneumoscope.evaluation.comparison import recalibration_sections
-from pneumoscope.evaluation.markdown import facts, line, table
-from pneumoscope.evaluation.tables import value, with_span
+from pneumoscope.domain import ANY_POPULATION, OperatingPoint, Population
+from pneumoscope.evaluation import card_results
+from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_span
+from pneumoscope.model.manifest import BundleManifest, Calibration, TrainingData
+from pneumoscope.model.results import PointMeasures
 
 __all__ = ["write_card"]
 
+NOT_STATED = "not stated"
+
 _LIMITS = (
-    "It speaks of frontal chest radiographs like those it was trained on. Another age group, hospital, "
-    "device or projection can lower every figure below.",
-    "It knows the findings named here and no others: a image with another disease may be called either way.",
-    "The labels are those of the data set and hold its errors.",
+    "For frontal chest radiographs like those it was trained on. Another age group, hospital, device or "
+    "projection can lower every measure below.",
+    "It knows the classes named here and no others: an image with another disease may be predicted as any of "
+    "them.",
+    "The labels are those of the data set, with their errors.",
 )
-_KINDS = "Bacterial and viral pneumonia often look alike; the kind is far less certain than the presence."
-# By what the description of the training data says: whom they show, and under which licence.
-_TRAINING_SETS = {
-    "kermany": (
-        "children of 1 to 5 years, AP view, of one hospital (Guangzhou Women and Children's Medical Center)",
-        "CC BY 4.0 (Kermany et al., Cell 2018)",
-    ),
-    "nih": (
-        "adults, AP and PA view, of one hospital (NIH Clinical Center), with labels mined from reports",
-        "NIH ChestX-ray14: free to use, with acknowledgment (Wang et al., CVPR 2017)",
-    ),
-}
-_ADULTS_MEASURED = (
-    "Whom else it was measured on stands under *On other sets*; for anybody else, nobody knows."
+_WHEN_CHOSEN = (
+    "Results when chosen are those of the images that the threshold was chosen on, which is optimistic; the "
+    "evaluated ones are those of the evaluation above."
 )
-_ADULTS_UNKNOWN = "It was not measured on adults: for them, nobody knows how well it reads."
-_PROVENANCE = (
-    ("data_description", "Data"),
-    ("data_fingerprint", "Data fingerprint"),
-    ("also_description", "Learnt from besides, never evaluated on"),
-    ("also_fingerprint", "Its fingerprint"),
-    ("recipe", "Recipe"),
-    ("recipe_sha256", "Recipe sha256"),
-    ("precision", "Precision"),
-    ("split_method", "Split by"),
-    ("split_seed", "Split seed"),
-    ("split_fingerprint", "Split fingerprint"),
-    ("teachers", "Taught by"),
-    ("code_version", "Code"),
-    ("created", "Made"),
-    ("parent", "Made from"),
-)
+_WHEN_CROSS_FITTED = "Results when chosen are the cross-fitted ones of the recalibration above."
 _INPUT = ("size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
-_FLOORS = {
-    "screening": f"sensitivity at least {SENSITIVITY_FLOOR:.2f}",
-    "balanced": "amid the greatest sums of sensitivity and specificity",
-    "rule-in": f"specificity at least {SPECIFICITY_FLOOR:.2f}",
-}
 
 
-def write_card(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """Write the model card of a bundle.
+def write_card(manifest: BundleManifest) -> str:
+    """Write the model card of a bundle in Markdown.
 
     Parameters
     ----------
-    bundle : mapping
-        Content of ``bundle.json`` (``manifest.model_dump(mode="json")``). What it lacks is left out. Its
-        ``results`` may hold ``evaluated_on``, the images that were measured; ``elsewhere``, figures on other
-        sets by name; ``gate`` and ``speed``, mappings of facts.
-    metrics : mapping
-        From `evaluate_scores`, with ``not_evaluated``, ``localisation`` and ``robustness`` where they were
-        measured; empty for a bundle that was not measured.
-
-    Returns
-    -------
-    str
-        Markdown.
+    manifest : BundleManifest
+        What is not stated in it is said to be so; what was not measured is left out.
     """
-    results = bundle.get("results") or {}
-    others = results.get("elsewhere") or {}
+    results = manifest.results
+    evaluation = results.evaluation
     parts = [
-        f"# {line(bundle['name'])}",
-        f"Reads a frontal chest radiograph as {_either(bundle['findings'])}, with calibrated probabilities.",
+        f"# {line(manifest.name)}",
+        f"Predicts {_either(manifest.classes)} from a frontal chest radiograph, with calibrated "
+        f"probabilities, and decides on {_target(manifest)}.",
         "## Intended use and limits",
-        line(bundle.get("intended_use", "")),
-        "\n".join(f"- {limit}" for limit in _limits(bundle, bool(others))),
-        "## Where it comes from",
-        facts(_origin(bundle)),
+        line(manifest.intended_use),
+        "\n".join(f"- {line(limit)}" for limit in _limits(manifest)),
+        *_provenance(manifest),
     ]
-    if metrics:
-        parts += card_figures.reading(metrics, str(results.get("evaluated_on", "")))
-    parts += recalibration_sections(bundle)
-    parts += card_figures.elsewhere(others)
-    parts += _answers(bundle, metrics)
-    parts += _gate(bundle, metrics)
-    if robustness := metrics.get("robustness"):
-        parts += card_figures.robustness(robustness)
-    if localisation := metrics.get("localisation"):
-        parts += card_figures.heat_maps(localisation)
-    parts += card_figures.mistakes(metrics.get("mistakes", ()))
-    if speed := results.get("speed"):
-        parts += ["## Speed", facts((str(name), fact) for name, fact in speed.items())]
-    hashes = {name: f"`{sha256}`" for name, sha256 in bundle.get("files", {}).items() if name != "card.md"}
+    if evaluation is not None:
+        parts += card_results.evaluation_sections(evaluation)
+    parts += card_results.recalibration_sections(manifest)
+    parts += card_results.external_sections(results.external, manifest.target.name)
+    parts += _decisions(manifest)
+    parts += _gate(manifest)
+    if evaluation is not None:
+        if evaluation.robustness is not None:
+            parts += card_results.robustness_sections(evaluation.robustness)
+        if evaluation.localisation is not None:
+            parts += card_results.heat_map_sections(evaluation.localisation)
+        parts += card_results.mistake_sections(evaluation)
+    if (speed := results.speed) is not None:
+        parts += [
+            "## Speed",
+            fact_list(
+                [
+                    ("Images per second, from file to prediction", f"{speed.images_per_second:.0f}"),
+                    ("One image alone", f"{speed.latency_ms:.1f} ms"),
+                    ("Measured on", speed.measured_on),
+                ]
+            ),
+        ]
+    hashes = {name: f"`{sha256}`" for name, sha256 in manifest.files.items() if name != "card.md"}
     if hashes:
-        parts += ["## Files", table(("file", "sha256"), sorted(hashes.items()))]
+        parts += ["## Files", markdown_table(("file", "sha256"), sorted(hashes.items()))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _training_sets(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return whom the known training sets show, and their licences, in the order of what was learnt from."""
-    provenance = bundle.get("provenance") or {}
-    described = (str(provenance.get(name, "")).lower() for name in ("data_description", "also_description"))
-    return [known for text in described for name, known in _TRAINING_SETS.items() if name in text]
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _limits(bundle: Mapping[str, Any], others: bool) -> list[str]:
-    limits = []
-    if sets := _training_sets(bundle):
-        population = "; and on ".join(shown for shown, _ in sets)
-        limits = [f"Trained on {population}.", _ADULTS_MEASURED if others else _ADULTS_UNKNOWN]
-    return [*limits, *_LIMITS, *((_KINDS,) if "viral" in bundle["findings"] else ())]
+def _target(manifest: BundleManifest) -> str:
+    target = manifest.target
+    return (
+        target.name if target.classes == (target.name,) else f"{target.name} ({_either_one(target.classes)})"
+    )
 
 
-def _origin(bundle: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    provenance = bundle.get("provenance") or {}
-    spec = bundle.get("input") or {}
-    steps = ", ".join(f"{name} {spec[name]}" for name in _INPUT if spec.get(name) not in {None, "", "none"})
-    return [
-        *((label, _plain(provenance.get(name))) for name, label in _PROVENANCE),
-        ("Licence of the data", "; ".join(licence for _, licence in _training_sets(bundle))),
-        ("Input", steps),
-        ("Licence", bundle.get("licence")),
+def _either_one(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else _either(names)
+
+
+def _limits(manifest: BundleManifest) -> list[str]:
+    limits = [f"Trained on: {_populations([_trained_on(one) for one in manifest.provenance.data])}."]
+    limits.append(f"Validated on: {_populations(list(map(_with_counts, manifest.validated)))}.")
+    others = " than these and those under *External validation*" if manifest.results.external else ""
+    limits.append(f"Not evaluated on other populations{others}.")
+    subtypes = manifest.target.classes
+    if len(subtypes) > 1:
+        limits.append(
+            f"The classes of {manifest.target.name} ({_either(subtypes)}) often look alike: they are less "
+            "certain than its presence."
+        )
+    return [*limits, *_LIMITS]
+
+
+def _populations(described: Sequence[str]) -> str:
+    return "; ".join(described) or NOT_STATED
+
+
+def _trained_on(data: TrainingData) -> str:
+    name = data.description.name or "an unnamed data set"
+    return f"{name} ({_population(data)})"
+
+
+def _population(data: TrainingData) -> str:
+    population = data.description.population
+    return "population not stated" if population == Population() else population.describe()
+
+
+def _with_counts(population: Population) -> str:
+    counts = [
+        f"{count:,} {what}"
+        for count, what in ((population.patients, "patients"), (population.images, "images"))
+        if count is not None
     ]
+    return population.describe() + (f" ({', '.join(counts)})" if counts else "")
 
 
-def _plain(fact: object) -> object:
-    return ", ".join(map(str, fact)) if isinstance(fact, list | tuple) else fact
+def _provenance(manifest: BundleManifest) -> list[str]:
+    provenance, spec = manifest.provenance, manifest.input.model_dump()
+    steps = ", ".join(f"{name} {spec[name]}" for name in _INPUT if spec.get(name) not in {None, "", "none"})
+    parts = ["## Provenance"]
+    for data in provenance.data:
+        parts += ["### Additional training data" if data.additional else "### Training data", _data_set(data)]
+    if not provenance.data:
+        parts += ["### Training data", f"Training data: {NOT_STATED}."]
+    parts.append("### How it was made")
+    if provenance.steps:
+        parts.append("\n".join(f"{number}. {line(step)}" for number, step in enumerate(provenance.steps, 1)))
+    facts: list[tuple[str, Any]] = [
+        ("Recipe", provenance.recipe),
+        ("Recipe sha256", provenance.recipe_sha256),
+        ("Pretrained weights", provenance.pretrained or "none"),
+        ("Precision", provenance.precision),
+        ("Split by", provenance.split_method),
+        ("Split seed", provenance.split_seed),
+        ("Split fingerprint", provenance.split_fingerprint),
+        ("Teachers (distillation)", ", ".join(provenance.teachers)),
+        ("Code", provenance.code_version),
+        ("Created", provenance.created),
+        ("Recalibrated from", provenance.parent),
+        ("Input", steps),
+        ("Licence", manifest.licence),
+    ]
+    return [*parts, fact_list(facts)]
 
 
-def _answers(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+def _data_set(data: TrainingData) -> str:
+    stated = data.description
+    return fact_list(
+        [
+            ("Data set", stated.name or NOT_STATED),
+            ("Population", _population(data).removeprefix("population ")),
+            ("Hospital", stated.hospital or stated.population.hospital or NOT_STATED),
+            ("Source of the labels", stated.label_source or NOT_STATED),
+            ("Licence of the data", stated.licence or NOT_STATED),
+            ("Citation", stated.citation or NOT_STATED),
+            ("Images trained on", None if data.images is None else f"{data.images:,}"),
+            ("Fingerprint", data.fingerprint),
+        ]
+    )
+
+
+def _decisions(manifest: BundleManifest) -> list[str]:
     """Calibration, operating points, prediction sets."""
-    calibrator = bundle.get("calibrator") or {}
-    parts = ["## How it answers", "### Calibration"]
-    method = calibrator.get("method", "none")
-    if method == "none":
-        parts.append("The probabilities are those of the network; no calibrator was fitted.")
-    else:
-        on = line(calibrator.get("fitted_on") or "")
-        parts.append(f"Calibrated by {method} scaling" + (f", fitted on {on}." if on else "."))
-    parts += card_figures.calibration(metrics)
-    parts += _operating_points(bundle, metrics.get("operating_points") or {})
-    if bundle.get("conformal"):
-        share = 1 - float(bundle.get("conformal_alpha") or 0.1)
+    evaluation = manifest.results.evaluation
+    parts = ["## Calibration and decisions", "### Calibration"]
+    several = len(manifest.calibrations) > 1
+    parts += [_calibrator(calibration, several=several) for calibration in manifest.calibrations]
+    if evaluation is not None:
+        parts += card_results.reliability_sections(evaluation)
+    measured = {} if evaluation is None else evaluation.operating_points
+    parts += _operating_points(manifest, measured)
+    first = manifest.calibrations[0]
+    if first.conformal:
+        share = 1 - (first.conformal_alpha or 0.1)
         parts += [
             "### Prediction sets",
-            f"Prediction sets hold the true class for {share:.0%} of the images of each class, as long as "
-            "they are like those of the calibration.",
+            f"A prediction set holds the true class for {share:.0%} of the images of each class, as long as "
+            "the images are like those of the calibration.",
         ]
     return parts
 
 
-def _operating_points(bundle: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
-    """Return the thresholds, what they were chosen for, and what they gave; as chosen, then as measured."""
-    default = bundle.get("default_operating_point")
+def _calibrator(calibration: Calibration, *, several: bool) -> str:
+    calibrator = calibration.calibrator
+    whose = f" for {_of_population(calibration.population)}" if several else ""
+    if calibrator.method == "none":
+        return f"The probabilities{whose} are those of the network; no calibrator was fitted."
+    on = f", fitted on {line(calibrator.fitted_on)}" if calibrator.fitted_on else ""
+    return f"Probabilities{whose} are calibrated by {calibrator.method} scaling{on}."
+
+
+def _of_population(name: str) -> str:
+    return "any population" if name == ANY_POPULATION else line(name)
+
+
+def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasures]) -> list[str]:
+    """Return thresholds, why they were chosen, and what they reached: when chosen, then as evaluated."""
     rows = []
-    for point in bundle.get("operating_points") or ():
-        name, here = point["name"], measured.get(point["name"], {})
-        rows.append(
-            (
-                f"{name} (default)" if name == default else name,
-                _FLOORS.get(name, ""),
-                f"{point['threshold']:.4f}",
-                *(value(_figure(point.get(rate))) for rate in ("sensitivity", "specificity")),
-                *(with_span(here.get(rate)) for rate in ("sensitivity", "specificity")),
-            )
-        )
-    if not rows:
-        return []
-    head = ("operating point", "chosen for", "threshold", "sens. when chosen", "spec. when chosen")
+    for calibration in manifest.calibrations:
+        for point in calibration.operating_points:
+            here = measured.get(point.name) if calibration is manifest.calibrations[0] else None
+            rows.append(_point_row(point, here, default=point.name == manifest.default_operating_point))
+    head = (
+        "operating point",
+        "population",
+        "criterion",
+        "threshold",
+        "chosen on",
+        "sensitivity when chosen",
+        "specificity when chosen",
+        "sensitivity evaluated",
+        "specificity evaluated",
+    )
     return [
         "### Operating points",
-        "Figures when chosen are those of the images the threshold was chosen on, which flatters them; the "
-        "measured ones are those of the images above.",
-        table((*head, "sensitivity measured", "specificity measured"), rows),
+        _WHEN_CROSS_FITTED if manifest.results.recalibration else _WHEN_CHOSEN,
+        markdown_table(head, rows),
     ]
 
 
-def _figure(number: float | None) -> dict[str, float | None]:
-    return {"value": number, "low": None, "high": None}
+def _point_row(point: OperatingPoint, measured: PointMeasures | None, *, default: bool) -> tuple[str, ...]:
+    patients = "" if point.patients is None else f" ({point.patients:,} patients)"
+    return (
+        f"{point.name} (default)" if default else point.name,
+        point.population,
+        point.criterion or NOT_STATED,
+        f"{point.threshold:.4f}",
+        (point.chosen_on or NOT_STATED) + patients,
+        with_span(point.sensitivity),
+        with_span(point.specificity),
+        with_span(measured and measured.sensitivity),
+        with_span(measured and measured.specificity),
+    )
 
 
-def _gate(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """Return what a image must satisfy, and how many did not."""
+def _gate(manifest: BundleManifest) -> list[str]:
+    """Return the limits that an image must satisfy, and how many did not."""
     limits = {
         name.replace("_", " "): f"{fact:g}" if isinstance(fact, float) else fact
-        for name, fact in (bundle.get("gate") or {}).items()
+        for name, fact in manifest.gate.model_dump().items()
         if isinstance(fact, bool | int | float | str)
     }
-    measured = (bundle.get("results") or {}).get("gate") or {}
-    parts = [
-        *card_figures.rejections(metrics.get("not_evaluated"), metrics.get("images", 0)),
-        facts((str(name), fact) for name, fact in measured.items()),
-        facts(limits.items()),
-    ]
-    return ["## What it rejects", *parts] if any(parts) else []
-
-
-def _either(findings: Sequence[str]) -> str:
-    return f"{', '.join(findings[:-1])} or {findings[-1]}"
+    evaluation = manifest.results.evaluation
+    rejections = [] if evaluation is None else card_results.rejection_lines(evaluation)
+    return ["## Rejected images", *rejections, "Limits of the gate:", fact_list(limits.items())]

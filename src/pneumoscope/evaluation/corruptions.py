@@ -9,9 +9,9 @@ of 224 by 224 pixels of 8 bits; here on images of any size in [0, 1], without th
 JPEG, made smaller by another filter, stretched, squashed to a square or restored from one.
 
 `SHORTCUTS` are what accompanies a label by accident: burnt-in letters, exposure text, tubes, borders. A
-network that relies on them and not on the lungs changes its prediction when they are added or removed (Zech et
-al., Variable generalization performance of a deep learning model to detect pneumonia in chest radiographs, PLOS
-Medicine 2018). Each is added to every image; one removes whatever is near the edge.
+network that relies on them and not on the lungs changes its prediction when they are added or removed (Zech
+et al., Variable generalization performance of a deep learning model to detect pneumonia in chest radiographs,
+PLOS Medicine 2018). Each is added to every image; one removes whatever is near the edge.
 """
 
 from __future__ import annotations

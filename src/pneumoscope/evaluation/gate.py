@@ -118,7 +118,7 @@ def fit_gate(
     bundle : Bundle
         Its pipeline prepares the images.
     manifests : iterable of Manifest
-        One per source; each counts the same. Every kind of chest that shall pass must be among them: fitted on
+        One per source; each counts the same. All populations that shall pass must be among them: fitted on
         children alone the gate rejects some adults. Labels are not read.
     cache : ImageCache, optional
         Where standardised images are kept.
@@ -163,7 +163,7 @@ def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:
 
 
 def _statistics(parts: Sequence[Floats]) -> Novelty:
-    with require_extra("evaluate", "fitting the gate"):
+    with require_extra("evaluate", "Fitting the gate"):
         from sklearn.covariance import ledoit_wolf
 
     largest = max(map(len, parts))

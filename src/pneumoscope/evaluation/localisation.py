@@ -4,9 +4,9 @@
 * Boxes: see `pneumoscope.evaluation.boxes`.
 * Insertion and deletion curves (Petsiuk et al., *RISE: Randomized Input Sampling for Explanation of Black-box
   Models*, BMVC 2018): the area under the probability while the image is uncovered, or covered, from the map's
-  maximum to its minimum. Covered parts show another patient's chest without the finding, in the same frame. RISE
-  covers with a heavy blur; these curves are made too, but a chest without detail is no healthy chest: networks
-  tend to call it pneumonia, and then little rises or falls.
+  maximum to its minimum. Covered parts show another patient's chest without the finding, in the same frame.
+  RISE covers with a heavy blur; these curves are made too, but a chest without detail is no healthy chest:
+  networks tend to predict pneumonia, and then little rises or falls.
 
 The chance level of each stands beside it: the share of the area, and the curves of another patient's map.
 """
@@ -36,7 +36,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict.explain import LogOdds, blurred
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["CURVE_IMAGES", "CURVES", "STEPS", "MapTruth", "curve", "energy_inside", "localise"]
+__all__ = ["CURVES", "CURVE_IMAGES", "STEPS", "MapTruth", "curve", "energy_inside", "localise"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,8 +93,8 @@ def localise(
 ) -> Localisation:
     """Measure the heat maps of a bundle.
 
-    Energy and curves are of the evaluated images that are labelled with the target and whose map is not empty;
-    pointing game and overlap are of all evaluated images with a box, an empty map being a miss.
+    Energy and curves are of the evaluated images that are labelled with the target and whose map is not
+    empty; pointing game and overlap are of all evaluated images with a box, an empty map being a miss.
 
     Parameters
     ----------
@@ -191,8 +191,8 @@ def _measured(
             others = [*others, (record.patient_id, explanation.heatmap)][-20:]
     if truth.masks is not None and not masks_found:
         raise DataError(
-            f"{truth.masks}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with the "
-            "image's path below the data's folder"
+            f"{truth.masks}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with "
+            "the image's path below the data's folder"
         )
     return rows
 

@@ -13,7 +13,14 @@ import numpy as np
 from pneumoscope.domain import AGE_BANDS, Estimate
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
-from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray, ScoredSet, worst_mistakes
+from pneumoscope.evaluation.scores import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    ScoredSet,
+    Threshold,
+    worst_mistakes,
+)
 from pneumoscope.model.results import (
     AllClasses,
     ClassMeasures,
@@ -59,10 +66,10 @@ _Estimates = Mapping[_Key, Estimate]
 def evaluate_scores(
     scored: ScoredSet,
     *,
-    threshold: float,
+    threshold: Threshold,
     n_boot: int = 1000,
     seed: int = 0,
-    points: Mapping[str, float] | None = None,
+    points: Mapping[str, Threshold] | None = None,
 ) -> Evaluation:
     """Evaluate a scored set.
 
@@ -74,14 +81,15 @@ def evaluate_scores(
     ----------
     scored : ScoredSet
         Evaluated images with their labels.
-    threshold : float
-        At or above it the probability of the target is a positive prediction, in [0, 1].
+    threshold : float or ndarray of float64, shape (N,)
+        At or above it the probability of the target is a positive prediction, in [0, 1]; one for each image
+        where it depends on the population.
     n_boot : int
         Resamples; 0 gives values without intervals.
     seed : int
         Of the resampling.
-    points : mapping of str to float, optional
-        Thresholds of further operating points by name, each in [0, 1].
+    points : mapping of str to float or ndarray, optional
+        Thresholds of further operating points by name, likewise.
 
     Returns
     -------
@@ -99,7 +107,7 @@ def evaluate_scores(
         )
     thresholds = dict(points or {})
     for one in (threshold, *thresholds.values()):
-        if not 0 <= one <= 1:
+        if not np.all((np.asarray(one) >= 0) & (np.asarray(one) <= 1)):
             raise DataError(f"the threshold must lie in [0, 1], not {one}")
     values = weighted.replicates(
         scored.patient_index, n_boot, seed, lambda weights: _measures(scored, threshold, thresholds, weights)
@@ -117,14 +125,15 @@ def evaluate_scores(
         images=len(scored),
         patients=n_patients,
         images_by_class=dict(zip(scored.classes, counts, strict=True)),
-        threshold=threshold,
+        threshold=_one_threshold(threshold),
         intervals=weighted.intervals(n_boot, seed),
         detection=Detection.model_validate(
             _section(estimates, "detection")
             | {"confusion": _counts(scored.is_positive.astype(np.int64), positive, 2)}
         ),
         all_classes=AllClasses.model_validate(
-            _section(estimates, "all_classes") | {"confusion": _counts(labels, predicted, len(scored.classes))}
+            _section(estimates, "all_classes")
+            | {"confusion": _counts(labels, predicted, len(scored.classes))}
         ),
         by_class={
             name: ClassMeasures.model_validate(_section(estimates, "by_class", name))
@@ -136,7 +145,7 @@ def evaluate_scores(
         },
         operating_points={
             name: PointMeasures.model_validate(
-                {"threshold": at, **_section(estimates, "operating_points", name)}
+                {"threshold": _one_threshold(at), **_section(estimates, "operating_points", name)}
             )
             for name, at in thresholds.items()
         },
@@ -144,6 +153,10 @@ def evaluate_scores(
         reliability=_reliability(scored),
         mistakes=_mistakes(scored, threshold),
     )
+
+
+def _one_threshold(threshold: Threshold) -> float | None:
+    return None if isinstance(threshold, np.ndarray) else threshold
 
 
 def _by_subgroup(scored: ScoredSet, estimates: _Estimates) -> dict[str, dict[str, Subgroup]]:
@@ -170,7 +183,7 @@ def _reliability(scored: ScoredSet) -> tuple[ReliabilityBin, ...]:
     )
 
 
-def _mistakes(scored: ScoredSet, threshold: float) -> tuple[MistakeRow, ...]:
+def _mistakes(scored: ScoredSet, threshold: Threshold) -> tuple[MistakeRow, ...]:
     """The most confident mistakes; of an absolute path, which would identify this machine, only the name."""
     rows = [asdict(one) for one in worst_mistakes(scored, threshold, MISTAKES // 2)]
     for row in rows:
@@ -222,7 +235,7 @@ def _in_order(name: str) -> tuple[float, str]:
 
 
 def _measures(
-    scored: ScoredSet, threshold: float, points: Mapping[str, float], weights: FloatArray
+    scored: ScoredSet, threshold: Threshold, points: Mapping[str, Threshold], weights: FloatArray
 ) -> dict[_Key, FloatArray]:
     out: dict[_Key, FloatArray] = {
         ("detection", name): values for name, values in _detection(scored, threshold, weights).items()
@@ -236,12 +249,13 @@ def _measures(
         out["operating_points", point, "sensitivity"] = weighted.share(positive, truth, weights)
         out["operating_points", point, "specificity"] = weighted.share(~positive, ~truth, weights)
     for group, mask in _subgroups(scored).items():
-        part = _detection(scored.select(mask), threshold, weights[:, mask])
+        own = threshold[mask] if isinstance(threshold, np.ndarray) else threshold
+        part = _detection(scored.select(mask), own, weights[:, mask])
         out.update({(*group, name): values for name, values in part.items()})
     return out
 
 
-def _detection(scored: ScoredSet, threshold: float, weights: FloatArray) -> dict[str, FloatArray]:
+def _detection(scored: ScoredSet, threshold: Threshold, weights: FloatArray) -> dict[str, FloatArray]:
     """The target against the rest."""
     p, truth = scored.p_target, scored.is_positive
     auroc, average_precision = weighted.ranking(p, truth, weights)

@@ -1,6 +1,6 @@
 """The plots of a report; each function returns a matplotlib Figure and touches no global state.
 
-Save one with ``figure.savefig(path)``; the report embeds them with `pneumoscope.evaluation.embed`.
+Save one with ``figure.savefig(path)``; `pneumoscope.evaluation.report` embeds them in a page.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pneumoscope.errors import require_extra
 from pneumoscope.evaluation import weighted
-from pneumoscope.evaluation.extra import evaluate_extra
-from pneumoscope.evaluation.scores import BoolArray, FloatArray, ScoredSet
+from pneumoscope.evaluation.scores import BoolArray, FloatArray, ScoredSet, Threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +36,12 @@ __all__ = [
 # On a page these three follow its light or dark theme; the colours of the data serve both.
 INK, MUTED, GRID = "#1f2a33", "#66727d", "#d9dfe4"
 ACCENT, SECOND = "#2f7fb8", "#dd7a2f"
-COLOURS = {"normal": "#2a9d8a", "pneumonia": ACCENT, "bacterial": SECOND, "viral": "#8a6bd1"}
-SPARE = ("#c2557a", "#8a8f3c", "#5b7fa6", "#a9714b")
+# Classes in their order; the target as one class has the accent.
+COLOURS = ("#2a9d8a", SECOND, "#8a6bd1", "#c2557a", "#8a8f3c", "#5b7fa6", "#a9714b")
 
 
 def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
-    with evaluate_extra("Drawing plots"):
+    with require_extra("evaluate", "Drawing plots"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
     axes: list[Axes] = list(figure.subplots(squeeze=False, **grid).flat)
@@ -71,8 +71,9 @@ def _unit_square(ax: Axes) -> None:
     ax.set_yticks(np.linspace(0, 1, 6))
 
 
-def _colour(name: str, index: int) -> str:
-    return COLOURS.get(name, SPARE[index % len(SPARE)])
+def _colour(scored: ScoredSet, index: int) -> str:
+    alone = scored.target_mask[index] and scored.target_mask.sum() == 1
+    return ACCENT if alone else COLOURS[index % len(COLOURS)]
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str], title: str = "") -> Figure:
@@ -81,13 +82,13 @@ def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str], titl
     Parameters
     ----------
     counts : sequence of sequence of int, shape (K, K)
-        Rows true, columns called.
+        Rows true, columns predicted.
     names : sequence of str, length K
         Class names.
     title : str
         Above the matrix.
     """
-    with evaluate_extra("Drawing plots"):
+    with require_extra("evaluate", "Drawing plots"):
         from matplotlib.patches import Rectangle
     k = len(names)
     figure, (ax,) = _figure(1.5 + 1.15 * k, 1.2 + 0.95 * k)
@@ -109,21 +110,21 @@ def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str], titl
     ax.set_xticks(np.arange(k) + 0.5, names)
     ax.set_yticks(np.arange(k) + 0.5, names, rotation=90, va="center")
     ax.tick_params(labelsize=9.5, labelcolor=INK)
-    _titles(ax, "called", "true", title)
+    _titles(ax, "predicted", "true", title)
     return figure
 
 
-def roc(scored: ScoredSet, threshold: float | None = None) -> Figure:
-    """Draw the ROC curve of pneumonia against normal, and each kind against the rest.
+def roc(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
+    """Draw the ROC curve of the target against the rest, and of each other class against the rest.
 
     Parameters
     ----------
     scored : ScoredSet
         Evaluated images.
-    threshold : float, optional
+    threshold : float or ndarray of float64, shape (N,), optional
         Operating point to mark, in [0, 1].
     """
-    with evaluate_extra("Drawing plots"):
+    with require_extra("evaluate", "Drawing plots"):
         from sklearn.metrics import roc_curve
     figure, (ax,) = _figure(5, 4.9)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
@@ -131,34 +132,38 @@ def roc(scored: ScoredSet, threshold: float | None = None) -> Figure:
         false_alarms, found, _ = roc_curve(truth, scores)
         auroc = weighted.ranking(scores, truth, np.ones((1, len(truth))))[0][0]
         ax.plot(false_alarms, found, label=f"{name}  {auroc:.3f}", **style)
-    if threshold is not None and _both(scored.is_pneumonia):
-        called = scored.p_pneumonia >= threshold
-        x, y = called[~scored.is_pneumonia].mean(), called[scored.is_pneumonia].mean()
-        _mark(ax, x, y, f"threshold {threshold:.3f}")
+    truth = scored.is_positive
+    if threshold is not None and _both(truth):
+        positive = scored.p_target >= threshold
+        _mark(ax, positive[~truth].mean(), positive[truth].mean(), _threshold_text(threshold))
     _unit_square(ax)
     _titles(ax, "1 − specificity", "sensitivity")
     _legend_or_reason(ax, "lower right")
     return figure
 
 
-def precision_recall(scored: ScoredSet, threshold: float | None = None) -> Figure:
+def precision_recall(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
     """Draw precision against recall; parameters as in `roc`."""
-    with evaluate_extra("Drawing plots"):
+    with require_extra("evaluate", "Drawing plots"):
         from sklearn.metrics import precision_recall_curve
     figure, (ax,) = _figure(5, 4.9)
     for name, scores, truth, style in _curves(scored):
         precision, recall, _ = precision_recall_curve(truth, scores)
         average = weighted.ranking(scores, truth, np.ones((1, len(truth))))[1][0]
         ax.plot(recall, precision, label=f"{name}  {average:.3f}", drawstyle="steps-post", **style)
-    if threshold is not None and _both(scored.is_pneumonia):
-        called = scored.p_pneumonia >= threshold
-        if called.any():
-            truth = scored.is_pneumonia
-            _mark(ax, called[truth].mean(), truth[called].mean(), f"threshold {threshold:.3f}")
+    truth = scored.is_positive
+    if threshold is not None and _both(truth):
+        positive = scored.p_target >= threshold
+        if positive.any():
+            _mark(ax, positive[truth].mean(), truth[positive].mean(), _threshold_text(threshold))
     _unit_square(ax)
     _titles(ax, "recall (sensitivity)", "precision (PPV)")
     _legend_or_reason(ax, "lower left")
     return figure
+
+
+def _threshold_text(threshold: Threshold) -> str:
+    return "thresholds by population" if isinstance(threshold, np.ndarray) else f"threshold {threshold:.3f}"
 
 
 def _both(truth: BoolArray) -> bool:
@@ -166,12 +171,14 @@ def _both(truth: BoolArray) -> bool:
 
 
 def _curves(scored: ScoredSet) -> list[tuple[str, FloatArray, BoolArray, dict[str, Any]]]:
-    """Pneumonia first and strongest, then its kinds; those that have both answers."""
-    found = [("pneumonia", scored.p_pneumonia, scored.is_pneumonia, {"color": ACCENT, "linewidth": 2.4})]
+    """The target first and strongest, then its classes and others; those with images of both labels."""
+    found = [(scored.target.name, scored.p_target, scored.is_positive, {"color": ACCENT, "linewidth": 2.4})]
+    mask = scored.target_mask
     dashes = iter(((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2))))
     for index, name in enumerate(scored.classes):
-        if name not in {"normal", "pneumonia"}:
-            style = {"color": _colour(name, index), "linewidth": 1.5, "linestyle": next(dashes, "solid")}
+        # A class that is all of the target, or all of the rest, has the curve of the target.
+        if (mask == mask[index]).sum() > 1:
+            style = {"color": _colour(scored, index), "linewidth": 1.5, "linestyle": next(dashes, "solid")}
             found.append((name, scored.probabilities[:, index], scored.labels == index, style))
     return [curve for curve in found if _both(curve[2])]
 
@@ -190,27 +197,27 @@ def _legend_or_reason(ax: Axes, where: Literal["lower left", "lower right"]) -> 
 
 
 def reliability(scored: ScoredSet) -> Figure:
-    """Draw how often pneumonia was there against how likely it was said to be, in 15 bins of equal width.
+    """Draw the observed frequency of the target against its predicted probability, in 15 bins of equal width.
 
     The bars are 95% Wilson intervals; below, how many images each bin holds.
     """
     figure, (ax, below) = _figure(5, 5.4, nrows=2, sharex=True, height_ratios=(4, 1))
-    p, truth = scored.p_pneumonia, scored.is_pneumonia
+    p, truth = scored.p_target, scored.is_positive
     edges = np.linspace(0, 1, weighted.N_BINS + 1)
     bins = weighted.bin_of(p)
     counts = np.bincount(bins, minlength=weighted.N_BINS)
     full = np.flatnonzero(counts)
-    said = np.bincount(bins, p, weighted.N_BINS)[full] / counts[full]
-    there = np.bincount(bins, truth, weighted.N_BINS)[full] / counts[full]
-    low, high = _wilson(there, counts[full])
+    predicted = np.bincount(bins, p, weighted.N_BINS)[full] / counts[full]
+    observed = np.bincount(bins, truth, weighted.N_BINS)[full] / counts[full]
+    low, high = _wilson(observed, counts[full])
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    ax.vlines(said, low, high, color=ACCENT, alpha=0.4, linewidth=4)
-    ax.plot(said, there, "o-", color=ACCENT, linewidth=1.6, markersize=6)
+    ax.vlines(predicted, low, high, color=ACCENT, alpha=0.4, linewidth=4)
+    ax.plot(predicted, observed, "o-", color=ACCENT, linewidth=1.6, markersize=6)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    _titles(ax, "", "share with pneumonia")
+    _titles(ax, "", f"observed frequency of {scored.target.name}")
     below.bar(edges[:-1], counts, width=np.diff(edges) * 0.92, align="edge", color=ACCENT, alpha=0.55)
     below.grid(visible=False, axis="x")
-    _titles(below, "probability of pneumonia that was given", "images")
+    _titles(below, f"predicted probability of {scored.target.name}", "images")
     return figure
 
 
@@ -222,31 +229,34 @@ def _wilson(share: FloatArray, n: Any) -> tuple[FloatArray, FloatArray]:
     return middle - half, middle + half
 
 
-def score_histograms(scored: ScoredSet, threshold: float | None = None) -> Figure:
-    """Draw the probability of pneumonia, one row for each true class; parameters as in `roc`."""
+def score_histograms(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
+    """Draw the probability of the target, one row for each true class; parameters as in `roc`."""
     k = len(scored.classes)
     figure, axes = _figure(5, max(5.4, 1.35 * k), nrows=k, sharex=True)
     for index, (name, ax) in enumerate(zip(scored.classes, axes, strict=True)):
-        own = scored.p_pneumonia[scored.labels == index]
-        ax.hist(own, bins=30, range=(0, 1), color=_colour(name, index), alpha=0.75, rwidth=0.92)
+        own = scored.p_target[scored.labels == index]
+        ax.hist(own, bins=30, range=(0, 1), color=_colour(scored, index), alpha=0.75, rwidth=0.92)
         ax.grid(visible=False, axis="x")
         ax.set_title(f"{name}, {len(own):,} images", color=INK, fontsize=9.5, loc="left", pad=5)
         ax.locator_params(axis="y", nbins=3, integer=True)
-        if threshold is not None:
+        if threshold is not None and not isinstance(threshold, np.ndarray):
             ax.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes[-1].set_xlim(-0.02, 1.02)
-    dashed = "" if threshold is None else f"  (dashed: threshold {threshold:.3f})"
-    _titles(axes[-1], f"probability of pneumonia{dashed}", "")
+    one = threshold is not None and not isinstance(threshold, np.ndarray)
+    dashed = f"  (dashed: threshold {threshold:.3f})" if one else ""
+    _titles(axes[-1], f"probability of {scored.target.name}{dashed}", "")
     return figure
 
 
-def insertion_deletion(curves: Mapping[str, Sequence[float]]) -> Figure:
+def insertion_deletion(curves: Mapping[str, Sequence[float]], target: str) -> Figure:
     """Draw mean insertion and deletion curves, each beside that of another patient's map and that by blur.
 
     Parameters
     ----------
     curves : mapping
-        Probabilities at equal steps of the area, under the names of `evaluate.faithfulness.CURVES`.
+        Probabilities at equal steps of the area, under the names of `localisation.CURVES`.
+    target : str
+        Name of the target.
     """
     figure, axes = _figure(9.4, 3.9, ncols=2, sharey=True)
     styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -254,20 +264,20 @@ def insertion_deletion(curves: Mapping[str, Sequence[float]]) -> Figure:
         ("_other", "another patient's map", {"color": SECOND, "linewidth": 1.6}),
         ("_blur", "its own map, by blur", {"color": MUTED, "linewidth": 1.4, "linestyle": (0, (4, 2))}),
     )
-    for ax, kind in zip(axes, ("insertion", "deletion"), strict=True):
+    for ax, name in zip(axes, ("insertion", "deletion"), strict=True):
         for suffix, label, style in styles:
-            if values := curves.get(kind + suffix):
+            if values := curves.get(name + suffix):
                 area = np.trapezoid(values, dx=1 / (len(values) - 1))
                 ax.plot(np.linspace(0, 1, len(values)), values, label=f"{label}  {area:.3f}", **style)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _titles(
             ax,
-            "share of the image that is shown" if kind == "insertion" else "share that is covered",
-            "probability of pneumonia" if kind == "insertion" else "",
-            kind,
+            "share of the image that is shown" if name == "insertion" else "share that is covered",
+            f"probability of {target}" if name == "insertion" else "",
+            name,
         )
         if ax.lines:
-            _legend(ax, "lower right" if kind == "insertion" else "lower left")
+            _legend(ax, "lower right" if name == "insertion" else "lower left")
     return figure
 
 

@@ -1,33 +1,39 @@
-"""One page that says how well a model reads: figures with intervals, plots, and what it got wrong."""
+"""One page that shows how well a model performs: measures with intervals, plots, and its mistakes."""
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
+
 from pneumoscope.domain import Prediction
-from pneumoscope.errors import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, UnreadableImageError, require_extra
 from pneumoscope.evaluation import plots
-from pneumoscope.evaluation.embed import inline_svg, thumbnail
-from pneumoscope.evaluation.extra import evaluate_extra
-from pneumoscope.evaluation.scores import Mistake, ScoredSet, worst_mistakes
+from pneumoscope.evaluation.scores import Mistake, ScoredSet, Threshold, worst_mistakes
 from pneumoscope.evaluation.tables import (
     CHANGES,
-    MEASURES,
     bar_floor,
     change,
-    map_measures,
-    not_evaluated_counts,
+    count_not_evaluated,
+    map_rows,
+    measures_of,
     robustness_rows,
     span,
     subgroup_rows,
     summary,
     value,
 )
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.model.results import Evaluation
 from pneumoscope.report.rows import plain_text
 
 if TYPE_CHECKING:
@@ -43,22 +49,26 @@ REPORT_FILE, METRICS_FILE, MATRIX_FILE, CURVES_FILE = (
 )
 TEMPLATE = "report.html.j2"
 DPI = 150
+JPEG_QUALITY = 82
+PIXELS_PER_INCH = 101  # text of 9 points comes out at 12.6 pixels, in every plot alike
+THUMBNAIL_SIDE = 360
 HEADLINE = ("auroc", "sensitivity", "specificity")
-# These run below zero, or the other way: no bar up to 1 for them.
+# These run below zero, or lower is better: no bar up to 1 for them.
 WITHOUT_BAR = {"mcc", "brier", "ece"}
+_THEME = {plots.INK: "var(--ink)", plots.MUTED: "var(--muted)", plots.GRID: "var(--line)"}
 
 
 def write_report(
     out_dir: Path,
     scored: ScoredSet,
     *,
-    rejected: Sequence[Prediction],
-    metrics: dict[str, Any],
+    metrics: Evaluation,
+    not_evaluated: Sequence[Prediction],
+    threshold: Threshold,
     root: Path,
     title: str,
     about: Mapping[str, str],
     history: Path | None = None,
-    evaluated_on: str,
 ) -> Path:
     """Write ``metrics.json``, ``confusion_matrix.png`` and a self-contained ``report.html``.
 
@@ -68,11 +78,12 @@ def write_report(
         Made if absent.
     scored : ScoredSet
         The images that were evaluated.
-    rejected : sequence of Prediction
-        Those that were not, unreadable or rejected; they are counted and listed.
-    metrics : dict
-        From `evaluate_scores`. ``metrics.json`` holds it, with `title`, `evaluated_on`, `about` and the counts
-        of what was not evaluated.
+    metrics : Evaluation
+        From `evaluate_scores`, with `evaluated_on`. ``metrics.json`` holds it, with `title` and `about`.
+    not_evaluated : sequence of Prediction
+        Images that were unreadable or rejected; they are counted and listed.
+    threshold : float or ndarray of float64, shape (N,)
+        Of the operating point.
     root : Path
         Folder that the paths of `scored` start from.
     title : str
@@ -81,13 +92,11 @@ def write_report(
         Facts about model and data, shown in their order.
     history : Path, optional
         ``history.csv`` of the training; adds a section with its curves, and ``plot.jpg``.
-    evaluated_on : str
-        Which images the figures speak of.
 
     Returns
     -------
     Path
-        The page. Nothing in it is fetched from elsewhere.
+        The page. It loads nothing from elsewhere.
 
     Raises
     ------
@@ -96,47 +105,41 @@ def write_report(
     MissingExtraError
         If the plotting or templating packages are absent.
     """
-    with evaluate_extra("Writing a report"):
+    with require_extra("evaluate", "Writing a report"):
         import jinja2
     curves = None if history is None else _history_figure(history)
-    matrix = plots.confusion_matrix(metrics["all_classes"]["confusion"], scored.classes)
-    counts = not_evaluated_counts(rejected)
+    matrix = plots.confusion_matrix(metrics.all_classes.confusion, scored.classes)
+    metrics = metrics.model_copy(update={"not_evaluated": count_not_evaluated(not_evaluated)})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(value=value, span=span, plain=plain_text, change=change)
     template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
     page = template.render(
         title=title,
-        evaluated_on=evaluated_on,
         about=about,
-        **_figures(metrics),
-        not_evaluated=counts,
-        rejected=rejected,
-        plots=_embedded(scored, metrics, matrix, curves),
-        mistakes=_shown(worst_mistakes(scored, metrics["threshold"]), root),
+        **_content(metrics),
+        rejected=not_evaluated,
+        plots=_embedded(scored, metrics, threshold, matrix, curves),
+        mistakes=_shown(worst_mistakes(scored, threshold), root),
     )
-    content = {
-        "title": title,
-        "evaluated_on": evaluated_on,
-        "about": dict(about),
-        "not_evaluated": counts,
-        **metrics,
-    }
-    return _written(out_dir, page, content, {MATRIX_FILE: matrix, CURVES_FILE: curves})
+    written = {"title": title, "about": dict(about), **metrics.model_dump(mode="json")}
+    return _written(out_dir, page, written, {MATRIX_FILE: matrix, CURVES_FILE: curves})
 
 
-def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of ``metrics.json``, in the order and the words of people."""
-    drawn = [metrics["pneumonia"][key] for key, _, _ in MEASURES if key not in WITHOUT_BAR]
-    robustness = metrics.get("robustness")
+def _content(metrics: Evaluation) -> dict[str, Any]:
+    """Return what the page shows of the measures."""
+    target, robustness = metrics.target.name, metrics.robustness
+    measures = measures_of(target)
+    drawn = [getattr(metrics.detection, key) for key, _, _ in measures if key not in WITHOUT_BAR]
     return {
         "metrics": metrics,
+        "target": target,
         "summary": summary(metrics),
-        "measures": MEASURES,
-        "headline": [measure for measure in MEASURES if measure[0] in HEADLINE],
+        "measures": measures,
+        "headline": [measure for measure in measures if measure[0] in HEADLINE],
         "without_bar": WITHOUT_BAR,
         "floor": bar_floor(drawn),
         "subgroups": subgroup_rows(metrics),
-        "maps": map_measures(metrics.get("localisation", {})),
+        "maps": map_rows(metrics.localisation),
         "robustness": robustness,
         "changes": {name: robustness_rows(robustness, name) for name in CHANGES} if robustness else {},
         "change_titles": CHANGES,
@@ -169,23 +172,24 @@ def _history_figure(history: Path) -> Figure | None:
 
 
 def _embedded(
-    scored: ScoredSet, metrics: Mapping[str, Any], matrix: Figure, curves: Figure | None
+    scored: ScoredSet, metrics: Evaluation, threshold: Threshold, matrix: Figure, curves: Figure | None
 ) -> dict[str, str]:
-    threshold = metrics["threshold"]
-    binary = plots.confusion_matrix(metrics["pneumonia"]["confusion"], ("normal", "pneumonia"))
+    target = scored.target
+    binary = plots.confusion_matrix(metrics.detection.confusion or (), (target.absent, target.name))
     figures = {
-        "binary": (binary, "Confusion matrix of pneumonia against normal"),
+        "binary": (binary, f"Confusion matrix of {target.name}"),
         "matrix": (matrix, "Confusion matrix of all classes"),
         "roc": (plots.roc(scored, threshold), "ROC curve"),
         "recall": (plots.precision_recall(scored, threshold), "Precision-recall curve"),
         "reliability": (plots.reliability(scored), "Reliability diagram"),
         "histograms": (plots.score_histograms(scored, threshold), "Histograms of the probability"),
     }
-    if mean := metrics.get("localisation", {}).get("curves", {}).get("mean"):
-        figures["insertion"] = (plots.insertion_deletion(mean), "Insertion and deletion curves")
+    if metrics.localisation and metrics.localisation.curves and metrics.localisation.curves.mean:
+        mean = metrics.localisation.curves.mean
+        figures["insertion"] = (plots.insertion_deletion(mean, target.name), "Insertion and deletion curves")
     if curves is not None:
         figures["curves"] = (curves, "Training curves")
-    return {name: inline_svg(figure, name, label) for name, (figure, label) in figures.items()}
+    return {name: _inline_svg(figure, name, label) for name, (figure, label) in figures.items()}
 
 
 def _shown(mistakes: Sequence[Mistake], root: Path) -> dict[str, list[dict[str, Any]]]:
@@ -194,8 +198,56 @@ def _shown(mistakes: Sequence[Mistake], root: Path) -> dict[str, list[dict[str, 
     for mistake in mistakes:
         shown: dict[str, Any] = {"mistake": mistake, "name": Path(mistake.path).name}
         try:
-            shown["image"] = thumbnail(root / mistake.path)
+            shown["image"] = _thumbnail(root / mistake.path)
         except UnreadableImageError as error:
             shown["reason"] = error.detail
         groups["missed" if mistake.missed else "alarms"].append(shown)
     return groups
+
+
+def _inline_svg(figure: Figure, name: str, label: str) -> str:
+    """Return a figure as an ``<svg>`` element that follows the page's theme.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Drawn with the inks of `pneumoscope.evaluation.plots`.
+    name : str
+        Unique on the page: prefix of the ids inside, which would clash between figures.
+    label : str
+        What the plot shows, for screen readers.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in _THEME.items():
+        svg = svg.replace(colour, variable)
+    # The page sets the width; the view box keeps the shape.
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    widest = round(figure.get_figwidth() * PIXELS_PER_INCH)
+    return f'{head} style="max-width:{widest}px" role="img" aria-label="{_escaped(label)}">{rest}'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+def _thumbnail(path: Path) -> str:
+    """Return an X-ray as a small JPEG in a data URI, at its own aspect.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be read (any more).
+    """
+    radiograph = read_radiograph(path, min_side=THUMBNAIL_SIDE)
+    scale = THUMBNAIL_SIDE / min(radiograph.pixels.shape)
+    width, height = (max(1, round(side * min(scale, 1))) for side in radiograph.pixels.shape[::-1])
+    grey = cv2.resize(radiograph.pixels, (width, height), interpolation=cv2.INTER_AREA)
+    levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    _, data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

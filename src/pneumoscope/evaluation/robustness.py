@@ -106,8 +106,8 @@ def measure_robustness(
     Returns
     -------
     Robustness
-        ``clean``, and by group each corruption with its ``strengths`` (values) and the mean over the strengths
-        (with intervals); ``*_change`` is the difference to clean.
+        ``clean``, and by group each corruption with its ``strengths`` (values) and the mean over the
+        strengths (with intervals); ``*_change`` is the difference to clean.
 
     Raises
     ------
@@ -292,8 +292,10 @@ def _results(
         table.patients,
         n_boot,
         seed,
-        lambda weights: {(number, number): table.measures(number, applies[number], weights) for number in numbers}
-        | {(0, number): table.measures(0, applies[number], weights) for number in some},
+        lambda weights: (
+            {(number, number): table.measures(number, applies[number], weights) for number in numbers}
+            | {(0, number): table.measures(0, applies[number], weights) for number in some}
+        ),
     )
     clean = measured[0, 0]
     groups = {}

@@ -23,6 +23,7 @@ __all__ = [
     "IntArray",
     "Mistake",
     "ScoredSet",
+    "Threshold",
     "scored_set",
     "worst_mistakes",
 ]
@@ -30,6 +31,8 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Threshold = float | FloatArray
+"""One for all images, or one for each, shape (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,8 @@ class ScoredSet:
         n, k = len(self.labels), len(self.classes)
         if not self.target_mask.any() or self.target_mask.all():
             raise DataError(
-                f"some of the classes ({', '.join(self.classes)}), not all, must count as {self.target.name}; "
-                "correct the target's classes"
+                f"some of the classes ({', '.join(self.classes)}), not all, must count as "
+                f"{self.target.name}; correct the target's classes"
             )
         if self.probabilities.shape != (n, k):
             raise DataError(
@@ -233,17 +236,17 @@ class Mistake:
     missed: bool
 
 
-def worst_mistakes(scored: ScoredSet, threshold: float, count: int = 8) -> tuple[Mistake, ...]:
+def worst_mistakes(scored: ScoredSet, threshold: Threshold, count: int = 8) -> tuple[Mistake, ...]:
     """Return the most confident mistakes: up to `count` missed, then up to `count` false alarms.
 
     Parameters
     ----------
     scored : ScoredSet
         Evaluated images.
-    threshold : float
+    threshold : float or ndarray of float64, shape (N,)
         On the probability of the target, in [0, 1].
     count : int
-        Most images of each sort; the furthest from the threshold come first.
+        Most images of each sort; the most confident come first.
     """
     p, truth = scored.p_target, scored.is_positive
     missed = np.flatnonzero(truth & (p < threshold))

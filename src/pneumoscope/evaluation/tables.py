@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pneumoscope.domain import Estimate, Prediction
 from pneumoscope.model.results import (
@@ -29,7 +30,10 @@ __all__ = [
     "change",
     "comparison_rows",
     "count_not_evaluated",
+    "fact_list",
+    "line",
     "map_rows",
+    "markdown_table",
     "measures_of",
     "robustness_rows",
     "span",
@@ -58,7 +62,13 @@ _MEASURES: tuple[Measure, ...] = (
     ("ece", "ECE", "mean gap between probability and frequency; lower is better"),
 )
 
-_SUBGROUPS = {"by_source": "source", "by_subtype": "subtype", "by_view": "view", "by_age": "age", "by_sex": "sex"}
+_SUBGROUPS = {
+    "by_source": "source",
+    "by_subtype": "subtype",
+    "by_view": "view",
+    "by_age": "age",
+    "by_sex": "sex",
+}
 
 CHANGES = {
     "medmnist_c": "Corruptions of MedMNIST-C",
@@ -74,8 +84,20 @@ _MAPS = (
     ("boxes", "pointing_game_strict", "box_area", "Pointing game, strict", "maximum inside a box"),
     ("boxes", "iou", None, "IoU", "overlap of boxes and map, at half its maximum"),
     ("boxes", "energy_in_boxes", "box_area", "Energy in the boxes", "share of the map inside boxes"),
-    ("curves", "insertion", "insertion_other", "Insertion", "score while the strongest are shown; more is better"),
-    ("curves", "deletion", "deletion_other", "Deletion", "score while the strongest are hidden; less is better"),
+    (
+        "curves",
+        "insertion",
+        "insertion_other",
+        "Insertion",
+        "score while the strongest are shown; more is better",
+    ),
+    (
+        "curves",
+        "deletion",
+        "deletion_other",
+        "Deletion",
+        "score while the strongest are hidden; less is better",
+    ),
     ("curves", "insertion_blur", "p_blurred", "Insertion, blur", "the same from a blurred image"),
     ("curves", "deletion_blur", "p_blurred", "Deletion, blur", "the same to a blurred image"),
 )
@@ -184,9 +206,9 @@ def summary(evaluation: Evaluation) -> str:
     (cleared, alarms), (missed, found) = evaluation.detection.confusion
     target = evaluation.target.name
     return (
-        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with {target} "
-        f"were detected and {cleared:,} of {cleared + alarms:,} without were predicted so: {missed:,} missed, "
-        f"{alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
+        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with "
+        f"{target} were detected and {cleared:,} of {cleared + alarms:,} without were predicted so: "
+        f"{missed:,} missed, {alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
     )
 
 
@@ -236,3 +258,19 @@ def _of_sets(side: RecalibrationSide, name: str) -> Estimate | None:
     if name == _UNCERTAIN:
         return side.prediction_sets.uncertain
     return side.prediction_sets.coverage.get(name.removeprefix("coverage of "))
+
+
+def line(text: object) -> str:
+    """Return text that cannot break a table or a line of Markdown."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def fact_list(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Return a Markdown list of names and facts, without those that are None or empty."""
+    return "\n".join(f"- {name}: {line(fact)}" for name, fact in pairs if fact is not None and fact != "")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; each row has as many cells as the head."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line(cell) for cell in row) + " |" for row in lines)

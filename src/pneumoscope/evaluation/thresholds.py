@@ -38,8 +38,8 @@ def choose_operating_points(
 ) -> tuple[OperatingPoint, ...]:
     """Choose the thresholds ``screening``, ``balanced`` and ``rule-in``.
 
-    * ``balanced`` lies in the middle of the thresholds whose sensitivity + specificity (Youden, 1950) is within
-      0.01 of the maximum: the sum is flat there, and where exactly its maximum lies is chance.
+    * ``balanced`` lies in the middle of the thresholds whose sensitivity + specificity (Youden, 1950) is
+      within 0.01 of the maximum: the sum is flat there, and where exactly its maximum lies is chance.
     * ``screening`` is the most specific with sensitivity ≥ 0.98, and never above ``balanced``.
     * ``rule-in`` is the most sensitive with specificity ≥ 0.98, and never below ``balanced``.
 
@@ -94,9 +94,7 @@ def choose_operating_points(
         n_boot,
         seed,
         lambda resampled: {
-            (name, rate): one
-            for name, at in thresholds.items()
-            for rate, one in rates(at, resampled).items()
+            (name, rate): one for name, at in thresholds.items() for rate, one in rates(at, resampled).items()
         },
     )
     n_groups = int(groups.max()) + 1
@@ -182,8 +180,8 @@ def conformal_thresholds(
     true class and the finite-sample correction: class k is in the set where ``p_k >= threshold_k``.
 
     Images of one patient, and augmented copies of one image, are not independent. So patients are counted,
-    each with weight one, shared evenly by the patient's rows of the class; that guarantees the coverage for one
-    row, drawn at random, of a new patient (Lee, Barber and Willett, Distribution-free inference with
+    each with weight one, shared evenly by the patient's rows of the class; that guarantees the coverage for
+    one row, drawn at random, of a new patient (Lee, Barber and Willett, Distribution-free inference with
     hierarchical data, 2023).
 
     Parameters

@@ -65,8 +65,8 @@ def replicates(
     rng = np.random.default_rng(seed)
     parts = [measure(np.ones((1, len(patients))))]
     block = max(1, _BLOCK // len(patients))
-    for start in range(0, n_boot, block):
-        parts.append(measure(patient_weights(patients, min(block, n_boot - start), rng)))
+    sizes = (min(block, n_boot - start) for start in range(0, n_boot, block))
+    parts += [measure(patient_weights(patients, size, rng)) for size in sizes]
     return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 

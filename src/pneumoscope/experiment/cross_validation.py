@@ -21,9 +21,12 @@ from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.observe import Observed
 from pneumoscope.evaluation.scores import ScoredSet
 from pneumoscope.evaluation.weighted import ranking
-from pneumoscope.experiment.images import limited, lung_segmenter, pack_images
-from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Progress, is_of_another_recipe
+from pneumoscope.experiment.images import limited, lung_segmenter, pack_images, training_pipeline
+from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe, resolved
+from pneumoscope.experiment.run_folder import write_left_out
 from pneumoscope.model.manifest import Calibrator
+from pneumoscope.model.results import Evaluation
+from pneumoscope.parallel import Progress
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.training.cross_fit import cross_fit
 from pneumoscope.training.dataset import Packed, check_classes, check_packed
@@ -34,15 +37,27 @@ __all__ = ["CrossValidation", "cross_validate"]
 
 METRICS_FILE, SCORES_FILE = "cross-validation.json", "out-of-fold.csv"
 
-
-Logits = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """What came out: figures over all held-out images, and those of each part."""
+    """Result of a cross-validation.
 
-    metrics: dict[str, Any]
+    Parameters
+    ----------
+    metrics : Evaluation or None
+        Over all held-out images; None where sources were left out.
+    decided : dict
+        Accuracy, sensitivity and specificity over all images, at the thresholds of the other folds.
+    parts : dict
+        Measures of each part, by name.
+    """
+
+    metrics: Evaluation | None
+    decided: dict[str, float | None]
     parts: dict[str, dict[str, Any]]
 
 
@@ -53,19 +68,20 @@ def cross_validate(
     sources: tuple[str, ...] = (),
     progress: Progress | None = None,
 ) -> CrossValidation:
-    """Evaluate every image by a network that was trained without its patient, or without its source.
+    """Predict every image with a network that was trained without its patient, or without its source.
 
-    Calibrator and threshold of each part are fitted on the other parts, so no figure is of images that
-    anything was chosen on.
+    Calibrator and threshold of each part are fitted on the other parts, so that nothing is evaluated on
+    images that it was chosen on.
 
     Parameters
     ----------
     experiment : Experiment
-        Its `out` gets the runs, ``out-of-fold.csv`` and ``cross-validation.json``.
+        Its `out` gets the runs, ``out-of-fold.csv``, ``left-out.csv`` and ``cross-validation.json``.
     count : int
         Folds, where no sources are given.
     sources : tuple of str
-        Sources to leave out in turn, as the manifest names them; other images are only learnt from.
+        Sources to leave out in turn, as the manifest names them; other images are only trained on.
+    progress : Progress, optional
 
     Raises
     ------
@@ -73,9 +89,10 @@ def cross_validate(
         If there is no such source, or too few patients for the folds.
     """
     progress = progress or Progress()
-    recipe, out = experiment.recipe, experiment.out
     manifest = load(experiment.data)
-    check_classes(manifest, recipe.classes)
+    experiment = resolved(experiment, manifest)
+    recipe, out = experiment.recipe, experiment.out
+    check_classes(manifest, recipe.output_classes, recipe.output_target)
     if experiment.limit is not None:
         manifest = limited(manifest, experiment.limit, recipe.seed)
     lungs = lung_segmenter(experiment)
@@ -83,41 +100,35 @@ def cross_validate(
     if not fabric.is_global_zero:
         progress = Progress()
     _begin(out, recipe, writes=fabric.is_global_zero)
-    progress.on_step("reading images")
-    packed = pack_images(manifest, recipe, lungs, progress)
-    check_packed(manifest.root, recipe.classes, all=packed)
+    progress.step("reading images")
+    pipeline = training_pipeline(recipe, lungs, experiment.open_cache())
+    packed = pack_images(manifest, recipe, pipeline, progress)
+    if fabric.is_global_zero:
+        write_left_out(out, packed.left_out)
+    check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
-    names, parts = _parts(manifest, count, sources, recipe.split.seed)
+    parts = _parts(manifest, count, sources, recipe.split.seed)
     logits = cross_fit(
-        recipe,
-        packed,
-        parts,
-        out,
-        fabric=fabric,
-        weights=experiment.weights,
-        on_part=lambda number: progress.on_step(f"training without {names[number - 1]}"),
-        on_epoch=lambda row: progress.on_epoch(row, recipe.epochs),
+        recipe, packed, parts, out, fabric=fabric, weights=experiment.weights, progress=progress
     )
-    progress.on_step("evaluating")
-    result = (
-        _evaluate_sources(packed, recipe.classes, logits, names, parts)
-        if sources
-        else _evaluate_folds(packed, recipe.classes, logits, names, parts)
-    )
+    progress.step("evaluating")
+    held_out = _HeldOut(packed, recipe, parts, [part.astype(np.float64) for part in logits])
+    result = held_out.by_source() if sources else held_out.by_fold()
     if fabric.is_global_zero:
         content = {
             "recipe": recipe.name,
             "seed": recipe.seed,
-            "metrics": result.metrics,
+            "metrics": result.metrics.model_dump(mode="json") if result.metrics else {},
+            "at_thresholds_of_the_other_folds": result.decided,
             "parts": result.parts,
         }
         (out / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        _write_scores(out / SCORES_FILE, packed, recipe.classes, logits, names, parts)
+        held_out.write(out / SCORES_FILE)
     return result
 
 
 def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
-    """Make the folder, or make sure that it is of the same recipe."""
+    """Make the folder, or check that its runs are of the same recipe."""
     if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
     if not writes:
@@ -129,142 +140,131 @@ def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
         raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
 
 
-def _parts(
-    manifest: Manifest, count: int, sources: tuple[str, ...], seed: int
-) -> tuple[list[str], list[npt.NDArray[np.intp]]]:
-    """Return what is held out in turn: folds of patients, or a source with a fold of all others."""
+def _parts(manifest: Manifest, count: int, sources: tuple[str, ...], seed: int) -> dict[str, Positions]:
+    """Return the parts to hold out in turn: folds of patients, or a source with a fold of the others."""
     groups = inspect(manifest).groups
     parts = folds(manifest, count, seed, duplicates=groups)
     if not sources:
-        return [f"fold {number} of {count}" for number in range(1, count + 1)], parts
+        return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}
     found = np.array([record.source for record in manifest.records])
     if unknown := set(sources) - set(found.tolist()):
         known = ", ".join(sorted(set(found.tolist())))
         raise DataError(f"{manifest.root}: no image is from {', '.join(sorted(unknown))}; there are {known}")
-    held_out = [_with_kin(manifest, found == source, groups) for source in sources]
-    return list(sources), [np.union1d(np.flatnonzero(own), parts[0]) for own in held_out]
+    held_out = {source: _with_related(manifest, found == source, groups) for source in sources}
+    return {source: np.union1d(np.flatnonzero(own), parts[0]) for source, own in held_out.items()}
 
 
-def _with_kin(
-    manifest: Manifest, own: npt.NDArray[np.bool_], groups: list[list[int]]
-) -> npt.NDArray[np.bool_]:
-    """Add the other images of the patients in question, and copies of their images."""
+def _with_related(manifest: Manifest, own: Bools, groups: list[list[int]]) -> Bools:
+    """Add the other images of the same patients, and copies of the images."""
     patients = np.array([record.patient_id for record in manifest.records])
-    kin = np.isin(patients, patients[own])
+    related = np.isin(patients, patients[own])
     for group in groups:
-        kin[group] |= kin[group].any()
-    return kin
+        related[group] |= related[group].any()
+    return related
 
 
-def _evaluate_folds(
-    packed: Packed,
-    classes: tuple[str, ...],
-    logits: list[Logits],
-    names: list[str],
-    parts: list[npt.NDArray[np.intp]],
-) -> CrossValidation:
-    labels = packed.labels
-    scores = np.zeros((len(packed), len(classes)))
-    for own, said in zip(parts, logits, strict=True):
-        scores[own] = said
-    probabilities, decided = np.zeros_like(scores), np.zeros(len(packed), dtype=np.bool_)
-    found: dict[str, dict[str, Any]] = {}
-    for name, own in zip(names, parts, strict=True):
-        rest = np.setdiff1d(np.arange(len(packed)), own)
-        calibrator, threshold = _chosen_on(packed, rest, classes, scores[rest])
-        probabilities[own] = calibrate(scores[own], calibrator)
-        decided[own] = 1 - probabilities[own, 0] >= threshold
-        found[name] = {"images": len(own), **_figures(labels[own] != 0, decided[own])}
-        found[name]["auroc"] = _auroc(1 - probabilities[own, 0], labels[own] != 0)
-    metrics = evaluate_scores(_scored(packed, classes, probabilities), threshold=0.5)
-    metrics["at_thresholds_of_the_other_folds"] = _figures(labels != 0, decided)
-    return CrossValidation(metrics, found)
+class _HeldOut:
+    """The images with the logits of the networks that were trained without them."""
+
+    def __init__(
+        self, packed: Packed, recipe: Recipe, parts: dict[str, Positions], logits: list[Floats]
+    ) -> None:
+        self.packed, self.parts, self.logits = packed, parts, logits
+        self.classes, self.target, self.mask = (
+            recipe.output_classes,
+            recipe.output_target,
+            recipe.target_mask,
+        )
+        self.truth: Bools = self.mask[packed.labels]
+
+    def by_fold(self) -> CrossValidation:
+        """Evaluate all images together, and each fold."""
+        count = len(self.packed)
+        scores = np.zeros((count, len(self.classes)))
+        for own, part in zip(self.parts.values(), self.logits, strict=True):
+            scores[own] = part
+        probabilities, decided = np.zeros_like(scores), np.zeros(count, dtype=np.bool_)
+        found: dict[str, dict[str, Any]] = {}
+        for name, own in self.parts.items():
+            rest = np.setdiff1d(np.arange(count), own)
+            calibrator, threshold = self._fitted(rest, scores[rest])
+            probabilities[own] = calibrate(scores[own], calibrator, self.mask)
+            p = self._p_target(probabilities[own])
+            decided[own] = p >= threshold
+            truth = self.truth[own]
+            found[name] = {"images": len(own), **_measures(truth, decided[own]), "auroc": _auroc(p, truth)}
+        metrics = evaluate_scores(self._scored(probabilities), threshold=0.5)
+        return CrossValidation(metrics, _measures(self.truth, decided), found)
+
+    def by_source(self) -> CrossValidation:
+        """Evaluate each source that was left out, beside the fold of the others that was held out with it.
+
+        A source may have images with the target only, or without it only; its AUROC is then against the
+        opposite images of the held-out fold.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        source_of = np.array([record.source for record in self.packed.records])
+        for (source, part), scores in zip(self.parts.items(), self.logits, strict=True):
+            truth, own = self.truth[part], source_of[part] == source
+            calibrator, threshold = self._fitted(part[~own], scores[~own])
+            p = self._p_target(calibrate(scores, calibrator, self.mask))
+            opposite = ~own & (truth != truth[own][0]) if len(set(truth[own].tolist())) == 1 else own
+            among = own | opposite
+            found[source] = {
+                "images": int(own.sum()),
+                **_measures(truth[own], p[own] >= threshold),
+                "auroc": _auroc(p[among], truth[among]),
+                # No decisions: threshold and calibrator were chosen on these images.
+                "others": {"images": int((~own).sum()), "auroc": _auroc(p[~own], truth[~own])},
+            }
+        return CrossValidation(None, {}, found)
+
+    def write(self, path: Path) -> None:
+        """Write the logits of every image as CSV."""
+        columns = ("path", "label", "patient_id", "source", "part", *(f"logit_{c}" for c in self.classes))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            for (name, own), scores in zip(self.parts.items(), self.logits, strict=True):
+                for position, values in zip(own, scores, strict=True):
+                    record = self.packed.records[position]
+                    row = (record.path, record.label, record.patient_id, record.source, name)
+                    writer.writerow((*row, *(f"{value:.5g}" for value in values)))
+
+    def _fitted(self, chosen: Positions, logits: Floats) -> tuple[Calibrator, float]:
+        """Return a temperature and the balanced threshold, fitted on some of the images."""
+        records = tuple(self.packed.records[position] for position in chosen)
+        images = np.arange(len(chosen))
+        possible = self.packed.possible[chosen]
+        observed = Observed(logits, self.classes, self.target, possible, images, records)
+        fitted = fit_calibration(observed, "temperature", fitted_on="the other parts", n_boot=0)
+        balanced = next(point for point in fitted.operating_points if point.name == "balanced")
+        return fitted.calibrator, balanced.threshold
+
+    def _p_target(self, probabilities: Floats) -> Floats:
+        p: Floats = np.minimum(probabilities[:, self.mask].sum(axis=1), 1.0)
+        return p
+
+    def _scored(self, probabilities: Floats) -> ScoredSet:
+        records = self.packed.records
+        return ScoredSet(
+            self.classes,
+            self.packed.labels,
+            probabilities,
+            tuple(record.patient_id for record in records),
+            tuple(record.path for record in records),
+            tuple(record.source for record in records),
+            target=self.target,
+        )
 
 
-def _evaluate_sources(
-    packed: Packed,
-    classes: tuple[str, ...],
-    logits: list[Logits],
-    sources: list[str],
-    parts: list[npt.NDArray[np.intp]],
-) -> CrossValidation:
-    """Evaluate each source that was left out beside the fold of the others that was held out with it.
-
-    A source may hold one class only; its AUROC is then against the other class of the held-out fold.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    source_of = np.array([record.source for record in packed.records])
-    for source, part, said in zip(sources, parts, logits, strict=True):
-        truth, mine = packed.labels[part] != 0, source_of[part] == source
-        calibrator, threshold = _chosen_on(packed, part[~mine], classes, said[~mine].astype(np.float64))
-        p = 1 - calibrate(said.astype(np.float64), calibrator)[:, 0]
-        opposite = ~mine & (truth != truth[mine][0]) if len(set(truth[mine].tolist())) == 1 else mine
-        among = mine | opposite
-        found[source] = {
-            "images": int(mine.sum()),
-            **_figures(truth[mine], p[mine] >= threshold),
-            "auroc": _auroc(p[among], truth[among]),
-            # Threshold and temperature were chosen on these: what they decide would flatter.
-            "others": {"images": int((~mine).sum()), "auroc": _auroc(p[~mine], truth[~mine])},
-        }
-    return CrossValidation({}, found)
-
-
-def _chosen_on(
-    packed: Packed,
-    chosen: npt.NDArray[np.intp],
-    classes: tuple[str, ...],
-    logits: npt.NDArray[np.float64],
-) -> tuple[Calibrator, float]:
-    """Return a temperature and the balanced threshold, fitted on some of the images."""
-    records = tuple(packed.records[position] for position in chosen)
-    observed = Observed(logits, classes, packed.possible[chosen], np.arange(len(chosen)), records)
-    fitted = fit_calibration(observed, "temperature", fitted_on="the other parts")
-    balanced = next(point for point in fitted.operating_points if point.name == "balanced")
-    return fitted.calibrator, balanced.threshold
-
-
-def _auroc(p: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+def _auroc(p: Floats, truth: Bools) -> float:
     return float(ranking(p, truth, np.ones((1, len(p))))[0][0])
 
 
-def _figures(truth: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+def _measures(truth: Bools, decided: Bools) -> dict[str, float | None]:
     return {
         "accuracy": float((truth == decided).mean()),
         "sensitivity": float(decided[truth].mean()) if truth.any() else None,
         "specificity": float((~decided[~truth]).mean()) if not truth.all() else None,
     }
-
-
-def _scored(
-    packed: Packed,
-    classes: tuple[str, ...],
-    probabilities: npt.NDArray[np.float64],
-) -> ScoredSet:
-    records = packed.records
-    return ScoredSet(
-        classes,
-        packed.labels,
-        probabilities,
-        tuple(record.patient_id for record in records),
-        tuple(record.path for record in records),
-        tuple(record.source for record in records),
-    )
-
-
-def _write_scores(
-    path: Path,
-    packed: Packed,
-    classes: tuple[str, ...],
-    logits: list[Logits],
-    names: list[str],
-    parts: list[npt.NDArray[np.intp]],
-) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "label", "patient_id", "source", "part", *(f"logit_{c}" for c in classes)))
-        for name, own, said in zip(names, parts, logits, strict=True):
-            for position, values in zip(own, said, strict=True):
-                record = packed.records[position]
-                row = (record.path, record.label, record.patient_id, record.source, name)
-                writer.writerow((*row, *(f"{value:.5g}" for value in values)))

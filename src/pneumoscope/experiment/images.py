@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit import inspect
-from pneumoscope.data.manifest import Manifest, Record, load
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.split import split
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import Experiment

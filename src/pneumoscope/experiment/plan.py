@@ -44,7 +44,7 @@ class Experiment:
     lungs : Path, optional
         A lung segmenter; the shipped one if not given.
     additional : Path, optional
-        Additional training data: of a second data set, the images without a split and those of split ``train``.
+        Additional training data: the images of a second data set without a split, or of split ``train``.
     teachers : tuple of Path
         Bundles in place of the teacher that the recipe would train; of the same data and split.
     teacher_epochs : int, optional

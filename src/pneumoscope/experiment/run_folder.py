@@ -1,4 +1,4 @@
-"""The folder of a run: its data and inputs, what is needed to reproduce it, and what it takes to resume it."""
+"""The folder of a run: its data, and what is needed to reproduce and to resume it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ class Origin:
             Training images of the data set, and of the additional one.
         """
         how = self._split
-        data = [TrainingData(description=self.description, fingerprint=self.manifest.fingerprint(), images=images)]
+        data = [
+            TrainingData(description=self.description, fingerprint=self.manifest.fingerprint(), images=images)
+        ]
         if self.added is not None:
             sources = sorted({record.source for record in self.added.records if record.source})
             name = ", ".join(sources) or self.added.root.resolve().name
@@ -138,7 +140,7 @@ def check_recipe(experiment: Experiment) -> None:
     """Raise `DataError` if the run folder has a run of another recipe."""
     if is_of_another_recipe(experiment.out, experiment.recipe):
         raise DataError(
-            f"{experiment.out}: is a run of another recipe; resume with the same options, or use another --out"
+            f"{experiment.out}: a run of another recipe; resume with the same options, or use another --out"
         )
 
 
@@ -157,7 +159,7 @@ def check_inputs(origin: Origin, lungs: Path | None) -> None:
     for option, value in now.items():
         if begun.get(option) != value:
             raise DataError(
-                f"{path.parent}: was started with another --{option}; resume with the same, or use another --out"
+                f"{path.parent}: started with another --{option}; resume with the same, or use another --out"
             )
 
 

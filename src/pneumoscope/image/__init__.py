@@ -1,8 +1,8 @@
-"""From bytes to a radiograph, and from a radiograph to what the network sees.
+"""From bytes to a radiograph, and from a radiograph to the input of the network.
 
-`decode` reads a file, by its content, into a `pneumoscope.domain.Radiograph`; `limits`, `jpeg`,
-`raster`, `dicom` and `frames` are its parts. `standardise` is the only preprocessing code, and `lungs`
-turns a segmenter's map into a lung field.
+`decode` reads a file, by its content, into a `pneumoscope.domain.Radiograph`; `limits`, `jpeg`, `raster`,
+`tiff`, `dicom`, `dicom_header`, `frames` and `greys` are its parts. `standardise` is the only preprocessing
+code, and `lungs` turns a segmenter's map into lung fields.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes or file to radiograph: what it is, is read from the content and not from the name.
+"""From bytes or a file to a radiograph; the format is recognised by content, not by name.
 
 `read_radiograph` is safe to call from several threads.
 """
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-"""Suffixes, in lower case, that a scan of a folder picks up; files without one are predicted by content."""
+"""Suffixes, in lower case, that a scan of a folder picks up; other files are recognised by content."""
 
 # Enough for the DICOM prefix behind its preamble of 128 bytes.
 HEAD_BYTES = 132
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")
 
-# Images that are recognised only to say what to do about them.
+# Formats that are recognised only for the error message.
 FOREIGN = {
     b"GIF8": "GIF",
     b"RIFF": "WebP",
@@ -65,19 +65,19 @@ def read_radiograph(
         The caller needs no more than this many pixels on the shorter side. A JPEG may then come out
         smaller by 2, 4 or 8, which is faster; everything else comes out whole.
     limits : Limits
-        Bounds on file size and pixel count, held before anything is decoded.
+        Bounds on file size and pixel count, checked before anything is decoded.
     name : str or None
-        What to call the image in messages; by default the path, or ``"<bytes>"``.
+        Name of the image in messages; by default the path, or ``"<bytes>"``.
 
     Returns
     -------
     Radiograph
-        With float32 pixels in [0, 1], bright = dense.
+        With float32 pixels in [0, 1]; bright means dense.
 
     Raises
     ------
     UnreadableImageError
-        If there is no file, or no image in it; its `reason` tells why.
+        If there is no file, or no image in it; `reason` is the code.
     """
     if isinstance(source, bytes):
         data, label = source, name or "<bytes>"
@@ -107,7 +107,7 @@ def read_radiograph(
 
 
 def looks_like_image(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is of a format that is read; False where it cannot be opened."""
+    """Return whether a file's first bytes are of a supported format; False where it cannot be opened."""
     try:
         with Path(path).open("rb") as file:
             return _format_of(file.read(HEAD_BYTES)) is not None
@@ -116,7 +116,7 @@ def looks_like_image(path: str | os.PathLike[str]) -> bool:
 
 
 def decodable_formats() -> dict[str, str]:
-    """Return what can be decoded, format or DICOM transfer syntax, and the library that does it."""
+    """Return the decodable formats and DICOM transfer syntaxes, each with the library that decodes it."""
     from importlib.metadata import version
 
     from pneumoscope.image.frames import TRANSFER_SYNTAXES
@@ -159,7 +159,7 @@ def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> byte
 
 
 def _read_exactly(file: FileIO, size: int) -> bytes:
-    """Read `size` bytes, or what there is; a network file system may hand them out in parts."""
+    """Read `size` bytes, or all there are; a network file system may return them in parts."""
     data = file.read(size)
     if len(data) == size or not data:
         return data
@@ -170,7 +170,7 @@ def _read_exactly(file: FileIO, size: int) -> bytes:
 
 
 def _format_of(data: bytes) -> str | None:
-    """Name the format by its first bytes; None if it is none that is read.
+    """Return the format by its first bytes; None if it is not supported.
 
     DICOM comes first: its preamble may hold the header of another format, TIFF as a rule (PS3.10 7.1).
     """
@@ -199,13 +199,13 @@ def _starts_like_dicom(data: bytes) -> bool:
 def _not_an_image(label: str, data: bytes) -> UnreadableImageError:
     for signature, what in FOREIGN.items():
         if data.startswith(signature):
-            detail = f"{what} files cannot be read; save it as PNG, JPEG or DICOM"
+            detail = f"{what} files are not supported; save it as PNG, JPEG or DICOM"
             return UnreadableImageError(label, Reason.UNSUPPORTED_ENCODING, detail)
     signatures = (b"\xff\xd8\xff", PNG_SIGNATURE, *TIFF_SIGNATURES)
     if any(signature.startswith(data) for signature in signatures):
         detail = f"the file ends after {len(data)} bytes; copy it again from its source"
         return UnreadableImageError(label, Reason.TRUNCATED, detail)
-    detail = "this is no image; give a JPEG, PNG, TIFF, BMP or DICOM file"
+    detail = "this is not an image; give a JPEG, PNG, TIFF, BMP or DICOM file"
     return UnreadableImageError(label, Reason.NOT_AN_IMAGE, detail)
 
 

@@ -1,13 +1,11 @@
 """DICOM: from a data set to a radiograph.
 
-The header is read with pydicom into plain values first; then `pneumoscope.image.frames` decodes the
-frame, and `pneumoscope.image.greys` takes stored values to grey levels.
+pydicom reads the header into plain values (`pneumoscope.image.dicom_header`); then
+`pneumoscope.image.frames` decodes the frame, and `pneumoscope.image.greys` maps stored values to grey levels.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import struct
 import threading
 import warnings
@@ -24,54 +22,26 @@ import pydicom
 import pydicom.config
 from pydicom.encaps import get_frame
 
-from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, number, patient_key, text
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
 from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
-from pneumoscope.image.identity import patient_key
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
 
 __all__ = ["read_dicom", "read_patient_key"]
-
-# What pydicom raises on damaged data sets: it has no common base class for them.
-CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
-DAMAGED = (
-    pydicom.errors.InvalidDicomError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
 GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 
-VIEWS = {
-    "PA": ViewPosition.PA,
-    "AP": ViewPosition.AP,
-    "LL": ViewPosition.LATERAL,
-    "RL": ViewPosition.LATERAL,
-    "LAT": ViewPosition.LATERAL,
-    "LATERAL": ViewPosition.LATERAL,
-}
-VIEW_MEANINGS = {
-    "postero-anterior": ViewPosition.PA,
-    "antero-posterior": ViewPosition.AP,
-    "lateral": ViewPosition.LATERAL,
-}
-YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-
 _lock = threading.Lock()
 
 
 @contextmanager
 def _lenient_pydicom() -> Iterator[None]:
-    """Read what is readable, and say nothing of what pydicom finds odd about it.
+    """Read what is readable, without pydicom's warnings about values that break the standard.
 
     Both settings are global to the process, hence the lock; only the header is read under it. pydicom
     still writes its remarks to the ``pydicom`` logger.
@@ -113,12 +83,12 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     Returns
     -------
     Radiograph
-        Bright = dense, whatever the photometric interpretation.
+        Bright means dense, whatever the photometric interpretation.
 
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a image that cannot be read.
+        With any of the reasons for an image that cannot be read.
     """
     with _lenient_pydicom():
         try:
@@ -148,19 +118,19 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
 
 
 def read_patient_key(path: Path) -> str | None:
-    """Return the salted key of the patient that a file's header names; None where it names none."""
+    """Return the salted key of the patient that a file's header names; None where it has no Patient ID."""
     with _lenient_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            return patient_key(_text(dataset, "PatientID"))
+            return patient_key(text(dataset, "PatientID"))
         except (*CUT_OFF, *DAMAGED):
-            return None  # whoever reads the image will say what is wrong with it
+            return None  # reading the image reports what is wrong
 
 
 def _line(error: BaseException) -> str:
     """Return an error's text as a part of one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 120 else f"{line[:117]}..."
 
 
 def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
@@ -173,12 +143,14 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
             raise UnreadableImageError(
                 name, Reason.TRUNCATED, "the DICOM file ends within its pixel data; send the image again"
             )
-        detail = "the DICOM object holds no image, or was cut off before it; choose the image of the series"
+        detail = (
+            "the DICOM object holds no image, or was cut off before it; give the image object of the series"
+        )
         raise UnreadableImageError(name, Reason.NO_PIXELS, detail)
-    frames = _number(dataset, "NumberOfFrames") or 1
+    frames = number(dataset, "NumberOfFrames") or 1
     if frames > 1:
         detail = (
-            f"{frames:.0f} frames in one DICOM object; a radiograph has one: export the frame that counts"
+            f"{frames:.0f} frames in one DICOM object; a radiograph has one: export the right frame alone"
         )
         raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
     syntax_uid = _transfer_syntax(dataset)
@@ -194,16 +166,16 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
         )
     encapsulated = syntax.codec != "native"
     frame = get_frame(pixel_data, 0, number_of_frames=1) if encapsulated else pixel_data
-    return _Header(layout, syntax, frame, _read_greys(dataset, layout), _describe(dataset))
+    return _Header(layout, syntax, frame, _read_greys(dataset, layout), describe(dataset))
 
 
 def _unsupported(name: str, what: str) -> UnreadableImageError:
-    detail = f"DICOM with {what} cannot be read; export it uncompressed, with 8 to 16 bits"
+    detail = f"DICOM with {what} is not supported; export it uncompressed, with 8 to 16 bits"
     return UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
 
 
 def _check_inflated(name: str, data: bytes, limits: Limits) -> None:
-    """Hold a deflated data set against the limit before pydicom inflates all of it at once."""
+    """Check the size of a deflated data set before pydicom inflates all of it at once."""
     if DEFLATED.encode() not in data[:4096]:
         return
     if data[132:138] != b"\x02\0\0\0UL":
@@ -228,14 +200,14 @@ def _read_layout(name: str, dataset: pydicom.Dataset, *, big_endian: bool) -> La
     """Read and check the Image Pixel module."""
 
     def whole(keyword: str, default: int | None = None) -> int:
-        value = _number(dataset, keyword)
+        value = number(dataset, keyword)
         if value is None and default is None:
             raise ValueError(f"{keyword} is missing")
         return default if value is None else int(value)  # type: ignore[return-value]
 
     allocated, samples = whole("BitsAllocated"), whole("SamplesPerPixel", 1)
     stored = whole("BitsStored", allocated)
-    photometric = (_text(dataset, "PhotometricInterpretation") or "MONOCHROME2").upper()
+    photometric = (text(dataset, "PhotometricInterpretation") or "MONOCHROME2").upper()
     if allocated not in {8, 16}:
         raise _unsupported(name, f"{allocated} bits allocated")
     if samples not in {1, 3} or photometric not in (GREY if samples == 1 else COLOR):
@@ -252,8 +224,8 @@ def _read_layout(name: str, dataset: pydicom.Dataset, *, big_endian: bool) -> La
 
 
 def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
-    """Read what turns stored values into grey levels: PS3.3 C.11.1, C.11.2, C.7.5.1.1.2 and C.11.6."""
-    signed = _number(dataset, "PixelRepresentation") == 1
+    """Read the steps from stored values to grey levels: PS3.3 C.11.1, C.11.2, C.7.5.1.1.2 and C.11.6."""
+    signed = number(dataset, "PixelRepresentation") == 1
     if layout.samples > 1:
         return GreyPipeline(color=True)
     if layout.photometric == "PALETTE COLOR":
@@ -261,21 +233,21 @@ def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
         stems = [f"{name}PaletteColorLookupTable" for name in names]
         palette = [_lookup_table(dataset, f"{stem}Descriptor", f"{stem}Data") for stem in stems]
         return GreyPipeline(signed=signed, palette=tuple(palette))
-    shape = _text(dataset, "PresentationLUTShape")
-    # Where the presentation is stated it decides; elsewhere the photometric interpretation does.
+    shape = text(dataset, "PresentationLUTShape")
+    # The presentation LUT shape decides where it is stated, else the photometric interpretation.
     inverse = shape == "INVERSE" if shape in {"IDENTITY", "INVERSE"} else layout.photometric == "MONOCHROME1"
     modality, voi = dataset.get("ModalityLUTSequence"), dataset.get("VOILUTSequence")
     slope, center, width = (
-        _number(dataset, keyword) for keyword in ("RescaleSlope", "WindowCenter", "WindowWidth")
+        number(dataset, keyword) for keyword in ("RescaleSlope", "WindowCenter", "WindowWidth")
     )
-    function = _text(dataset, "VOILUTFunction") or "LINEAR"
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
     window = None
     if center is not None and width is not None and width > 0:
         window = Window(center, width, function)
     return GreyPipeline(
         signed=signed,
         slope=slope or 1.0,
-        intercept=_number(dataset, "RescaleIntercept") or 0.0,
+        intercept=number(dataset, "RescaleIntercept") or 0.0,
         modality=_lookup_table(modality[0], "LUTDescriptor", "LUTData") if modality else None,
         voi=_lookup_table(voi[0], "LUTDescriptor", "LUTData") if voi else None,
         window=window,
@@ -285,8 +257,8 @@ def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
 
 
 def _padding(dataset: pydicom.Dataset, layout: Layout, signed: bool) -> tuple[int, int] | None:
-    """Return the range of stored values that stand for no image at all."""
-    ends = [_number(dataset, "PixelPaddingValue"), _number(dataset, "PixelPaddingRangeLimit")]
+    """Return the range of stored values that mark pixels outside the image."""
+    ends = [number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")]
     values = [int(end) for end in ends if end is not None]
     if ends[0] is None:
         return None
@@ -312,77 +284,3 @@ def _lookup_table(item: pydicom.Dataset, descriptor: str, data: str) -> LookupTa
     if table.size == 0 or not 1 <= bits <= 16:
         raise ValueError(f"{descriptor} of {table.size} entries with {bits} bits")
     return LookupTable(first, table[:entries].astype(np.float64), (1 << bits) - 1)
-
-
-def _describe(dataset: pydicom.Dataset) -> dict[str, Any]:
-    """Read what the gate and the split want to know of the image."""
-    return {
-        "spacing": _spacing(dataset),
-        "view": _view(dataset),
-        "modality": _text(dataset, "Modality") or None,
-        "body_part": _text(dataset, "BodyPartExamined") or None,
-        "age": _age(_text(dataset, "PatientAge")),
-        "patient_key": patient_key(_text(dataset, "PatientID")),
-    }
-
-
-def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
-    """Return an element's value, or None where there is none or it cannot be made out."""
-    try:
-        return dataset.get(keyword)
-    except (*CUT_OFF, *DAMAGED):
-        return None
-
-
-def _numbers(dataset: pydicom.Dataset, keyword: str) -> list[float]:
-    value = _value(dataset, keyword)
-    if value is None or isinstance(value, bytes):
-        return []
-    values = [value] if isinstance(value, str | int | float) else value
-    try:
-        numbers = [float(number) for number in values]
-    except (TypeError, ValueError, OverflowError):
-        return []
-    return numbers if all(map(math.isfinite, numbers)) else []
-
-
-def _number(dataset: pydicom.Dataset, keyword: str) -> float | None:
-    """Return the first number of an element."""
-    numbers = _numbers(dataset, keyword)
-    return numbers[0] if numbers else None
-
-
-def _text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """Return the first text of an element, upper case, stripped; empty where there is none."""
-    value = _value(dataset, keyword)
-    if isinstance(value, pydicom.multival.MultiValue):
-        value = value[0] if value else ""
-    return value.strip(" \0").upper() if isinstance(value, str) else ""
-
-
-def _spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    """Return mm between rows and columns: in the patient if calibrated, else at the detector."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        numbers = _numbers(dataset, keyword)
-        if len(numbers) == 2 and min(numbers) > 0:
-            return numbers[0], numbers[1]
-    return None
-
-
-def _view(dataset: pydicom.Dataset) -> ViewPosition:
-    """Return the view as View Position states it, else as the meaning of View Code Sequence does."""
-    stated = _text(dataset, "ViewPosition")
-    if stated:
-        return VIEWS.get(stated, ViewPosition.OTHER)
-    codes = _value(dataset, "ViewCodeSequence")
-    meaning = _text(codes[0], "CodeMeaning").lower() if isinstance(codes, pydicom.Sequence) and codes else ""
-    for words, view in VIEW_MEANINGS.items():
-        if words in meaning:
-            return view
-    return ViewPosition.UNKNOWN
-
-
-def _age(text: str) -> float | None:
-    """Return years from an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``."""
-    match = re.fullmatch(r"(\d{1,3})([YMWD])", text)
-    return int(match[1]) * YEARS[match[2]] if match else None

@@ -1,7 +1,7 @@
 """The one frame of a DICOM file, as stored words, by transfer syntax.
 
 pydicom has no plugin for imagecodecs, so the encapsulated frame is handed to it here. The words come out
-as the file stores them, unsigned; what they mean is for `pneumoscope.image.dicom` to say.
+as the file stores them, unsigned; `pneumoscope.image.greys` interprets them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def decode_frame(name: str, data: bytes, syntax: Syntax, layout: Layout, limits:
     syntax : Syntax
         How it is coded.
     layout : Layout
-        What the header says of it; its size has been held against the limits.
+        Size and coding, from the header; the size was checked against the limits.
     limits : Limits
         Bounds for the size that the codestream itself states.
 
@@ -143,7 +143,7 @@ def _native(name: str, data: bytes, layout: Layout) -> Frame:
         raise _truncated(name)
     words = np.frombuffer(data, dtype, count)
     if subsampled:
-        # Two luminances, then one pair of chromaticities: the luminance is all that is wanted.
+        # Two luminances, then one pair of chromaticities: only the luminance is needed.
         words = words.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
         return Frame(np.ascontiguousarray(words), layout.stored)
     if layout.samples == 1:
@@ -175,7 +175,7 @@ def _rle(name: str, data: bytes, layout: Layout) -> Frame:
         raise _corrupt(name, f"{count} RLE segments where {planes} are due")
     bounds = [*offsets[:count], len(data)]
     size = layout.rows * layout.columns
-    # A run of two bytes makes at most 128: this bounds the output, and shows what is cut off.
+    # A run of two bytes makes at most 128: this bounds the output, and detects a cut.
     result = np.empty((planes, size), np.uint8)
     for plane in range(planes):
         segment = data[bounds[plane] : bounds[plane + 1]]
@@ -202,7 +202,7 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     """JPEG of any process: baseline, extended with 8 or 12 bits, lossless."""
     header = _jpeg_header(name, data, limits)
     if header.components == 3 and layout.photometric == "RGB" and not (header.jfif or header.adobe):
-        # Nothing in the stream says that these are not YCbCr, so libjpeg would take them for it.
+        # Nothing in the stream marks these as RGB, so libjpeg would decode them as YCbCr.
         import imagecodecs
 
         if header.frame in LOSSLESS or header.bits != 8:

@@ -20,7 +20,7 @@ __all__ = ["GreyPipeline", "LookupTable", "Window", "to_grey"]
 
 Values = npt.NDArray[np.float64]
 
-# Without a window, these percentiles of the image become black and white: the very ends belong
+# Without a window, these percentiles of the image become black and white: the extremes belong
 # to lead markers and dead detector elements.
 PERCENTILES = (0.1, 99.9)
 # Rec. 601, as for every other colour image here.
@@ -75,7 +75,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GreyPipeline:
-    """What the header says about grey levels.
+    """The grey-level steps of a header.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def to_grey(frame: Frame, pipeline: GreyPipeline) -> npt.NDArray[np.float32]:
         If the steps give no number for some stored value.
     """
     words = frame.words
-    # Header values may be anything; what overflows is found by its result.
+    # Header values may be anything; an overflow is detected in the result.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         grey = _grey_table(frame, pipeline)
     if np.isnan(grey).any():

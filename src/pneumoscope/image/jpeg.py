@@ -1,8 +1,8 @@
 """JPEG: the header read by hand, the pixels by libjpeg-turbo.
 
-The header is walked here because libjpeg-turbo's own reader neither tells the orientation nor reads
-images of more than 8 bits, and because size must be known before anything is allocated. The same
-walk serves the JPEG and JPEG-LS frames inside DICOM.
+The header is parsed here because libjpeg-turbo's own reader neither returns the orientation nor reads
+images of more than 8 bits, and because the size must be known before anything is allocated. The JPEG and
+JPEG-LS frames inside DICOM are parsed in the same way.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 
-# Every scan of a progressive image touches all of its pixels, so a few bytes could buy minutes of
-# work. Encoders write about 10 scans; the most eager optimiser writes 64.
+# Every scan of a progressive image touches all of its pixels, so a few bytes could cost minutes of
+# work. Encoders write about 10 scans, optimisers up to 64.
 MAX_SCANS = 100
 
 # Faults that leave every pixel intact; all other warnings of libjpeg mean damaged pixels.
@@ -44,7 +44,7 @@ HARMLESS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What the markers before the first scan say.
+    """The content of the markers before the first scan.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _corrupt(name: str, what: str) -> UnreadableImageError:
 
 
 def has_end(data: bytes) -> bool:
-    """Tell whether a JPEG, JPEG-LS or JPEG 2000 stream has its end marker, padding allowed for.
+    """Return whether a JPEG, JPEG-LS or JPEG 2000 stream has its end marker; padding may follow.
 
     Decoders other than libjpeg-turbo's pass over missing data in silence, or search for them for seconds.
     """
@@ -171,7 +171,7 @@ def exif_orientation(exif: bytes) -> int:
     Returns
     -------
     int
-        1 to 8 (Exif 2.32, 4.6.4); 1 where the block is damaged or says nothing, because a image
+        1 to 8 (Exif 2.32, 4.6.4); 1 where the block is damaged or does not state it, because an image
         is worth more than its decoration.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -234,7 +234,7 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
 
 
 def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt.NDArray[np.uint8]:
-    """Decode with libjpeg-turbo; what it would only warn of is an error, unless it is harmless."""
+    """Decode with libjpeg-turbo; its warnings become errors, unless they are harmless."""
     options: dict[str, Any] = {"colorspace": colorspace, **size}
     try:
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, **options)
@@ -262,7 +262,7 @@ def _grey_from_cmyk(cmyk: npt.NDArray[np.uint8], *, inverted: bool) -> npt.NDArr
 
 
 def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
-    """Decode lossless JPEG and JPEG of 12 or 16 bits, which the fast path does not know."""
+    """Decode lossless JPEG and JPEG of 12 or 16 bits, which libjpeg-turbo does not support."""
     import imagecodecs
 
     if not has_end(data):

@@ -1,4 +1,4 @@
-"""How large a image may be, checked from its header before anything is decoded."""
+"""Limits on the size of an image, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits", "check_bytes", "check_pixels"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one image; what lies beyond them is rejected before it is decoded.
+    """Bounds on one image; a larger one is rejected before it is decoded.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def check_bytes(name: str, size: int, limits: Limits) -> None:
 
 
 def check_pixels(name: str, height: int, width: int, limits: Limits) -> None:
-    """Reject a image without area and one with too many pixels.
+    """Reject an image without area and one with too many pixels.
 
     Raises
     ------

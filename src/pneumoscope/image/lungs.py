@@ -1,7 +1,7 @@
-"""Lung fields: from a segmenter's probability map to a mask, a box and a word on plausibility.
+"""Lung fields: from a segmenter's probability map to a mask, a box and a check of plausibility.
 
-The segmenter itself is a model and lives above (`pneumoscope.model.lungs`); this module only knows
-its shape, so that the preprocessing does not depend on a runtime.
+The segmenter itself is a model (`pneumoscope.model.lungs`); this module only has its interface, so that the
+preprocessing does not depend on a runtime.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
-# Bounds of what a frontal chest can show, read off the reference masks (1st and 99th percentiles of
+# Bounds for a frontal chest radiograph, from the reference masks (1st and 99th percentiles of
 # 5,210 children are 0.20 and 0.52 of the area), widened for adults and wide collimation.
 MIN_AREA, MAX_AREA = 0.06, 0.72
 MIN_BOX_SIDE = 0.28
@@ -32,7 +32,7 @@ MIN_COMPONENT = 0.08
 
 
 class LungSegmenter(Protocol):
-    """Anything that turns a image into a map of lung probability."""
+    """A function from an image to a map of lung probability."""
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the probability of lung over the whole image, at the segmenter's own size.
@@ -52,7 +52,7 @@ class LungSegmenter(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LungField:
-    """Where the lungs are.
+    """The lung fields of one image.
 
     Parameters
     ----------
@@ -63,10 +63,10 @@ class LungField:
     plausible : bool
         Whether area and box are those of a frontal chest radiograph.
     certainty : float
-        Mean probability over the mask, in [0, 1]; 0 for an empty one. A segmenter that finds lungs in
-        something else is not sure of them.
+        Mean probability over the mask, in [0, 1]; 0 for an empty one. It is low where the segmenter
+        finds lungs in something else.
     view : ndarray of float32, shape (h, w), or None
-        What the segmenter saw, grey levels in [0, 1]; None where it was not kept.
+        The segmenter's input, grey levels in [0, 1]; None where it was not kept.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -96,7 +96,7 @@ class LungField:
         return float(columns[max(left, middle - sixth) : middle + sixth].min() / columns.max())
 
     def padded_box(self, margin: float) -> Box:
-        """Return the box grown on each side by `margin` times its own size, kept inside the image."""
+        """Return the box widened on each side by `margin` times its size, kept inside the image."""
         if not self.plausible:
             return WHOLE
         top, left, bottom, right = self.box
@@ -110,9 +110,7 @@ def lung_field(
     threshold: float = 0.5,
     view: npt.NDArray[np.float32] | None = None,
 ) -> LungField:
-    """Clean a segmenter's map and take its box.
-
-    Specks are dropped: at most the two largest components stay.
+    """Remove specks from a segmenter's map and take its box; at most the two largest components stay.
 
     Parameters
     ----------
@@ -121,7 +119,7 @@ def lung_field(
     threshold : float
         Probability from which a pixel is lung.
     view : ndarray of float32, shape (h, w), optional
-        What the segmenter saw; kept for the gate.
+        The segmenter's input; kept for the gate.
 
     Returns
     -------

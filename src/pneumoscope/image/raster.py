@@ -1,8 +1,8 @@
 """PNG, TIFF and BMP: headers read by hand, pixels by the libraries in imagecodecs.
 
-Each reader looks at the size first, holds it against the limits, makes sure that the data are all
-there, and only then decodes. imagecodecs serves all three because it raises where OpenCV prints to
-stderr and returns nothing; it is imported on first use, since most X-rays come as JPEG or DICOM.
+Each reader checks the size against the limits and that the data are complete, and only then decodes.
+imagecodecs serves all three because it raises where OpenCV prints to stderr and returns nothing; it is
+imported on first use, since most X-rays come as JPEG or DICOM.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Raster", "read_bmp", "read_png"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Raster:
-    """Decoded samples and how to look at them.
+    """Decoded samples and how to interpret them.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def truncated(name: str, kind: str) -> UnreadableImageError:
 
 
 def unsupported(name: str, what: str) -> UnreadableImageError:
-    """Return the error for a sound file of a kind that is not read."""
+    """Return the error for a valid file of an unsupported format."""
     detail = f"{what} cannot be read; save it as 8 or 16-bit grey PNG"
     return UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
 
@@ -75,7 +75,7 @@ def decode(
 
 
 def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.NDArray[Any]:
-    """Reduce grey, grey + alpha, RGB or RGBA to grey, with what is transparent black.
+    """Reduce grey, grey + alpha, RGB or RGBA to grey; transparent pixels become black.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def read_png(name: str, data: bytes, limits: Limits) -> Raster:
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a image that cannot be read.
+        With any of the reasons for an image that cannot be read.
     """
     bits, color, orientation = _check_png(name, data, limits)
     import imagecodecs
@@ -163,7 +163,7 @@ def _check_png(name: str, data: bytes, limits: Limits) -> tuple[int, int, int]:
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise corrupt(name, "PNG", "wrong checksum")
         if kind == b"acTL" and length >= 4 and int.from_bytes(body[:4], "big") > 1:
-            detail = "an animated PNG holds several images; save the one that counts"
+            detail = "an animated PNG holds several images; save the right one alone"
             raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
         if kind == b"eXIf":
             orientation = exif_orientation(bytes(body))

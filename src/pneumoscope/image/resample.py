@@ -1,4 +1,4 @@
-"""One part of a image, at one size: a fraction of a pixel counts, and what is too fine turns grey."""
+"""Resampling of a part of an image, to a fraction of a pixel and without aliasing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resample(
     extent: tuple[float, float] | None = None,
     resampling: str = "area",
 ) -> Pixels:
-    """Show a part of a image at (`height`, `width`) without aliasing.
+    """Resample a part of an image to (`height`, `width`) without aliasing.
 
     ``area`` is the mean over what a pixel covers, taken from two points an axis where it shrinks up to
     fourfold, from four where it shrinks more, and from block means beyond eightfold: nearly the exact mean,
@@ -40,7 +40,7 @@ def resample(
     height, width : int
         Of the result.
     region : Box
-        What to show, as fractions of `extent`.
+        The part, as fractions of `extent`.
     extent : tuple of float, optional
         Rows and columns of `samples` that are image, where a scaled decode reaches beyond it; all if not
         given.
@@ -92,14 +92,14 @@ def _points(
     shape: tuple[int, int],
     kernel: int,
 ) -> npt.NDArray[Any]:
-    """Read the image at the middles of a grid whose cells are `scale` pixels and begin at `start`."""
+    """Sample the image at the centres of a grid whose cells are `scale` pixels and begin at `start`."""
     (top, left), (scale_y, scale_x), (height, width) = start, scale, shape
     found: npt.NDArray[Any]
     if top == left == 0:
         if scale_y == scale_x == 1 and samples.shape == shape:
             return samples
         if kernel == cv2.INTER_LINEAR:
-            # Three times quicker than a warp. What lies beyond the extent comes out beyond the shape.
+            # Three times quicker than a warp. Pixels beyond the extent come out beyond the shape.
             found = cv2.resize(samples, None, fx=1 / scale_x, fy=1 / scale_y, interpolation=kernel)
             if found.shape[0] >= height and found.shape[1] >= width:
                 return found[:height, :width]

@@ -1,7 +1,6 @@
-"""From a radiograph to what the network sees: the only preprocessing code there is.
+"""From a radiograph to the input of a network: the only preprocessing code there is.
 
-Training and use call the same `standardise` with the same `InputSpec`, which travels in the bundle,
-so a network never sees in use what it did not see in training.
+Training and prediction call the same `standardise` with the same `InputSpec`, which is part of the bundle.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Pixels = npt.NDArray[np.float32]
 
 
 class InputSpec(BaseModel):
-    """How a image is made ready for one network.
+    """How an image is prepared for one network.
 
     The steps run in this order: lung box, crop, resize, denoise, contrast, grey-level window, lung mask.
 
@@ -41,22 +40,20 @@ class InputSpec(BaseModel):
     size : int
         Height and width in pixels of the network's input.
     fit : {"squash", "pad"}
-        Whether the aspect ratio is given up, or kept by black borders.
+        Whether the image is stretched to a square, or padded with black borders.
     resampling : {"area", "linear", "cubic"}
-        For making smaller; ``linear`` and ``cubic`` are preceded by a Gaussian against aliasing.
+        Filter for downsampling; ``linear`` and ``cubic`` are preceded by a Gaussian against aliasing.
     denoise : {"none", "median", "gaussian", "bilateral", "nlm"}
         Filter on the resized image.
     contrast : {"none", "equalize", "clahe"}
         Histogram equalisation, whole or contrast-limited in 8 by 8 tiles.
     lungs : {"none", "crop", "mask", "crop_and_mask"}
-        What the lung segmenter is used for.
+        How the lung fields are used.
     lung_margin : float
         Share of the lung box added on each side of a crop.
     window : {"full", "image", "lungs"}
-        Grey levels as they are; or stretched between the 1st and 99th percentile of the image, or of
+        Grey levels unchanged, or stretched between the 1st and 99th percentile of the image, or of
         the lungs.
-    channels : {1, 3}
-        Grey, or grey repeated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,11 +66,10 @@ class InputSpec(BaseModel):
     lungs: Literal["none", "crop", "mask", "crop_and_mask"] = "none"
     lung_margin: float = Field(default=0.05, ge=0.0, le=0.5)
     window: Literal["full", "image", "lungs"] = "full"
-    channels: Literal[1, 3] = 1
 
     @property
     def needs_lungs(self) -> bool:
-        """Whether a lung segmenter must be at hand."""
+        """Whether a lung segmenter is needed."""
         return self.lungs != "none" or self.window == "lungs"
 
     @property
@@ -92,14 +88,14 @@ class Standardised:
 
     Parameters
     ----------
-    pixels : ndarray of float32, shape (C, S, S)
-        Grey levels in [0, 1].
+    pixels : ndarray of float32, shape (1, S, S)
+        Grey levels in [0, 1]; one channel.
     region : Box
         The part of the image that fills the input, before borders.
     content : Box
-        The part of the input that is image and not border.
+        The part of the input inside the borders.
     lungs : LungField or None
-        What the segmenter found, where it was asked.
+        The lung fields; None where the spec needs none.
     """
 
     pixels: Pixels
@@ -111,21 +107,21 @@ class Standardised:
 def standardise(
     radiograph: Radiograph, spec: InputSpec, segment: LungSegmenter | None = None
 ) -> Standardised:
-    """Make a image ready for the network.
+    """Prepare an image for the network.
 
     Parameters
     ----------
     radiograph : Radiograph
         Any size.
     spec : InputSpec
-        What the network was trained with.
+        The one that the network was trained with.
     segment : LungSegmenter, optional
         Needed where `spec.needs_lungs`.
 
     Returns
     -------
     Standardised
-        With pixels of shape (`spec.channels`, `spec.size`, `spec.size`).
+        With pixels of shape (1, `spec.size`, `spec.size`).
 
     Raises
     ------
@@ -140,23 +136,23 @@ def standardise(
 
 
 def find_lungs(radiograph: Radiograph, segment: LungSegmenter) -> LungField:
-    """Ask a segmenter where the lungs of a image are."""
+    """Find the lung fields of an image with a segmenter."""
     view = lung_view(radiograph)
     return lung_field(segment(view), view=view)
 
 
 def lung_view(radiograph: Radiograph) -> Pixels:
-    """Return the whole image as lung segmenters see it, shape (128, 128)."""
+    """Return the input of a lung segmenter: the whole image, shape (128, 128)."""
     return resample(radiograph.pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, extent=_extent(radiograph))
 
 
 def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungField | None) -> Standardised:
-    """Do what `standardise` does where the lungs are known: for many images they are found together.
+    """Standardise an image whose lung fields are known: for many images they are found in one batch.
 
     Parameters
     ----------
     lungs : LungField or None
-        Of this image; None where the spec asks for none.
+        Of this image; None where the spec needs none.
     """
     region = lungs.padded_box(spec.lung_margin) if lungs and spec.lungs.startswith("crop") else WHOLE
     pixels, content = _fit(radiograph, region, spec)
@@ -169,12 +165,11 @@ def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungF
     if mask is not None and spec.lungs in ("mask", "crop_and_mask"):
         pixels = np.where(mask, pixels, np.float32(0))
     pixels = np.clip(pixels, 0, 1)  # filters round beyond it
-    stacked = np.repeat(pixels[None], spec.channels, axis=0) if spec.channels > 1 else pixels[None]
-    return Standardised(np.ascontiguousarray(stacked), region, content, lungs)
+    return Standardised(np.ascontiguousarray(pixels[None]), region, content, lungs)
 
 
 def crop(image: Pixels, region: Box) -> Pixels:
-    """Return the part of an (H, W) image that a box of fractions names; never less than one pixel."""
+    """Return the part of an (H, W) image inside a box of fractions; never less than one pixel."""
     if region == WHOLE:
         return image
     height, width = image.shape
@@ -198,10 +193,10 @@ def _extent(radiograph: Radiograph) -> tuple[float, float]:
 
 
 def _fit(radiograph: Radiograph, region: Box, spec: InputSpec) -> tuple[Pixels, Box]:
-    """Bring a part of the image to the square input; return it with the box that is not border."""
+    """Fit a part of the image to the square input; return it with the box that is not border."""
     height = width = side = spec.size
     if spec.fit == "pad":
-        # Of the original: a DCT-scaled image has its aspect ratio only nearly.
+        # Of the original: a DCT-scaled image has nearly, not exactly, its aspect ratio.
         rows, columns = (
             radiograph.height * (region[2] - region[0]),
             radiograph.width * (region[3] - region[1]),
@@ -263,7 +258,7 @@ def _pixel_box(box: Box, size: int) -> tuple[slice, slice]:
 
 
 def mask_of_input(lungs: LungField, region: Box, content: Box, size: int) -> npt.NDArray[np.bool_]:
-    """Bring the lung mask into the frame of the network's input.
+    """Resample the lung mask to the network's input.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETT
 PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
 
 MAX_PAGES = 1000
-# A strip table longer than this has no business in a single image of 50 million pixels.
+# A single image of 50 million pixels has no longer strip table than this.
 MAX_VALUES = 1_000_000
 
 
@@ -58,13 +58,13 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
     Raises
     ------
     UnreadableImageError
-        With any of the reasons for a image that cannot be read.
+        With any of the reasons for an image that cannot be read.
     """
     page = _only_page(name, data)
     bits, photometric = page.first(BITS, 1), page.first(PHOTOMETRIC, -1)
     height, width, channels = page.first(HEIGHT), page.first(WIDTH), page.first(SAMPLES, 1)
     check_pixels(name, height, width, limits)
-    # libtiff allocates whole tiles, so a tile counts as a image too.
+    # libtiff allocates whole tiles, so a tile counts as an image too.
     if TILE_WIDTH in page.tags:
         check_pixels(name, page.first(TILE_HEIGHT), page.first(TILE_WIDTH), limits)
     if photometric not in PHOTOMETRICS:
@@ -117,7 +117,7 @@ def _only_page(name: str, data: bytes) -> _Directory:
     seen: set[int] = set()
     while offset and len(seen) < MAX_PAGES:
         if offset in seen:
-            raise corrupt(name, "TIFF", "its directories run in a circle")
+            raise corrupt(name, "TIFF", "its directories form a loop")
         seen.add(offset)
         directory = _read_directory(name, data, offset, order, big)
         if not directory.first(SUBFILE) & 1:
@@ -126,13 +126,13 @@ def _only_page(name: str, data: bytes) -> _Directory:
     if not pages:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image; export it again")
     if len(pages) > 1:
-        detail = f"the TIFF holds {len(pages)} images; save the one that counts"
+        detail = f"the TIFF holds {len(pages)} images; save the right one alone"
         raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
     return pages[0]
 
 
 def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) -> _Directory:
-    """Read the tags of unsigned whole numbers; of the others only see that they are all there."""
+    """Read the tags of unsigned whole numbers; of the others only check that they are complete."""
     count_code, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
     start = offset + struct.calcsize(count_code)
     if start > len(data):

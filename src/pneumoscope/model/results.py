@@ -1,4 +1,4 @@
-"""What was measured of a bundle: the part ``results`` of ``bundle.json``, and the content of ``metrics.json``.
+"""What was measured of a bundle: the part ``results`` of ``bundle.json``, and what ``metrics.json`` holds.
 
 `pneumoscope.evaluation` measures and writes it; cards, reports and ``pneumoscope info`` read it.
 """
@@ -253,7 +253,7 @@ class Corrupted(CorruptedMeasures):
 class CorruptionGroup(_Frozen):
     """Corruptions of one origin, and their mean."""
 
-    mean: CorruptedMeasures
+    mean: CorruptedMeasures = CorruptedMeasures()
     corruptions: dict[str, Corrupted] = {}
 
 
@@ -266,9 +266,9 @@ class Robustness(_Frozen):
     seed: int
     resamples: int
     clean: RobustnessMeasures
-    medmnist_c: CorruptionGroup
-    transfer: CorruptionGroup
-    shortcut: CorruptionGroup
+    medmnist_c: CorruptionGroup = CorruptionGroup()
+    transfer: CorruptionGroup = CorruptionGroup()
+    shortcut: CorruptionGroup = CorruptionGroup()
 
 
 class ExternalValidation(_Frozen):
@@ -283,8 +283,8 @@ class ExternalValidation(_Frozen):
     decisions : str
         `BundleManifest.decision_sha256` of the bundle as it was measured: results of other decisions are not
         this bundle's. Empty where it is the bundle's own evaluation.
-    positive, images_by_class
-        Counts; the classes are those that the labels tell apart.
+    images_by_class : dict of str to int
+        The classes are those that the labels distinguish.
     threshold : float
         On the probability of the target.
     """
@@ -346,8 +346,8 @@ class RecalibrationResult(_Frozen):
     copies : int
         Augmented copies of each image that were fitted on as well.
     target_only : bool
-        Whether the labels did not tell the classes of the target apart, so that only the target was calibrated
-        against the rest.
+        Whether the labels did not distinguish the classes of the target, so that only the target was
+        calibrated against the rest.
     not_evaluated : int
         Images that were unreadable or rejected.
     """

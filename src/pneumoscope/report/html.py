@@ -171,7 +171,7 @@ def _article(
         f'<p class="decision {_tone(prediction)}">{escape(decision_text(prediction))}</p>',
     ]
     if prediction.message:
-        parts.append(f"<p>{escape(plain_text(prediction.message))}</p>")
+        parts.append(f"<p>{escape(_capital(plain_text(prediction.message)))}</p>")
     if prediction.p_target is not None:
         parts.append(_bars(prediction, point))
     if radiograph is not None:
@@ -246,7 +246,9 @@ def _header(
         reasons = ", ".join(map(reason_text, prediction.reasons))
         cautions = all(reason in CAUTIONS for reason in prediction.reasons)
         lead = "passed, with caution: " if cautions else "overridden: "
-        facts["Gate"] = f"{lead}{reasons}" if prediction.status == "ok" else reasons
+        facts["Reason" if prediction.status == "unreadable" else "Gate"] = (
+            f"{lead}{reasons}" if prediction.status == "ok" else reasons
+        )
     elif prediction.status == "ok":
         facts["Gate"] = "passed"
     return facts

@@ -129,7 +129,7 @@ def draw_prediction(
         if prediction.reasons:
             forced = any(reason not in CAUTIONS for reason in prediction.reasons)
             lead = "Rejected, but predicted on request. " if forced else ""
-            y = _paragraph(canvas, left, y, f"{lead}{reasons}", ALARM)
+            y = _paragraph(canvas, left, y, f"{lead}{reasons}", ALARM) + LINE // 2
         if explanation is not None:
             _legend(canvas, left, y, explanation)
     bottom = panel_height - MARGIN

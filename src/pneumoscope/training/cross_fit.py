@@ -35,8 +35,8 @@ def cross_fit(
 ) -> list[npt.NDArray[np.float32]]:
     """Train once without each part and predict that part; every part is a run of its own that can be resumed.
 
-    The weights of the last epoch are used, since choosing the epoch on a held-out part would bias its result. A
-    teacher of the recipe is not used, since it would have been trained on the held-out parts.
+    The weights of the last epoch are used, since choosing the epoch on a held-out part would bias its result.
+    A teacher of the recipe is not used, since it would have been trained on the held-out parts.
 
     Parameters
     ----------
@@ -77,9 +77,7 @@ def cross_fit(
             network = build_network(last.network, len(last.output_classes), weights=weights, seed=last.seed)
             if last.pretraining:
                 network = pretrain(last, network, train.images, run, fabric=fabric, progress=progress)
-            network = fit(
-                last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress
-            )
+            network = fit(last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress)
             found = predict_logits(network, evaluated.images, fabric).numpy()
             if fabric.is_global_zero:
                 np.savez(stored, logits=found, held_out=held_out)

@@ -66,7 +66,7 @@ class Packed:
     ----------
     images : ndarray of uint8, shape (N, 1, S, S)
     possible : ndarray of bool, shape (N, K)
-        Classes that each label leaves open: one, or all classes of the target where the label names only that.
+        Classes that each label leaves open: one, or all of the target where it names only that.
     records : tuple of Record
         Of the images, in the same order.
     left_out : tuple of LeftOut
@@ -166,8 +166,8 @@ def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
     Raises
     ------
     DataError
-        If more than `MAX_UNREADABLE` of the images are unreadable, more than `MAX_REJECTED` are rejected, or no
-        image of one class is left in a split.
+        If more than `MAX_UNREADABLE` of the images are unreadable, more than `MAX_REJECTED` are rejected, or
+        no image of one class is left in a split.
     """
     total = sum(len(packed) + len(packed.left_out) for packed in sides.values())
     for status, limit, fix in (
@@ -196,9 +196,7 @@ def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead
 def input_items(manifest: Manifest) -> list[InputItem]:
     """Return the images of a manifest for the pipeline, with age and view where they are stated."""
     return [
-        InputItem(
-            str(manifest.resolve(record)), age=record.age, view=record.view or ViewPosition.UNKNOWN
-        )
+        InputItem(str(manifest.resolve(record)), age=record.age, view=record.view or ViewPosition.UNKNOWN)
         for record in manifest.records
     ]
 

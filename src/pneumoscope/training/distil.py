@@ -1,7 +1,7 @@
 """Teachers: bundles whose predictions for the training images a student is trained on, besides the labels.
 
-Hinton et al., Distilling the Knowledge in a Neural Network, 2015. A teacher is any bundle, so that its input may
-differ from that of the student; it may be larger, for example.
+Hinton et al., Distilling the Knowledge in a Neural Network, 2015. A teacher is any bundle, so that its input
+may differ from that of the student; it may be larger, for example.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
     """
     source = bundle.manifest.provenance
     if bundle.manifest.classes != student.output_classes:
-        raise RecipeError(f"{bundle.path}: the teacher has the classes {', '.join(bundle.manifest.classes)} only")
+        raise RecipeError(
+            f"{bundle.path}: the teacher has the classes {', '.join(bundle.manifest.classes)} only"
+        )
     if source.split_fingerprint:
         same_split = source.split_fingerprint == data.split_fingerprint()
     else:

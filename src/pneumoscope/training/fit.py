@@ -1,7 +1,7 @@
 """The training loop, to be read from top to bottom.
 
-Lightning Fabric runs it in bf16, on a GPU and, under ``torchrun``, on several. Every random number of an epoch
-comes from (seed, epoch), so a resumed run gives the same weights as an uninterrupted one, bit for bit.
+Lightning Fabric runs it in bf16, on a GPU and, under ``torchrun``, on several. Every random number of an
+epoch comes from (seed, epoch), so a resumed run gives the same weights as an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -186,7 +186,11 @@ class _Trainer:
         """Train the remaining epochs of one phase."""
         trainable = freeze(self.network, phase.frozen)
         log.info(
-            "phase %d: %d epochs, lr %g, %d trainable parameters", number + 1, phase.epochs, phase.lr, trainable
+            "phase %d: %d epochs, lr %g, %d trainable parameters",
+            number + 1,
+            phase.epochs,
+            phase.lr,
+            trainable,
         )
         plain = self._optimizer(phase)
         batches = len(self._batches(0))
@@ -229,9 +233,7 @@ class _Trainer:
             raise DataError(f"{self.run}: {len(order)} training images are too few; give more")
         return batches
 
-    def _train_epoch(
-        self, model: Any, optimizer: Any, schedule: LambdaLR, epoch: int
-    ) -> tuple[float, float]:
+    def _train_epoch(self, model: Any, optimizer: Any, schedule: LambdaLR, epoch: int) -> tuple[float, float]:
         """Train on all images once; return the mean loss and the learning rate of the last step."""
         recipe, fabric = self.recipe, self.fabric
         seed = recipe.seed
@@ -262,7 +264,7 @@ class _Trainer:
         return mean, float(lr)
 
     def _evaluated(self) -> Network:
-        """Return the network with the weights that are validated and kept: the average, where there is one."""
+        """Return the network that is validated and kept: the average, where there is one."""
         return cast(Network, self.average.module) if self.average else self.network
 
     def _validate(self) -> tuple[float, float, float]:

@@ -210,9 +210,7 @@ def build_network(
         count = _drop_unused(backbone, spec.channels)
         if not starts_trained and spec.name.startswith("vgg"):
             _he_initialise(backbone)
-    return Network(
-        backbone, count, classes, mean=mean, std=std, dropout=spec.dropout, weights_source=source
-    )
+    return Network(backbone, count, classes, mean=mean, std=std, dropout=spec.dropout, weights_source=source)
 
 
 def _normalisation(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

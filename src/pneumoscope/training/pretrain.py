@@ -1,7 +1,7 @@
 """Self-supervised pretraining: two augmented copies of an image should have similar features.
 
-SimSiam (Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021): it needs neither labels nor
-negative pairs nor large batches, so that two CPUs are enough.
+SimSiam (Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021): it needs neither labels
+nor negative pairs nor large batches, so that two CPUs are enough.
 """
 
 from __future__ import annotations

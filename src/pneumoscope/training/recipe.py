@@ -285,7 +285,7 @@ class Recipe(_Strict):
         return sum(phase.epochs for phase in self.phases)
 
     def with_epochs(self, epochs: int) -> Recipe:
-        """Return the recipe with `epochs` epochs in all; phases keep their order, the last is cut or extended."""
+        """Return the recipe with `epochs` epochs in all; the last phases are cut, or the last is extended."""
         phases: list[Phase] = []
         left = epochs
         for index, phase in enumerate(self.phases):

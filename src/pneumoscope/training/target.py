@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
+from pneumoscope.data.labels import PNEUMONIA_SUBTYPES, class_name
 from pneumoscope.domain import CodedConcept, Target, probability_column
 from pneumoscope.errors import RecipeError
 
@@ -15,7 +15,7 @@ PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
 
 
 def parse_target(text: str) -> Target:
-    """Read a target that is written as ``NAME=CLASS[,CLASS...]``; labels are in lower case.
+    """Read a target that is written as ``NAME=CLASS[,CLASS...]``; case does not matter.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def parse_target(text: str) -> Target:
     """
     name, _, listed = text.partition("=")
     name = name.strip().lower()
-    classes = tuple(part.strip().lower() for part in listed.split(","))
+    classes = tuple(class_name(part) for part in listed.split(","))
     if not name or not all(classes):
         raise RecipeError(
             f"--target {text}: write it as NAME=CLASS[,CLASS...], such as infiltrate=lobar,diffuse"
@@ -51,13 +51,15 @@ def check_target(target: Target, classes: tuple[str, ...] | None) -> None:
     if len(target.classes) == len(classes):
         raise ValueError("target.classes: at least one class must be outside of the target")
     if target.name in classes and target.classes != (target.name,):
-        raise ValueError(f"target.name: {target.name} is a class but not the whole target; choose another name")
+        raise ValueError(
+            f"target.name: {target.name} is a class but not the whole target; choose another name"
+        )
     if len({probability_column(name) for name in classes}) < len(classes):
         raise ValueError(f"classes: two of {', '.join(classes)} have the same name but for signs; rename one")
 
 
 def default_target(recipe: str, classes: Iterable[str]) -> Target:
-    """Return pneumonia, for the classes ``normal`` and ``pneumonia``, or ``bacterial`` and ``viral`` in its place.
+    """Return pneumonia for ``normal`` and ``pneumonia``, or ``bacterial`` and ``viral`` in its place.
 
     Raises
     ------

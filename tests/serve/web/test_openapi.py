@@ -1,4 +1,4 @@
-"""The interface keeps what its OpenAPI document promises: Schemathesis asks, the real server responses."""
+"""The interface keeps what its OpenAPI document promises, checked by Schemathesis on the real server."""
 
 from __future__ import annotations
 

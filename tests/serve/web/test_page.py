@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bundles import make_bundle
+from pneumoscope.domain import Target
 from pneumoscope.errors import BundleError
 from pneumoscope.model.bundle import load_bundle
-from pneumoscope.report.rows import COLUMNS
+from pneumoscope.report.rows import columns
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser tests need axe")
@@ -22,11 +24,12 @@ pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
 from page_driver import (  # noqa: E402  what it imports may be absent
     POINTS,
-    asked,
+    WIDE,
     canvas_image,
     drawn,
     give,
     percent,
+    predictions_of,
     serving,
     set_slider,
     upload,
@@ -34,17 +37,21 @@ from page_driver import (  # noqa: E402  what it imports may be absent
 
 expect = playwright.expect
 
+PNEUMONIA = re.compile("pneumonia|bacterial|viral", re.IGNORECASE)
 
-def test_a_jpeg_is_answered_with_bars_and_the_operating_point(open_page: Any, site: str) -> None:
+
+def test_a_jpeg_gets_bars_and_the_operating_point(open_page: Any, site: str) -> None:
     file = upload("one.jpeg", drawn(1))
-    (answer,) = asked(site, file)
+    (prediction,) = predictions_of(site, file)
     page = open_page()
     give(page, file)
-    title = "Pneumonia suspected" if answer["decision"] == "pneumonia" else "No pneumonia seen"
-    expect(page.locator(".answer .verdict")).to_contain_text(title)
+    title = "Pneumonia suspected" if prediction["decision"] == "pneumonia" else "No pneumonia detected"
+    expect(page.locator(".result .outcome")).to_contain_text(title)
     bars = page.locator(".bars .bar")
-    for index, name in enumerate(("p_pneumonia", "p_bacterial", "p_viral")):
-        expect(bars.nth(index).locator("b")).to_have_text(percent(answer[name]))
+    classes = prediction["probabilities"]
+    for index, value in enumerate((prediction["p_target"], classes["bacterial"], classes["viral"])):
+        expect(bars.nth(index).locator("b")).to_have_text(percent(value))
+    expect(bars).to_have_count(3)
     track = bars.nth(0).locator(".track").bounding_box()
     mark = bars.nth(0).locator(".threshold").bounding_box()
     share = (mark["x"] + mark["width"] / 2 - track["x"]) / track["width"]
@@ -58,17 +65,19 @@ def test_the_operating_point_moves_the_decision_and_not_the_probability(open_pag
     files = [upload(f"{seed}.jpeg", drawn(seed)) for seed in range(6)]
     between = [
         file
-        for file, one in zip(files, asked(site, *files), strict=True)
-        if POINTS[0].threshold <= one["p_pneumonia"] < POINTS[1].threshold
+        for file, one in zip(files, predictions_of(site, *files), strict=True)
+        if POINTS[0].threshold <= one["p_target"] < POINTS[1].threshold
     ]
     assert between, "no image lies between the two thresholds"
     page = open_page()
     give(page, between[0])
-    expect(page.locator(".verdict")).to_contain_text("Pneumonia suspected")
+    expect(page.locator(".outcome")).to_contain_text("Pneumonia suspected")
     before = page.locator(".bars").inner_text()
     page.get_by_label("Operating point").select_option("high")
-    expect(page.locator(".verdict")).to_contain_text("No pneumonia seen")
-    expect(page.locator(".point")).to_contain_text("99.0% or more counts as suspected")
+    expect(page.locator(".outcome")).to_contain_text("No pneumonia detected")
+    expect(page.locator(".point")).to_contain_text(
+        "Suspected at 99.0% or more; sensitivity 30.0%, specificity 99.0%"
+    )
     assert page.locator(".bars").inner_text() == before
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Export CSV").click()
@@ -113,81 +122,81 @@ def test_heat_map_window_and_zoom_change_the_image(open_page: Any) -> None:
 
 def test_a_dicom_is_shown_with_its_header(open_page: Any, site: str, shared_data: Path) -> None:
     file = upload("chest.dcm", (shared_data / "dicom/CR-MONO1-10-chest.dcm").read_bytes())
-    (answer,) = asked(site, file)
+    (prediction,) = predictions_of(site, file)
     page = open_page()
     give(page, file)
     facts = page.locator(".facts")
     expect(facts).to_contain_text("DICOM, CR, 10 bits")
-    expect(facts).to_contain_text(f"{answer['facts']['view']} (frontal)")
+    expect(facts).to_contain_text(f"{prediction['facts']['view']} (frontal)")
     assert canvas_image(page).std() > 20
     expect(page.locator(".thumbnail canvas")).to_have_count(1)
 
 
-def test_a_broken_file_is_told_and_does_not_stop_the_others(open_page: Any) -> None:
+def test_a_broken_file_is_reported_and_does_not_stop_the_others(open_page: Any) -> None:
     page = open_page()
     hostile = "<img src=x onerror=alert(1)>.jpeg"
     give(page, upload(hostile, drawn(1)), upload("broken.jpeg", drawn(2)[:900]))
-    expect(page.locator(".answer .file-name")).to_have_text(hostile)
+    expect(page.locator(".result .file-name")).to_have_text(hostile)
     expect(page.locator("#counts")).to_contain_text("1 not predicted")
     page.locator("#rows").get_by_role("button", name="broken.jpeg").click()
-    expect(page.locator(".verdict")).to_have_text("■Not predicted: file cut short")
+    expect(page.locator(".outcome")).to_have_text("■Unreadable: file truncated")
     expect(page.locator(".detail")).not_to_be_empty()
     expect(page.locator("#nothing")).to_have_text("There is no image to show.")
     expect(page.get_by_role("button", name="Heat map")).to_be_disabled()
 
 
-def test_an_uncertain_answer_says_so_whatever_the_decision(open_page: Any) -> None:
+def test_an_uncertain_prediction_is_shown_as_such_whatever_the_decision(open_page: Any) -> None:
     page = open_page()
 
     def doubt(route: Any) -> None:
         response = route.fetch()
-        answer = response.json()
-        answer["predictions"][0] |= {"uncertain": True, "prediction_set": ["normal", "viral"]}
-        route.fulfill(response=response, json=answer)
+        body = response.json()
+        body["predictions"][0] |= {"uncertain": True, "prediction_set": ["normal", "viral"]}
+        route.fulfill(response=response, json=body)
 
     page.route("**/v1/predictions*", doubt)
     give(page, upload("one.jpeg", drawn(1)))
-    expect(page.locator(".verdict")).to_contain_text("Uncertain: normal and pneumonia are both possible")
-    expect(page.locator(".answer")).to_contain_text("Not ruled out: normal, viral.")
+    expect(page.locator(".outcome")).to_contain_text("Uncertain: normal and pneumonia are both possible")
+    expect(page.locator(".result")).to_contain_text("Not ruled out: normal, viral.")
     expect(page.locator(".detail")).to_contain_text("reaches the operating point")
     page.get_by_label("Operating point").select_option("high")
-    expect(page.locator(".detail")).to_contain_text("stays below the operating point")
+    expect(page.locator(".detail")).to_contain_text("is below the operating point")
 
 
-def test_a_image_like_no_class_is_uncertain_too(open_page: Any) -> None:
+def test_an_image_without_a_probable_class_is_uncertain_too(open_page: Any) -> None:
     page = open_page()
 
     def doubt(route: Any) -> None:
         response = route.fetch()
-        answer = response.json()
-        answer["predictions"][0] |= {"uncertain": True, "prediction_set": []}
-        route.fulfill(response=response, json=answer)
+        body = response.json()
+        body["predictions"][0] |= {"uncertain": True, "prediction_set": []}
+        route.fulfill(response=response, json=body)
 
     def with_sets(route: Any) -> None:
         response = route.fetch()
-        answer = response.json()
-        answer["manifest"]["conformal"] = [0.0, 0.0, 0.0]
-        route.fulfill(response=response, json=answer)
+        body = response.json()
+        body["facts"]["populations"][0]["prediction_sets"] = True
+        route.fulfill(response=response, json=body)
 
     page.route("**/v1/bundle", with_sets)
     page.route("**/v1/predictions*", doubt)
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
-    expect(page.locator(".verdict")).to_contain_text("Uncertain: the image is like no class")
-    expect(page.locator(".answer")).to_contain_text("No class is as probable")
+    expect(page.locator(".outcome")).to_contain_text("Uncertain: no class is sufficiently probable")
+    expect(page.locator(".result")).to_contain_text("No class is sufficiently probable")
 
 
 def test_a_photograph_is_not_evaluated(open_page: Any, shared_data: Path) -> None:
     try:
         shipped = load_bundle(None)
     except BundleError as error:
-        pytest.skip(f"only a trained bundle knows a chest: {error}")
+        pytest.skip(f"only a trained bundle rejects photographs: {error}")
     photographs = sorted((shared_data / "not-chest").glob("fruit-*.jpg"))[:2]
     with serving(shipped.path) as address:
         page = open_page(address=address)
         give(page, *(upload(path.name, path.read_bytes()) for path in photographs))
         expect(page.locator("#rows tr[data-tone=rejected]")).to_have_count(2)
-        expect(page.locator(".verdict")).to_contain_text("Not predicted: not a chest X-ray")
+        expect(page.locator(".outcome")).to_contain_text("Rejected: not a chest X-ray")
         expect(page.locator(".detail")).to_contain_text("give a frontal chest X-ray")
         expect(page.locator(".bars")).to_have_count(0)
 
@@ -195,11 +204,11 @@ def test_a_photograph_is_not_evaluated(open_page: Any, shared_data: Path) -> Non
 def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
     forty = [upload(f"person{index}.jpeg", drawn(index)) for index in range(2, 41)]
     forty.append(upload("=1+1.jpeg", drawn(0)))
-    expected = {one["path"]: one for one in asked(site, *forty)}
+    expected = {one["path"]: one for one in predictions_of(site, *forty)}
     page = open_page()
     give(page, *forty)
     names = page.locator("#rows button")
-    by_suspicion = [expected[name]["p_pneumonia"] for name in names.all_inner_texts()]
+    by_suspicion = [expected[name]["p_target"] for name in names.all_inner_texts()]
     assert by_suspicion == sorted(by_suspicion, reverse=True)
     assert len(set(by_suspicion)) > 10
     expect(names.first).to_have_attribute("aria-current", "true")
@@ -218,13 +227,104 @@ def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
         page.get_by_role("button", name="Export CSV").click()
     text = Path(waiting.value.path()).read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == columns(("normal", "bacterial", "viral"), "pneumonia")
     assert [row["path"] for row in rows][::39] == ["person40.jpeg", "'=1+1.jpeg"]
     for row in rows:
         truth = expected[row["path"].lstrip("'")]
-        assert float(row["p_pneumonia"]) == pytest.approx(truth["p_pneumonia"], abs=1e-6)
+        assert float(row["p_pneumonia"]) == pytest.approx(truth["p_target"], abs=1e-6)
+        for name, value in truth["probabilities"].items():
+            assert float(row[f"p_{name}"]) == pytest.approx(value, abs=1e-6)
         assert row["decision"] == truth["decision"]
+        assert row["population"] == "any"
         assert row["prediction_set"] == ";".join(truth["prediction_set"])
+
+
+def test_findings_are_named_by_the_bundle(open_page: Any, tmp_path: Path) -> None:
+    """Columns, bars, words, CSV and report of a model for another finding."""
+    classes, target = ("clear", "lobar", "diffuse"), Target("infiltrate", ("lobar", "diffuse"))
+    bundle = make_bundle(tmp_path / "bundle", classes=classes, target=target, seed=4)
+    with serving(bundle.path) as address:
+        files = [upload(f"{seed}.jpeg", drawn(seed)) for seed in range(3)]
+        expected = {one["path"]: one for one in predictions_of(address, *files)}
+        page = open_page(address=address, viewport=WIDE)
+        expect(page.locator(".promises")).to_contain_text("Probability of infiltrate (lobar, diffuse)")
+        assert not PNEUMONIA.search(page.content())
+        give(page, *files)
+        heads = page.get_by_role("columnheader").all_inner_texts()
+        assert [head.strip() for head in heads] == ["Image", "Prediction", "Infiltrate", "Lobar", "Diffuse"]
+        name = page.locator(".result .file-name").inner_text()
+        shown = expected[name]
+        suspected = shown["decision"] == "infiltrate"
+        title = "Infiltrate suspected" if suspected else "No infiltrate detected"
+        expect(page.locator(".outcome")).to_contain_text(title)
+        expect(page.locator("#canvas")).to_have_attribute(
+            "aria-label", re.compile("Probability of infiltrate")
+        )
+        bars = page.locator(".bars .bar")
+        assert bars.locator("dt").all_inner_texts() == ["Infiltrate", "Lobar", "Diffuse"]
+        values = (shown["p_target"], shown["probabilities"]["lobar"], shown["probabilities"]["diffuse"])
+        assert bars.locator("b").all_inner_texts() == [percent(value) for value in values]
+        assert not PNEUMONIA.search(page.content())
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Export CSV").click()
+        text = Path(waiting.value.path()).read_text("utf-8")
+        assert tuple(next(csv.reader(io.StringIO(text)))) == columns(classes, "infiltrate")
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Save report").click()
+        report = Path(waiting.value.path()).read_text("utf-8")
+        for words in ("Infiltrate", "Lobar", "Diffuse", "Clear", title):
+            assert words in report
+        assert not PNEUMONIA.search(text + report)
+
+
+def test_a_target_that_is_a_class_is_shown_once(open_page: Any, tmp_path: Path) -> None:
+    bundle = make_bundle(
+        tmp_path / "bundle", classes=("normal", "other", "covid"), target=Target("covid", ("covid",)), seed=4
+    )
+    with serving(bundle.path) as address:
+        page = open_page(address=address)
+        give(page, upload("1.jpeg", drawn(1)), upload("2.jpeg", drawn(2)))
+        heads = page.get_by_role("columnheader").all_inner_texts()
+        assert [head.strip() for head in heads] == ["Image", "Prediction", "Covid"]
+        assert page.locator(".bars dt").all_inner_texts() == ["Covid", "Normal", "Other"]
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Export CSV").click()
+        text = Path(waiting.value.path()).read_text("utf-8")
+        assert tuple(next(csv.reader(io.StringIO(text)))) == columns(("normal", "other", "covid"), "covid")
+
+
+def test_each_population_has_its_own_thresholds(open_page: Any) -> None:
+    """The page decides again with the points of the population that the row names."""
+    page = open_page()
+
+    def two_populations(response: Any) -> None:
+        populations = response["populations"]
+        strict = [point | {"threshold": 1.0} for point in populations[0]["operating_points"]]
+        populations.append({"population": "elderly", "operating_points": strict, "prediction_sets": False})
+
+    def of_the_elderly(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        two_populations(body["bundle"])
+        body["predictions"][0]["population"] = "elderly"
+        route.fulfill(response=response, json=body)
+
+    def facts(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        two_populations(body["facts"])
+        route.fulfill(response=response, json=body)
+
+    page.route("**/v1/bundle", facts)
+    page.route("**/v1/predictions*", of_the_elderly)
+    page.reload()
+    give(page, upload("one.jpeg", drawn(1)))
+    expect(page.locator(".outcome")).to_contain_text("Pneumonia suspected")  # as the server decided
+    page.get_by_label("Operating point").select_option("high")
+    expect(page.locator(".outcome")).to_contain_text("No pneumonia detected")
+    page.get_by_label("Operating point").select_option("low")
+    expect(page.locator(".point")).to_contain_text("Suspected at 100.0% or more")
+    expect(page.locator(".result")).to_contain_text("Thresholds for the population: elderly")
 
 
 def test_a_report_is_printed_and_saved_whole(open_page: Any, tmp_path: Path) -> None:
@@ -260,7 +360,7 @@ def test_the_worklist_is_worked_by_keys(open_page: Any) -> None:
     page.keyboard.press("j")
     page.keyboard.press("k")
     expect(current).to_have_text(names[1])
-    expect(page.locator(".answer .file-name")).to_have_text(names[1])
+    expect(page.locator(".result .file-name")).to_have_text(names[1])
     current.focus()
     page.keyboard.press("ArrowDown")
     expect(current).to_have_text(names[2])
@@ -298,8 +398,8 @@ def test_dropped_and_pasted_images_are_read(open_page: Any) -> None:
             """([bytes, event, field]) => {
                 const transfer = new DataTransfer();
                 transfer.items.add(new File([new Uint8Array(bytes)], "image.jpeg", { type: "image/jpeg" }));
-                const kind = event === "drop" ? DragEvent : ClipboardEvent;
-                document.dispatchEvent(new kind(event, { [field]: transfer, cancelable: true }));
+                const type = event === "drop" ? DragEvent : ClipboardEvent;
+                document.dispatchEvent(new type(event, { [field]: transfer, cancelable: true }));
             }""",
             [list(drawn(index)), event, field],
         )
@@ -308,7 +408,7 @@ def test_dropped_and_pasted_images_are_read(open_page: Any) -> None:
     expect(page.locator("#rows button", has_text="pasted")).to_have_count(1)
 
 
-def test_a_busy_server_is_asked_again_and_a_rejection_is_told(open_page: Any) -> None:
+def test_a_busy_server_is_tried_again_and_an_error_is_shown(open_page: Any) -> None:
     page = open_page()
     seen = []
 
@@ -325,14 +425,14 @@ def test_a_busy_server_is_asked_again_and_a_rejection_is_told(open_page: Any) ->
 
     page.route("**/v1/predictions*", busy)
     page.locator("#picker").set_input_files([upload("one.jpeg", drawn(1))])
-    expect(page.locator(".verdict")).to_contain_text("Not sent")
+    expect(page.locator(".outcome")).to_contain_text("Not sent")
     expect(page.locator(".detail")).to_have_text("more than 1 MB")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".bars")).to_be_visible()
     assert len(seen) == 3
 
 
-def test_a_token_is_asked_for_once_and_kept_in_memory(browser: Any, site: str) -> None:
+def test_a_token_is_requested_once_and_kept_in_memory(browser: Any, site: str) -> None:
     with browser.new_context() as context:
         page = context.new_page()
         given = []

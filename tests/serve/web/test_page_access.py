@@ -1,4 +1,4 @@
-"""Whether everybody can use the page: axe, the accessibility tree, small screens and dark ones."""
+"""Accessibility of the page: axe, the accessibility tree, small screens and dark ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_axe_finds_nothing_serious(open_page: Any) -> None:
     assert serious(page) == []
 
 
-def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
+def test_the_accessibility_tree_has_the_whole_prediction(open_page: Any) -> None:
     page = open_page()
     give(page, upload("one.jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
     expect(page.locator("body")).to_match_aria_snapshot(
@@ -55,7 +55,7 @@ def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
               - rowgroup:
                 - row:
                   - columnheader /Image/
-                  - columnheader /Answer/
+                  - columnheader /Prediction/
                   - columnheader /Pneumonia/
               - rowgroup
           - region "X-ray":
@@ -70,8 +70,8 @@ def test_the_accessibility_tree_tells_the_whole_answer(open_page: Any) -> None:
               - button "Reset"
               - slider "Window"
               - slider "Level"
-          - region "Answer":
-            - heading "Answer" [level=2]
+          - region "Prediction":
+            - heading "Prediction" [level=2]
             - region "Probabilities":
               - heading "Probability" [level=3]
             - paragraph:

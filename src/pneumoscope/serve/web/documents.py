@@ -141,6 +141,8 @@ def _type_name(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if schema.get("type") == "array":
         return f"list of {_type_name(schema.get('items', {})) or 'values'}"
+    if values := schema.get("additionalProperties"):
+        return f"object of {_type_name(values)}" if isinstance(values, dict) else "object"
     return str(schema.get("format") or schema.get("type", ""))
 
 

@@ -173,10 +173,12 @@ function numbers(images, prediction) {
   const { bundle } = images;
   if (!bundle) return null;
   const { classes, target } = bundle;
+  const others = classes.filter((name) => !target.classes.includes(name));
+  const classNames = [...target.classes.filter((name) => name !== target.name), ...others];
   /** @type {[string, number | null][]} */
   const values = [
     [target.name, prediction.p_target],
-    ...classes.filter((name) => name !== target.name).map((name) => [name, prediction.probabilities[name]]),
+    ...classNames.map((name) => [name, prediction.probabilities[name]]),
   ];
   const point = images.pointOf(prediction);
   const hasSets = images.calibrationOf(prediction)?.prediction_sets ?? false;

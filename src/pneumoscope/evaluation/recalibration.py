@@ -1,0 +1,413 @@
+"""Recalibrating a bundle on a hospital's own labelled images, and measuring what that brings.
+
+The results are cross-fitted: five folds of patients, each evaluated with what was fitted on the other four.
+What is written is fitted on all of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import pneumoscope
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.split import folds
+from pneumoscope.errors import BundleError, DataError
+from pneumoscope.evaluation import weighted
+from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
+from pneumoscope.evaluation.card import write_card
+from pneumoscope.evaluation.observe import Observed, observe
+from pneumoscope.evaluation.populations import measured_population, validated_populations
+from pneumoscope.evaluation.scores import BoolArray, FloatArray
+from pneumoscope.model.bundle import (
+    BUNDLE_FOLDER,
+    CARD_FILE,
+    MANIFEST_FILE,
+    Bundle,
+    load_bundle,
+    write_bundle,
+)
+from pneumoscope.model.manifest import Calibration
+from pneumoscope.model.results import ParentResults, RecalibrationResult, RecalibrationSide, Results
+from pneumoscope.parallel import Progress, available_cpus
+from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.predictor import Predictor
+
+__all__ = ["FEW", "LEAST", "Recalibration", "recalibrate", "recalibrate_bundle"]
+
+FOLDS = 5
+FEW = 100
+"""Images of a class below which a calibration is rough, and a warning is given."""
+USABLE_AUROC = 0.7
+"""Least AUROC that the interval should surely reach: below it no threshold separates the classes."""
+LEAST = 20
+"""Images of a class below which there is nothing to fit on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recalibration:
+    """A recalibrated bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The new one.
+    results : RecalibrationResult
+        Measures before and after; the bundle's ``results.recalibration``.
+    warnings : tuple of str
+        Lines for people.
+    """
+
+    bundle: Bundle
+    results: RecalibrationResult
+    warnings: tuple[str, ...]
+
+
+def recalibrate(
+    bundle: Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    method: Method = "vector",
+    copies: int = 0,
+    n_boot: int = 1000,
+    progress: Progress | None = None,
+) -> Recalibration:
+    """Recalibrate a bundle on a hospital's images, as ``pneumoscope recalibrate`` does.
+
+    Parameters
+    ----------
+    bundle : path-like
+        Bundle or run folder; it is not changed.
+    data : path-like
+        Labelled folder, manifest or MedMNIST ``.npz`` of the hospital.
+    out : path-like
+        Folder of the new bundle.
+    method, copies, n_boot, progress
+        As for `recalibrate_bundle`.
+
+    Raises
+    ------
+    BundleError, DataError
+        As `recalibrate_bundle`, or if bundle or data cannot be read.
+    """
+    manifest = load(data)
+    return recalibrate_bundle(
+        load_bundle(bundle, allow_draft=False),
+        manifest,
+        Path(out),
+        method=method,
+        described_as=Path(data).resolve().name,
+        copies=copies,
+        n_boot=n_boot,
+        progress=progress,
+    )
+
+
+def recalibrate_bundle(
+    bundle: Bundle,
+    manifest: Manifest,
+    out: Path,
+    *,
+    method: Method = "vector",
+    described_as: str,
+    copies: int = 0,
+    n_boot: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Recalibration:
+    """Fit a new calibrator, operating points and conformal thresholds; write them as a new bundle.
+
+    Where the labels do not distinguish the classes of the target, or a class has fewer than 20 images, only
+    the target is calibrated against the rest, and its classes keep the shares and the conformal thresholds of
+    the parent. The new bundle is validated on the population of these images, and on no other.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The parent; it is not changed.
+    manifest : Manifest
+        Labelled images of the hospital.
+    out : Path
+        Folder of the new bundle.
+    method : {"none", "temperature", "vector"}
+        How the logits are scaled; ``none`` keeps the parent's calibrator and chooses thresholds alone.
+    described_as : str
+        What the images are, for the record.
+    copies : int
+        Augmented copies of each image that are fitted on as well.
+    n_boot : int
+        Resamples of the patients for the intervals.
+    seed : int
+        Of copies, folds and resamples.
+    progress : Progress, optional
+        Receives the number of images done.
+
+    Raises
+    ------
+    BundleError
+        If `out` is the parent or holds a bundle.
+    DataError
+        If there are fewer than 20 images or 5 patients with, or without, the target, or a label is none of
+        the bundle's classes.
+    """
+    _check_out(bundle, out)
+    parent = bundle.manifest
+    predictor = Predictor(bundle, workers=available_cpus())
+    observed = observe(predictor, manifest, copies=copies, seed=seed, progress=progress)
+    counts = _counts(observed)
+    _check_enough(observed, manifest)
+    fitted_on = f"{described_as}{f', each with {copies} augmented copies' if copies else ''}"
+    job = _Job(
+        parent.calibrations[0],
+        method,
+        fitted_on,
+        target_only=any(counts[name] < LEAST for name in parent.classes),
+    )
+    before = _decisions(observed, parent.calibrations[0], np.flatnonzero(observed.is_original))
+    after = _cross_fitted(observed, manifest, job, seed)
+    n_patients, sides = _compare(observed, {"parent": before, "recalibrated": after}, n_boot, seed)
+    results = RecalibrationResult(
+        evaluated_on=described_as,
+        population=measured_population(manifest, observed.records, described_as),
+        data_fingerprint=manifest.fingerprint(),
+        method=method,
+        copies=copies,
+        target_only=job.target_only,
+        folds=FOLDS,
+        images=len(observed.records),
+        patients=n_patients,
+        not_evaluated=observed.not_evaluated,
+        images_by_class=counts,
+        intervals=weighted.intervals(n_boot, seed),
+        **sides,
+    )
+    written = _write(bundle, job.fit(observed), results, out)
+    return Recalibration(written, results, tuple(_warnings(results, observed)))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How each of the fits is made, those of the folds and that of the whole."""
+
+    parent: Calibration
+    method: Method
+    fitted_on: str
+    target_only: bool
+
+    def fit(self, observed: Observed) -> Calibration:
+        if self.target_only:
+            return refit_target(observed, self.method, fitted_on=self.fitted_on, parent=self.parent, n_boot=0)
+        kept = self.parent.calibrator
+        return fit_calibration(observed, self.method, fitted_on=self.fitted_on, kept=kept, n_boot=0)
+
+
+def _check_out(bundle: Bundle, out: Path) -> None:
+    if out.resolve() == bundle.path.resolve():
+        raise BundleError(f"{out}: is the bundle itself; give another --out")
+    if any((place / MANIFEST_FILE).exists() for place in (out, out / BUNDLE_FOLDER)):
+        raise BundleError(f"{out}: holds a bundle already; give another folder")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; give a folder for the new bundle")
+
+
+def _counts(observed: Observed) -> dict[str, int]:
+    """Count images by class, and those whose label is only the target's name under that name."""
+    possible = observed.possible[observed.is_original]
+    certain = possible.sum(axis=1) == 1
+    counts = {name: int((possible[:, k] & certain).sum()) for k, name in enumerate(observed.classes)}
+    return counts if certain.all() else counts | {observed.target.name: int((~certain).sum())}
+
+
+def _check_enough(observed: Observed, manifest: Manifest) -> None:
+    first, target = observed.is_original, observed.target.name
+    for name, positive in (("without", False), ("with", True)):
+        chosen = first & (observed.is_positive == positive)
+        images, patients = int(chosen.sum()), len(np.unique(observed.patients[chosen]))
+        if images < LEAST or patients < FOLDS:
+            raise DataError(
+                f"{manifest.root}: {images} images of {patients} patients {name} {target} are too few "
+                f"to recalibrate on; give at least {LEAST} of {FOLDS} patients, better {FEW} and more"
+            )
+
+
+def _warnings(results: RecalibrationResult, observed: Observed) -> list[str]:
+    counts, target = dict(results.images_by_class), observed.target
+    if results.target_only:
+        positive = sum(count for name, count in counts.items() if target.includes(name))
+        counts = {name: count for name, count in counts.items() if not target.includes(name)}
+        counts[target.name] = positive
+    lines = []
+    if few := [f"{count} {name}" for name, count in counts.items() if count < FEW]:
+        lines.append(
+            f"too few images ({', '.join(few)}): below {FEW} per class the new thresholds are rough; "
+            "see the intervals"
+        )
+    if results.target_only:
+        lines.append(
+            f"fewer than {LEAST} images of a class are labelled: {target.name} is calibrated against the "
+            "rest, its classes keep the parent's calibration"
+        )
+    low = results.recalibrated.auroc.low
+    if low is None or low < USABLE_AUROC:
+        lines.append(
+            "the network hardly separates these images (see AUROC), and no calibration fixes that; train "
+            "it on images of this kind"
+        )
+    return lines
+
+
+def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, out: Path) -> Bundle:
+    """Write the child: the parent's files, its own calibration, results and card."""
+    parent = bundle.manifest
+    # Results on the images that a threshold was chosen on are optimistic: cross-fitted ones replace them.
+    reached = results.recalibrated.operating_points
+    points = tuple(
+        replace(
+            point,
+            patients=results.patients,
+            sensitivity=reached[point.name].sensitivity,
+            specificity=reached[point.name].specificity,
+        )
+        for point in fitted.operating_points
+    )
+    provenance = parent.provenance.model_copy(
+        update={
+            "parent": bundle.identity,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "code_version": pneumoscope.__version__,
+        }
+    )
+    # Network and gate are the parent's, so its speed is, too.
+    own = Results(
+        recalibration=results,
+        parent=ParentResults(identity=bundle.identity, evaluation=parent.results.evaluation),
+        speed=parent.results.speed,
+    )
+    names = [point.name for point in points]
+    manifest = parent.model_copy(
+        update={
+            "state": "evaluated",
+            "calibrations": (fitted.model_copy(update={"operating_points": points}),),
+            "populations": (),
+            "validated": validated_populations(own),
+            "default_operating_point": "balanced" if "balanced" in names else names[0],
+            "provenance": provenance,
+            "results": own,
+        }
+    )
+    files: dict[str, bytes | Path] = {name: bundle.path / name for name in parent.files if name != CARD_FILE}
+    return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
+
+
+@dataclass(frozen=True, eq=False)
+class _Decisions:
+    """What a calibration decides for N images.
+
+    Parameters
+    ----------
+    p_target : ndarray of float64, shape (N,)
+    positive : dict of str to ndarray of bool, shape (N,)
+        By operating point, whether the decision is for the target.
+    kept : ndarray of bool, shape (N, K), or None
+        Which classes the prediction set holds; None where the bundle makes no sets.
+    """
+
+    p_target: FloatArray
+    positive: dict[str, BoolArray]
+    kept: BoolArray | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[npt.NDArray[np.intp], _Decisions]]) -> _Decisions:
+        """Join the decisions for parts of the images; each part comes with its positions."""
+        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+        decisions = [one for _, one in parts]
+
+        def whole(of: Callable[[_Decisions], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            return np.concatenate([of(one) for one in decisions])[order]
+
+        def of_point(name: str) -> BoolArray:
+            return whole(lambda one: one.positive[name])
+
+        kept = None if decisions[0].kept is None else whole(lambda one: np.asarray(one.kept))
+        return cls(
+            whole(lambda one: one.p_target), {name: of_point(name) for name in decisions[0].positive}, kept
+        )
+
+
+def _decisions(observed: Observed, fitted: Calibration, rows: npt.NDArray[np.intp]) -> _Decisions:
+    """Return what a calibration decides for some rows."""
+    probabilities = calibrate(observed.logits[rows], fitted.calibrator, observed.target_mask)
+    p = np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0)
+    positive = {point.name: p >= point.threshold for point in fitted.operating_points}
+    kept = None if fitted.conformal is None else probabilities >= np.array(fitted.conformal)
+    return _Decisions(p, positive, kept)
+
+
+def _cross_fitted(observed: Observed, manifest: Manifest, job: _Job, seed: int) -> _Decisions:
+    """Evaluate each image, without copies, with what was fitted on the other patients."""
+    parts = []
+    everything = np.arange(len(observed.records))
+    for held_out in folds(manifest.with_records(observed.records), FOLDS, seed):
+        fitted = job.fit(observed.of_images(np.setdiff1d(everything, held_out)))
+        rows = np.flatnonzero(observed.is_original)[held_out]
+        parts.append((held_out, _decisions(observed, fitted, rows)))
+    return _Decisions.joined(parts)
+
+
+def _compare(
+    observed: Observed, sides: dict[str, _Decisions], n_boot: int, seed: int
+) -> tuple[int, dict[str, RecalibrationSide]]:
+    """Measure both sides on the same resamples of patients; return their number and the measures."""
+    _, patients = np.unique(observed.patients[observed.is_original], return_inverse=True)
+    n_patients = int(patients.max()) + 1
+    values = weighted.replicates(
+        patients.astype(np.int64),
+        n_boot,
+        seed,
+        lambda weights: {
+            (side, *key): one
+            for side, decisions in sides.items()
+            for key, one in _measures(observed, decisions, weights).items()
+        },
+    )
+    trees: dict[str, Any] = {side: {} for side in sides}
+    for key, one in values.items():
+        place = trees
+        for name in key[:-1]:
+            place = place.setdefault(name, {})
+        place[key[-1]] = weighted.estimate(one, n_patients, reason="no image of this class")
+    return n_patients, {side: RecalibrationSide.model_validate(tree) for side, tree in trees.items()}
+
+
+def _measures(
+    observed: Observed, decisions: _Decisions, weights: FloatArray
+) -> dict[tuple[str, ...], FloatArray]:
+    first = observed.is_original
+    truth, possible = observed.is_positive[first], observed.possible[first]
+    p = decisions.p_target
+    out: dict[tuple[str, ...], FloatArray] = {
+        ("auroc",): weighted.ranking(p, truth, weights)[0],
+        ("ece",): weighted.calibration_error(p, truth, weights),
+        ("brier",): weighted.brier(p - truth, weights),
+    }
+    for name, positive in decisions.positive.items():
+        out["operating_points", name, "sensitivity"] = weighted.share(positive, truth, weights)
+        out["operating_points", name, "specificity"] = weighted.share(~positive, ~truth, weights)
+    if decisions.kept is not None:
+        kept, certain = decisions.kept, possible.sum(axis=1) == 1
+        for k, name in enumerate(observed.classes):
+            own = possible[:, k] & certain
+            if own.any():
+                out["prediction_sets", "coverage", name] = weighted.share(kept[:, k], own, weights)
+        mask = observed.target_mask
+        unsure = (kept[:, mask].any(axis=1) & kept[:, ~mask].any(axis=1)) | ~kept.any(axis=1)
+        out["prediction_sets", "uncertain"] = weighted.share(unsure, np.ones(len(p), np.bool_), weights)
+    return out

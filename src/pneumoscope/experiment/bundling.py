@@ -1,0 +1,126 @@
+"""From trained weights to a bundle for use: export, calibration, evaluation; each writes it once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.errors import CAUTIONS
+from pneumoscope.evaluation import Evaluation, calibrate_bundle, evaluate_bundle, sign_bundle
+from pneumoscope.evaluation.gate import fit_gate
+from pneumoscope.experiment.images import are_of, by_data_set
+from pneumoscope.experiment.plan import RECIPE_FILE
+from pneumoscope.experiment.run_folder import Origin
+from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle
+from pneumoscope.parallel import Progress
+from pneumoscope.predict.cache import ImageCache
+from pneumoscope.training.dataset import LeftOut, Packed
+from pneumoscope.training.export import export_bundle
+from pneumoscope.training.history import HISTORY_FILE
+from pneumoscope.training.networks import Network, build_network, load_weights, save_weights
+from pneumoscope.training.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["calibrated", "evaluated", "export_run_to_keras", "exported", "not_evaluated"]
+
+WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
+
+
+def exported(
+    origin: Origin, network: Network, train_set: Packed, lungs: Path | None, teachers: tuple[str, ...]
+) -> Bundle:
+    """Write the weights, the draft of the bundle and, where requested, the Keras file."""
+    recipe, out = origin.experiment.recipe, origin.experiment.out
+    save_weights(network, out / WEIGHTS_FILE)
+    own = int(are_of(train_set.records, origin.manifest).sum())
+    bundle = export_bundle(
+        network,
+        recipe,
+        out / BUNDLE_FOLDER,
+        provenance=origin.provenance(teachers, images=own, added_images=len(train_set) - own),
+        lungs=lungs,
+        train_images=train_set.images,
+    )
+    if origin.experiment.keras:
+        from pneumoscope.training.keras_export import export_keras
+
+        export_keras(network, out / KERAS_FILE, size=recipe.input.size)
+    return bundle
+
+
+def calibrated(
+    origin: Origin, bundle: Bundle, images: Manifest, cache: ImageCache | None, progress: Progress
+) -> Bundle:
+    """Fit the gate on training images and calibrator and thresholds on validation images; write once."""
+    recipe, manifest = origin.experiment.recipe, origin.manifest
+    progress.step("fitting the gate on training patients")
+    gate = fit_gate(bundle, by_data_set(images, manifest), cache=cache, progress=progress)
+    progress.step("calibrating on validation patients")
+    return calibrate_bundle(
+        bundle,
+        manifest.subset("val"),
+        gate=gate,
+        method=recipe.calibration,
+        copies=recipe.calibration_copies,
+        seed=recipe.seed,
+        described_as=origin.part("val"),
+        progress=progress,
+    )
+
+
+def evaluated(origin: Origin, bundle: Bundle, fabric: Fabric, progress: Progress) -> Evaluation:
+    """Evaluate on split ``test`` and write report, model card and results."""
+    recipe, out = origin.experiment.recipe, origin.experiment.out
+    data = bundle.manifest.provenance.data
+    about = {
+        "Recipe": f"{recipe.name} ({recipe.sha256[:12]})",
+        "Data": f"{origin.description.name}, {len(origin.manifest)} images",
+        "Additional training data": ", ".join(
+            f"{one.description.name}, {one.images} images" for one in data if one.additional
+        ),
+        "Split": origin.split_in_words,
+        "Epochs": str(recipe.epochs),
+        "Trained on": str(fabric.device.type).upper(),
+    }
+    evaluation = evaluate_bundle(
+        bundle,
+        origin.manifest.subset("test"),
+        out,
+        evaluated_on=origin.part("test"),
+        about={name: fact for name, fact in about.items() if fact},
+        history=out / HISTORY_FILE,
+        progress=progress,
+    )
+    sign_bundle(bundle, evaluation)
+    return evaluation
+
+
+def not_evaluated(evaluation: Evaluation) -> tuple[LeftOut, ...]:
+    """Return the test images that were unreadable or rejected."""
+    return tuple(
+        LeftOut(
+            row.path,
+            row.status,
+            next(reason for reason in row.reasons if reason not in CAUTIONS),
+            row.message,
+        )
+        for row in evaluation.not_evaluated
+    )
+
+
+def export_run_to_keras(run: Path, out: Path) -> float:
+    """Write the network of a finished run as a Keras file; return the largest difference between the two.
+
+    Raises
+    ------
+    RecipeError
+        If the folder is no run, or its weights do not fit its recipe.
+    """
+    from pneumoscope.training.keras_export import export_keras
+
+    recipe = load_recipe(str(run / RECIPE_FILE))
+    network = build_network(recipe.network, len(recipe.output_classes), pretrained=False)
+    return export_keras(load_weights(network, run / WEIGHTS_FILE), out, size=recipe.input.size)
