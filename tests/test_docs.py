@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,21 @@ def test_the_api_page_shows_every_public_name(site: Path) -> None:
         assert re.search(rf'id="pneumoscope\.(?:\w+\.)*{name}"', page), name
     assert "Parameters" in page, "numpydoc sections are parsed"
     assert "----------" not in page, "and none is left as text"
+
+
+def test_the_architecture_page_matches_the_code() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {contract["id"]: contract for contract in project["tool"]["importlinter"]["contracts"]}
+    layers = [layer.strip("()") for layer in contracts["layers"]["layers"] if layer != "__main__"]
+    assert f"\n{' → '.join(layers)}\n" in page
+    folder = REPOSITORY / "src" / "pneumoscope"
+    parts = {path.parent.name for path in folder.glob("*/__init__.py")} | {
+        part.stem for part in folder.glob("*.py")
+    }
+    assert parts - {"__init__", "__main__"} == set(re.findall(r"\w+", " ".join(layers)))
+    diagram = page[page.index("┌") : page.rindex("┘")]
+    described = re.findall(r"^\| `(\w+)(?:/|\.py)`", page, re.MULTILINE)
+    for name in parts - {"__init__", "__main__"}:
+        assert name in diagram, name
+        assert name in described, name

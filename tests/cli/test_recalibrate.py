@@ -35,7 +35,7 @@ def recalibrate(capsys):
 
 
 def test_before_and_after_are_shown_and_a_new_bundle_is_written(recalibrate, bundle, data, tmp_path):
-    code, out, err = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--views", 1)
+    code, out, err = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--copies", 1)
     assert code == 0, err
     head, *rows, last = out.splitlines()
     assert head.split() == ["parent", "recalibrated"]
@@ -61,11 +61,11 @@ def test_json_holds_what_the_bundle_holds(recalibrate, bundle, data, tmp_path, m
     assert code == 0
     facts = json.loads(out)
     child = load_bundle(tmp_path / "ours")
-    own = child.manifest.results["recalibration"]
+    own = child.manifest.results.recalibration.model_dump(mode="json")
     assert {name: facts[name] for name in own} == own
     assert facts["bundle"]["parent"] == bundle.identity
     assert facts["bundle"]["identity"] == child.identity
-    assert child.manifest.calibrator.method == method
+    assert child.manifest.calibrations[0].calibrator.method == method
     if method == "none":
         assert own["parent"]["ece"] == own["recalibrated"]["ece"]
 
@@ -80,7 +80,7 @@ def test_images_that_were_not_evaluated_are_exit_code_3(recalibrate, bundle, tmp
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, data, tmp_path):
     write_phantoms(tmp_path / "few", n=12, size=96, seed=6)
-    for words, said in (
+    for words, message in (
         ((bundle.path, data, "--out", bundle.path), "is the bundle itself"),
         ((bundle.path, tmp_path / "few", "--out", tmp_path / "ours"), "too few to recalibrate on"),
         ((tmp_path / "none", data, "--out", tmp_path / "ours"), "not a bundle"),
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, da
         code, out, err = recalibrate(*words)
         assert (code, out) == (4, "")
         assert len(err.splitlines()) == 1
-        assert said in err
+        assert message in err
     assert not (tmp_path / "ours").exists()
 
 
@@ -106,20 +106,24 @@ def shipped():
 
 
 @pytest.mark.slow
-def test_adults_without_kinds_are_calibrated_against_normal(recalibrate, shipped, shared_data, tmp_path):
-    # However well the shipped model is calibrated: a parent that calls pneumonia too often.
+def test_adults_without_subtypes_are_calibrated_on_the_target_only(
+    recalibrate, shipped, shared_data, tmp_path
+):
+    # However well the shipped model is calibrated: a parent that predicts pneumonia too often.
     parent = copy_bundle(load_bundle(shipped), tmp_path / "parent")
-    calibrator = parent.manifest.calibrator.model_copy(update={"odds_bias": 2.0})
-    write_bundle(parent.path, parent.manifest.model_copy(update={"calibrator": calibrator}))
+    calibration = parent.manifest.calibrations[0]
+    calibrator = calibration.calibrator.model_copy(update={"odds_bias": 2.0})
+    moved = calibration.model_copy(update={"calibrator": calibrator})
+    write_bundle(parent.path, parent.manifest.model_copy(update={"calibrations": (moved,)}))
     words = (parent.path, shared_data / "nih-adult", "--out", tmp_path / "ours", "--json")
     code, out, err = recalibrate(*words)
     facts = json.loads(out)
     assert code == (3 if facts["not_evaluated"] else 0), err
-    assert facts["against_normal_only"]
+    assert facts["target_only"]
     before, after = facts["parent"], facts["recalibrated"]
     assert after["brier"]["high"] < before["brier"]["value"]
     assert after["ece"]["high"] < before["ece"]["low"]
-    assert after["prediction_sets"]["holds_normal"]["high"] >= 0.9
+    assert after["prediction_sets"]["coverage"]["normal"]["high"] >= 0.9
     assert after["operating_points"]["screening"]["sensitivity"]["high"] >= 0.98
 
 
@@ -131,8 +135,8 @@ def test_sets_of_children_hold_their_class(recalibrate, shipped, shared_data, tm
     code, out, err = recalibrate(shipped, tmp_path / "part.csv", "--out", tmp_path / "ours", "--json")
     facts = json.loads(out)
     assert code == (3 if facts["not_evaluated"] else 0), err
-    assert not facts["against_normal_only"]
-    sets = facts["recalibrated"]["prediction_sets"]
-    for name in ("holds_normal", "holds_bacterial", "holds_viral"):
+    assert not facts["target_only"]
+    sets = facts["recalibrated"]["prediction_sets"]["coverage"]
+    for name in ("normal", "bacterial", "viral"):
         assert sets[name]["high"] >= 0.9
         assert sets[name]["value"] >= 0.84

@@ -1,16 +1,17 @@
-"""A evaluated set with everything a report shows: patients, sources, mistakes."""
+"""An evaluated set with everything a report shows: patients, sources, mistakes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from pneumoscope.domain import Target
 from pneumoscope.evaluation import ScoredSet
 
 THREE = ("normal", "bacterial", "viral")
 
 
-def made_up(n=300, seed=0, classes=THREE, per_patient=1):
+def made_up(n=300, seed=0, classes=THREE, per_patient=1, target=None):
     """Draw labels, and probabilities that lean towards them."""
     rng = np.random.default_rng(seed)
     k = len(classes)
@@ -19,7 +20,9 @@ def made_up(n=300, seed=0, classes=THREE, per_patient=1):
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     patients = tuple(f"patient{i // per_patient}" for i in range(n))
     sources = tuple(("IM", "NORMAL2")[i % 2] for i in range(n))
-    return ScoredSet(classes, labels, p, patients, tuple(f"{i}.png" for i in range(n)), sources)
+    target = target or Target("pneumonia", tuple(classes[1:]))
+    paths = tuple(f"{i}.png" for i in range(n))
+    return ScoredSet(classes, labels, p, patients, paths, sources, target=target)
 
 
 @pytest.fixture

@@ -44,18 +44,18 @@ def test_the_plain_layout_by_path_and_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("name,x,y,width,height\n", "no table of boxes"),
-        ("path,x,y,width\n", "no table of boxes"),
+        ("name,x,y,width,height\n", "not a table of boxes"),
+        ("path,x,y,width\n", "not a table of boxes"),
         ("path,x,y,width,height\na,1,2,zero,4\n", "row 1: .* must be numbers"),
         ("path,x,y,width,height\na,1,2,3,4\na,1,2,-3,4\n", "row 2: .* above 0"),
         ("path,x,y,width,height\na,1,2,inf,4\n", "row 1: .* finite"),
         ("patientId,x,y,width,height,Target\na,,,,,1\n", "row 1: .* must be numbers"),
     ],
 )
-def test_what_is_no_table_of_boxes_is_one_clear_line(tmp_path, text, told):
-    with pytest.raises(DataError, match=told):
+def test_what_is_not_a_table_of_boxes_is_one_clear_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
         read_boxes(written(tmp_path, text))
 
 
@@ -63,7 +63,7 @@ def test_boxes_of_other_images_and_names_of_several_are_rejected():
     boxes = {"a": (Box(1, 2, 3, 4),)}
     with pytest.raises(DataError, match="no box belongs"):
         match_boxes(boxes, records("b.png"))
-    with pytest.raises(DataError, match="fits 2 images"):
+    with pytest.raises(DataError, match="matches 2 images"):
         match_boxes(boxes, records("x/a.png", "y/a.png"))
 
 

@@ -67,7 +67,7 @@ def test_the_image_moves_away_from_clean_with_the_strength(corruption, image):
 @pytest.mark.parametrize("corruption", EVERY, ids=by_name)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_any_image_stays_a_image(corruption, data):
+def test_any_image_stays_an_image(corruption, data):
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
     pixels = data.draw(arrays(np.float32, shape, elements=st.floats(0, 1, width=32), fill=st.just(0.5)))
     for strength in (1, 5):
@@ -110,9 +110,9 @@ def test_noise_has_the_spread_that_is_stated():
 
 
 def test_lanczos_is_that_of_pillow(image):
-    image = pytest.importorskip("PIL.Image")
+    pillow = pytest.importorskip("PIL.Image")
     lanczos = next(one for one in TRANSFERS if one.name == "resize_lanczos")
-    expected = image.fromarray(image, mode=None).resize((120, 100), image.Resampling.LANCZOS)
+    expected = pillow.fromarray(image, mode=None).resize((120, 100), pillow.Resampling.LANCZOS)
     np.testing.assert_allclose(lanczos.corrupt(image, 5), np.clip(np.asarray(expected), 0, 1), atol=1e-4)
 
 

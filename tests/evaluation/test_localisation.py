@@ -11,18 +11,10 @@ from images import write_image
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Explanation
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.boxes import Box
-from pneumoscope.evaluation.bundles import calibrate_bundle, evaluate_bundle, sign_bundle
-from pneumoscope.evaluation.faithfulness import CURVES, STEPS, curve
-from pneumoscope.evaluation.localisation import (
-    TOLERANCE,
-    MapTruth,
-    energy_inside,
-    inside_boxes,
-    localise,
-    point_of,
-    points_at,
-)
+from pneumoscope.evaluation.boxes import TOLERANCE, Box, inside_boxes, point_of, points_at
+from pneumoscope.evaluation.bundles import evaluate_bundle
+from pneumoscope.evaluation.localisation import CURVES, STEPS, MapTruth, curve, energy_inside, localise
+from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
 from pneumoscope.image.lungs import WHOLE
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.predict.predictor import Predictor
@@ -110,7 +102,8 @@ def evaluated(tmp_path_factory):
 def test_everything_is_measured_with_intervals(evaluated):
     bundle, manifest, folder = evaluated
     truth = MapTruth(folder / "masks", folder / "boxes.csv", 4)
-    found = localise(Predictor.load(bundle.path, force=True), manifest, truth, n_boot=50)
+    measured = localise(Predictor.load(bundle.path, force=True), manifest, truth, n_boot=50)
+    found = measured.model_dump(mode="json")
     json.dumps(found, allow_nan=False)
     lungs, boxes, curves = found["lungs"], found["boxes"], found["curves"]
     assert lungs["lung_area"]["value"] == pytest.approx(0.5, abs=0.01)
@@ -155,11 +148,11 @@ def test_report_and_card_show_what_was_measured(evaluated, tmp_path):
     evaluation = evaluate_bundle(
         bundle, manifest, tmp_path, evaluated_on="made-up", about={}, n_boot=100, maps=truth
     )
-    figure = evaluation.metrics["localisation"]["boxes"]["pointing_game"]
+    estimate = evaluation.metrics.localisation.boxes.pointing_game
     page = evaluation.report.read_text(encoding="utf-8")
     written = json.loads((tmp_path / "metrics.json").read_text())
-    assert written["localisation"]["boxes"]["pointing_game"] == figure
+    assert written["localisation"]["boxes"]["pointing_game"]["value"] == estimate.value
     assert "Pointing game, strict" in page
     assert "Insertion and deletion curves" in page
-    card = sign_bundle(bundle, evaluation.metrics, "made-up").card
-    assert f"| Pointing game | 3 | {figure['value']:.3f} |" in card
+    card = sign_bundle(bundle, evaluation.metrics).card
+    assert f"| Pointing game | 3 | {estimate.value:.3f} |" in card

@@ -37,10 +37,10 @@ def test_plots_of_scores_draw_something(draw, draw_one, classes):
 def test_roc_marks_the_operating_point_and_names_the_area(draw):
     scored = draw()
     (ax,) = plots.roc(scored, 0.4).axes
-    called = scored.p_pneumonia >= 0.4
+    called = scored.p_target >= 0.4
     (point,) = [line for line in ax.lines if line.get_marker() == "o"]
-    assert point.get_xdata()[0] == pytest.approx(called[~scored.is_pneumonia].mean())
-    assert point.get_ydata()[0] == pytest.approx(called[scored.is_pneumonia].mean())
+    assert point.get_xdata()[0] == pytest.approx(called[~scored.is_positive].mean())
+    assert point.get_ydata()[0] == pytest.approx(called[scored.is_positive].mean())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert [label.split()[0] for label in labels] == ["pneumonia", "bacterial", "viral", "threshold"]
 
@@ -60,13 +60,15 @@ def test_confusion_matrix_shows_every_count():
 
 
 def test_reliability_of_a_calibrated_set_follows_the_diagonal():
+    from pneumoscope.domain import Target
     from pneumoscope.evaluation import ScoredSet
 
     rng = np.random.default_rng(0)
     p = rng.random(20_000)
     labels = (rng.random(20_000) < p).astype(np.int64)
     names = tuple(map(str, range(20_000)))
-    scored = ScoredSet(("normal", "pneumonia"), labels, np.c_[1 - p, p], names, names, names)
+    target = Target("pneumonia", ("pneumonia",))
+    scored = ScoredSet(("normal", "pneumonia"), labels, np.c_[1 - p, p], names, names, names, target=target)
     figure = plots.reliability(scored)
     line = figure.axes[0].lines[-1]
     np.testing.assert_allclose(line.get_ydata(), line.get_xdata(), atol=0.05)

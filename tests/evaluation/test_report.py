@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Prediction, Target
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.evaluation import evaluate_scores, worst_mistakes
 from pneumoscope.evaluation.report import write_report
@@ -21,14 +21,15 @@ HISTORY = """epoch,phase,lr,train_loss,val_loss,val_auroc,val_accuracy,seconds
 """
 
 
-def written(tmp_path, scored, **changes):
+def written(tmp_path, scored, evaluated_on="made-up scores, test split", **changes):
+    metrics = evaluate_scores(scored, threshold=0.5, n_boot=20)
     given = {
-        "rejected": [],
-        "metrics": evaluate_scores(scored, threshold=0.5, n_boot=20),
+        "metrics": metrics.model_copy(update={"evaluated_on": evaluated_on}),
+        "not_evaluated": [],
+        "threshold": 0.5,
         "root": tmp_path,
         "title": "A title",
         "about": {"Recipe": "default"},
-        "evaluated_on": "made-up scores, test split",
     }
     given.update(changes)
     path = write_report(tmp_path / "out", scored, **given)
@@ -55,15 +56,15 @@ def test_the_page_stands_alone(draw, tmp_path):
     assert page.text.count("Not a medical device") == 1
 
 
-def test_the_page_says_what_was_measured(draw, tmp_path):
+def test_the_page_shows_what_was_measured(draw, tmp_path):
     scored = draw(n=80)
     _, page = written(tmp_path, scored)
-    figure = evaluate_scores(scored, threshold=0.5, n_boot=20)["pneumonia"]["auroc"]
+    auroc = evaluate_scores(scored, threshold=0.5, n_boot=20).detection.auroc
     for expected in (
         "made-up scores, test split",
         "Recipe",
-        f"{figure['value']:.3f}",
-        f"{figure['low']:.3f} to {figure['high']:.3f}",
+        f"{auroc.value:.3f}",
+        f"{auroc.low:.3f} to {auroc.high:.3f}",
         worst_mistakes(scored, 0.5)[0].path,
         "every image was read and evaluated",
     ):
@@ -79,7 +80,7 @@ def test_files_beside_the_page(draw, tmp_path):
         Prediction("c.png", "rejected", ("too_small",)),
     ]
     scored = draw(n=40)
-    path, page = written(tmp_path, scored, rejected=rejected, history=history)
+    path, page = written(tmp_path, scored, not_evaluated=rejected, history=history)
     content = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))
     assert content["not_evaluated"] == {
         "rejected": 2,
@@ -87,7 +88,7 @@ def test_files_beside_the_page(draw, tmp_path):
         "reasons": {"too_small": 2, "over_exposed": 1, "truncated": 1},
     }
     assert content["evaluated_on"] == "made-up scores, test split"
-    assert content["pneumonia"]["auroc"]["value"] is not None
+    assert content["detection"]["auroc"]["value"] is not None
     assert "1 unreadable and 2 rejected" in page.text
     assert "c.png" in page.text
     for name in ("confusion_matrix.png", "plot.jpg"):
@@ -103,15 +104,30 @@ def test_a_set_of_one_class_still_has_its_page(draw, tmp_path, only):
 
 def test_a_set_without_mistakes_says_so(draw, tmp_path):
     scored = draw(n=60)
-    scored = scored.select((scored.p_pneumonia >= 0.5) == scored.is_pneumonia)
+    scored = scored.select((scored.p_target >= 0.5) == scored.is_positive)
     _, page = written(tmp_path, scored)
     assert "None at this threshold." in page.text
+
+
+def test_the_page_names_the_classes_and_the_target_of_the_bundle(draw, tmp_path):
+    target = Target("infiltrate", ("lobar", "diffuse"))
+    scored = draw(n=120, classes=("lobar", "clear", "diffuse"), target=target)
+    path, page = written(tmp_path, scored)
+    for expected in ("Detection of infiltrate", "clear", "lobar vs diffuse, AUROC", "Missed infiltrate"):
+        assert expected in page.text
+    assert not [word for word in ("pneumonia", "normal", "bacterial") if word in page.text.lower()]
+    assert "pneumonia" not in path.read_text(encoding="utf-8").lower()
 
 
 def test_names_cannot_break_the_page(draw, tmp_path):
     rejected = [Prediction("<script>alert(1)</script>\udcff.png", "rejected", ("too_small",))]
     path, _ = written(
-        tmp_path, draw(n=40), rejected=rejected, title="<b>&", about={"<i>": "</dl>"}, evaluated_on='"<u>'
+        tmp_path,
+        draw(n=40),
+        not_evaluated=rejected,
+        title="<b>&",
+        about={"<i>": "</dl>"},
+        evaluated_on='"<u>',
     )
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"<script|<b>&|<i>|<u>", text)
@@ -137,7 +153,7 @@ def test_without_jinja_the_extra_is_named(draw, tmp_path, monkeypatch):
         written(tmp_path, draw(n=40))
 
 
-def test_importing_the_room_needs_no_extra():
+def test_importing_the_package_needs_no_extra():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('scipy', 'sklearn', 'matplotlib', 'jinja2')))\n"
         "import pneumoscope.evaluation.report, pneumoscope.evaluation.card"
@@ -156,6 +172,7 @@ def test_real_images_are_shown(draw, shared_data, tmp_path):
         made.patients,
         tuple(str(path.relative_to(folder)) for path in images),
         made.sources,
+        target=made.target,
     )
     path, page = written(tmp_path, scored, root=folder)
     shown = sum(address.startswith("data:image/jpeg") for address in page.addresses)

@@ -9,12 +9,18 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import robustness
-from pneumoscope.evaluation.corruptions import CORRUPTIONS, TRANSFERS, Corruption
-from pneumoscope.evaluation.robustness import CorruptionPlan, chosen_records, measure_robustness
-from pneumoscope.evaluation.shortcuts import SHORTCUTS
+from pneumoscope.evaluation.corruptions import CORRUPTIONS, SHORTCUTS, TRANSFERS, Corruption
+from pneumoscope.evaluation.robustness import CorruptionPlan, chosen_records
+from pneumoscope.evaluation.robustness import measure_robustness as measure_typed
+from pneumoscope.parallel import Progress
 from pneumoscope.predict.predictor import Predictor
 
 PLAN = CorruptionPlan()
+
+
+def measure_robustness(*given, **options):
+    """The section of ``metrics.json``."""
+    return measure_typed(*given, **options).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +35,12 @@ def predictor(tmp_path_factory):
 
 def test_every_corruption_at_every_strength_is_measured(predictor, manifest):
     steps = []
-    plan = CorruptionPlan(progress=lambda done, total: steps.append((done, total)))
-    result = measure_robustness(predictor, manifest, plan, n_boot=20)
+
+    class Counted(Progress):
+        def update(self, done, total=None):
+            steps.append((done, total))
+
+    result = measure_robustness(predictor, manifest, PLAN, n_boot=20, progress=Counted())
     assert steps == [(done, 12) for done in range(1, 13)]
     assert result["images"] == 12
     assert set(result["medmnist_c"]["corruptions"]) == {one.name for one in CORRUPTIONS}
@@ -48,7 +58,7 @@ def test_every_corruption_at_every_strength_is_measured(predictor, manifest):
     assert measure_robustness(predictor, manifest, PLAN, n_boot=20) == result
 
 
-def test_clean_is_what_the_predictor_says(predictor, manifest, monkeypatch):
+def test_clean_is_what_the_predictor_predicts(predictor, manifest, monkeypatch):
     """And a change of nothing changes no figure, on no resample."""
     nothing = Corruption("nothing", (0,), lambda pixels, _, __: pixels)
     monkeypatch.setattr(robustness, "GROUPS", {"medmnist_c": (nothing,)})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation.shortcuts import SHORTCUTS, write_text
+from pneumoscope.evaluation.corruptions import SHORTCUTS, write_text
 
 BY_NAME = {one.name: one for one in SHORTCUTS}
 GREY = np.full((200, 240), 0.4, np.float32)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,23 +15,29 @@ import yaml
 from safetensors.torch import load_file
 
 from bundles import lungs_onnx
+from pneumoscope.data.description import write_description
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.errors import DataError, MissingExtraError, RecipeError
+from pneumoscope.domain import DatasetDescription
+from pneumoscope.errors import BundleError, DataError, MissingExtraError, RecipeError
 from pneumoscope.experiment import (
     Experiment,
-    Progress,
+    bundling,
+    changed_recipe,
     divide,
     prepare_manifest,
     run_experiment,
-    with_split,
+    train,
 )
 from pneumoscope.experiment import run as experiment_module
-from pneumoscope.experiment.images import images_to_add, with_more
+from pneumoscope.experiment.images import additional_images, with_additional
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
-from pneumoscope.training.distil import ask
+from pneumoscope.parallel import Progress
+from pneumoscope.predict import pipeline as pipeline_module
+from pneumoscope.predict.predictor import Predictor
+from pneumoscope.training.distil import teacher_probabilities
 from pneumoscope.training.networks import build_network, load_weights
 from pneumoscope.training.recipe import Distillation, Recipe, SplitSpec, Tasks, load_recipe
 
@@ -37,6 +45,8 @@ RECIPE = Recipe.model_validate(
     {
         "name": "tiny",
         "description": "For tests.",
+        "classes": ["normal", "bacterial", "viral"],
+        "target": {"name": "pneumonia", "classes": ["bacterial", "viral"]},
         "input": {"size": 32, "lungs": "crop", "window": "lungs"},
         "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [8, 8]}},
         "phases": [{"epochs": 2, "lr": 0.01}],
@@ -44,6 +54,20 @@ RECIPE = Recipe.model_validate(
         "split": {"fractions": [0.6, 0.2, 0.2]},
     }
 )
+
+
+class Steps(Progress):
+    """Keeps the steps, and the epochs of the training steps with their number in all."""
+
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def step(self, name):
+        self.steps.append(name)
+
+    def update(self, done, total=None):
+        if self.steps[-1] == "training":
+            self.epochs.append((done, total))
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +94,10 @@ def run(data, lungs, tmp_path_factory):
     for path in broken:
         path.write_bytes(b"no image")
     out = tmp_path_factory.mktemp("run") / "run"
-    steps, epochs = [], []
-    told = Progress(on_step=steps.append, on_epoch=lambda row, _: epochs.append(row))
-    result = run_experiment(
-        Experiment(RECIPE, folder / "split.csv", out, lungs=lungs, described_as="phantoms"), told
-    )
-    return result, out, broken, steps, epochs
+    write_description(folder, DatasetDescription(name="drawn chests", licence="CC0"))
+    progress = Steps()
+    result = run_experiment(Experiment(RECIPE, folder / "split.csv", out, lungs=lungs), progress)
+    return result, out, broken, progress
 
 
 def small(**changes):
@@ -84,11 +106,11 @@ def small(**changes):
 
 
 def test_the_run_folder_holds_all_that_the_run_was(run):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     assert {path.name for path in out.iterdir()} >= {
         "bundle", "confusion_matrix.png", "environment.json", "history.csv", "last.ckpt", "metrics.json",
-        "model.safetensors", "plot.jpg", "recipe.yaml", "report.html", "split.csv", "tensorboard",
-        "unreadable.csv",
+        "left-out.csv", "model.safetensors", "plot.jpg", "recipe.yaml", "report.html", "split.csv",
+        "tensorboard",
     }  # fmt: skip
     assert {path.name for path in (out / "bundle").iterdir()} == {
         "bundle.json", "card.md", "head.npz", "lungs.onnx", "model.onnx",
@@ -98,7 +120,7 @@ def test_the_run_folder_holds_all_that_the_run_was(run):
 
 
 def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     assert load_recipe(str(out / "recipe.yaml")) == RECIPE
     environment = json.loads((out / "environment.json").read_text())
     assert environment["packages"]["torch"]
@@ -108,26 +130,28 @@ def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
     assert {record.split for record in manifest.records} == {"train", "val", "test"}
 
 
-def test_progress_is_told(run):
-    _, _, _, steps, epochs = run
-    assert steps[0] == "reading images"
-    assert steps[1] == "training"
-    assert [row.epoch for row in epochs] == [1, 2]
+def test_progress_is_reported(run):
+    _, _, _, progress = run
+    steps = progress.steps
+    assert steps[:2] == ["reading training images", "reading validation images"]
+    assert steps.index("training") < steps.index("exporting") < steps.index("evaluating on test patients")
+    assert progress.epochs == [(1, 2), (2, 2)]
 
 
-def test_unreadable_images_are_listed_and_left_out_on_every_side(run):
-    result, out, broken, _, _ = run
-    with (out / "unreadable.csv").open(encoding="utf-8") as file:
+def test_unreadable_images_are_listed_and_left_out_of_every_split(run):
+    result, out, broken, _ = run
+    with (out / "left-out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [str(path) for path in broken]
-    assert {row["reason"] for row in rows} == {"not_an_image"}
+    unreadable = [row for row in rows if row["status"] == "unreadable"]
+    assert [row["path"] for row in unreadable] == [str(path) for path in broken]
+    assert {row["reason"] for row in unreadable} == {"not_an_image"}
     assert all(row["detail"] for row in rows)
-    assert [error.path for error in result.unreadable] == [str(path) for path in broken]
-    assert len(result.evaluation.not_evaluated) == 1
+    assert [one.path for one in result.left_out] == [row["path"] for row in rows]
+    assert str(broken[1]) in [one.path for one in result.evaluation.not_evaluated]
 
 
 def test_the_bundle_holds_the_weights_that_were_trained(run):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     network = load_weights(build_network(RECIPE.network, 3), out / "model.safetensors").eval()
     bundle = load_bundle(out)
     images = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
@@ -137,21 +161,95 @@ def test_the_bundle_holds_the_weights_that_were_trained(run):
 
 
 def test_the_bundle_is_calibrated_evaluated_and_signed(run):
-    result, out, _, _, _ = run
+    result, out, _, _ = run
     manifest = load_bundle(out).manifest
-    assert manifest.calibrator.method == "temperature"
-    assert manifest.calibrator.fitted_on == "phantoms, val split (as the data give it)"
-    assert {point.name for point in manifest.operating_points} >= {"screening", "balanced", "rule-in"}
-    assert manifest.provenance.data_description == "phantoms"
-    assert (manifest.provenance.split_method, manifest.provenance.split_seed) == ("given", None)
-    written = Manifest.read(out / "split.csv")
-    assert manifest.provenance.split_fingerprint == written.split_fingerprint()
-    assert manifest.provenance.recipe_sha256 == RECIPE.sha256
+    assert manifest == result.bundle.manifest
+    assert manifest.state == "evaluated"
+    assert (manifest.classes, manifest.target) == (RECIPE.classes, RECIPE.target)
+    calibration = manifest.calibrations[0]
+    assert calibration.calibrator.method == "temperature"
+    assert calibration.calibrator.fitted_on == "drawn chests, val split (as given by the data)"
+    assert {point.name for point in calibration.operating_points} >= {"screening", "balanced", "rule-in"}
     metrics = json.loads((out / "metrics.json").read_text())
-    assert manifest.results["evaluated_on"] == "phantoms, test split (as the data give it)"
-    for key in ("pneumonia", "images"):
-        assert manifest.results[key] == metrics[key] == result.evaluation.metrics[key]
-    assert metrics["images"] == len(Manifest.read(out / "split.csv").subset("test")) - 1
+    evaluation = manifest.results.evaluation
+    assert evaluation.evaluated_on == "drawn chests, test split (as given by the data)"
+    assert evaluation == result.evaluation.metrics
+    assert evaluation.images == metrics["images"]
+    assert evaluation.detection.auroc.value == metrics["detection"]["auroc"]["value"]
+    not_evaluated = len(result.evaluation.not_evaluated)
+    assert metrics["images"] == len(Manifest.read(out / "split.csv").subset("test")) - not_evaluated
+
+
+def test_provenance_holds_data_split_and_normalisation(run):
+    _, out, _, _ = run
+    provenance = load_bundle(out).manifest.provenance
+    written = Manifest.read(out / "split.csv")
+    (data,) = provenance.data
+    assert data.description == DatasetDescription(name="drawn chests", licence="CC0")
+    assert data.fingerprint == written.fingerprint()
+    with (out / "left-out.csv").open(encoding="utf-8") as file:
+        lost = {row["path"] for row in csv.DictReader(file)}
+    train_paths = {str(written.resolve(record).resolve()) for record in written.subset("train").records}
+    assert data.images == len(train_paths - lost)
+    assert (provenance.split_method, provenance.split_seed) == ("given", None)
+    assert provenance.split_fingerprint == written.split_fingerprint()
+    assert provenance.recipe_sha256 == RECIPE.sha256
+    assert (provenance.mean, provenance.std) == (pytest.approx((0.48,)), pytest.approx((0.24,)))
+    assert provenance.pretrained == ""
+
+
+def test_each_state_of_the_bundle_is_written_once(data, tmp_path, monkeypatch):
+    written = []
+    for module in ("pneumoscope.training.export", "pneumoscope.evaluation.steps"):
+        original = importlib.import_module(module).write_bundle
+
+        def counting(folder, manifest, files=None, write=original):
+            written.append(manifest.state)
+            return write(folder, manifest, files)
+
+        monkeypatch.setattr(f"{module}.write_bundle", counting)
+    run_experiment(Experiment(small(), data, tmp_path / "run"))
+    assert written == ["draft", "calibrated", "evaluated"]
+
+
+def test_an_interrupted_run_leaves_a_draft_that_does_not_load(data, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundling, "fit_gate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(Experiment(small(), data, tmp_path / "run"))
+    assert load_bundle(tmp_path / "run").manifest.state == "draft"
+    with pytest.raises(BundleError, match="draft"):
+        Predictor.load(tmp_path / "run")
+
+
+def test_another_run_on_the_same_images_decodes_no_training_image(data, tmp_path, monkeypatch):
+    decoded = []
+    original = pipeline_module.read_radiograph
+
+    def counting(source, **options):
+        decoded.append(source)
+        return original(source, **options)
+
+    monkeypatch.setattr(pipeline_module, "read_radiograph", counting)
+    for name in ("first", "second"):
+        decoded.clear()
+        run_experiment(Experiment(small(seed=3), data, tmp_path / name, cache=tmp_path / "cache"))
+    manifest = Manifest.read(tmp_path / "second" / "split.csv")
+    train_paths = {str(manifest.resolve(record)) for record in manifest.subset("train").records}
+    assert not train_paths & set(decoded)
+
+
+def test_train_does_what_the_command_does(data, tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(small(classes=None, target=None).to_yaml(), encoding="utf-8")
+    result = train(recipe, data, tmp_path / "run", epochs=1, seed=4, target="pneumonia=viral,bacterial")
+    manifest = result.bundle.manifest
+    assert manifest.classes == ("normal", "viral", "bacterial")
+    assert manifest.provenance.split_seed == 4
+    written = load_recipe(str(tmp_path / "run" / "recipe.yaml"))
+    assert (written.epochs, written.seed, written.classes) == (1, 4, manifest.classes)
 
 
 # Before any epoch
@@ -165,14 +263,14 @@ def rejected(experiment, error=DataError):
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(run, data):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     before = (out / "recipe.yaml").read_bytes()
     assert "holds a run already; use --resume" in rejected(Experiment(RECIPE, data, out))
     assert (out / "recipe.yaml").read_bytes() == before
 
 
 def test_resuming_by_another_recipe_is_rejected_and_leaves_the_run_alone(run, data):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     before = (out / "recipe.yaml").read_bytes()
     other = RECIPE.model_copy(update={"batch": 4})
     assert "a run of another recipe" in rejected(Experiment(other, data, out, resume=True))
@@ -180,11 +278,11 @@ def test_resuming_by_another_recipe_is_rejected_and_leaves_the_run_alone(run, da
 
 
 def test_resuming_with_another_segmenter_is_rejected(run, tmp_path):
-    _, out, broken, _, _ = run
+    _, out, broken, _ = run
     data = next(folder for folder in broken[0].parents if (folder / "split.csv").exists()) / "split.csv"
     (tmp_path / "other.onnx").write_bytes(b"another")
     message = rejected(Experiment(RECIPE, data, out, lungs=tmp_path / "other.onnx", resume=True))
-    assert "began with another --lungs" in message
+    assert "started with another --lungs" in message
 
 
 @pytest.mark.parametrize("change", ["other bytes", "gone"])
@@ -224,7 +322,7 @@ def test_too_small_an_input_is_rejected(data, tmp_path):
     assert "16 pixels are too few" in rejected(Experiment(tiny, data, tmp_path / "out"), RecipeError)
 
 
-def test_keras_is_asked_for_before_the_training_and_not_after(data, tmp_path, monkeypatch):
+def test_missing_keras_is_reported_before_the_training_and_not_after(data, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment_module.importlib.util, "find_spec", lambda name: None)
     message = rejected(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
     assert "pneumoscope[keras]" in message
@@ -236,7 +334,7 @@ def test_too_many_unreadable_images_stop_the_run_and_are_listed(tmp_path):
         manifest.resolve(record).write_bytes(b"no image")
     message = rejected(Experiment(small(), tmp_path / "data", tmp_path / "out"))
     assert "images are unreadable" in message
-    with (tmp_path / "out" / "unreadable.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "out" / "left-out.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) > 3
     assert not (tmp_path / "out" / "last.ckpt").exists()
 
@@ -257,10 +355,10 @@ def test_a_split_that_the_data_have_is_kept(data):
     assert prepare_manifest(manifest, RECIPE) == manifest
 
 
-def test_a_split_is_not_asked_of_data_that_bring_their_own(data, tmp_path):
+def test_a_split_is_not_requested_of_data_that_have_one(data, tmp_path):
     divide(load(data), SplitSpec(seed=7)).write(tmp_path / "split.csv")
-    asked = Experiment(small(), tmp_path / "split.csv", tmp_path / "out", divides=True)
-    assert "has a split of its own; leave --split out" in rejected(asked)
+    requested = Experiment(small(), tmp_path / "split.csv", tmp_path / "out", divides=True)
+    assert "has a split already; leave --split out" in rejected(requested)
 
 
 def test_images_without_a_side_are_not_lost_in_silence(data):
@@ -270,12 +368,12 @@ def test_images_without_a_side_are_not_lost_in_silence(data):
         prepare_manifest(partly, RECIPE)
 
 
-def test_a_teacher_that_nobody_would_listen_to_is_rejected(data, tmp_path):
+def test_a_teacher_of_a_recipe_without_distillation_is_rejected(data, tmp_path):
     experiment = Experiment(small(), data, tmp_path / "out", teachers=(tmp_path,))
     assert "leave --teacher out" in rejected(experiment, RecipeError)
 
 
-def test_copies_of_held_out_images_are_not_learnt_from(data, tmp_path):
+def test_copies_of_held_out_images_are_not_trained_on(data, tmp_path):
     """The second set holds a test image, saved anew, and one of its own."""
     manifest = divide(load(data), RECIPE.split)
     held_out = cv2.imread(str(manifest.resolve(manifest.subset("test").records[0])), cv2.IMREAD_GRAYSCALE)
@@ -283,14 +381,14 @@ def test_copies_of_held_out_images_are_not_learnt_from(data, tmp_path):
     cv2.imwrite(str(tmp_path / "more" / "normal" / "copy.bmp"), held_out)
     own = write_phantoms(tmp_path / "own", n=3, size=64, seed=9)
     shutil.copy(own.resolve(own.records[0]), tmp_path / "more" / "normal" / "own.png")
-    added = images_to_add(tmp_path / "more", manifest)
+    added = additional_images(tmp_path / "more", manifest)
     assert [record.path for record in added.records] == ["normal/own.png"]
-    assert len(with_more(manifest.subset("train"), added)) == len(manifest.subset("train")) + 1
-    with pytest.raises(DataError, match="lists images that are held out"):
-        images_to_add(data, manifest)
+    assert len(with_additional(manifest.subset("train"), added)) == len(manifest.subset("train")) + 1
+    with pytest.raises(DataError, match="lists validation or test images"):
+        additional_images(data, manifest)
 
 
-def test_by_patient_copies_of_a_image_stay_on_one_side_and_by_random_not(tmp_path):
+def test_by_patient_copies_of_an_image_stay_on_one_side_and_by_random_not(tmp_path):
     """Every image has a copy of a patient of its own, at another compression."""
     rng = np.random.default_rng(0)
     for label in ("normal", "bacterial", "viral"):
@@ -315,16 +413,20 @@ def test_by_patient_copies_of_a_image_stay_on_one_side_and_by_random_not(tmp_pat
     assert divided_pairs("random") > 3
 
 
-def test_with_split_changes_only_what_is_asked():
-    assert with_split(RECIPE) == RECIPE
-    changed = with_split(RECIPE, method="random", seed=5)
+def test_options_change_only_their_own_part_of_the_recipe():
+    scratch = changed_recipe(RECIPE)
+    assert scratch == RECIPE.from_scratch() == RECIPE
+    changed = changed_recipe(RECIPE, split="random", seed=5)
     assert changed.split == SplitSpec(method="random", seed=5, fractions=RECIPE.split.fractions)
     assert changed.seed == 5
-    assert with_split(RECIPE, method="random").seed == RECIPE.seed
+    assert changed_recipe(RECIPE, split="random").seed == RECIPE.seed
+    assert changed_recipe(RECIPE, size=48).input.size == 48
+    with pytest.raises(RecipeError, match="exclude each other"):
+        changed_recipe(RECIPE, pretrained=False, weights=Path("w.pth"))
 
 
 def test_kept_weights_are_plain_safetensors(run):
-    _, out, _, _, _ = run
+    _, out, _, _ = run
     assert all(
         key.startswith(("backbone.", "head.", "mean", "std")) for key in load_file(out / "model.safetensors")
     )
@@ -333,7 +435,7 @@ def test_kept_weights_are_plain_safetensors(run):
 
 @pytest.fixture(scope="module")
 def taught(data, lungs, tmp_path_factory):
-    """A student of a teacher that sees larger images, with adults and further tasks besides."""
+    """A student of a teacher with a larger input, with additional data and auxiliary tasks."""
     folder = tmp_path_factory.mktemp("taught")
     teacher = RECIPE.model_copy(
         update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
@@ -353,71 +455,79 @@ def taught(data, lungs, tmp_path_factory):
             "tasks": Tasks(lungs=0.2, source=0.1),
         }
     )
-    experiment = Experiment(student, data, folder / "run", lungs=lungs, also=folder / "more.csv")
-    steps, epochs = [], []
-    told = Progress(on_step=steps.append, on_epoch=lambda row, total: epochs.append((row.epoch, total)))
-    return run_experiment(experiment, told), experiment, steps, epochs
+    experiment = Experiment(student, data, folder / "run", lungs=lungs, additional=folder / "more.csv")
+    progress = Steps()
+    return run_experiment(experiment, progress), experiment, progress
 
 
 def test_a_teacher_is_trained_first_and_recorded(taught):
-    result, experiment, steps, epochs = taught
-    assert steps.index("asking the teacher") < len(steps) - 1 - steps[::-1].index("training")
-    assert epochs == [(1, 2), (2, 2)] * 2
+    result, experiment, progress = taught
+    steps = progress.steps
+    assert steps.index("predicting with the teacher") < len(steps) - 1 - steps[::-1].index("training")
+    assert progress.epochs == [(1, 2), (2, 2)] * 2
     teacher = load_bundle(experiment.out / "teacher")
     assert teacher.manifest.input.size == 48
     assert result.bundle.manifest.provenance.teachers == (teacher.identity,)
 
 
-def test_the_teacher_is_asked_for_its_own_data_alone(taught, data, lungs, monkeypatch, tmp_path):
-    _, experiment, _, _ = taught
-    asked = []
+def test_the_teacher_predicts_only_images_of_its_own_data(taught, data, lungs, monkeypatch, tmp_path):
+    _, experiment, _ = taught
+    predicted = []
 
-    def hear(teacher, paths):
-        asked.extend(paths)
-        return ask(teacher, paths)
+    def watch(teacher, images, **options):
+        predicted.extend(images.records)
+        return teacher_probabilities(teacher, images, **options)
 
-    monkeypatch.setattr(experiment_module, "ask", hear)
+    monkeypatch.setattr(experiment_module, "teacher_probabilities", watch)
     given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
     run_experiment(given)
+    left_out = {one.path for one in run_experiment(dataclasses.replace(given, resume=True)).left_out}
     manifest = Manifest.read(given.out / "split.csv")
-    assert sorted(asked) == sorted(manifest.resolve(record) for record in manifest.subset("train").records)
+    expected = [
+        record.path
+        for record in manifest.subset("train").records
+        if str(manifest.resolve(record)) not in left_out
+    ]
+    assert sorted(record.path for record in predicted[: len(expected)]) == sorted(expected)
 
 
-def test_the_teacher_changes_what_is_learnt(taught, data, lungs, tmp_path):
-    _, experiment, _, _ = taught
+def test_the_teacher_changes_the_weights(taught, data, lungs, tmp_path):
+    _, experiment, _ = taught
     alone = experiment.recipe.model_copy(update={"distillation": None})
-    run_experiment(Experiment(alone, data, tmp_path / "run", lungs=lungs, also=experiment.also))
+    run_experiment(Experiment(alone, data, tmp_path / "run", lungs=lungs, additional=experiment.additional))
     taught_weights = load_file(experiment.out / "model.safetensors")
     alone_weights = load_file(tmp_path / "run" / "model.safetensors")
     assert not torch.equal(taught_weights["head.weight"], alone_weights["head.weight"])
 
 
 def test_a_teacher_may_be_given(taught, data, lungs, tmp_path):
-    _, experiment, _, _ = taught
+    _, experiment, _ = taught
     given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
-    steps = []
-    result = run_experiment(given, Progress(on_step=steps.append))
+    result = run_experiment(given)
     assert not (given.out / "teacher").exists()
     assert result.bundle.manifest.provenance.teachers == (load_bundle(experiment.out / "teacher").identity,)
     with pytest.raises(RecipeError, match="same split"):
         run_experiment(
-            dataclasses.replace(given, recipe=with_split(given.recipe, seed=5), out=tmp_path / "other")
+            dataclasses.replace(given, recipe=changed_recipe(given.recipe, seed=5), out=tmp_path / "other")
         )
 
 
-def test_added_images_are_learnt_from_and_never_evaluated(taught):
-    result, experiment, _, _ = taught
+def test_additional_images_are_trained_on_and_never_evaluated(taught):
+    result, experiment, _ = taught
     assert "more" not in result.evaluation.scored.sources
     written = Manifest.read(experiment.out / "split.csv")
     assert not any("more" in record.path for record in written.records)
     manifest = load(experiment.data)
-    added_set = images_to_add(experiment.also, written)
-    learnt = with_more(manifest, added_set)
-    added = learnt.records[len(manifest) :]
+    added_set = additional_images(experiment.additional, written)
+    images = with_additional(manifest, added_set)
+    added = images.records[len(manifest) :]
     assert len(added) == 8  # the one of split val is left out
     assert all(record.split == "train" and record.patient_id.startswith("more/") for record in added)
-    assert all(learnt.resolve(record).is_file() for record in added)
-    told = result.bundle.manifest.provenance
-    assert told.also_description == "8 images of more"
-    assert told.also_fingerprint == added_set.fingerprint()
-    assert "8 images of more" in result.bundle.card
+    assert all(images.resolve(record).is_file() for record in added)
+    own, more = result.bundle.manifest.provenance.data
+    assert (own.additional, more.additional) == (False, True)
+    assert more.fingerprint == added_set.fingerprint()
+    assert 0 < more.images <= 8
+    name = more.description.name
+    assert name
+    assert name in result.bundle.card

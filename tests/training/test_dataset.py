@@ -174,7 +174,7 @@ def test_what_the_gate_rejects_is_left_out_of_training_with_its_reason(tmp_path)
     manifest = draw(full(tmp_path, 4))
     paths = [manifest.resolve(record) for record in manifest.records]
     paths[1].write_bytes(dicom(grey_levels(1), bits=8, Rows=120, Columns=140, ViewPosition="LL"))
-    cv2.imwrite(str(paths[6]), np.full((120, 140), 90, np.uint8))
+    paths[6].write_bytes(dicom(grey_levels(6), bits=8, Rows=120, Columns=140, BodyPartExamined="HAND"))
     cv2.imwrite(str(paths[9]), grey_levels(0, 30, 35))
     packed = pack(manifest, THREE, PLAIN)
     assert [(one.path, one.status, one.reason) for one in packed.left_out] == [

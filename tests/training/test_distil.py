@@ -69,7 +69,8 @@ def test_a_teacher_of_other_classes_is_rejected(data, tmp_path):
 def test_additional_data_of_a_teacher_do_not_count(data, tmp_path):
     own = TrainingData(fingerprint=data.fingerprint())
     more = TrainingData(fingerprint="other", additional=True)
-    check_teacher(make_bundle(tmp_path, provenance=trained_on(data, data=(own, more))), STUDENT, data)
+    provenance = trained_on(data).model_copy(update={"data": (own, more)})
+    check_teacher(make_bundle(tmp_path, provenance=provenance), STUDENT, data)
 
 
 def test_a_teacher_gives_a_probability_for_every_image(tmp_path):

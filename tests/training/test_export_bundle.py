@@ -122,7 +122,7 @@ def test_the_lung_segmenter_travels_where_the_input_needs_it(network, tmp_path):
     assert (with_lungs.path / LUNGS_FILE).read_bytes() == b"a segmenter"
     assert LUNGS_FILE in with_lungs.manifest.files
     with pytest.raises(BundleError, match=LUNGS_FILE):
-        export_bundle(network, needs, tmp_path / "lacking", provenance=Provenance())
+        load_bundle(export_bundle(network, needs, tmp_path / "lacking", provenance=Provenance()).path)
 
 
 def test_a_network_on_three_channels_still_takes_grey_images(tmp_path):

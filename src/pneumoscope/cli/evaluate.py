@@ -1,19 +1,16 @@
-"""`pneumoscope evaluate`: how well a bundle reads labelled images."""
+"""`pneumoscope evaluate`: how well a bundle performs on labelled images."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder
+from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder, one_opencv_thread
 
 if TYPE_CHECKING:
-    from pneumoscope.data.manifest import Manifest
+    from pneumoscope.model.results import Evaluation
 
 _Masks = Annotated[Path | None, typer.Option(metavar="DIR", help="Lung masks: PNG under the images' names.")]
 _Boxes = Annotated[
@@ -32,10 +29,12 @@ _Images = Annotated[
     int | None,
     typer.Option(min=1, help="Most images for --robustness, by whole patients; all if not given."),
 ]
-_Sign = Annotated[bool, typer.Option("--sign", help="Write the results and the model card into the bundle.")]
+_Sign = Annotated[
+    bool, typer.Option("--sign", help="Write results, validated population and model card into the bundle.")
+]
 _Name = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Add the results to the bundle's card as those of another set."),
+    typer.Option(metavar="NAME", help="Add the results to the bundle's card as an external validation."),
 ]
 
 
@@ -58,43 +57,34 @@ def evaluate(
     add_to_card: _Name = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
 ) -> None:
-    """Evaluate a bundle on labelled images: figures with 95% intervals, plots, worst mistakes."""
-    from pneumoscope.evaluation.bundles import evaluate_bundle, sign_bundle
-    from pneumoscope.evaluation.elsewhere import add_elsewhere
-    from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth
-    from pneumoscope.evaluation.robustness import CorruptionPlan
-    from pneumoscope.evaluation.speed import measure_speed
-    from pneumoscope.model.bundle import load_bundle
-
+    """Evaluate a bundle on labelled images: metrics with 95% intervals, plots, worst mistakes."""
     if sign and add_to_card is not None:
-        raise typer.BadParameter("a set is the bundle's own or another one: give --sign or --add-to-card")
+        raise typer.BadParameter("a set is the bundle's own or an external one: --sign or --add-to-card")
     if bundle is None and (sign or add_to_card is not None):
-        raise typer.BadParameter("name the --bundle to write into; the shipped one stays as it is")
+        raise typer.BadParameter("name the --bundle to write into; the shipped one is not changed")
     if images is not None and not robustness:
         raise typer.BadParameter("--images goes with --robustness")
-    manifest, evaluated_on = _images_of(data, split)
+    from pneumoscope.cli.progress import show_progress
+    from pneumoscope.evaluation import bundles
+
     make_folder(out)
-    if curves is None:
-        curves = CURVE_IMAGES if masks or boxes else 0
-    evaluated, about = load_bundle(bundle), {"Data": evaluated_on}
-    maps = MapTruth(masks, boxes, curves)
-    with _progress(robustness) as on_image:
-        plan = CorruptionPlan(images, progress=on_image) if robustness else None
-        evaluation = evaluate_bundle(
-            evaluated,
-            manifest,
+    one_opencv_thread()
+    with show_progress(keep=False) as progress:
+        evaluation = bundles.evaluate(
+            data,
             out,
-            evaluated_on=evaluated_on,
-            about=about,
+            bundle=bundle,
+            split=split,
+            masks=masks,
+            boxes=boxes,
+            curves=curves,
+            robustness=robustness,
+            images=images,
+            sign=sign,
+            add_to_card=add_to_card,
             n_boot=resamples,
-            maps=maps,
-            corruptions=plan,
+            progress=progress,
         )
-    if sign:
-        paths = [manifest.resolve(record) for record in manifest.records]
-        sign_bundle(evaluated, evaluation.metrics, evaluated_on, speed=measure_speed(evaluated, paths))
-    if add_to_card is not None:
-        add_elsewhere(evaluated, add_to_card, evaluation.metrics, evaluated_on)
     if json_:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"))
     else:
@@ -105,51 +95,22 @@ def evaluate(
         raise typer.Exit(SOME_LEFT_OUT)
 
 
-def _images_of(data: Path, split: str | None) -> tuple[Manifest, str]:
-    """Load what is to be evaluated, and say what it is."""
-    from pneumoscope.data.folder import load
-    from pneumoscope.errors import DataError
+def _print(metrics: Evaluation) -> None:
+    from pneumoscope.evaluation.tables import (
+        CHANGES,
+        change,
+        map_rows,
+        measures_of,
+        robustness_rows,
+        with_interval,
+    )
 
-    manifest = load(data)
-    if split is not None:
-        manifest = manifest.subset(split)
-    if not len(manifest):
-        raise DataError(f"{data}: no images to evaluate" + (f" in split {split!r}" if split else ""))
-    which = f"{split} split" if split else f"all {len(manifest)} images"
-    return manifest, f"{data.resolve().name}, {which}"
-
-
-@contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield what shows the images that were put through all corruptions; nothing where none are."""
-    if not shown:
-        yield None
-    elif not sys.stderr.isatty():
-        yield _say_every_tenth
-    else:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task("corruptions", total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _say_every_tenth(done: int, total: int) -> None:
-    if done == total or done * 10 // total > (done - 1) * 10 // total:
-        typer.echo(f"corruptions: {done} of {total} images", err=True)
-
-
-def _print(metrics: dict[str, Any]) -> None:
-    from pneumoscope.evaluation.tables import CHANGES, change, map_measures, robustness_rows, with_interval
-
-    for name, figure in metrics["pneumonia"].items():
-        if isinstance(figure, dict):
-            typer.echo(f"{name:20s} {with_interval(figure)}")
-    for row in map_measures(metrics.get("localisation", {})):
-        typer.echo(f"{row['name'].lower():24s} {with_interval(row['figure'])}")
-    if robustness := metrics.get("robustness"):
+    for key, name, _ in measures_of(metrics.target.name):
+        typer.echo(f"{name:20s} {with_interval(getattr(metrics.detection, key))}")
+    for row in map_rows(metrics.localisation):
+        typer.echo(f"{row.name:24s} {with_interval(row.estimate)}")
+    if metrics.robustness is not None:
         for group in CHANGES:
-            for row in robustness_rows(robustness, group):
-                rejected = with_interval(row["rejected"])
-                typer.echo(f"{row['name']:24s} AUROC {change(row['auroc_change'])}, rejected {rejected}")
+            for one in robustness_rows(metrics.robustness, group):
+                auroc, rejected = change(one.measures.auroc_change), with_interval(one.measures.rejected)
+                typer.echo(f"{one.name:24s} AUROC {auroc}, rejected {rejected}")

@@ -1,4 +1,4 @@
-"""`pneumoscope recalibrate`: a bundle's probabilities and thresholds, fitted to a site's own images."""
+"""`pneumoscope recalibrate`: a bundle's probabilities and thresholds, fitted to a hospital's own images."""
 
 from __future__ import annotations
 
@@ -8,54 +8,51 @@ from typing import Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT
+from pneumoscope.cli.common import SOME_LEFT_OUT, one_opencv_thread
 
 
 def recalibrate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle or run folder; it stays as it is.")],
-    data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz of the site.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle or run folder; it is not changed.")],
+    data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz of the hospital.")],
     out: Annotated[Path, typer.Option(help="Folder for the new bundle.")],
     method: Annotated[
         Literal["none", "temperature", "vector"],
         typer.Option(help="How probabilities are scaled; none keeps them and chooses thresholds alone."),
     ] = "vector",
-    views: Annotated[
-        int, typer.Option(min=0, help="Mildly disturbed copies of each image to fit on as well.")
-    ] = 0,
+    copies: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to fit on as well.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for the intervals.")] = 1000,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fit calibrator, operating points and prediction sets to a site's images; write a new bundle.
+    """Fit calibrator, operating points and prediction sets to a hospital's images; write a new bundle.
 
-    The figures before and after are cross-fitted by patient: no image is evaluated with what was fitted on it.
+    The results before and after are cross-fitted by patient: no image is evaluated with a fit on itself.
     """
-    from pneumoscope.data.folder import load
-    from pneumoscope.evaluation.comparison import comparison_rows
-    from pneumoscope.evaluation.recalibrate import recalibrate_bundle
-    from pneumoscope.model.bundle import load_bundle
+    from pneumoscope.cli.progress import show_progress
+    from pneumoscope.evaluation import recalibration
+    from pneumoscope.evaluation.tables import comparison_rows
 
-    parent, manifest = load_bundle(bundle), load(data)
-    done = recalibrate_bundle(
-        parent,
-        manifest,
-        out,
-        method=method,
-        described_as=data.resolve().name,
-        views=views,
-        n_boot=resamples,
-    )
+    one_opencv_thread()
+    with show_progress(keep=False) as progress:
+        done = recalibration.recalibrate(
+            bundle, data, out, method=method, copies=copies, n_boot=resamples, progress=progress
+        )
     for warning in done.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    identity = done.bundle.identity
     if json_:
-        identity = {"identity": done.bundle.identity, "path": str(out), "parent": parent.identity}
-        facts = {"bundle": identity, "warnings": list(done.warnings), **done.results}
+        parent = done.bundle.manifest.provenance.parent
+        facts = {
+            "bundle": {"identity": identity, "path": str(out), "parent": parent},
+            "warnings": list(done.warnings),
+            **done.results.model_dump(mode="json"),
+        }
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         rows = [("", "parent", "recalibrated"), *comparison_rows(done.results)]
         first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
         for name, before, after in rows:
             typer.echo(f"{name:<{first}}  {before:<{second}}  {after}")
-        typer.echo(f"bundle: {out} ({done.bundle.identity})")
-    if left_out := done.results["not_evaluated"]:
+        typer.echo(f"bundle: {out} ({identity})")
+    if left_out := done.results.not_evaluated:
         typer.echo(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'", err=True)
         raise typer.Exit(SOME_LEFT_OUT)

@@ -217,7 +217,8 @@ def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasure
     rows = []
     for calibration in manifest.calibrations:
         for point in calibration.operating_points:
-            here = measured.get(point.name) if calibration is manifest.calibrations[0] else None
+            first = calibration is manifest.calibrations[0]
+            here = measured.get(point.name, PointMeasures()) if first else PointMeasures()
             rows.append(_point_row(point, here, default=point.name == manifest.default_operating_point))
     head = (
         "operating point",
@@ -237,7 +238,7 @@ def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasure
     ]
 
 
-def _point_row(point: OperatingPoint, measured: PointMeasures | None, *, default: bool) -> tuple[str, ...]:
+def _point_row(point: OperatingPoint, measured: PointMeasures, *, default: bool) -> tuple[str, ...]:
     patients = "" if point.patients is None else f" ({point.patients:,} patients)"
     return (
         f"{point.name} (default)" if default else point.name,
@@ -247,8 +248,8 @@ def _point_row(point: OperatingPoint, measured: PointMeasures | None, *, default
         (point.chosen_on or NOT_STATED) + patients,
         with_span(point.sensitivity),
         with_span(point.specificity),
-        with_span(measured and measured.sensitivity),
-        with_span(measured and measured.specificity),
+        with_span(measured.sensitivity),
+        with_span(measured.specificity),
     )
 
 

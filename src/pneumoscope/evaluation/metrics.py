@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -119,6 +120,7 @@ def evaluate_scores(
     labels, predicted = scored.labels, scored.probabilities.argmax(axis=1)
     counts = np.bincount(labels, minlength=len(scored.classes)).tolist()
     positive = (scored.p_target >= threshold).astype(np.int64)
+    subgroups: dict[str, Any] = _by_subgroup(scored, estimates)
     return Evaluation(
         classes=scored.classes,
         target=TargetClasses(name=scored.target.name, classes=scored.target.classes),
@@ -149,7 +151,7 @@ def evaluate_scores(
             )
             for name, at in thresholds.items()
         },
-        **_by_subgroup(scored, estimates),
+        **subgroups,
         reliability=_reliability(scored),
         mistakes=_mistakes(scored, threshold),
     )

@@ -81,14 +81,13 @@ class Observed:
     @property
     def is_positive(self) -> BoolArray:
         """Whether the label counts as the target, shape (M,)."""
-        truth: BoolArray = ~self.possible[:, ~self.target_mask].any(axis=1)
-        return truth
+        other = np.asarray(self.possible[:, ~self.target_mask].any(axis=1))
+        return ~other
 
     @property
     def is_original(self) -> BoolArray:
         """Whether a row is an image itself and no copy, shape (M,)."""
-        first: BoolArray = np.r_[True, self.images[1:] != self.images[:-1]]
-        return first
+        return np.concatenate([[True], self.images[1:] != self.images[:-1]]).astype(np.bool_)
 
     def of_images(self, chosen: npt.NDArray[np.intp]) -> Observed:
         """Return the rows of the images with these numbers, ascending, numbered anew."""

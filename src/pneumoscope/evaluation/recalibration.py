@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy.typing as npt
 
 import pneumoscope
 from pneumoscope.data.folder import load
-from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.split import folds
+from pneumoscope.domain import Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
@@ -160,19 +162,19 @@ def recalibrate_bundle(
     """
     _check_out(bundle, out)
     parent = bundle.manifest
+    _check_enough(manifest.records, parent.target, manifest.root)
     predictor = Predictor(bundle, workers=available_cpus())
+    if progress is not None:
+        progress.step("predicting")
     observed = observe(predictor, manifest, copies=copies, seed=seed, progress=progress)
     counts = _counts(observed)
-    _check_enough(observed, manifest)
+    _check_enough(observed.records, parent.target, manifest.root)
     fitted_on = f"{described_as}{f', each with {copies} augmented copies' if copies else ''}"
-    job = _Job(
-        parent.calibrations[0],
-        method,
-        fitted_on,
-        target_only=any(counts[name] < LEAST for name in parent.classes),
-    )
-    before = _decisions(observed, parent.calibrations[0], np.flatnonzero(observed.is_original))
-    after = _cross_fitted(observed, manifest, job, seed)
+    own = parent.calibrations[0]
+    target_only = any(counts[name] < LEAST for name in parent.classes)
+    fit = _fitter(own, method, fitted_on, target_only=target_only)
+    before = _decisions(observed, own, np.flatnonzero(observed.is_original))
+    after = _cross_fitted(observed, manifest, fit, seed)
     n_patients, sides = _compare(observed, {"parent": before, "recalibrated": after}, n_boot, seed)
     results = RecalibrationResult(
         evaluated_on=described_as,
@@ -180,7 +182,7 @@ def recalibrate_bundle(
         data_fingerprint=manifest.fingerprint(),
         method=method,
         copies=copies,
-        target_only=job.target_only,
+        target_only=target_only,
         folds=FOLDS,
         images=len(observed.records),
         patients=n_patients,
@@ -189,24 +191,17 @@ def recalibrate_bundle(
         intervals=weighted.intervals(n_boot, seed),
         **sides,
     )
-    written = _write(bundle, job.fit(observed), results, out)
+    written = _write(bundle, fit(observed), results, out)
     return Recalibration(written, results, tuple(_warnings(results, observed)))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """How each of the fits is made, those of the folds and that of the whole."""
-
-    parent: Calibration
-    method: Method
-    fitted_on: str
-    target_only: bool
-
-    def fit(self, observed: Observed) -> Calibration:
-        if self.target_only:
-            return refit_target(observed, self.method, fitted_on=self.fitted_on, parent=self.parent, n_boot=0)
-        kept = self.parent.calibrator
-        return fit_calibration(observed, self.method, fitted_on=self.fitted_on, kept=kept, n_boot=0)
+def _fitter(
+    parent: Calibration, method: Method, fitted_on: str, *, target_only: bool
+) -> Callable[[Observed], Calibration]:
+    """Return how each of the fits is made, those of the folds and that of the whole."""
+    if target_only:
+        return partial(refit_target, method=method, fitted_on=fitted_on, parent=parent, n_boot=0)
+    return partial(fit_calibration, method=method, fitted_on=fitted_on, kept=parent.calibrator, n_boot=0)
 
 
 def _check_out(bundle: Bundle, out: Path) -> None:
@@ -226,14 +221,13 @@ def _counts(observed: Observed) -> dict[str, int]:
     return counts if certain.all() else counts | {observed.target.name: int((~certain).sum())}
 
 
-def _check_enough(observed: Observed, manifest: Manifest) -> None:
-    first, target = observed.is_original, observed.target.name
+def _check_enough(records: Sequence[Record], target: Target, root: Path) -> None:
     for name, positive in (("without", False), ("with", True)):
-        chosen = first & (observed.is_positive == positive)
-        images, patients = int(chosen.sum()), len(np.unique(observed.patients[chosen]))
-        if images < LEAST or patients < FOLDS:
+        chosen = [record for record in records if target.includes(record.label) == positive]
+        patients = len({record.patient_id for record in chosen})
+        if len(chosen) < LEAST or patients < FOLDS:
             raise DataError(
-                f"{manifest.root}: {images} images of {patients} patients {name} {target} are too few "
+                f"{root}: {len(chosen)} images of {patients} patients {name} {target.name} are too few "
                 f"to recalibrate on; give at least {LEAST} of {FOLDS} patients, better {FEW} and more"
             )
 
@@ -324,23 +318,6 @@ class _Decisions:
     positive: dict[str, BoolArray]
     kept: BoolArray | None
 
-    @classmethod
-    def joined(cls, parts: Sequence[tuple[npt.NDArray[np.intp], _Decisions]]) -> _Decisions:
-        """Join the decisions for parts of the images; each part comes with its positions."""
-        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
-        decisions = [one for _, one in parts]
-
-        def whole(of: Callable[[_Decisions], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-            return np.concatenate([of(one) for one in decisions])[order]
-
-        def of_point(name: str) -> BoolArray:
-            return whole(lambda one: one.positive[name])
-
-        kept = None if decisions[0].kept is None else whole(lambda one: np.asarray(one.kept))
-        return cls(
-            whole(lambda one: one.p_target), {name: of_point(name) for name in decisions[0].positive}, kept
-        )
-
 
 def _decisions(observed: Observed, fitted: Calibration, rows: npt.NDArray[np.intp]) -> _Decisions:
     """Return what a calibration decides for some rows."""
@@ -351,15 +328,24 @@ def _decisions(observed: Observed, fitted: Calibration, rows: npt.NDArray[np.int
     return _Decisions(p, positive, kept)
 
 
-def _cross_fitted(observed: Observed, manifest: Manifest, job: _Job, seed: int) -> _Decisions:
+def _cross_fitted(
+    observed: Observed, manifest: Manifest, fit: Callable[[Observed], Calibration], seed: int
+) -> _Decisions:
     """Evaluate each image, without copies, with what was fitted on the other patients."""
-    parts = []
-    everything = np.arange(len(observed.records))
+    count, originals = len(observed.records), np.flatnonzero(observed.is_original)
+    p = np.empty(count)
+    positive: dict[str, BoolArray] = {}
+    kept: BoolArray | None = None
     for held_out in folds(manifest.with_records(observed.records), FOLDS, seed):
-        fitted = job.fit(observed.of_images(np.setdiff1d(everything, held_out)))
-        rows = np.flatnonzero(observed.is_original)[held_out]
-        parts.append((held_out, _decisions(observed, fitted, rows)))
-    return _Decisions.joined(parts)
+        fitted = fit(observed.of_images(np.setdiff1d(np.arange(count), held_out)))
+        own = _decisions(observed, fitted, originals[held_out])
+        p[held_out] = own.p_target
+        for name, decided in own.positive.items():
+            positive.setdefault(name, np.empty(count, np.bool_))[held_out] = decided
+        if own.kept is not None:
+            kept = np.empty((count, own.kept.shape[1]), np.bool_) if kept is None else kept
+            kept[held_out] = own.kept
+    return _Decisions(p, positive, kept)
 
 
 def _compare(
@@ -408,6 +394,7 @@ def _measures(
             if own.any():
                 out["prediction_sets", "coverage", name] = weighted.share(kept[:, k], own, weights)
         mask = observed.target_mask
-        unsure = (kept[:, mask].any(axis=1) & kept[:, ~mask].any(axis=1)) | ~kept.any(axis=1)
+        inside, outside = (np.asarray(kept[:, part].any(axis=1)) for part in (mask, ~mask))
+        unsure = inside == outside  # both, or none
         out["prediction_sets", "uncertain"] = weighted.share(unsure, np.ones(len(p), np.bool_), weights)
     return out

@@ -15,6 +15,7 @@ from pneumoscope.model.results import (
     ExternalValidation,
     Localisation,
     NotEvaluated,
+    PointMeasures,
     RecalibrationResult,
     RecalibrationSide,
     Robustness,
@@ -237,9 +238,9 @@ def comparison_rows(results: RecalibrationResult) -> list[tuple[str, str, str]]:
         row("Brier score", *(side.brier for side in sides)),
     ]
     for point in dict.fromkeys([*sides[1].operating_points, *sides[0].operating_points]):
-        both = [side.operating_points.get(point) for side in sides]
-        rows.append(row(f"{point}: sensitivity", *(one and one.sensitivity for one in both)))
-        rows.append(row(f"{point}: specificity", *(one and one.specificity for one in both)))
+        both = [side.operating_points.get(point, PointMeasures()) for side in sides]
+        rows.append(row(f"{point}: sensitivity", *(one.sensitivity for one in both)))
+        rows.append(row(f"{point}: specificity", *(one.specificity for one in both)))
     return rows + [row(name, *(_of_sets(side, name) for side in sides)) for name in _names_of_sets(sides)]
 
 

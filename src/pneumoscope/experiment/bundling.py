@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import CAUTIONS
-from pneumoscope.evaluation import Evaluation, calibrate_bundle, evaluate_bundle, sign_bundle
-from pneumoscope.evaluation.gate import fit_gate
+from pneumoscope.evaluation import BundleEvaluation, calibrate_bundle, evaluate_bundle, fit_gate, sign_bundle
 from pneumoscope.experiment.images import are_of, by_data_set
 from pneumoscope.experiment.plan import RECIPE_FILE
 from pneumoscope.experiment.run_folder import Origin
@@ -67,11 +66,14 @@ def calibrated(
         copies=recipe.calibration_copies,
         seed=recipe.seed,
         described_as=origin.part("val"),
+        cache=cache,
         progress=progress,
     )
 
 
-def evaluated(origin: Origin, bundle: Bundle, fabric: Fabric, progress: Progress) -> Evaluation:
+def evaluated(
+    origin: Origin, bundle: Bundle, fabric: Fabric, progress: Progress
+) -> tuple[Bundle, BundleEvaluation]:
     """Evaluate on split ``test`` and write report, model card and results."""
     recipe, out = origin.experiment.recipe, origin.experiment.out
     data = bundle.manifest.provenance.data
@@ -94,11 +96,10 @@ def evaluated(origin: Origin, bundle: Bundle, fabric: Fabric, progress: Progress
         history=out / HISTORY_FILE,
         progress=progress,
     )
-    sign_bundle(bundle, evaluation)
-    return evaluation
+    return sign_bundle(bundle, evaluation.metrics), evaluation
 
 
-def not_evaluated(evaluation: Evaluation) -> tuple[LeftOut, ...]:
+def not_evaluated(evaluation: BundleEvaluation) -> tuple[LeftOut, ...]:
     """Return the test images that were unreadable or rejected."""
     return tuple(
         LeftOut(

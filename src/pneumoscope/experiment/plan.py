@@ -8,7 +8,7 @@ from pathlib import Path
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
 from pneumoscope.errors import DataError, RecipeError
-from pneumoscope.evaluation import Evaluation
+from pneumoscope.evaluation import BundleEvaluation
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
 from pneumoscope.training.dataset import LeftOut
@@ -87,14 +87,14 @@ class Result:
     Parameters
     ----------
     bundle : Bundle
-    evaluation : Evaluation
+    evaluation : BundleEvaluation
         On split ``test``.
     left_out : tuple of LeftOut
         Images that were unreadable or rejected, of all splits.
     """
 
     bundle: Bundle
-    evaluation: Evaluation
+    evaluation: BundleEvaluation
     left_out: tuple[LeftOut, ...]
 
 

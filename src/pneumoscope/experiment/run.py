@@ -180,10 +180,10 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     bundle = exported(origin, network, train_set, lungs, teachers)
     bundle = calibrated(origin, bundle, images, cache, progress)
     progress.step("evaluating on test patients")
-    evaluation = evaluated(origin, bundle, fabric, progress)
+    bundle, evaluation = evaluated(origin, bundle, fabric, progress)
     left_out = train_set.left_out + val_set.left_out + not_evaluated(evaluation)
     write_left_out(out, left_out)
-    return Result(load_bundle(bundle.path), evaluation, left_out)
+    return Result(bundle, evaluation, left_out)
 
 
 def _check_options(experiment: Experiment) -> None:

@@ -221,8 +221,8 @@ def test_a_zip_bomb_is_no_image(server):
     assert row_of(send(server, "bomb.zip", packed.getvalue()))["reasons"] == ["not_an_image"]
 
 
-def chunk(kind, data):
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+def chunk(name, data):
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
 
 
 def png_file(width, height, depth, colour, data):

@@ -28,7 +28,7 @@ def test_the_interface_is_as_described(server):
     tested = set()
     for found in schema.get_all_operations():
         operation = found.ok()
-        # Where nothing is asked for, nothing can be asked for wrongly.
+        # Operations without a body have no invalid requests.
         modes = GenerationMode if operation.body else [GenerationMode.POSITIVE]
         for mode in modes:
 

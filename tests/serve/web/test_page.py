@@ -100,7 +100,7 @@ def test_heat_map_window_and_zoom_change_the_image(open_page: Any) -> None:
     page.keyboard.press("h")
     expect(heat).to_have_attribute("aria-pressed", "false")
     plain = canvas_image(page)
-    # The image alone is grey; the dark area around it is nearly so.
+    # The image itself is grey, and the dark area around it nearly so.
     assert np.ptp(plain, axis=2).max() <= 16
     assert plain.std() > 20
 
@@ -202,7 +202,7 @@ def test_a_photograph_is_not_evaluated(open_page: Any, shared_data: Path) -> Non
 
 
 def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
-    forty = [upload(f"person{index}.jpeg", drawn(index)) for index in range(2, 41)]
+    forty = [upload(f"patient{index}.jpeg", drawn(index)) for index in range(2, 41)]
     forty.append(upload("=1+1.jpeg", drawn(0)))
     expected = {one["path"]: one for one in predictions_of(site, *forty)}
     page = open_page()
@@ -218,17 +218,17 @@ def test_forty_files_make_a_worklist(open_page: Any, site: str) -> None:
     heading = page.get_by_role("columnheader", name="Image")
     heading.get_by_role("button").click()
     expect(heading).to_have_attribute("aria-sort", "ascending")
-    assert names.all_inner_texts()[:3] == ["=1+1.jpeg", "person2.jpeg", "person3.jpeg"]
+    assert names.all_inner_texts()[:3] == ["=1+1.jpeg", "patient2.jpeg", "patient3.jpeg"]
     heading.get_by_role("button").click()
     expect(heading).to_have_attribute("aria-sort", "descending")
-    assert names.all_inner_texts()[:2] == ["person40.jpeg", "person39.jpeg"]
+    assert names.all_inner_texts()[:2] == ["patient40.jpeg", "patient39.jpeg"]
 
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Export CSV").click()
     text = Path(waiting.value.path()).read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert tuple(rows[0]) == columns(("normal", "bacterial", "viral"), "pneumonia")
-    assert [row["path"] for row in rows][::39] == ["person40.jpeg", "'=1+1.jpeg"]
+    assert [row["path"] for row in rows][::39] == ["patient40.jpeg", "'=1+1.jpeg"]
     for row in rows:
         truth = expected[row["path"].lstrip("'")]
         assert float(row["p_pneumonia"]) == pytest.approx(truth["p_target"], abs=1e-6)
@@ -435,11 +435,11 @@ def test_a_busy_server_is_tried_again_and_an_error_is_shown(open_page: Any) -> N
 def test_a_token_is_requested_once_and_kept_in_memory(browser: Any, site: str) -> None:
     with browser.new_context() as context:
         page = context.new_page()
-        given = []
+        tokens = []
 
         def guarded(route: Any) -> None:
-            given.append(route.request.headers.get("authorization"))
-            if given[-1] == "Bearer open sesame":
+            tokens.append(route.request.headers.get("authorization"))
+            if tokens[-1] == "Bearer open sesame":
                 route.continue_()
             else:
                 route.fulfill(status=401, json={"title": "token", "status": 401})
@@ -452,5 +452,5 @@ def test_a_token_is_requested_once_and_kept_in_memory(browser: Any, site: str) -
             expect(page.locator("#token-rejected")).to_be_visible(visible=attempt == "wrong")
         give(page, upload("one.jpeg", drawn(1)))
         expect(page.locator(".bars")).to_be_visible()
-        assert given == [None, "Bearer wrong", "Bearer open sesame", "Bearer open sesame"]
+        assert tokens == [None, "Bearer wrong", "Bearer open sesame", "Bearer open sesame"]
         assert page.evaluate("() => localStorage.length") == 0

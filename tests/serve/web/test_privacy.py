@@ -6,7 +6,7 @@ import sys
 
 
 def test_nothing_reports_its_use_or_keeps_files(web_bundle, tmp_path):
-    """Official builds of ONNX Runtime do both, unless they are told not to before they are imported."""
+    """Official builds of ONNX Runtime do both unless they are configured before the import."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
     temporary.mkdir()

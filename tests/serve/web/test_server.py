@@ -124,7 +124,7 @@ def test_workers_do_not_outlive_a_killed_server(web_bundle, tmp_path):
         assert len(workers) == 2
         server.process.kill()
         server.process.wait()
-        # A zombie that nobody waits for counts as gone.
+        # A zombie process counts as ended.
         until(lambda: not any(alive(pid) and not is_zombie(pid) for pid in workers))
 
 

@@ -16,10 +16,10 @@ from web_server import BOUNDARY, multipart_body
 LIMITS = WebLimits(
     max_file_bytes=100, max_request_bytes=2000, max_files=3, idle_timeout=0.2, body_timeout=0.5
 )
-KIND = f"multipart/form-data; boundary={BOUNDARY}"
+MEDIA_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
 
-def read(chunks, *, kind=KIND, limits=LIMITS, pause=0.0, end=True, **headers):
+def read(chunks, *, media_type=MEDIA_TYPE, limits=LIMITS, pause=0.0, end=True, **headers):
     """Give the chunks to `receive` as a server would."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     if end:
@@ -31,7 +31,7 @@ def read(chunks, *, kind=KIND, limits=LIMITS, pause=0.0, end=True, **headers):
         message = next(left, None)
         return message or await asyncio.Future()
 
-    pairs = {"content-type": kind, **headers}
+    pairs = {"content-type": media_type, **headers}
     scope = {
         "type": "http",
         "method": "POST",
@@ -103,7 +103,7 @@ def test_the_whole_body_is_bounded_with_and_without_a_stated_length():
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "media_type",
     [
         "",
         "text/plain",
@@ -112,8 +112,8 @@ def test_the_whole_body_is_bounded_with_and_without_a_stated_length():
         'multipart/form-data; boundary=""',
     ],
 )
-def test_what_is_no_form_is_rejected(kind):
-    assert rejection([b"x"], kind=kind).status_code == 415
+def test_what_is_no_form_is_rejected(media_type):
+    assert rejection([b"x"], media_type=media_type).status_code == 415
 
 
 def test_other_fields_are_rejected():

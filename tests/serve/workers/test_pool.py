@@ -88,7 +88,7 @@ def test_a_worker_that_crashes_takes_only_its_job(web_bundle, png):
 
 @needs_proc
 def test_memory_is_bounded(web_bundle, png):
-    """36 megapixels need 180 MB; a worker with 50 to spare says so and lives on."""
+    """36 megapixels need 180 MB; a worker with a limit of 50 reports that and goes on."""
     blank = np.zeros((6000, 6000), np.uint8)
     blank[::2] = 200
     large = cv2.imencode(".png", blank)[1].tobytes()

@@ -58,9 +58,11 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
-            "pneumoscope_requests", "Requests answered", ["path", "status"], registry=self._registry
+            "pneumoscope_requests", "Responses sent", ["path", "status"], registry=self._registry
         )
-        self.images = Counter("pneumoscope_images", "Images answered", ["status"], registry=self._registry)
+        self.images = Counter(
+            "pneumoscope_images", "Images with a result", ["status"], registry=self._registry
+        )
         self.seconds = Histogram(
             "pneumoscope_prediction_seconds",
             "From the last byte of a request to its response",

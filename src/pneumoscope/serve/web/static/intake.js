@@ -100,7 +100,7 @@ async function filesIn(entry) {
 }
 
 /**
- * Pasted images are all called "image.png"; the time tells them apart.
+ * Pasted images are all called "image.png"; the time makes the names different.
  *
  * @param {File} file
  */

@@ -105,7 +105,7 @@ function sentence(message) {
 }
 
 /**
- * The probabilities to show: the target, its classes where it has several, and the others where there are several.
+ * The probabilities to show: the target, its classes unless it is one itself, and the others if several.
  *
  * @param {Bundle} bundle
  * @returns {{target: string, within: string[], others: string[]}}

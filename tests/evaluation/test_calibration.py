@@ -95,19 +95,19 @@ def scores_and_truth(draw):
 
 @given(scores_and_truth())
 @settings(deadline=None)
-def test_operating_points_hold_what_they_say(case):
+def test_operating_points_reach_what_they_state(case):
     p, truth = case
-    points = choose_operating_points(p, truth)
+    points = choose_operating_points(p, truth, n_boot=0)
     assert [point.name for point in points] == ["screening", "balanced", "rule-in"]
     screening, balanced, rule_in = points
     assert 0 <= screening.threshold <= balanced.threshold <= rule_in.threshold <= 1
     for point in points:
-        assert point.sensitivity == pytest.approx((p[truth] >= point.threshold).mean())
-        assert point.specificity == pytest.approx((p[~truth] < point.threshold).mean())
-    assert screening.sensitivity >= 0.98
+        assert point.sensitivity.value == pytest.approx((p[truth] >= point.threshold).mean())
+        assert point.specificity.value == pytest.approx((p[~truth] < point.threshold).mean())
+    assert screening.sensitivity.value >= 0.98
     best = max((p[truth] >= t).mean() + (p[~truth] < t).mean() for t in [0.0, *p])
-    assert balanced.sensitivity + balanced.specificity >= best - 0.01 - 1e-6
-    if rule_in.specificity < 0.98:  # only where no threshold up to 1 can do it
+    assert balanced.sensitivity.value + balanced.specificity.value >= best - 0.01 - 1e-6
+    if rule_in.specificity.value < 0.98:  # only where no threshold up to 1 can do it
         assert (p[~truth] == 1).mean() > 0.02
 
 
@@ -115,10 +115,10 @@ def test_operating_points_lie_in_the_middle_of_a_gap():
     p = np.array([0.1, 0.2, 0.8, 0.9])
     for point in choose_operating_points(p, p > 0.5):
         assert point.threshold == pytest.approx(0.5)
-        assert (point.sensitivity, point.specificity) == (1, 1)
+        assert (point.sensitivity.value, point.specificity.value) == (1, 1)
 
 
-def test_balanced_lies_amid_what_is_as_good():
+def test_balanced_lies_in_the_middle_of_what_is_as_good():
     """One mistake more or less among 2,000 must not throw the threshold from one end to the other."""
     normal = np.r_[np.linspace(0.01, 0.1, 999), 0.85]
     sick = np.r_[np.linspace(0.9, 0.99, 999), 0.15]
@@ -134,14 +134,36 @@ def test_operating_points_trade_sensitivity_for_specificity():
     truth = np.arange(2000) % 2 == 0
     p = 1 / (1 + np.exp(-rng.normal(np.where(truth, 1.5, -1.5), 1.5)))
     screening, balanced, rule_in = choose_operating_points(p, truth)
-    assert screening.sensitivity == pytest.approx(0.98, abs=0.002)
-    assert rule_in.specificity == pytest.approx(0.98, abs=0.002)
+    assert screening.sensitivity.value == pytest.approx(0.98, abs=0.002)
+    assert rule_in.specificity.value == pytest.approx(0.98, abs=0.002)
     assert screening.threshold < balanced.threshold < rule_in.threshold
 
 
+def test_operating_points_state_their_facts_and_intervals_over_patients():
+    rng = np.random.default_rng(0)
+    truth = np.arange(400) % 2 == 0
+    p = 1 / (1 + np.exp(-rng.normal(np.where(truth, 1.5, -1.5), 1.5)))
+    facts = {"population": "children", "chosen_on": "val split"}
+    single = choose_operating_points(p, truth, patients=np.arange(400), **facts)
+    fourfold = choose_operating_points(
+        np.repeat(p, 4), np.repeat(truth, 4), patients=np.repeat(np.arange(400), 4), **facts
+    )
+    criteria = ["sensitivity at least 0.98", "near the maximum of Youden's J", "specificity at least 0.98"]
+    assert [point.criterion for point in single] == criteria
+    for one, other in zip(single, fourfold, strict=True):
+        assert (one.population, one.chosen_on, one.patients) == ("children", "val split", 400)
+        for rate in ("sensitivity", "specificity"):
+            estimate = getattr(one, rate)
+            assert 0 < estimate.low <= estimate.value <= estimate.high <= 1
+            assert getattr(other, rate).low == pytest.approx(estimate.low)  # copies are no new evidence
+    width = single[0].specificity.high - single[0].specificity.low
+    share = single[0].specificity.value
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 200), rel=0.2)
+
+
 def test_operating_points_need_both_classes():
-    with pytest.raises(DataError, match="with and without"):
-        choose_operating_points(np.array([0.1, 0.2]), np.array([True, True]))
+    with pytest.raises(DataError, match="with and without covid"):
+        choose_operating_points(np.array([0.1, 0.2]), np.array([True, True]), target="covid")
 
 
 def test_conformal_thresholds_by_hand():
@@ -169,8 +191,8 @@ def test_conformal_sets_cover_each_class():
 
 @given(st.integers(0, 2**32 - 1), st.integers(8, 60), st.floats(0.05, 0.4))
 @settings(deadline=None, max_examples=40)
-def test_a_patients_views_are_no_new_evidence(seed, patients, alpha):
-    """One row a patient and five copies of it promise the same; and more would be missed just above."""
+def test_a_patients_copies_are_no_new_evidence(seed, patients, alpha):
+    """One row a patient and five copies of it give the same threshold; and more would be missed just above."""
     rng = np.random.default_rng(seed)
     p0 = rng.uniform(size=patients)
     once = np.c_[p0, 1 - p0]
@@ -203,7 +225,7 @@ def test_sets_cover_a_row_of_a_new_patient_however_many_rows_each_has():
     assert 0.9 - 0.01 <= np.mean(hits) <= 0.94
 
 
-def test_rows_of_unknown_kind_fit_temperature_but_no_conformal_threshold():
+def test_rows_of_unknown_subtype_fit_temperature_but_no_conformal_threshold():
     logits, labels = drawn(3000, 3, 4)
     possible = labels[:, None] == np.arange(3)
     hidden = (labels > 0) & (np.arange(3000) % 2 == 0)
@@ -223,13 +245,13 @@ def test_weights_are_counts(case, often):
     weights = 1.0 + np.arange(len(p)) % often
     rows = np.repeat(np.arange(len(p)), weights.astype(int))
     for one, other in zip(
-        choose_operating_points(p, truth, weights / 7),
-        choose_operating_points(p[rows], truth[rows]),
+        choose_operating_points(p, truth, weights / 7, n_boot=0),
+        choose_operating_points(p[rows], truth[rows], n_boot=0),
         strict=True,
     ):
         assert one.threshold == pytest.approx(other.threshold)
-        assert one.sensitivity == pytest.approx(other.sensitivity)
-        assert one.specificity == pytest.approx(other.specificity)
+        assert one.sensitivity.value == pytest.approx(other.sensitivity.value)
+        assert one.specificity.value == pytest.approx(other.specificity.value)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])

@@ -7,10 +7,10 @@ from bundles import make_bundle
 from images import write_image
 from pneumoscope.data.folder import scan
 from pneumoscope.errors import BundleError
-from pneumoscope.evaluation.novelty import Described, fit_gate, fit_novelty, write_gate
+from pneumoscope.evaluation.gate import Described, FittedGate, fit_gate, fit_novelty
 from pneumoscope.image.standardise import InputSpec
-from pneumoscope.model.bundle import load_bundle
-from pneumoscope.predict.novelty import DIMENSIONS
+from pneumoscope.model.bundle import GATE_FILE, load_bundle, write_bundle
+from pneumoscope.predict.gate import DIMENSIONS
 
 
 def source(n: int, centre: float = 0.0, seed: int = 0) -> Described:
@@ -19,7 +19,7 @@ def source(n: int, centre: float = 0.0, seed: int = 0) -> Described:
     return Described(rows, [f"p{number // 2}" for number in range(n)])
 
 
-def test_the_limit_passes_held_out_patients_and_not_what_lies_elsewhere():
+def test_the_limit_passes_held_out_patients_and_not_what_lies_outside():
     fitted = fit_novelty([source(900), source(200, centre=1.0, seed=1)])
     assert max(fitted.held_out) <= 0.01
     assert fitted.novelty(source(1, seed=2).descriptions[0]) < fitted.max_novelty
@@ -33,7 +33,11 @@ def lung_bundle(folder):
 
 
 def test_statistics_travel_in_the_bundle_and_belong_to_one_segmenter(tmp_path):
-    written = write_gate(lung_bundle(tmp_path), fit_novelty([source(500)]))
+    bundle = lung_bundle(tmp_path)
+    gate = FittedGate.of(bundle, fit_novelty([source(500)]))
+    assert load_bundle(tmp_path).manifest == bundle.manifest  # nothing is written by fitting
+    manifest = bundle.manifest.model_copy(update={"gate": gate.limits})
+    written = write_bundle(tmp_path, manifest, {GATE_FILE: gate.content})
     mean, whitener = load_bundle(tmp_path).gate_statistics
     assert mean.shape == (DIMENSIONS,)
     assert whitener.shape == (DIMENSIONS, DIMENSIONS)
@@ -47,10 +51,10 @@ def test_statistics_travel_in_the_bundle_and_belong_to_one_segmenter(tmp_path):
         load_bundle(tmp_path)
 
 
-def test_too_few_images_or_no_segmenter_leave_the_gate_as_it_was(tmp_path):
+def test_too_few_images_or_no_segmenter_fit_no_gate(tmp_path):
     for number in range(3):
         write_image(tmp_path / "data" / "normal" / f"{number}.png", seed=number)
     manifest = scan(tmp_path / "data")
     for bundle in (lung_bundle(tmp_path / "lungs"), make_bundle(tmp_path / "plain")):
-        assert fit_gate(bundle, [manifest]).manifest.gate == bundle.manifest.gate
+        assert fit_gate(bundle, [manifest]) is None
         assert bundle.gate_statistics is None
