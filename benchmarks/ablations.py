@@ -1,11 +1,11 @@
-"""What each step of the default recipe buys: one change at a time, several seeds, one table.
+"""Ablations of the default recipe: one change at a time, several seeds, one table.
 
-Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; what is
-finished is not done again. Runs are short and the images small, so the differences count and not the level.
-A gain on patients of the series that were learnt from may be the series' own marks, so each run is evaluated
-three times: on held-out patients of the known series; on the normals of a series that no run saw, against the
-same held-out pneumonia; and on adults of another hospital. The split is the same for every seed, so that the
-spread is that of the training.
+Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; finished
+runs are not repeated. Runs are short and images small, so that only the differences are of interest. A gain
+on patients of the series that were trained on may come from marks of the series, so that each run is
+evaluated three times: on held-out patients of the known series; on the normals of a series that no run was
+trained on, against the same held-out pneumonia; and on adults of another hospital. The split is the same for
+every seed, so that the range is that of the training.
 
     python benchmarks/ablations.py kermany-224 nih-adult --out ablations --epochs 15 --limit 600 --seeds 2
 """
@@ -13,6 +13,7 @@ spread is that of the training.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -37,12 +38,12 @@ LIGHT = {"area": [0.9, 1.0], "rotate": 5, "flip": 0.5}
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base recipe, which is the default without its teacher and on small images."""
+    """One change of the base recipe: the default without its teacher, on small images."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    taught: bool = False  # by the runs with larger images, of all seeds
-    adults: bool = False  # learns from adults too
+    taught: bool = False  # with the runs on larger images, of all seeds, as teachers
+    adults: bool = False  # with adults as additional training data
 
 
 LARGER = Variant("larger image, 96 pixels", {"input": {"size": 96}})
@@ -57,18 +58,18 @@ VARIANTS = (
     ),
     Variant("median filter", {"input": {"denoise": "median"}}),
     Variant("CLAHE", {"input": {"contrast": "clahe"}}),
-    Variant("self-supervised epochs first", {"pretraining": {"epochs": 5}}),
+    Variant("self-supervised pretraining", {"pretraining": {"epochs": 5}}),
     LARGER,
     Variant("teachers", {"distillation": {"teacher": "teacher", "trust": 0.5}}, taught=True),
-    Variant("lungs found besides", {"tasks": {"lungs": 0.3}}),
-    Variant("adults learnt besides", adults=True),
-    Variant("adults learnt besides, sources forgotten", {"tasks": {"source": 0.1}}, adults=True),
+    Variant("auxiliary task: lungs", {"tasks": {"lungs": 0.3}}),
+    Variant("additional adults", adults=True),
+    Variant("additional adults, source-adversarial task", {"tasks": {"source": 0.1}}, adults=True),
 )
-FIGURES = {
-    "AUROC, known series": ("known", "pneumonia", "auroc"),
-    "AUROC, unseen series": ("unseen", "pneumonia", "auroc"),
-    "AUROC, adults": ("adults", "pneumonia", "auroc"),
-    "bacterial against viral": ("known", "bacterial_vs_viral", "auroc"),
+METRICS = {
+    "AUROC, known series": ("known", "detection", "auroc"),
+    "AUROC, unseen series": ("unseen", "detection", "auroc"),
+    "AUROC, adults": ("adults", "detection", "auroc"),
+    "AUROC, bacterial against viral": ("known", "subtypes", "bacterial vs viral", "auroc"),
     "accuracy, 3 classes": ("known", "all_classes", "accuracy"),
 }
 
@@ -83,7 +84,7 @@ def recipe_of(variant: Variant, base: Recipe, *, epochs: int, seed: int) -> dict
 
 
 def write_data(options: argparse.Namespace, base: Recipe) -> None:
-    """Write the manifests: what to learn from, the adults, and what to evaluate on."""
+    """Write the manifests: training data, additional adults, and the three test sets."""
     children = divide(load(options.children), base.split)
     known = children.with_records(r for r in children.records if r.source != UNSEEN)
     unseen = [r for r in children.records if r.source == UNSEEN]
@@ -92,10 +93,10 @@ def write_data(options: argparse.Namespace, base: Recipe) -> None:
     adults = divide(load(options.adults), ADULTS)
     held_out = [record for record in adults.records if record.split != "train"]
     manifests: dict[str, Manifest] = {
-        "learn": known.with_records([*train, *known.subset("val"), *known.subset("test")]),
+        "train": known.with_records([*train, *known.subset("val"), *known.subset("test")]),
         "known": known.subset("test"),
         "unseen": children.with_records([*unseen, *sick]),
-        "learn-adults": adults.subset("train"),
+        "additional-adults": adults.subset("train"),
         "adults": adults.with_records(held_out),
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,7 @@ def write_data(options: argparse.Namespace, base: Recipe) -> None:
 
 
 def pneumoscope(*arguments: object) -> None:
-    """Run one command of the command line; exit code 3 says that some images were rejected."""
+    """Run one command of the command line; exit code 3 means that some images were rejected."""
     done = subprocess.run([sys.executable, "-m", "pneumoscope", *map(str, arguments)], check=False)
     if done.returncode not in {0, 3}:
         raise SystemExit(done.returncode)
@@ -123,11 +124,11 @@ def run(variant: Variant, seed: int, base: Recipe, options: argparse.Namespace) 
         recipe = recipe_of(variant, base, epochs=options.epochs, seed=seed)
         path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
         more: list[object] = ["--lungs", options.lungs] if options.lungs else []
-        more += ["--also", out / "learn-adults.csv"] if variant.adults else []
+        more += ["--additional", out / "additional-adults.csv"] if variant.adults else []
         if variant.taught:
             for other in range(options.seeds):
                 more += ["--teacher", folder_of(LARGER, other, out)]
-        pneumoscope("train", path, "--data", out / "learn.csv", "--out", folder, "--resume", *more)
+        pneumoscope("train", path, "--data", out / "train.csv", "--out", folder, "--resume", *more)
     found = {}
     for name in ("known", "unseen", "adults"):
         evaluated = folder / f"evaluated-{name}"
@@ -140,11 +141,11 @@ def run(variant: Variant, seed: int, base: Recipe, options: argparse.Namespace) 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return a Markdown table: mean over the seeds, and their range."""
-    lines = [f"| step | {' | '.join(FIGURES)} |", "| --- |" + " --- |" * len(FIGURES)]
+    lines = [f"| step | {' | '.join(METRICS)} |", "| --- |" + " --- |" * len(METRICS)]
     for name, runs in results.items():
         cells = []
-        for data, section, key in FIGURES.values():
-            values = [one[data][section][key]["value"] for one in runs]
+        for path in METRICS.values():
+            values = [functools.reduce(lambda part, key: part[key], path, one)["value"] for one in runs]
             cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -57,7 +57,8 @@ class Radiograph:
     source : str
         The file as the user named it, or ``"<bytes>"``.
     format : str
-        ``jpeg``, ``png``, ``tiff``, ``bmp`` or ``dicom``, found from the content.
+        ``jpeg``, ``jpeg-ls``, ``jpeg-2000``, ``png``, ``tiff``, ``bmp``, ``webp``, ``gif`` or ``dicom``,
+        found from the content.
     height, width : int
         Size of the original in pixels, after the orientation tag was applied.
     bits : int
@@ -77,6 +78,8 @@ class Radiograph:
     study_uid, series_uid, sop_uid, sop_class : str or None
         DICOM Study (0020,000D), Series (0020,000E) and SOP Instance UID (0008,0018) and SOP Class UID
         (0008,0016), so that a report can reference the image.
+    cautions : tuple of str
+        Codes of `Reason`: what to know about the grey levels.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -96,6 +99,7 @@ class Radiograph:
     series_uid: str | None = None
     sop_uid: str | None = None
     sop_class: str | None = None
+    cautions: tuple[str, ...] = ()
 
 
 AGE_BANDS = (

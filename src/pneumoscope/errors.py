@@ -60,10 +60,11 @@ class Reason(StrEnum):
     UNDER_EXPOSED = "under_exposed"
     # Cautions: predicted, with something to know.
     INVERTED = "inverted"
+    GREY_LEVELS_RESTORED = "grey_levels_restored"
     POPULATION_NOT_VALIDATED = "population_not_validated"
 
 
-CAUTIONS = frozenset({Reason.INVERTED, Reason.POPULATION_NOT_VALIDATED})
+CAUTIONS = frozenset({Reason.INVERTED, Reason.GREY_LEVELS_RESTORED, Reason.POPULATION_NOT_VALIDATED})
 """Reasons that do not keep an image from being predicted."""
 
 

@@ -14,6 +14,7 @@ RECIPE = Recipe.model_validate(
     {
         "name": "small",
         "description": "For tests.",
+        "classes": ["normal", "bacterial", "viral"],
         "input": {"size": 32},
         "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [4]}},
         "phases": [{"epochs": 1, "lr": 0.01}],
@@ -23,7 +24,7 @@ RECIPE = Recipe.model_validate(
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """What `pneumoscope train` leaves, as far as exporting reads it."""
+    """The part of a run folder that exporting reads."""
     folder = tmp_path / "run"
     make_bundle(folder / "bundle")
     (folder / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
@@ -65,7 +66,7 @@ def test_a_run_becomes_a_keras_file(export, run_folder, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["bundle", "keras"])
-def test_what_is_no_run_is_one_line(export, tmp_path, to):
+def test_a_folder_that_is_no_run_is_one_line(export, tmp_path, to):
     code, out, err = export(tmp_path, "--out", tmp_path / "x.h5", "--to", to)
     assert (code, out) == (4, "")
     (line,) = err.splitlines()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.domain import Target
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.recipe import load_recipe
 
@@ -71,7 +72,7 @@ def unbroken(place):
     return *finished(start(place, *TINY, "--out", "unbroken", "--json")), place / "unbroken"
 
 
-def test_it_tells_its_progress_in_plain_lines_and_its_result_as_json(unbroken):
+def test_progress_is_plain_lines_and_the_result_json(unbroken):
     out, err, run = unbroken
     summary = json.loads(out)
     assert summary["bundle"] == str(Path("unbroken") / "bundle")
@@ -151,16 +152,16 @@ def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_image_is_exit_code
     (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     out = tmp_path / "run"
     options = ("--epochs", 1, "--limit", 17, "--size", 32, "--seed", 3, "--split", "random")
-    code, said, err = train("custom-cnn", "--data", tmp_path / "data", "--out", out, *options)
+    code, printed, err = train("custom-cnn", "--data", tmp_path / "data", "--out", out, *options)
     assert code == 3
-    assert f"1 unreadable images left out: {out / 'unreadable.csv'}" in err
+    assert f"1 unreadable images left out: {out / 'left-out.csv'}" in err
     recipe = load_recipe(str(out / "recipe.yaml"))
     assert recipe.epochs == 1
     assert recipe.input.size == 32
     assert (recipe.seed, recipe.split.seed, recipe.split.method) == (3, 3, "random")
-    assert "AUROC, pneumonia against normal" in said
-    assert f"bundle: {out / 'bundle'}" in said
-    assert f"report: {out / 'report.html'}" in said
+    assert "AUROC, pneumonia against the rest" in printed
+    assert f"bundle: {out / 'bundle'}" in printed
+    assert f"report: {out / 'report.html'}" in printed
     assert {path.name for path in out.iterdir()} >= {
         "plot.jpg",
         "report.html",
@@ -172,11 +173,11 @@ def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_image_is_exit_code
 def test_an_existing_run_is_rejected(train, unbroken):
     code, out, err = train(*TINY, "--out", "unbroken")
     assert (code, out) == (4, "")
-    assert err == "error: unbroken: holds a run already; use --resume to go on with it, or another --out\n"
+    assert err == "error: unbroken: holds a run already; use --resume to continue it, or another --out\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("custom-cn",), "did you mean 'custom-cnn'?"),
         (("absent.yaml",), "recipe cannot be read"),
@@ -185,15 +186,18 @@ def test_an_existing_run_is_rejected(train, unbroken):
         (("custom-cnn", "--size", 16), "input.size: 16 pixels are too few"),
         (("custom-cnn", "--data", "nowhere"), "nowhere"),
         (("default", "--lungs", "absent.onnx"), "absent.onnx: no lung segmenter"),
+        (("custom-cnn", "--target", "infiltrate"), "write it as NAME=CLASS[,CLASS...]"),
+        (("custom-cnn", "--target", "infiltrate=lobar"), "no image of class lobar"),
+        (("custom-cnn", "--target", "pneumonia=normal,viral,bacterial"), "must be outside of the target"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_4(train, tmp_path, words, said):
+def test_what_cannot_be_done_is_one_line_and_exit_code_4(train, tmp_path, words, message):
     recipe, *options = words
     code, out, err = train(recipe, "--data", "phantoms", "--out", tmp_path / "run", *options)
     assert (code, out) == (4, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
     assert not (tmp_path / "run").exists()
 
 
@@ -231,18 +235,42 @@ def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, pl
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("train", "custom-cnn", "--data", "phantoms", "--out", "none"), "Training needs"),
         (("export", "run", "--out", "m.h5", "--to", "keras"), "Writing a Keras file needs"),
         (("train-lungs", "--data", "phantoms", "--masks", "m", "--out", "none"), "Training needs"),
     ],
 )
-def test_without_the_packages_for_training_it_says_what_to_install(place, words, said):
+def test_without_the_packages_for_training_it_says_what_to_install(place, words, message):
     script = "import sys; sys.modules['torch'] = None; from pneumoscope.cli import main; main(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", script, *words], cwd=place, capture_output=True, text=True, check=False
     )
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {said} more packages: pip install 'pneumoscope[")
+    assert line.startswith(f"error: {message} more packages: pip install 'pneumoscope[")
+
+
+def test_the_target_and_its_classes_are_named_by_an_option(train, tmp_path):
+    write_phantoms(tmp_path / "data", n=48, size=64, seed=2)
+    options = ("--epochs", 1, "--size", 32, "--target", "virus=viral", "--no-cache", "--json")
+    code, printed, err = train("custom-cnn", "--data", tmp_path / "data", "--out", tmp_path / "run", *options)
+    assert code in (0, 3), err
+    assert json.loads(printed)["target"] == "virus"
+    manifest = load_bundle(tmp_path / "run").manifest
+    assert manifest.classes == ("bacterial", "normal", "viral")
+    assert manifest.target == Target("virus", ("viral",))
+
+
+def test_data_with_other_labels_need_a_target(train, tmp_path):
+    for name in ("clear", "lobar", "diffuse"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.png").write_bytes(b"never read")
+    recipe = {key: value for key, value in RECIPE.items() if key != "classes"}
+    (tmp_path / "open.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    words = (tmp_path / "open.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    code, _, err = train(*words)
+    assert code == 4
+    (line,) = err.splitlines()
+    assert "clear, diffuse, lobar; name it with --target NAME=CLASS" in line

@@ -192,7 +192,7 @@ def test_conformal_sets_cover_each_class():
 @given(st.integers(0, 2**32 - 1), st.integers(8, 60), st.floats(0.05, 0.4))
 @settings(deadline=None, max_examples=40)
 def test_a_patients_copies_are_no_new_evidence(seed, patients, alpha):
-    """One row a patient and five copies of it give the same threshold; and more would be missed just above."""
+    """One row a patient and five copies of it give the same threshold; just above it more are missed."""
     rng = np.random.default_rng(seed)
     p0 = rng.uniform(size=patients)
     once = np.c_[p0, 1 - p0]

@@ -69,7 +69,7 @@ def test_the_card_holds_everything(draw):
         "Research and teaching.",
         "- Split seed: 0\n",
         "- Data set: phantoms \\| drawn\n",
-        "size 160, fit pad, lungs crop",
+        "size 160, fit pad, resampling area, window full, lungs crop",
         "Measured on phantoms, test split: 120 images",
         f"| AUROC | {auroc.value:.3f} | {auroc.low:.3f} to {auroc.high:.3f} |",
         f"| source: NORMAL2 | 60 | {source.positive} |",
@@ -123,7 +123,7 @@ def test_a_bundle_that_was_not_evaluated_has_a_card():
 
 
 def test_the_card_states_what_data_sets_state_and_guesses_nothing():
-    """A set called 'nihon' is not NIH ChestX-ray14, and one called 'kermany-224' has no population of itself."""
+    """A set called 'nihon' is not NIH ChestX-ray14, and 'kermany-224' alone states no population."""
     for name in ("nihon university hospital", "kermany-224"):
         data = (TrainingData(description=DatasetDescription(name)),)
         card = card_of(provenance=Provenance(data=data))

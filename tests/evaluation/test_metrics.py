@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from pneumoscope.errors import DataError
 from pneumoscope.domain import Target
+from pneumoscope.errors import DataError
 from pneumoscope.evaluation import ScoredSet
 from pneumoscope.evaluation import evaluate_scores as evaluate_typed
 from pneumoscope.model.results import Evaluation

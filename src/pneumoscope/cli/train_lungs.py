@@ -29,10 +29,10 @@ def train_lungs(
 
     one_opencv_thread()
     manifest = load(data)
-    if not manifest.has_split:
-        how = load_recipe("default").split
-        manifest = divide(manifest, how.model_copy(update={"seed": seed}))
     with show_progress() as progress:
+        if not manifest.has_split:
+            how = load_recipe("default").split
+            manifest = divide(manifest, how.model_copy(update={"seed": seed}), progress)
         result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed, progress=progress)
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "

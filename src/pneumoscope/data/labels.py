@@ -22,16 +22,17 @@ PNEUMONIA_SUBTYPES = ("bacterial", "viral")
 """Labels that count as ``pneumonia`` where the classes have only that."""
 
 _SPELLINGS = {
-    "normal": "normal",
-    "pneumonia": "pneumonia",
-    "bacteria": "bacterial",
-    "bacterial": "bacterial",
-    "bacterial pneumonia": "bacterial",
-    "pneumonia bacterial": "bacterial",
-    "virus": "viral",
-    "viral": "viral",
-    "viral pneumonia": "viral",
-    "pneumonia viral": "viral",
+    spelling: name
+    for name, spellings in {
+        "normal": ("normal", "healthy", "no finding", "no findings", "nofinding"),
+        "pneumonia": ("pneumonia",),
+        "bacterial": ("bacteria", "bacterial", "bacterial pneumonia", "pneumonia bacterial", "pneumonia bacteria"),
+        "viral": ("virus", "viral", "viral pneumonia", "pneumonia viral", "pneumonia virus"),
+        "covid": ("covid", "covid 19", "covid19", "covid pneumonia", "covid 19 pneumonia", "sars cov 2"),
+        "lung_opacity": ("lung opacity", "lungopacity"),
+        "tuberculosis": ("tuberculosis", "tb"),
+    }.items()
+    for spelling in spellings
 }
 KNOWN_CLASSES = frozenset(_SPELLINGS.values())
 """Classes that a folder is recognised by wherever it is in a tree."""
@@ -109,8 +110,9 @@ def class_index(label: str, classes: tuple[str, ...], path: str, target: Target 
         if label in members and name in classes:
             return classes.index(name)
     raise DataError(
-        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); correct the label, or "
-        "choose a recipe or bundle that has it as a class"
+        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); write one of them in a table "
+        f"of labels (first line path,label, then {path},{classes[-1]}), or choose a recipe or bundle that has "
+        "it as a class"
     )
 
 

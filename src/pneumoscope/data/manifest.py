@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pneumoscope.data.description import read_description
-from pneumoscope.data.tables import parse_age, parse_sex, parse_view, read_rows, write_rows
+from pneumoscope.data.labels import class_name
+from pneumoscope.data.tables import (
+    parse_age,
+    parse_sex,
+    parse_view,
+    read_rows,
+    require_columns,
+    write_rows,
+)
 from pneumoscope.domain import DatasetDescription
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UnreadableImageError
 
 __all__ = ["SPLITS", "Manifest", "Record"]
 
@@ -96,6 +104,8 @@ class Manifest:
         Folder that the records' paths start from.
     description : DatasetDescription or None
         The content of ``dataset.yaml``; None where there is none.
+    left_out : tuple of UnreadableImageError
+        Files and folders of a scanned folder that could not be read and are no records.
 
     Raises
     ------
@@ -106,6 +116,7 @@ class Manifest:
     records: tuple[Record, ...]
     root: Path
     description: DatasetDescription | None = None
+    left_out: tuple[UnreadableImageError, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -131,7 +142,7 @@ class Manifest:
         Parameters
         ----------
         path : path-like
-            A ``.csv`` (UTF-8, with a header) or ``.parquet`` file.
+            A ``.csv`` (with a header) or ``.parquet`` file; `pneumoscope.data.tables` has the rules.
 
         Raises
         ------
@@ -143,10 +154,7 @@ class Manifest:
         """
         path = Path(path)
         columns, stream = read_rows(path)
-        if missing := [name for name in _REQUIRED if name not in columns]:
-            raise DataError(
-                f"{path}: no column {', '.join(missing)}; a manifest needs {', '.join(_REQUIRED)}"
-            )
+        require_columns(path, columns, _REQUIRED)
         rows = list(stream)
         root = path.parent
         stored = rows[0].get("root") if rows else None
@@ -225,11 +233,10 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
             except (TypeError, ValueError) as error:
                 raise DataError(f"{where}: {name} '{value}' is not a whole number") from error
         else:
-            values[name] = "" if value is None else str(value).strip()
+            values[name] = "" if value is None else str(value)
     values |= {name: parse(row.get(name)) for name, parse in _OPTIONAL.items()}
     try:
-        # A manifest written by hand on Windows may have backslashes.
-        values["path"] = str(PurePosixPath(values["path"].replace("\\", "/"))) if values["path"] else ""
-        return Record(**{**values, "label": values["label"].lower()})
+        values["path"] = str(PurePosixPath(values["path"])) if values["path"] else ""
+        return Record(**{**values, "label": class_name(values["label"])})
     except DataError as error:
         raise DataError(f"{where}: {error}") from error

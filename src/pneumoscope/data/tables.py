@@ -1,4 +1,14 @@
-"""Tables in CSV and Parquet, and how their cells state age, sex and view position."""
+"""The one reader of tables in CSV and Parquet, and how their cells state age, sex and view position.
+
+The rules are the same for manifests, labels, patients, boxes and inputs:
+
+- cells are separated by the comma, semicolon, tab or ``|`` that the header has most of, or that a first line
+  ``sep=;`` names;
+- names of columns count in lower case, with ``_`` for spaces and hyphens; `ALIASES` lists other names;
+- space around cells and rows without any content are left out;
+- a column ``path`` or ``root`` may have backslashes;
+- CSV is UTF-8, with or without a byte-order mark, or UTF-16; any line ends.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +17,48 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pneumoscope.errors import DataError, require_extra
 
-__all__ = ["TABLE_SUFFIXES", "parse_age", "parse_sex", "parse_view", "read_rows", "write_rows"]
+__all__ = [
+    "ALIASES",
+    "TABLE_SUFFIXES",
+    "parse_age",
+    "parse_sex",
+    "parse_view",
+    "read_rows",
+    "require_columns",
+    "write_rows",
+]
 
 TABLE_SUFFIXES = frozenset({".csv", ".parquet"})
 """Suffixes, in lower case, of the tables that are read and written."""
+
+ALIASES = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_index"),
+    "label": ("class", "finding", "finding_labels"),
+    "patient_id": ("patient", "patientid"),
+    "age": ("patient_age", "patientage"),
+    "sex": ("gender", "patient_gender", "patient_sex", "patientsex"),
+    "view": ("view_position", "viewposition"),
+}
+"""Other names of columns; each counts where the table has no column of the first name."""
+
+_DELIMITERS = ",;\t|"
+_PATH_COLUMNS = frozenset({"path", "root"})
 
 # DICOM's age string (PS3.5 6.2): a number, and days, weeks, months or years; tables often leave out the unit.
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([DWMY]?)", re.IGNORECASE)
 _PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
 _MAX_AGE = 130
 _SEX = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}
-_VIEW = {"AP": "AP", "PA": "PA", "LL": "LL", "RL": "LL", "LAT": "LL", "LATERAL": "LL"}
+_VIEWS = {
+    "AP": {"AP", "ANTEROPOSTERIOR"},
+    "PA": {"PA", "POSTEROANTERIOR"},
+    "LL": {"L", "LL", "RL", "LAT", "LATERAL"},
+}
+_FRONTAL = re.compile(r"\b(ANTERO|POSTERO)[ -](?=ANTERIOR|POSTERIOR)")
 
 
 def parse_age(text: object) -> float | None:
@@ -39,8 +76,15 @@ def parse_sex(text: object) -> str:
 
 
 def parse_view(text: object) -> str:
-    """Return the view position ``AP``, ``PA`` or ``LL``, or an empty string if unknown."""
-    return _VIEW.get(str(text).strip().upper(), "")
+    """Return the view position ``AP``, ``PA`` or ``LL``, or an empty string if unknown.
+
+    Words count, such as in ``PA ERECT`` or ``XTABLE LATERAL``; a decubitus view is none of these.
+    """
+    words = re.findall(r"[A-Z]+", _FRONTAL.sub(r"\1", str(text).upper()))
+    if any(word.startswith("DECUB") for word in words):
+        return ""
+    found = [view for view, names in _VIEWS.items() if not names.isdisjoint(words)]
+    return found[0] if len(found) == 1 else ""
 
 
 def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[str], Iterator[dict[str, Any]]]:
@@ -49,14 +93,14 @@ def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[st
     Parameters
     ----------
     path : Path
-        A ``.csv`` file (UTF-8, with a header) or a ``.parquet`` file.
+        A ``.csv`` file (with a header) or a ``.parquet`` file, by the rules at the top of this module.
     only : sequence of str, optional
         Columns to read of a Parquet file, where it has them; all by default. CSV rows come whole.
 
     Returns
     -------
     columns : list of str
-        All columns of the table, in order.
+        All columns of the table, in order, by the first of their names.
     rows : iterator of dict
         One dict for each row: text in CSV, typed values or None in Parquet.
 
@@ -74,22 +118,80 @@ def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[st
     rows = _parquet_rows(path, columns, only) if suffix == ".parquet" else _csv_rows(path, columns)
     # The generators open the file, fill in the columns and yield an empty row before the first one.
     next(rows)
-    return columns, rows
+    return columns, _cleaned(rows)
+
+
+def require_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise the one `DataError` for a table that lacks columns; it names them and those found."""
+    if missing := [name for name in needed if name not in columns]:
+        raise DataError(
+            f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(columns) or 'none'}; "
+            f"the first line must name {', '.join(needed)}"
+        )
+
+
+def _cleaned(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Strip text, turn backslashes of paths, and leave out rows without content."""
+    for row in rows:
+        cells = {name: cell.strip() if isinstance(cell, str) else cell for name, cell in row.items()}
+        for name in _PATH_COLUMNS & cells.keys():
+            if isinstance(cells[name], str):
+                cells[name] = cells[name].replace("\\", "/")
+        if any(cell is not None and cell != "" for cell in cells.values()):
+            yield cells
+
+
+def _names(given: Sequence[object]) -> list[str]:
+    """Return the names of columns by the rules of this module; empty for one that has none, or a second."""
+    plain = [re.sub(r"[\s_-]+", "_", str("" if name is None else name).strip().lower()) for name in given]
+    for first, others in ALIASES.items():
+        stand_in = next((name for name in others if name in plain), None)
+        if first not in plain and stand_in is not None:
+            plain[plain.index(stand_in)] = first
+    return [name if name not in plain[:position] else "" for position, name in enumerate(plain)]
 
 
 def _csv_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns += [name for name in reader.fieldnames or [] if name]
+        with path.open(newline="", encoding=_encoding(path)) as file:
+            delimiter = _delimiter(file)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            names = _names(next((cells for cells in reader if any(map(str.strip, cells))), []))
+            columns += [name for name in names if name]
             yield {}
-            for row in reader:
-                # Cells beyond the header come under the key None.
-                yield {name: cell for name, cell in row.items() if isinstance(name, str)}
+            for cells in reader:
+                # Cells beyond the header have no name, missing ones no content.
+                row = dict.fromkeys(columns) | dict(zip(names, cells, strict=False))
+                row.pop("", None)
+                yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check path and permissions") from error
     except (csv.Error, UnicodeError) as error:
         raise DataError(f"{path}: no CSV table in UTF-8 ({error}); save it again as CSV in UTF-8") from error
+
+
+def _encoding(path: Path) -> str:
+    """Return UTF-16 where the file has its byte-order mark or every second byte is zero, else UTF-8."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" in head:
+        return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _delimiter(file: IO[str]) -> str:
+    """Return what separates the cells, and leave the file at its header."""
+    line = "\n"
+    while line and not line.strip():
+        start = file.tell()
+        line = file.readline()
+    if named := re.fullmatch(r'"?sep=(.)"?\s*', line, re.IGNORECASE):
+        return named[1]
+    file.seek(start)
+    bare = re.sub(r'"[^"]*"', "", line)
+    return max(_DELIMITERS, key=bare.count)
 
 
 def _parquet_rows(path: Path, columns: list[str], only: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -98,11 +200,13 @@ def _parquet_rows(path: Path, columns: list[str], only: Sequence[str] | None) ->
         from pyarrow import parquet
     try:
         with parquet.ParquetFile(path) as table:
-            columns += table.schema_arrow.names
-            chosen = None if only is None else [name for name in only if name in columns]
+            names = dict(zip(table.schema_arrow.names, _names(table.schema_arrow.names), strict=True))
+            columns += filter(None, names.values())
+            chosen = [name for name, known in names.items() if known and (only is None or known in only)]
             yield {}
             for batch in table.iter_batches(batch_size=4096, columns=chosen):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield {names[name]: cell for name, cell in row.items()}
     except (OSError, pyarrow.ArrowException) as error:
         reason = getattr(error, "strerror", None) or "no Parquet table, or damaged"
         raise DataError(f"{path}: cannot be read ({reason}); check the path, or write it again") from error

@@ -76,7 +76,7 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
         If the file is no such table, or a box is not valid; the line names file and row.
     """
     columns, rows = read_rows(path)
-    key = next((name for name in ("patientId", "path") if name in columns), None)
+    key = next((name for name in ("path", "patient_id") if name in columns), None)  # RSNA's is the latter
     missing = [name for name in _SIDES if name not in columns]
     if key is None or missing:
         raise DataError(
@@ -87,14 +87,14 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     for number, row in enumerate(rows, start=1):
         box = _box(row, f"{path}, row {number}")
         if box is not None:
-            found.setdefault(str(row[key]).strip().replace("\\", "/"), []).append(box)
+            found.setdefault(str(row[key]), []).append(box)
     # RSNA's table of classes joined with its boxes repeats rows.
     return {name: tuple(dict.fromkeys(boxes)) for name, boxes in found.items()}
 
 
 def _box(row: Mapping[str, Any], where: str) -> Box | None:
-    cells = [str(row.get(name) or "").strip() for name in _SIDES]
-    target = str(row.get("Target") or "").strip()
+    cells = [str(row.get(name) or "") for name in _SIDES]
+    target = str(row.get("target") or "")
     if target in {"0", "0.0"} or (not any(cells) and target in {"", "nan"}):
         return None
     try:

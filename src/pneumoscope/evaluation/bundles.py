@@ -102,7 +102,7 @@ def evaluate(
     Raises
     ------
     BundleError, DataError
-        If the bundle or the data cannot be used; the line says what to do.
+        If the bundle or the data cannot be used.
     ValueError
         If options contradict each other.
     """

@@ -39,7 +39,7 @@ def write_card(manifest: BundleManifest) -> str:
     Parameters
     ----------
     manifest : BundleManifest
-        What is not stated in it is said to be so; what was not measured is left out.
+        What it does not state is marked ``not stated``; what was not measured is left out.
     """
     results = manifest.results
     evaluation = results.evaluation
@@ -99,8 +99,10 @@ def _either_one(names: Sequence[str]) -> str:
 def _limits(manifest: BundleManifest) -> list[str]:
     limits = [f"Trained on: {_populations([_trained_on(one) for one in manifest.provenance.data])}."]
     limits.append(f"Validated on: {_populations(list(map(_with_counts, manifest.validated)))}.")
-    others = " than these and those under *External validation*" if manifest.results.external else ""
-    limits.append(f"Not evaluated on other populations{others}.")
+    known = ["these"] if manifest.validated else []
+    known += ["those under *External validation*"] if manifest.results.external else []
+    than = f" than {' and '.join(known)}" if manifest.results.external else ""
+    limits.append(f"Not evaluated on other populations{than}.")
     subtypes = manifest.target.classes
     if len(subtypes) > 1:
         limits.append(
@@ -157,7 +159,7 @@ def _provenance(manifest: BundleManifest) -> list[str]:
         ("Created", provenance.created),
         ("Recalibrated from", provenance.parent),
         ("Input", steps),
-        ("Licence", manifest.licence),
+        ("Licence of the bundle", manifest.licence),
     ]
     return [*parts, fact_list(facts)]
 

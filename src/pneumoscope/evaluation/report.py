@@ -96,7 +96,7 @@ def write_report(
     Returns
     -------
     Path
-        The page. It loads nothing from elsewhere.
+        The page. It loads nothing else.
 
     Raises
     ------

@@ -52,7 +52,7 @@ _MEASURES: tuple[Measure, ...] = (
     ("auroc", "AUROC", "probability that an image with {target} scores higher than one without"),
     ("average_precision", "Average precision", "precision averaged over all thresholds"),
     ("sensitivity", "Sensitivity", "share of images with {target} that are detected"),
-    ("specificity", "Specificity", "share of images without {target} that are predicted so"),
+    ("specificity", "Specificity", "share of images without {target} that are predicted negative"),
     ("ppv", "PPV", "share of positive predictions that are right, at the prevalence of this set"),
     ("npv", "NPV", "share of negative predictions that are right, at the prevalence of this set"),
     ("accuracy", "Accuracy", "share of predictions that are right"),
@@ -206,10 +206,11 @@ def summary(evaluation: Evaluation) -> str:
         return ""
     (cleared, alarms), (missed, found) = evaluation.detection.confusion
     target = evaluation.target.name
+    alarm = "alarm" if alarms == 1 else "alarms"
     return (
-        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with "
-        f"{target} were detected and {cleared:,} of {cleared + alarms:,} without were predicted so: "
-        f"{missed:,} missed, {alarms:,} false {'alarm' if alarms == 1 else 'alarms'}."
+        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with {target} "
+        f"were positive and {cleared:,} of {cleared + alarms:,} without it negative: {missed:,} missed, "
+        f"{alarms:,} false {alarm}."
     )
 
 

@@ -107,7 +107,7 @@ def cross_validate(
         write_left_out(out, packed.left_out)
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
-    parts = _parts(manifest, count, sources, recipe.split.seed)
+    parts = _parts(manifest, count, sources, recipe.split.seed, progress)
     logits = cross_fit(
         recipe, packed, parts, out, fabric=fabric, weights=experiment.weights, progress=progress
     )
@@ -140,9 +140,11 @@ def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
         raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
 
 
-def _parts(manifest: Manifest, count: int, sources: tuple[str, ...], seed: int) -> dict[str, Positions]:
+def _parts(
+    manifest: Manifest, count: int, sources: tuple[str, ...], seed: int, progress: Progress
+) -> dict[str, Positions]:
     """Return the parts to hold out in turn: folds of patients, or a source with a fold of the others."""
-    groups = inspect(manifest).groups
+    groups = inspect(manifest, progress=progress).groups
     parts = folds(manifest, count, seed, duplicates=groups)
     if not sources:
         return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}

@@ -42,7 +42,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = None) -> Manifest:
+def prepare_manifest(
+    manifest: Manifest, recipe: Recipe, *, limit: int | None = None, progress: Progress | None = None
+) -> Manifest:
     """Check labels, limit the images of each class, and split where the manifest has no split yet.
 
     Raises
@@ -55,14 +57,14 @@ def prepare_manifest(manifest: Manifest, recipe: Recipe, *, limit: int | None = 
     if limit is not None:
         manifest = limited(manifest, limit, recipe.seed)
     if not manifest.has_split:
-        manifest = divide(manifest, recipe.split)
+        manifest = divide(manifest, recipe.split, progress)
     check_split(manifest, classes, target)
     return manifest
 
 
-def divide(manifest: Manifest, how: SplitSpec) -> Manifest:
+def divide(manifest: Manifest, how: SplitSpec, progress: Progress | None = None) -> Manifest:
     """Split a manifest; by patient means that copies of an image stay in one split too."""
-    copies = inspect(manifest).groups if how.method == "patient" else None
+    copies = inspect(manifest, progress=progress).groups if how.method == "patient" else None
     return split(manifest, fractions=how.fractions, seed=how.seed, method=how.method, duplicates=copies)
 
 
@@ -97,7 +99,7 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
     return path
 
 
-def additional_images(data: Path, manifest: Manifest) -> Manifest:
+def additional_images(data: Path, manifest: Manifest, progress: Progress | None = None) -> Manifest:
     """Return the images of an additional data set that may be trained on.
 
     Copies of a validation or test image, by content or by the patient of a DICOM header, are left out.
@@ -121,7 +123,7 @@ def additional_images(data: Path, manifest: Manifest) -> Manifest:
         raise DataError(f"{data}: lists validation or test images; give a data set of other images")
     copies = {
         position - len(held_out)
-        for group in inspect(more.with_records(absolute)).groups
+        for group in inspect(more.with_records(absolute), progress=progress).groups
         if min(group) < len(held_out)
         for position in group
     }

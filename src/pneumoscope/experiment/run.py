@@ -156,7 +156,10 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress = progress or Progress()
     begun = resumes(experiment)
     _check_options(experiment)
-    origin = _origin(experiment, resumes=begun)
+    fabric = make_fabric()
+    if not fabric.is_global_zero:
+        progress = Progress()  # the first process shows the progress of all
+    origin = _origin(experiment, progress, resumes=begun)
     experiment = origin.experiment
     recipe, out, manifest = experiment.recipe, experiment.out, origin.manifest
     lungs, cache = lung_segmenter(experiment), experiment.open_cache()
@@ -166,10 +169,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         recipe.network, len(recipe.output_classes), weights=experiment.weights, seed=recipe.seed
     )
     check_size(network, recipe.input.size)
-    fabric = make_fabric()
-    if not fabric.is_global_zero:
-        progress = Progress()  # the first process shows the progress of all
-    elif not begun:
+    if fabric.is_global_zero and not begun:
         write_inputs(origin, lungs)
     images = with_additional(manifest.subset("train"), origin.added)
     train_set, val_set = _read(origin, images, lungs, cache, fabric, progress)
@@ -196,7 +196,7 @@ def _check_options(experiment: Experiment) -> None:
         raise MissingExtraError("Writing model.h5", "keras")
 
 
-def _origin(experiment: Experiment, *, resumes: bool) -> Origin:
+def _origin(experiment: Experiment, progress: Progress, *, resumes: bool) -> Origin:
     """Read the data, resolve the recipe, and split the data where they have no split."""
     listed = load(experiment.data)
     brings_split = listed.has_split
@@ -205,14 +205,16 @@ def _origin(experiment: Experiment, *, resumes: bool) -> Origin:
     experiment = resolved(experiment, listed)
     if resumes:
         check_recipe(experiment)
-    manifest = _manifest(experiment, listed, resumes=resumes)
-    added = additional_images(experiment.additional, manifest) if experiment.additional else None
+    manifest = _manifest(experiment, listed, progress, resumes=resumes)
+    added = None
+    if experiment.additional:
+        added = additional_images(experiment.additional, manifest, progress)
     return Origin(experiment, manifest, added, brings_split)
 
 
-def _manifest(experiment: Experiment, manifest: Manifest, *, resumes: bool) -> Manifest:
+def _manifest(experiment: Experiment, manifest: Manifest, progress: Progress, *, resumes: bool) -> Manifest:
     if not resumes:
-        return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit)
+        return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit, progress=progress)
     path = experiment.out / SPLIT_FILE
     begun = Manifest.read(path)
     now = {record.path: record for record in manifest.records}

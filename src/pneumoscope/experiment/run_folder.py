@@ -164,7 +164,7 @@ def check_inputs(origin: Origin, lungs: Path | None) -> None:
 
 
 def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
-    """Return by option what was given besides recipe and data, as hashes."""
+    """Return hashes of the inputs other than recipe and data, by option."""
     experiment, weights = origin.experiment, origin.experiment.weights
     return {
         "additional": origin.added.fingerprint() if origin.added else None,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ import numpy.typing as npt
 
 from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
-from pneumoscope.image.jpeg import decode_jpeg, read_jpeg_header
+from pneumoscope.image.foreign import foreign_error, foreign_format
+from pneumoscope.image.jpeg import JPEG_LS, decode_jpeg, read_jpeg_header
+from pneumoscope.image.jpeg2000 import JPEG2000_SIGNATURES, read_jpeg2000
+from pneumoscope.image.levels import white_of
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
 from pneumoscope.image.raster import PNG_SIGNATURE, Raster, read_bmp, read_png
+from pneumoscope.image.tiff import TIFF_SIGNATURES, read_tiff
+from pneumoscope.image.web import GIF_SIGNATURES, read_gif, read_webp
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -28,23 +34,31 @@ __all__ = [
     "read_radiograph",
 ]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".dcm", ".dicom", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"),
+        *(".webp", ".gif", ".jls", ".jp2", ".jpx", ".j2k", ".j2c"),
+    }
+)
 """Suffixes, in lower case, that a scan of a folder picks up; other files are recognised by content."""
 
 # Enough for the DICOM prefix behind its preamble of 128 bytes.
 HEAD_BYTES = 132
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")
-
-# Formats that are recognised only for the error message.
-FOREIGN = {
-    b"GIF8": "GIF",
-    b"RIFF": "WebP",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"n+1\0": "NIfTI",
-    b"NRRD": "NRRD",
+# The bytes that files of each format begin with.
+SIGNATURES = {
+    "jpeg": (b"\xff\xd8\xff",),
+    "png": (PNG_SIGNATURE,),
+    "tiff": TIFF_SIGNATURES,
+    "jpeg-2000": JPEG2000_SIGNATURES,
+    "gif": GIF_SIGNATURES,
+}
+READERS: dict[str, Callable[[str, bytes, Limits], Raster]] = {
+    "png": read_png,
+    "tiff": read_tiff,
+    "jpeg-2000": read_jpeg2000,
+    "gif": read_gif,
+    "bmp": read_bmp,
+    "webp": read_webp,
 }
 
 
@@ -92,18 +106,9 @@ def read_radiograph(
         from pneumoscope.image.dicom import read_dicom
 
         return read_dicom(label, data, limits)
-    if kind == "png":
-        raster = read_png(label, data, limits)
-    elif kind == "bmp":
-        raster = read_bmp(label, data, limits)
-    elif kind == "tiff":
-        from pneumoscope.image.tiff import read_tiff
-
-        raster = read_tiff(label, data, limits)
-    else:
+    if kind is None:
         raise _not_an_image(label, data)
-    pixels = _upright(_scaled(raster.samples, raster.white), raster.orientation)
-    return _radiograph(label, kind, pixels, pixels.shape, raster)
+    return _radiograph(label, kind, READERS[kind](label, data, limits))
 
 
 def looks_like_image(path: str | os.PathLike[str]) -> bool:
@@ -128,6 +133,10 @@ def decodable_formats() -> dict[str, str]:
         "PNG": versions["imagecodecs"],
         "TIFF": versions["imagecodecs"],
         "BMP": versions["imagecodecs"],
+        "WebP": versions["imagecodecs"],
+        "GIF": versions["imagecodecs"],
+        "JPEG 2000": versions["imagecodecs"],
+        "JPEG-LS": versions["imagecodecs"],
     }
     return formats | {
         f"DICOM {syntax.name}": versions[syntax.library] for syntax in TRANSFER_SYNTAXES.values()
@@ -152,8 +161,12 @@ def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> byte
     except PermissionError as error:
         detail = "no permission to read the file; change its mode or its owner"
         raise UnreadableImageError(label, Reason.NO_PERMISSION, detail) from error
-    except (OSError, ValueError) as error:  # a failing disk; a path with a null character
-        raise UnreadableImageError(label, Reason.NOT_FOUND, f"the file cannot be opened ({error})") from error
+    except OSError as error:  # a failing disk, or a name that is too long
+        detail = f"the file cannot be opened ({error.strerror or 'input or output error'}); check the path"
+        raise UnreadableImageError(label, Reason.NOT_FOUND, detail) from error
+    except ValueError as error:
+        detail = "the path holds a null character; check the path"
+        raise UnreadableImageError(label, Reason.NOT_FOUND, detail) from error
     check_bytes(label, len(data), limits)
     return data
 
@@ -176,14 +189,13 @@ def _format_of(data: bytes) -> str | None:
     """
     if data[128:132] == b"DICM" or _starts_like_dicom(data):
         return "dicom"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data.startswith(PNG_SIGNATURE):
-        return "png"
-    if data.startswith(TIFF_SIGNATURES):
-        return "tiff"
+    for kind, signatures in SIGNATURES.items():
+        if data.startswith(signatures):
+            return kind
     if data.startswith(b"BM") and data[6:10] == b"\0\0\0\0":
         return "bmp"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
     return None
 
 
@@ -197,12 +209,10 @@ def _starts_like_dicom(data: bytes) -> bool:
 
 
 def _not_an_image(label: str, data: bytes) -> UnreadableImageError:
-    for signature, what in FOREIGN.items():
-        if data.startswith(signature):
-            detail = f"{what} files are not supported; save it as PNG, JPEG or DICOM"
-            return UnreadableImageError(label, Reason.UNSUPPORTED_ENCODING, detail)
-    signatures = (b"\xff\xd8\xff", PNG_SIGNATURE, *TIFF_SIGNATURES)
-    if any(signature.startswith(data) for signature in signatures):
+    found = foreign_format(data)
+    if found is not None:
+        return foreign_error(label, found)
+    if any(signature.startswith(data) for group in SIGNATURES.values() for signature in group):
         detail = f"the file ends after {len(data)} bytes; copy it again from its source"
         return UnreadableImageError(label, Reason.TRUNCATED, detail)
     detail = "this is not an image; give a JPEG, PNG, TIFF, BMP or DICOM file"
@@ -214,35 +224,40 @@ def _read_jpeg(label: str, data: bytes, min_side: int | None, limits: Limits) ->
     check_pixels(label, header.height, header.width, limits)
     # A scaled decode reaches beyond the image by part of a pixel, which must stay at its right and bottom.
     samples = decode_jpeg(label, data, header, min_side if header.orientation == 1 else None)
-    white = (1 << header.bits) - 1
     photometric = {1: "grey", 3: "rgb", 4: "cmyk"}[header.components]
-    raster = Raster(samples, white, header.bits, photometric, header.orientation)
+    raster = Raster(samples, (1 << header.bits) - 1, header.bits, photometric, header.orientation)
     size = (header.height, header.width)
-    if header.orientation >= 5:
-        size = size[::-1]
-    pixels = _upright(_scaled(samples, white), header.orientation)
-    return _radiograph(label, "jpeg", pixels, size, raster)
+    kind = "jpeg-ls" if header.frame == JPEG_LS else "jpeg"
+    return _radiograph(label, kind, raster, size if header.orientation < 5 else size[::-1])
 
 
-def _radiograph(
-    label: str, kind: str, pixels: npt.NDArray[np.float32], size: tuple[int, ...], raster: Raster
-) -> Radiograph:
+def _radiograph(label: str, kind: str, raster: Raster, size: tuple[int, ...] | None = None) -> Radiograph:
+    """Scale the samples to [0, 1] and turn them upright; `size` is the original's, where they are scaled."""
+    black, white, restored = white_of(raster.samples, raster.white)
+    samples = raster.samples
+    if raster.inverse:
+        samples = (white + black) - np.clip(samples, black, white)
+    pixels = _upright(_scaled(samples, black, white), raster.orientation)
+    height, width = size or pixels.shape
     return Radiograph(
         pixels=pixels,
         source=label,
         format=kind,
-        height=size[0],
-        width=size[1],
+        height=height,
+        width=width,
         bits=raster.bits,
         photometric=raster.photometric,
+        cautions=(Reason.GREY_LEVELS_RESTORED,) if restored else (),
     )
 
 
-def _scaled(samples: npt.NDArray[Any], white: int) -> npt.NDArray[np.float32]:
-    """Map 0..white to [0, 1]."""
-    pixels: npt.NDArray[np.float32] = np.multiply(samples, np.float32(1 / white), dtype=np.float32)
-    # Lossy deep JPEG may overshoot its own range; 8 and 16-bit samples cannot.
-    if white not in {255, 65535}:
+def _scaled(samples: npt.NDArray[Any], black: int, white: int) -> npt.NDArray[np.float32]:
+    """Map black..white to [0, 1]."""
+    if black:
+        samples = np.maximum(samples, black) - black
+    pixels: npt.NDArray[np.float32] = np.multiply(samples, np.float32(1 / (white - black)), dtype=np.float32)
+    # Lossy deep JPEG may overshoot its own range, as letters do a restored one.
+    if black or white < np.iinfo(samples.dtype).max:
         np.minimum(pixels, 1, out=pixels)
     return pixels
 

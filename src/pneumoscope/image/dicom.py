@@ -17,17 +17,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import pydicom.config
 from pydicom.encaps import get_frame
 
 from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
-from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, number, patient_key, text
+from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, number, numbers, patient_key, text
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
-from pneumoscope.image.greys import GreyPipeline, LookupTable, Window, to_grey
+from pneumoscope.image.greys import GreyPipeline, Window, to_grey
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
+from pneumoscope.image.lookup import optional_table, read_palette
 
 __all__ = ["read_dicom", "read_patient_key"]
 
@@ -94,17 +94,16 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
         try:
             header = _read_header(name, data, limits)
         except CUT_OFF as error:
-            detail = f"the DICOM file ends too early ({_line(error)}); send the image again"
+            detail = "the DICOM file ends too early; send the image again"
             raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
         except DAMAGED as error:
-            detail = f"damaged DICOM header ({_line(error)}); send the image again"
+            detail = "damaged DICOM header; send the image again"
             raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
     frame = decode_frame(name, header.frame, header.syntax, header.layout, limits)
     try:
-        pixels = to_grey(frame, header.greys)
+        pixels, restored = to_grey(frame, header.greys)
     except ValueError as error:
-        detail = f"damaged DICOM header ({error}); send the image again"
-        raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+        raise _damaged(name, "its rescale or window values lead to no grey levels") from error
     return Radiograph(
         pixels=pixels,
         source=name,
@@ -113,6 +112,7 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
         width=header.layout.columns,
         bits=header.layout.stored,
         photometric=header.layout.photometric,
+        cautions=(Reason.GREY_LEVELS_RESTORED,) if restored else (),
         **header.described,
     )
 
@@ -127,10 +127,9 @@ def read_patient_key(path: Path) -> str | None:
             return None  # reading the image reports what is wrong
 
 
-def _line(error: BaseException) -> str:
-    """Return an error's text as a part of one line."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= 120 else f"{line[:117]}..."
+def _damaged(name: str, what: str) -> UnreadableImageError:
+    detail = f"damaged DICOM header ({what}); send the image again"
+    return UnreadableImageError(name, Reason.CORRUPT, detail)
 
 
 def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
@@ -166,7 +165,7 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
         )
     encapsulated = syntax.codec != "native"
     frame = get_frame(pixel_data, 0, number_of_frames=1) if encapsulated else pixel_data
-    return _Header(layout, syntax, frame, _read_greys(dataset, layout), describe(dataset))
+    return _Header(layout, syntax, frame, _read_greys(name, dataset, layout), describe(dataset))
 
 
 def _unsupported(name: str, what: str) -> UnreadableImageError:
@@ -202,7 +201,7 @@ def _read_layout(name: str, dataset: pydicom.Dataset, *, big_endian: bool) -> La
     def whole(keyword: str, default: int | None = None) -> int:
         value = number(dataset, keyword)
         if value is None and default is None:
-            raise ValueError(f"{keyword} is missing")
+            raise _damaged(name, f"{keyword} is missing")
         return default if value is None else int(value)  # type: ignore[return-value]
 
     allocated, samples = whole("BitsAllocated"), whole("SamplesPerPixel", 1)
@@ -213,47 +212,54 @@ def _read_layout(name: str, dataset: pydicom.Dataset, *, big_endian: bool) -> La
     if samples not in {1, 3} or photometric not in (GREY if samples == 1 else COLOR):
         raise _unsupported(name, f"{samples} samples per pixel, {photometric}")
     if not 1 <= stored <= allocated:
-        raise ValueError(f"{stored} bits stored in {allocated}")
+        raise _damaged(name, f"{stored} bits stored in {allocated}")
     high_bit = whole("HighBit", stored - 1)
     if not stored - 1 <= high_bit < allocated:
         high_bit = stored - 1
-    planar = whole("PlanarConfiguration", 0) == 1
     return Layout(
-        whole("Rows"), whole("Columns"), samples, allocated, stored, high_bit, planar, photometric, big_endian
+        rows=whole("Rows"),
+        columns=whole("Columns"),
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high_bit=high_bit,
+        planar=whole("PlanarConfiguration", 0) == 1,
+        photometric=photometric,
+        big_endian=big_endian,
+        # PS3.5 8.2: the words of OW are swapped although the pixels are bytes.
+        swapped=big_endian and allocated == 8 and dataset["PixelData"].VR == "OW",
     )
 
 
-def _read_greys(dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
+def _read_greys(name: str, dataset: pydicom.Dataset, layout: Layout) -> GreyPipeline:
     """Read the steps from stored values to grey levels: PS3.3 C.11.1, C.11.2, C.7.5.1.1.2 and C.11.6."""
     signed = number(dataset, "PixelRepresentation") == 1
     if layout.samples > 1:
         return GreyPipeline(color=True)
     if layout.photometric == "PALETTE COLOR":
-        names = ("Red", "Green", "Blue")
-        stems = [f"{name}PaletteColorLookupTable" for name in names]
-        palette = [_lookup_table(dataset, f"{stem}Descriptor", f"{stem}Data") for stem in stems]
-        return GreyPipeline(signed=signed, palette=tuple(palette))
+        palette = read_palette(name, dataset, big_endian=layout.big_endian)
+        return GreyPipeline(signed=signed, palette=palette)
     shape = text(dataset, "PresentationLUTShape")
     # The presentation LUT shape decides where it is stated, else the photometric interpretation.
     inverse = shape == "INVERSE" if shape in {"IDENTITY", "INVERSE"} else layout.photometric == "MONOCHROME1"
-    modality, voi = dataset.get("ModalityLUTSequence"), dataset.get("VOILUTSequence")
-    slope, center, width = (
-        number(dataset, keyword) for keyword in ("RescaleSlope", "WindowCenter", "WindowWidth")
-    )
-    function = text(dataset, "VOILUTFunction") or "LINEAR"
-    window = None
-    if center is not None and width is not None and width > 0:
-        window = Window(center, width, function)
     return GreyPipeline(
         signed=signed,
-        slope=slope or 1.0,
+        slope=number(dataset, "RescaleSlope") or 1.0,
         intercept=number(dataset, "RescaleIntercept") or 0.0,
-        modality=_lookup_table(modality[0], "LUTDescriptor", "LUTData") if modality else None,
-        voi=_lookup_table(voi[0], "LUTDescriptor", "LUTData") if voi else None,
-        window=window,
+        modality=optional_table(dataset, "ModalityLUTSequence", big_endian=layout.big_endian),
+        voi=optional_table(dataset, "VOILUTSequence", big_endian=layout.big_endian),
+        windows=_windows(dataset),
         padding=_padding(dataset, layout, signed),
         inverse=inverse,
     )
+
+
+def _windows(dataset: pydicom.Dataset) -> tuple[Window, ...]:
+    """Return the windows that have a width."""
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
+    # Pairs are complete as far as both lists go.
+    pairs = zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False)
+    return tuple(Window(center, width, function) for center, width in pairs if width > 0)
 
 
 def _padding(dataset: pydicom.Dataset, layout: Layout, signed: bool) -> tuple[int, int] | None:
@@ -269,18 +275,3 @@ def _padding(dataset: pydicom.Dataset, layout: Layout, signed: bool) -> tuple[in
     else:
         values = [value + turn if value < 0 else value for value in values]
     return min(values), max(values)
-
-
-def _lookup_table(item: pydicom.Dataset, descriptor: str, data: str) -> LookupTable:
-    """Read a lookup table (PS3.3 C.11.1.1.1); its data are words, or bytes where it has 8 bits."""
-    entries, first, bits = (int(value) for value in item[descriptor].value)
-    entries = entries or 65536
-    raw = item[data].value
-    if isinstance(raw, bytes):
-        packed = bits <= 8 and len(raw) < 2 * entries
-        table = np.frombuffer(raw, np.uint8 if packed else np.dtype("<u2"))
-    else:
-        table = np.atleast_1d(np.asarray(raw, dtype=np.int64)) & 0xFFFF
-    if table.size == 0 or not 1 <= bits <= 16:
-        raise ValueError(f"{descriptor} of {table.size} entries with {bits} bits")
-    return LookupTable(first, table[:entries].astype(np.float64), (1 << bits) - 1)

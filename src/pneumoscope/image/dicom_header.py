@@ -5,6 +5,7 @@ Nothing that names a patient is kept; Patient ID becomes a keyed hash.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import math
 import os
@@ -18,7 +19,7 @@ import pydicom
 
 from pneumoscope.domain import ViewPosition
 
-__all__ = ["CUT_OFF", "DAMAGED", "describe", "number", "patient_key", "text"]
+__all__ = ["CUT_OFF", "DAMAGED", "describe", "element_value", "number", "numbers", "patient_key", "text"]
 
 # What pydicom raises on damaged data sets: it has no common base class for them.
 CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
@@ -33,20 +34,34 @@ DAMAGED = (
     ValueError,
 )
 
+# Words of View Position, also in Spanish, French, Italian and German.
 VIEWS = {
-    "PA": ViewPosition.PA,
-    "AP": ViewPosition.AP,
-    "LL": ViewPosition.LATERAL,
-    "RL": ViewPosition.LATERAL,
-    "LAT": ViewPosition.LATERAL,
-    "LATERAL": ViewPosition.LATERAL,
+    ViewPosition.PA: frozenset({"PA"}),
+    ViewPosition.AP: frozenset({"AP"}),
+    ViewPosition.LATERAL: frozenset(
+        {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LATERALE", "PERFIL", "PROFIL", "PROFILO", "SEITLICH"}
+    ),
 }
 VIEW_MEANINGS = {
-    "postero-anterior": ViewPosition.PA,
-    "antero-posterior": ViewPosition.AP,
-    "lateral": ViewPosition.LATERAL,
+    ViewPosition.PA: "POSTEROANTERIOR",
+    ViewPosition.AP: "ANTEROPOSTERIOR",
+    ViewPosition.LATERAL: "LATERAL",
 }
+# Views that are neither, although they may have such a word in their name.
+OTHER_VIEWS = frozenset(
+    {
+        *("DECUBITUS", "DECUB", "LLD", "RLD", "LORDOTIC", "AXIAL"),
+        *("OBLIQUE", "OBL", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO"),
+        *("MLO", "CC", "ML", "LM"),
+    }
+)
+# Values, without digits and signs, that stand for nothing.
+ABSENT = frozenset({"", "UNKNOWN", "UNSPECIFIED", "NOTSPECIFIED", "UNDEFINED", "OTHER", "NONE", "NULL", "NA"})
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+MAX_AGE = 125
+STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+# Dates that anonymisers write.
+PLACEHOLDERS = frozenset({datetime.date(1, 1, 1), datetime.date(1900, 1, 1)})
 
 SALT_VARIABLE = "PNEUMOSCOPE_SALT"
 """Environment variable with the salt of patient keys, for keys that stay the same between runs."""
@@ -60,9 +75,9 @@ def describe(dataset: pydicom.Dataset) -> dict[str, Any]:
     return {
         "spacing": _spacing(dataset),
         "view": _view(dataset),
-        "modality": text(dataset, "Modality") or None,
-        "body_part": text(dataset, "BodyPartExamined") or None,
-        "age": _age(text(dataset, "PatientAge")),
+        "modality": _stated(dataset, "Modality") or None,
+        "body_part": _stated(dataset, "BodyPartExamined") or None,
+        "age": _age(dataset),
         "patient_key": patient_key(text(dataset, "PatientID")),
         "study_uid": _uid(dataset, "StudyInstanceUID"),
         "series_uid": _uid(dataset, "SeriesInstanceUID"),
@@ -83,19 +98,19 @@ def patient_key(identity: str) -> str | None:
 
 def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
     """Return the first number of an element; None where it has none that is finite."""
-    numbers = _numbers(dataset, keyword)
-    return numbers[0] if numbers else None
+    found = numbers(dataset, keyword)
+    return found[0] if found else None
 
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
     """Return the first text of an element, upper case, stripped; empty where there is none."""
-    value = _value(dataset, keyword)
+    value = element_value(dataset, keyword)
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if value else ""
     return value.strip(" \0").upper() if isinstance(value, str) else ""
 
 
-def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
+def element_value(dataset: pydicom.Dataset, keyword: str) -> Any:
     """Return an element's value, or None where there is none or it cannot be parsed."""
     try:
         return dataset.get(keyword)
@@ -103,16 +118,17 @@ def _value(dataset: pydicom.Dataset, keyword: str) -> Any:
         return None
 
 
-def _numbers(dataset: pydicom.Dataset, keyword: str) -> list[float]:
-    value = _value(dataset, keyword)
+def numbers(dataset: pydicom.Dataset, keyword: str) -> list[float]:
+    """Return the numbers of an element; none where one of them is not finite."""
+    value = element_value(dataset, keyword)
     if value is None or isinstance(value, bytes):
         return []
     values = [value] if isinstance(value, str | int | float) else value
     try:
-        numbers = [float(one) for one in values]
+        found = [float(one) for one in values]
     except (TypeError, ValueError, OverflowError):
         return []
-    return numbers if all(map(math.isfinite, numbers)) else []
+    return found if all(map(math.isfinite, found)) else []
 
 
 def _uid(dataset: pydicom.Dataset, keyword: str) -> str | None:
@@ -124,26 +140,69 @@ def _uid(dataset: pydicom.Dataset, keyword: str) -> str | None:
 def _spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     """Return mm between rows and columns: in the patient if calibrated, else at the detector."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        numbers = _numbers(dataset, keyword)
-        if len(numbers) == 2 and min(numbers) > 0:
-            return numbers[0], numbers[1]
+        spacing = numbers(dataset, keyword)
+        if len(spacing) == 2 and min(spacing) > 0:
+            return spacing[0], spacing[1]
     return None
 
 
 def _view(dataset: pydicom.Dataset) -> ViewPosition:
     """Return the view of View Position, else of the meaning of View Code Sequence."""
-    stated = text(dataset, "ViewPosition")
+    stated = _stated(dataset, "ViewPosition")
     if stated:
-        return VIEWS.get(stated, ViewPosition.OTHER)
-    codes = _value(dataset, "ViewCodeSequence")
-    meaning = text(codes[0], "CodeMeaning").lower() if isinstance(codes, pydicom.Sequence) and codes else ""
-    for words, view in VIEW_MEANINGS.items():
-        if words in meaning:
-            return view
-    return ViewPosition.UNKNOWN
+        return _view_in(stated)
+    codes = element_value(dataset, "ViewCodeSequence")
+    meaning = text(codes[0], "CodeMeaning") if isinstance(codes, pydicom.Sequence) and codes else ""
+    view = _view_in(meaning)
+    return ViewPosition.UNKNOWN if view is ViewPosition.OTHER else view
 
 
-def _age(stated: str) -> float | None:
-    """Return years from an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``."""
-    match = re.fullmatch(r"(\d{1,3})([YMWD])", stated)
-    return int(match[1]) * YEARS[match[2]] if match else None
+def _view_in(stated: str) -> ViewPosition:
+    """Find the view in words, such as ``XTABLE LATERAL``, ``AP SUPINE`` or ``postero-anterior``."""
+    joined = re.sub(r"[^A-Z]", "", stated).replace("BILATERAL", "")
+    if joined in {"L", "R"}:  # within a longer text these are the side of the body
+        return ViewPosition.LATERAL
+    words = {joined, *re.split(r"[^A-Z]+", stated.replace("P.A.", "PA").replace("A.P.", "AP"))}
+    if words & OTHER_VIEWS:
+        return ViewPosition.OTHER
+    found = {view for view, names in VIEWS.items() if words & names}
+    found |= {view for view, name in VIEW_MEANINGS.items() if name in joined}
+    return found.pop() if len(found) == 1 else ViewPosition.OTHER
+
+
+def _stated(dataset: pydicom.Dataset, keyword: str) -> str:
+    """Return a text with single spaces; empty where it only states that nothing is known."""
+    stated = " ".join(text(dataset, keyword).split())
+    return "" if re.sub(r"[^A-Z]", "", stated) in ABSENT and not re.search(r"\d", stated) else stated
+
+
+def _age(dataset: pydicom.Dataset) -> float | None:
+    """Return the patient's age in years: of Patient's Age, else between birth and study.
+
+    Patient's Age is an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``; a number alone are years.
+    """
+    match = re.match(r"(\d{1,3})\s*(?:([YMWD])[A-Z]*\.?)?$", text(dataset, "PatientAge"))
+    # Zero without a unit stands for nothing.
+    if match and (match[2] or int(match[1])):
+        years = int(match[1]) * YEARS[match[2] or "Y"]
+        if years <= MAX_AGE:
+            return years
+    born = _date(dataset, "PatientBirthDate")
+    taken = next(filter(None, (_date(dataset, keyword) for keyword in STUDY_DATES)), None)
+    if born is None or taken is None or born in PLACEHOLDERS or not born <= taken:
+        return None
+    months = 12 * (taken.year - born.year) + taken.month - born.month - (taken.day < born.day)
+    # No more exact than an Age String.
+    age = months / 12 if months < 24 else float(months // 12)
+    return age if age <= MAX_AGE else None
+
+
+def _date(dataset: pydicom.Dataset, keyword: str) -> datetime.date | None:
+    """Return a date (PS3.5 6.2), such as ``20260131``, ``2026.01.31`` or ``2026-01-31``."""
+    match = re.match(r"(\d{4})([.-]?)(\d{2})\2(\d{2})(?!\d)", text(dataset, keyword))
+    if not match:
+        return None
+    try:
+        return datetime.date(int(match[1]), int(match[3]), int(match[4]))
+    except ValueError:
+        return None

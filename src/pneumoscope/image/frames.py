@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, has_end, read_jpeg_header
+from pneumoscope.image.jpeg2000 import JPEG2000_SIGNATURES, decode_codestream, read_codestream_header
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import grey_of
 
@@ -66,6 +67,7 @@ class Layout:
     planar: bool
     photometric: str
     big_endian: bool = False
+    swapped: bool = False  # bytes of 8-bit pixels, in big-endian words of two
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,7 +80,8 @@ class Frame:
         Grey samples as stored, or the luminance of a colour frame.
     bits : int
         How many bits of a word are the sample: the codestream's own count where there is one, since
-        lossy coding may overshoot Bits Stored and headers are at times wrong.
+        lossy coding may overshoot Bits Stored and headers are at times wrong; Bits Stored where the bits
+        above are an overlay.
     shift : int
         How far the sample lies above the lowest bit.
     """
@@ -127,10 +130,9 @@ def _truncated(name: str) -> UnreadableImageError:
     )
 
 
-def _corrupt(name: str, what: object) -> UnreadableImageError:
-    return UnreadableImageError(
-        name, Reason.CORRUPT, f"damaged DICOM pixel data ({what}); send the image again"
-    )
+def _corrupt(name: str, what: str = "") -> UnreadableImageError:
+    detail = f"damaged DICOM pixel data ({what})" if what else "damaged DICOM pixel data"
+    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; send the image again")
 
 
 def _native(name: str, data: bytes, layout: Layout) -> Frame:
@@ -141,6 +143,8 @@ def _native(name: str, data: bytes, layout: Layout) -> Frame:
     count = 2 * pixels if subsampled else layout.samples * pixels
     if len(data) < count * dtype.itemsize:
         raise _truncated(name)
+    if layout.swapped:
+        data = np.frombuffer(data + bytes(len(data) % 2), np.uint16).byteswap().tobytes()
     words = np.frombuffer(data, dtype, count)
     if subsampled:
         # Two luminances, then one pair of chromaticities: only the luminance is needed.
@@ -184,7 +188,7 @@ def _rle(name: str, data: bytes, layout: Layout) -> Frame:
         try:
             decoded = imagecodecs.packbits_decode(segment)
         except (RuntimeError, ValueError) as error:
-            raise _corrupt(name, error) from error
+            raise _corrupt(name) from error
         if len(decoded) < size:
             raise _truncated(name)
         result[plane] = np.frombuffer(decoded, np.uint8, size)
@@ -212,7 +216,7 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
         if not has_end(data):
             raise _truncated(name)
         return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
-    return Frame(decode_jpeg(name, data, header), header.bits)
+    return _sampled(decode_jpeg(name, data, header), header.bits, layout)
 
 
 def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
@@ -221,7 +225,7 @@ def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     header = _jpeg_header(name, data, limits)
     if not has_end(data):
         raise _truncated(name)
-    return Frame(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits)
+    return _sampled(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits, layout)
 
 
 def _jpeg_header(name: str, data: bytes, limits: Limits) -> JpegHeader:
@@ -233,28 +237,36 @@ def _jpeg_header(name: str, data: bytes, limits: Limits) -> JpegHeader:
 
 
 def _jpeg2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
-    import imagecodecs
-
-    bits = _jpeg2k_bits(name, data, limits)
-    # High-throughput streams too: OpenJPH is twice as fast, but imagecodecs loses its errors, and what was
-    # decoded before one would pass for the whole image.
-    return Frame(_luminance(_decode(name, imagecodecs.jpeg2k_decode, data), layout), bits)
-
-
-def _jpeg2k_bits(name: str, data: bytes, limits: Limits) -> int:
-    """Hold the size in the SIZ marker (ITU-T T.800 A.5.1) against the limits; return the bits of a sample."""
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # some writers wrap the codestream in a JP2 file
-    if start < 0:
+    if not data.startswith(JPEG2000_SIGNATURES):
         raise _corrupt(name, "no JPEG 2000 codestream")
-    if start + 43 > len(data):
-        raise _truncated(name)
-    x1, y1, x0, y0, tile_width, tile_height = struct.unpack_from(">6I", data, start + 8)
-    check_pixels(name, y1 - y0, x1 - x0, limits)
-    if tile_width == 0 or tile_height == 0 or -(-x1 // tile_width) * -(-y1 // tile_height) > 65535:
-        raise _corrupt(name, "JPEG 2000 tiles")
-    if not has_end(data):
-        raise _truncated(name)
-    return (data[start + 42] & 0x7F) + 1
+    header = read_codestream_header(name, data, limits)
+    words = _luminance(decode_codestream(name, data, header), layout)
+    return _sampled(words, header.bits, layout)
+
+
+def _sampled(words: Words, bits: int, layout: Layout) -> Frame:
+    """Return the frame of a codestream whose words may have more bits than Bits Stored.
+
+    Bits above are an overlay, or repeat the sign, where the image is as smooth or smoother without them.
+    Where a lossy codec overshot the range, or the header states too few bits, values would wrap around.
+    """
+    size = 8 * words.dtype.itemsize
+    shift = layout.high_bit + 1 - layout.stored
+    mask = (1 << layout.stored) - 1
+    if layout.samples > 1 or bits <= layout.stored or layout.stored >= size or int(words.max()) <= mask:
+        return Frame(words, bits)
+    masked = (words >> shift) & words.dtype.type(mask)
+    if (shift > 0 and bits > layout.high_bit) or _variation(masked) <= _variation(words):
+        return Frame(words, layout.stored, shift)
+    return Frame(words, bits)
+
+
+def _variation(words: Words) -> int:
+    """Return the sum of the differences between neighbours in a row."""
+    import cv2
+
+    wide = words.astype(np.int32) if words.dtype == np.uint16 else words.astype(np.int16)
+    return int(cv2.norm(np.ascontiguousarray(wide[:, 1:]), np.ascontiguousarray(wide[:, :-1]), cv2.NORM_L1))
 
 
 def _decode(
@@ -264,7 +276,7 @@ def _decode(
     try:
         words = decoder(data, **options)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise _corrupt(name, error) from error
+        raise _corrupt(name) from error
     if words.dtype not in (np.uint8, np.int8, np.uint16, np.int16) or words.ndim not in {2, 3}:
         raise _corrupt(name, f"samples of type {words.dtype}")
     return words.view(np.uint8 if words.dtype.itemsize == 1 else np.uint16)

@@ -1,4 +1,4 @@
-"""JPEG: the header read by hand, the pixels by libjpeg-turbo.
+"""JPEG and JPEG-LS: the header read by hand, the pixels by libjpeg-turbo and CharLS.
 
 The header is parsed here because libjpeg-turbo's own reader neither returns the orientation nor reads
 images of more than 8 bits, and because the size must be known before anything is allocated. The JPEG and
@@ -24,9 +24,12 @@ Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 # Start-of-frame markers (ITU-T T.81 table B.1; 0xF7 is JPEG-LS, T.87): all of 0xC0-0xCF but DHT, JPG, DAC.
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Markers that stand alone, with no length after them: TEM and RST0-RST7, and a repeated SOI.
-STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE, JPEG_LS = b"\xff\xd8", 0xDA, 0xD9, 0xF7
+# JFIF and Adobe markers settle the colour space; libjpeg needs no other application marker and no comment.
+NEEDLESS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+# Markers with a segment, or the end of the image: not fill bytes, TEM, RST0-RST7 and a repeated SOI.
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+MAX_SEGMENTS = 10_000  # of 64 kB: more than a file may have bytes
 LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 
@@ -34,6 +37,8 @@ PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # work. Encoders write about 10 scans, optimisers up to 64.
 MAX_SCANS = 100
 
+# Faults outside of the coded image: a decode without what is needless shows whether there are others.
+OUTSIDE = re.compile(r"ICC marker|extraneous bytes before marker", re.IGNORECASE)
 # Faults that leave every pixel intact; all other warnings of libjpeg mean damaged pixels.
 HARMLESS = re.compile(
     r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
@@ -74,8 +79,9 @@ def _truncated(name: str) -> UnreadableImageError:
     return UnreadableImageError(name, Reason.TRUNCATED, "the JPEG data end too early; copy the file again")
 
 
-def _corrupt(name: str, what: str) -> UnreadableImageError:
-    return UnreadableImageError(name, Reason.CORRUPT, f"damaged JPEG data ({what}); copy the file again")
+def _corrupt(name: str, what: str = "") -> UnreadableImageError:
+    detail = f"damaged JPEG data ({what})" if what else "damaged JPEG data"
+    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
 
 
 def has_end(data: bytes) -> bool:
@@ -109,7 +115,7 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
     jfif = adobe = False
     orientation = 1
     position = 2
-    while True:
+    for _ in range(MAX_SEGMENTS):
         marker, start, end = _next_segment(name, data, position)
         if marker == END_OF_IMAGE:
             raise _corrupt(name, "it ends before any image data")
@@ -134,30 +140,37 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
 
 
 def _next_segment(name: str, data: bytes, position: int) -> tuple[int, int, int]:
-    """Return the next marker that has a segment, with the start and end of its payload."""
-    while True:
-        if position + 2 > len(data):
-            raise _truncated(name)
-        if data[position] != 0xFF:
-            raise _corrupt(name, f"no marker at byte {position}")
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in STANDALONE:
-            position += 2
-        elif marker == END_OF_IMAGE:
-            return marker, position + 2, position + 2
-        else:
-            break
-    if position + 4 > len(data):
+    """Return the next marker that has a segment, with the start and end of its payload.
+
+    Bytes before it are skipped, as libjpeg does.
+    """
+    found = MARKER.search(data, position)
+    if found is None:
         raise _truncated(name)
-    length = int.from_bytes(data[position + 2 : position + 4], "big")
-    end = position + 2 + length
+    marker, position = found[0][1], found.end()
+    if marker == END_OF_IMAGE:
+        return marker, position, position
+    if position + 2 > len(data):
+        raise _truncated(name)
+    length = int.from_bytes(data[position : position + 2], "big")
+    end = position + length
     if length < 2:
         raise _corrupt(name, f"segment of {length} bytes")
     if end > len(data):
         raise _truncated(name)
-    return marker, position + 4, end
+    return marker, position + 2, end
+
+
+def _without_needless(name: str, data: bytes) -> bytes:
+    """Return a JPEG stream without comments, application data and bytes between its segments."""
+    parts = [START_OF_IMAGE]
+    position = len(START_OF_IMAGE)
+    while True:
+        marker, start, position = _next_segment(name, data, position)
+        if marker not in NEEDLESS:
+            parts.append(data[start - 4 : position])
+        if marker in {START_OF_SCAN, END_OF_IMAGE}:
+            return b"".join([*parts, data[position:]])
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -218,7 +231,7 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
     if header.components not in {1, 3, 4}:
         detail = f"JPEG with {header.components} components per pixel; save it in grey"
         raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
-    if header.bits != 8 or header.frame in LOSSLESS:
+    if header.bits != 8 or header.frame in LOSSLESS or header.frame == JPEG_LS:
         return _decode_deep(name, data, header)
     # Only powers of two: they have fast kernels, and the mean over whole pixels is what
     # an anti-aliased resize would start with.
@@ -242,12 +255,14 @@ def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt
         message = str(error)
         if "Premature end" in message or b"\xff\xd9" not in data:
             raise _truncated(name) from error
+        if OUTSIDE.search(message) and len(plain := _without_needless(name, data)) < len(data):
+            return _turbo(name, plain, colorspace, size)
         if not HARMLESS.search(message):
-            raise _corrupt(name, message.partition("(): ")[2] or message) from error
+            raise _corrupt(name) from error
         try:
             pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
         except ValueError as second:
-            raise _corrupt(name, str(second)) from second
+            raise _corrupt(name) from second
     return pixels
 
 
@@ -262,15 +277,18 @@ def _grey_from_cmyk(cmyk: npt.NDArray[np.uint8], *, inverted: bool) -> npt.NDArr
 
 
 def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
-    """Decode lossless JPEG and JPEG of 12 or 16 bits, which libjpeg-turbo does not support."""
+    """Decode JPEG-LS, lossless JPEG and JPEG of 12 or 16 bits, which simplejpeg does not support."""
     import imagecodecs
 
     if not has_end(data):
         raise _truncated(name)
     try:
-        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
+        if header.frame == JPEG_LS:
+            pixels: npt.NDArray[Any] = imagecodecs.jpegls_decode(data)
+        else:
+            pixels = imagecodecs.jpeg8_decode(_without_needless(name, data))
     except (RuntimeError, ValueError) as error:
-        raise _corrupt(name, str(error)) from error
+        raise _corrupt(name) from error
     if pixels.shape[:2] != (header.height, header.width):
         raise _corrupt(name, "size differs from the header")
     if pixels.ndim == 3:

@@ -32,13 +32,15 @@ class Raster:
     samples : ndarray of uint8 or uint16, shape (H, W)
         Grey levels.
     white : int
-        The sample value that stands for full brightness; zero is black.
+        The largest sample value: full brightness; zero is black.
     bits : int
         Bits per sample in the file.
     photometric : str
         ``grey``, ``rgb``, ``palette`` or ``cmyk``, as the file has it.
     orientation : int
         Exif orientation, 1 to 8, still to be applied.
+    inverse : bool
+        Zero is white and `white` is black.
     """
 
     samples: npt.NDArray[Any]
@@ -46,11 +48,13 @@ class Raster:
     bits: int
     photometric: str
     orientation: int = 1
+    inverse: bool = False
 
 
-def corrupt(name: str, kind: str, what: object) -> UnreadableImageError:
+def corrupt(name: str, kind: str, what: str = "") -> UnreadableImageError:
     """Return the error for data that contradict their own format."""
-    return UnreadableImageError(name, Reason.CORRUPT, f"damaged {kind} data ({what}); copy the file again")
+    detail = f"damaged {kind} data ({what})" if what else f"damaged {kind} data"
+    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
 
 
 def truncated(name: str, kind: str) -> UnreadableImageError:
@@ -71,7 +75,7 @@ def decode(
     try:
         return decoder(data)
     except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
-        raise corrupt(name, kind, error) from error
+        raise corrupt(name, kind) from error
 
 
 def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.NDArray[Any]:

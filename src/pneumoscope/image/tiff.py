@@ -1,4 +1,4 @@
-"""TIFF: the tags read by hand, the pixels by libtiff in imagecodecs."""
+"""TIFF: the tags read by hand, the pixels by libtiff in imagecodecs, JPEG 2000 inside by OpenJPEG."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.image.jpeg2000 import decode_codestream, read_codestream_header
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated, unsupported
 
-__all__ = ["read_tiff"]
+__all__ = ["TIFF_SIGNATURES", "read_tiff"]
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")
 
 # TIFF 6.0: tags, field types (as struct codes) and photometric interpretations.
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-STRIPS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
+STRIPS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
 COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 320, 322, 323, 324, 325
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 FIELD_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -26,7 +29,17 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETTE: "palette"}
 PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
 
+# What the build of libtiff in imagecodecs decodes: CCITT, LZW, JPEG, deflate, PackBits, ThunderScan, LogLuv,
+# LERC, LZMA, Zstandard, WebP.
+LIBTIFF = frozenset(
+    {1, 2, 3, 4, 5, 6, 7, 8, 32766, 32771, 32773, 32809, 32946, 34676, 34677, 34887, 34925, 50000, 50001}
+)
+# JPEG 2000, also of Aperio (33003 in YCbCr); libtiff does not know it.
+APERIO_YCBCR = 33003
+JPEG_2000 = frozenset({APERIO_YCBCR, 33004, 33005, 34712})
+
 MAX_PAGES = 1000
+MAX_CODESTREAMS = 10_000
 # A single image of 50 million pixels has no longer strip table than this.
 MAX_VALUES = 1_000_000
 
@@ -44,7 +57,7 @@ class _Directory:
 
 
 def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
-    """Read a TIFF of one page: 1 to 16 bits, grey, RGB, CMYK or palette, strips or tiles.
+    """Read a TIFF of one page: 1 to 16 bits; grey, RGB, CMYK or palette; strips or tiles.
 
     Parameters
     ----------
@@ -71,23 +84,68 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
         raise unsupported(name, f"a TIFF of photometric interpretation {photometric}")
     if not 1 <= channels <= 5 or not 1 <= bits <= 16 or page.first(SAMPLE_FORMAT, 1) != 1:
         raise unsupported(name, f"a TIFF of {channels} x {bits} bits, or of signed or floating-point samples")
+    compression = page.first(COMPRESSION, 1)
+    if compression not in LIBTIFF | JPEG_2000:
+        raise unsupported(name, f"a TIFF of compression {compression}")
     _check_data(name, data, page)
-    import imagecodecs
+    if compression in JPEG_2000:
+        samples = _jpeg2000(name, data, page, limits)
+    else:
+        import imagecodecs
 
-    samples = decode(name, "TIFF", imagecodecs.tiff_decode, data)
+        samples = decode(name, "TIFF", imagecodecs.tiff_decode, data)
     if channels > 1 and page.first(PLANAR, 1) == 2 and samples.ndim == 3 and samples.shape[0] == channels:
         samples = np.moveaxis(samples, 0, -1)
     if samples.shape[:2] != (height, width) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
         raise corrupt(name, "TIFF", "the pixels do not match the header")
     grey, white = _to_grey(name, samples, page, bits)
     orientation = page.first(ORIENTATION, 1)
-    return Raster(grey, white, bits, PHOTOMETRICS[photometric], orientation if 1 <= orientation <= 8 else 1)
+    return Raster(
+        samples=grey,
+        white=white,
+        bits=bits,
+        photometric=PHOTOMETRICS[photometric],
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        inverse=photometric == WHITE_IS_ZERO,
+    )
+
+
+def _jpeg2000(name: str, data: bytes, page: _Directory, limits: Limits) -> npt.NDArray[Any]:
+    """Put the strips or tiles together; each is a codestream of its own."""
+    height, width = page.first(HEIGHT), page.first(WIDTH)
+    rows, columns = page.first(TILE_HEIGHT), page.first(TILE_WIDTH)
+    if TILE_WIDTH not in page.tags:
+        rows, columns = min(page.first(ROWS_PER_STRIP, height) or height, height), width
+    across, down = -(-width // max(columns, 1)), -(-height // max(rows, 1))
+    places, sizes = _segments(page)
+    if rows == 0 or columns == 0 or not len(places) == len(sizes) == across * down:
+        raise unsupported(name, "a TIFF whose JPEG 2000 parts do not form one plane")
+    if across * down > MAX_CODESTREAMS:
+        raise unsupported(name, f"a TIFF of {across * down} JPEG 2000 parts")
+    channels = page.first(SAMPLES, 1) if page.first(COMPRESSION) != APERIO_YCBCR else 1
+    dtype = np.uint8 if page.first(BITS, 1) <= 8 else np.uint16
+    result = np.zeros((height, width, channels)[: 2 + (channels > 1)], dtype)
+    for number, (place, size) in enumerate(zip(places, sizes, strict=True)):
+        stream = data[place : place + size]
+        header = read_codestream_header(name, stream, limits)
+        top, left = number // across * rows, number % across * columns
+        if header.height > rows or header.width > columns or header.components > 4:
+            raise corrupt(name, "TIFF", "a JPEG 2000 part does not match the header")
+        part = decode_codestream(name, stream, header)
+        if page.first(COMPRESSION) == APERIO_YCBCR and part.ndim == 3:
+            part = part[:, :, 0]
+        target = result[top : top + rows, left : left + columns]
+        part = part[: target.shape[0], : target.shape[1]]
+        if part.shape != target.shape or part.dtype != target.dtype:
+            raise corrupt(name, "TIFF", "a JPEG 2000 part does not match the header")
+        target[...] = part
+    return result
 
 
 def _to_grey(
     name: str, samples: npt.NDArray[Any], page: _Directory, bits: int
 ) -> tuple[npt.NDArray[Any], int]:
-    """Return grey samples with zero as black, and the value of white."""
+    """Return grey samples and the largest value that they can have."""
     photometric = page.first(PHOTOMETRIC)
     if samples.dtype == np.bool_:
         samples = samples.view(np.uint8)
@@ -101,8 +159,6 @@ def _to_grey(
         samples = samples[:, :, :3] if samples.ndim == 3 else samples
     white = (1 << bits) - 1 if samples.ndim == 2 else int(np.iinfo(samples.dtype).max)
     grey = grey_of(samples, premultiplied=page.first(EXTRA_SAMPLES) != 2)
-    if photometric == WHITE_IS_ZERO:
-        grey = white - np.minimum(grey, white)
     return grey, white
 
 
@@ -162,10 +218,15 @@ def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) 
     return _Directory(tags, following)
 
 
+def _segments(page: _Directory) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the offsets and sizes of the strips or tiles."""
+    offsets = page.tags.get(STRIPS) or page.tags.get(TILES) or ()
+    return offsets, page.tags.get(STRIP_BYTES) or page.tags.get(TILE_BYTES) or ()
+
+
 def _check_data(name: str, data: bytes, page: _Directory) -> None:
     """Make sure that every strip or tile lies within the file."""
-    offsets = page.tags.get(STRIPS) or page.tags.get(TILES) or ()
-    sizes = page.tags.get(STRIP_BYTES) or page.tags.get(TILE_BYTES) or ()
+    offsets, sizes = _segments(page)
     if not offsets:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image data; export it again")
     if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=False)):

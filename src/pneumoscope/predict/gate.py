@@ -312,6 +312,10 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
             "Almost entirely white (under-exposed or blank): give the original, or repeat the exposure."
         ),
         Reason.INVERTED: "Caution: inverted grayscale, corrected before prediction.",
+        Reason.GREY_LEVELS_RESTORED: (
+            "Caution: with the window or bit depth that the file states the image would be black, white or flat; "
+            "grey levels were taken from the stored values."
+        ),
     }
     return sentences[reason]
 

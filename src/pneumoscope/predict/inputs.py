@@ -6,15 +6,15 @@ is read row by row, so that millions of rows need no memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows
+from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows, require_columns
+from pneumoscope.data.walk import special_file, walk
 from pneumoscope.domain import ViewPosition
-from pneumoscope.errors import DataError, Reason, UnreadableImageError
-from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
+from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.parallel import Progress
 
 __all__ = ["InputItem", "expand"]
 
@@ -48,84 +48,72 @@ class InputItem:
         return self.name or (self.source if isinstance(self.source, str) else "<bytes>")
 
 
-def expand(paths: Iterable[str | Path | InputItem] | str | Path) -> Iterator[InputItem]:
+def expand(
+    paths: Iterable[str | Path | InputItem] | str | Path, *, progress: Progress | None = None
+) -> Iterator[InputItem]:
     """Yield the images of files, folders and manifests, in the order given.
 
-    A folder is searched with all its subfolders, in the order of their names, for files that are images by
-    suffix or by content; hidden files and linked folders are left out. A path that does not exist is
-    yielded unchanged: reading it gives the row with the reason.
+    A folder is searched by `pneumoscope.data.walk.walk`. Nothing stops the others: a path that does not
+    exist is yielded unchanged, since reading it gives the row with the reason; a table that is no manifest,
+    a folder without images, a pipe or a device is yielded as the reason itself.
 
     Parameters
     ----------
     paths : path or iterable of paths
         Files, folders, and manifests (``.csv`` or ``.parquet`` with a ``path`` column, relative to the
         manifest's folder or to the column ``root``); an `InputItem` is yielded unchanged.
-
-    Raises
-    ------
-    DataError
-        If a manifest cannot be read or has no ``path`` column.
-    MissingExtraError
-        If a Parquet manifest is given and pyarrow is not installed.
+    progress : Progress, optional
+        Receives a line for what is left out of a folder.
     """
     for given in (paths,) if isinstance(paths, str | Path) else paths:
         if isinstance(given, InputItem):
             yield given
             continue
+        if not str(given).strip():
+            detail = "the path is empty; name a file or a folder"
+            yield InputItem(UnreadableImageError(str(given), Reason.NOT_FOUND, detail))
+            continue
         path = Path(given)
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
-        except OSError:  # a name that is too long, or in a closed folder: reading it gives the reason
+        except (OSError, ValueError):  # too long a name, or in a closed folder: reading it gives the reason
             is_folder = is_file = False
         if is_folder:
-            yield from _folder(path)
+            yield from _folder(path, progress)
         elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
             yield from _manifest(path)
         else:
-            yield InputItem(str(given))
+            yield _item(str(given))
 
 
-def _folder(folder: Path) -> Iterator[InputItem]:
+def _folder(folder: Path, progress: Progress | None) -> Iterator[InputItem]:
     found = False
-    for item in _walk(folder):
+    for one in walk(folder, progress=progress):
         found = True
-        yield item
+        yield InputItem(str(one) if isinstance(one, Path) else one)
     if not found:
         detail = "there is no image in this folder; give one that holds X-rays"
         yield InputItem(UnreadableImageError(str(folder), Reason.NOT_FOUND, detail))
 
 
-def _walk(folder: Path) -> Iterator[InputItem]:
-    problems: list[OSError] = []
-    for parent, subfolders, names in os.walk(folder, onerror=problems.append):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        while problems:
-            yield _closed(problems.pop())
-        for name in sorted(names):
-            path = Path(parent, name)
-            if not name.startswith(".") and _is_image(path):
-                yield InputItem(str(path))
-    while problems:
-        yield _closed(problems.pop())
-
-
-def _closed(problem: OSError) -> InputItem:
-    detail = "no permission to read this folder; change its mode or its owner"
-    return InputItem(UnreadableImageError(str(problem.filename), Reason.NO_PERMISSION, detail))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path)
-
-
 def _manifest(path: Path) -> Iterator[InputItem]:
-    columns, rows = read_rows(path, only=("path", "root", "age", "view"))
-    if "path" not in columns:
-        raise DataError(f"{path}: no column 'path'; a manifest has one row an image, its path in that column")
-    for row in rows:
-        if not row["path"]:
-            continue
-        root = row.get("root")
-        base = path.parent / root if root and (path.parent / root).is_dir() else path.parent
-        view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
-        yield InputItem(str(base / row["path"]), age=parse_age(row.get("age")), view=view)
+    try:
+        columns, rows = read_rows(path, only=("path", "root", "age", "view"))
+        require_columns(path, columns, ("path",))
+        for row in rows:
+            if row["path"]:
+                base = _base(path.parent, row.get("root"))
+                view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
+                yield _item(str(base / row["path"]), age=parse_age(row.get("age")), view=view)
+    except (DataError, MissingExtraError) as error:
+        detail = str(error).removeprefix(f"{path}: ")
+        yield InputItem(UnreadableImageError(str(path), Reason.NOT_AN_IMAGE, detail))
+
+
+def _base(folder: Path, root: str | None) -> Path:
+    """Return the folder that the paths of a manifest start from."""
+    return folder / root if root and (folder / root).is_dir() else folder
+
+
+def _item(path: str, *, age: float | None = None, view: str = ViewPosition.UNKNOWN) -> InputItem:
+    return InputItem(special_file(path) or path, age=age, view=view)

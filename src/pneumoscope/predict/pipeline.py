@@ -212,7 +212,7 @@ class Pipeline:
 
     def _first_checks(self, radiograph: Radiograph) -> list[Reason]:
         """Check the header, and the grey levels where the header does not reject the image."""
-        reasons = check_header(radiograph, self.limits)
+        reasons = [Reason(code) for code in radiograph.cautions] + check_header(radiograph, self.limits)
         if not rejects(reasons) or self._force:
             reasons = reasons + check_pixels(radiograph, self.limits)
         return reasons

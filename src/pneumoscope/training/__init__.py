@@ -1,1 +1,1 @@
-"""From a recipe and a manifest to a bundle: torch lives in this room and nowhere else."""
+"""Training: recipes, networks, the training loop and export; the only package that imports torch."""

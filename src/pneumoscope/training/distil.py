@@ -1,4 +1,4 @@
-"""Teachers: bundles whose predictions for the training images a student is trained on, besides the labels.
+"""Teachers: bundles whose predictions for the training images a student is trained on as well.
 
 Hinton et al., Distilling the Knowledge in a Neural Network, 2015. A teacher is any bundle, so that its input
 may differ from that of the student; it may be larger, for example.

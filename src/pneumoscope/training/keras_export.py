@@ -1,8 +1,8 @@
-"""Networks to Keras, built from stock layers only and checked against the network they came from.
+"""Export of networks to Keras, with stock layers only, checked against the network itself.
 
-`torch.export` flattens the backbone into a graph of ATen operations; each becomes the Keras layer of
-the same meaning, with the trained weights in Keras's own order. Normalisation before the backbone and
-the pooled-linear head behind it are the same for every `Network` and are written out here.
+`torch.export` flattens the backbone into a graph of ATen operations; each becomes the equivalent Keras layer,
+with the trained weights in the order of Keras. Normalisation before the backbone and the pooled-linear head
+after it are the same for every `Network` and are written out here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def export_keras(network: Network, path: Path, *, size: int) -> float:
         raise PneumoscopeError(f"{path}: name the Keras file so that it ends in .h5")
     keras = _import_keras()
     network = network.eval().float().cpu()
-    # On a GPU the two would differ by its reduced-precision convolutions and not by the translation.
+    # On a GPU the two would differ because of its reduced-precision convolutions.
     with keras.device("cpu"), _without_remarks():
         model = _keras_model(keras, network, size)
         try:
@@ -82,7 +82,7 @@ def export_keras(network: Network, path: Path, *, size: int) -> float:
         except OSError as error:
             raise PneumoscopeError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
         difference = _difference(keras, network, path, size)
-    # "Not at most", so that NaN is rejected as well.
+    # Written so that NaN fails as well.
     if not difference <= TOLERANCE:
         path.unlink()
         raise PneumoscopeError(f"{path}: the Keras model would differ from the network by {difference:.1e}")
@@ -92,8 +92,8 @@ def export_keras(network: Network, path: Path, *, size: int) -> float:
 def _import_keras() -> Any:
     """Import Keras on the torch backend, unless the user has chosen another or has imported it already.
 
-    Keras reads its backend once, at import, from the environment, and takes TensorFlow where nothing is
-    said; torch is the one backend that is certain to be here.
+    Keras reads its backend from the environment once, at import, with TensorFlow as the default; torch is the
+    only backend that is certain to be installed.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
@@ -109,7 +109,7 @@ def _import_keras() -> Any:
 
 
 class _NotTheLegacyNote(logging.Filter):
-    """Drops the remark that HDF5 is Keras's older format: the format was asked for."""
+    """Drops the remark that HDF5 is the older format of Keras: the user chose that format."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("You are saving your model as an HDF5 file")
@@ -117,7 +117,7 @@ class _NotTheLegacyNote(logging.Filter):
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Keep back the two remarks of Keras's that the user can do nothing about."""
+    """Suppress two remarks of Keras that the user can do nothing about."""
     logger, note = logging.getLogger("absl"), _NotTheLegacyNote()
     logger.addFilter(note)
     try:
@@ -171,14 +171,14 @@ def _translate(keras: Any, network: Network, x: Any, size: int) -> Any:
             operation = str(node.target)  # as in "aten.relu_.default"
             # In-place operations are as good as the others: whoever reads the tensor after one already
             # refers to its result in the exported graph.
-            kind = operation.removeprefix("aten.").replace("_.", ".")
-            if kind not in _HANDLERS:
+            overload = operation.removeprefix("aten.").replace("_.", ".")
+            if overload not in _HANDLERS:
                 raise _rejection(operation)
-            name = kind.split(".")[0]
+            name = overload.split(".")[0]
             used[name] += 1
             arguments = node.normalized_arguments(program.graph_module, normalize_to_only_use_kwargs=True)
             given = map_arg(arguments.kwargs, values.__getitem__)
-            values[node] = _HANDLERS[kind](keras, f"{name}_{used[name]}", **given)
+            values[node] = _HANDLERS[overload](keras, f"{name}_{used[name]}", **given)
     (result,) = program.graph.output_node().args[0]
     return values[result]
 
@@ -300,7 +300,7 @@ def _max_pool2d(
     if any(step != 1 for step in dilation):
         raise _rejection("dilated max pooling")
     # torch pads with minus infinity; zero is the same behind a ReLU, where every network in use has its
-    # padded pooling. Elsewhere the comparison at the end would reject the file.
+    # padded pooling. For any other network the comparison at the end would reject the file.
     x = _zero_padded(keras, name, input, padding)
     return _pooled(keras.layers.MaxPooling2D, name, x, kernel_size, stride, ceil_mode)
 

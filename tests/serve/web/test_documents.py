@@ -50,3 +50,10 @@ def test_every_reference_in_the_document_has_its_schema(interface):
     assert "Problem" in names
     assert names <= set(document["components"]["schemas"])
     assert "HTTPValidationError" not in names
+
+
+def test_the_schemas_of_a_prediction_are_unfolded_and_that_of_the_manifest_is_not(interface):
+    unfolded = re.findall(r"<details open>\s*<summary><h3 id='(\w+)'", interface[1])
+    assert {"PredictionResponse", "PredictionRow", "BundleFacts", "Target"} <= set(unfolded)
+    assert "BundleManifest" not in unfolded
+    assert "<h3 id='BundleManifest'>" in interface[1]

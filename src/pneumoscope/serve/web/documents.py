@@ -6,6 +6,7 @@ All of it is in the package; nothing is loaded from other servers.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,10 @@ def interface_html(document: dict[str, Any]) -> str:
         for method, operation in operations.items():
             parts += _operation(method, path, operation)
     parts.append("<h2>Schemas</h2>")
-    for name, schema in sorted(document["components"]["schemas"].items()):
-        parts += _schema(name, schema)
+    schemas = document["components"]["schemas"]
+    unfolded = _referenced("PredictionResponse", schemas)
+    for name in sorted(schemas, key=lambda name: (name not in unfolded, name)):
+        parts += _schema(name, schemas[name], unfolded=name in unfolded)
     return SHELL.format(title="REST interface", content="\n".join(parts))
 
 
@@ -120,13 +123,26 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
     yield from _table(("status", "media type", ""), responses)
 
 
-def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield f"<h3 id='{html.escape(name)}'>{html.escape(name)}</h3>"
+def _referenced(name: str, schemas: dict[str, Any]) -> set[str]:
+    """Return a schema and those that it refers to, directly or indirectly."""
+    found, left = set(), [name]
+    while left:
+        one = left.pop()
+        if one in schemas and one not in found:
+            found.add(one)
+            left += re.findall(r"#/components/schemas/(\w+)", str(schemas[one]))
+    return found
+
+
+def _schema(name: str, schema: dict[str, Any], *, unfolded: bool) -> Iterator[str]:
+    yield "<details open>" if unfolded else "<details>"
+    yield f"<summary><h3 id='{html.escape(name)}'>{html.escape(name)}</h3></summary>"
     yield f"<pre class='about'>{html.escape(schema.get('description', ''))}</pre>"
     fields = schema.get("properties", {}).items()
     yield from _table(
         ("field", "type", ""), ((n, _type_name(f), f.get("description", "")) for n, f in fields)
     )
+    yield "</details>"
 
 
 def _type_name(schema: dict[str, Any]) -> str:

@@ -1,0 +1,247 @@
+"""The images of a folder: the one walk that prediction and data sets share.
+
+Linked folders are followed, each folder is listed once, and what is an image but cannot be an input is
+yielded with the reason. Hidden files, the shadow files of operating systems, masks beside their images and
+the images that Pneumoscope drew itself are left out; the last two with a line that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
+from pneumoscope.parallel import Progress
+
+__all__ = ["OWN_OUTPUT", "SOFTWARE", "is_own_output", "special_file", "walk"]
+
+SOFTWARE = b"Software\0Pneumoscope"
+"""Content of the PNG text chunk (PNG 11.3.4.3) that marks an image as drawn by Pneumoscope."""
+
+OWN_OUTPUT = "An image that Pneumoscope drew: give the X-ray that it was drawn from."
+"""Why such an image is rejected."""
+
+# Signature and header of a PNG, then the head of the first chunk and its content.
+OWN_HEAD_BYTES = 33 + 8 + len(SOFTWARE)
+
+# Images that are not decoded, or not everywhere: each is yielded, since its reader says what to do.
+OTHER_SUFFIXES = frozenset(
+    {
+        *(".avif", ".gif", ".heic", ".heif", ".jfif", ".jls", ".jxl", ".webp"),
+        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
+        *(".ima", ".dic", ".mha", ".mhd", ".nii", ".nrrd"),
+        *(".exr", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".tga"),
+    }
+)
+OTHER_STARTS = (b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"8BPS")
+BRANDS = frozenset({b"heic", b"heix", b"heim", b"mif1", b"msf1", b"avif", b"avis"})  # ISO base media files
+COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+
+IGNORED = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+MASK_FOLDER = re.compile(r"(?:lungs?|left|right|manual|segmentation)?[ _-]?masks?|segmentations?", re.IGNORECASE)
+DICOMDIR = "DICOMDIR"
+
+SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def walk(
+    folder: str | Path, *, progress: Progress | None = None
+) -> Iterator[Path | UnreadableImageError]:
+    """Yield the images of a folder and its subfolders, in the order of their names, and what cannot be read.
+
+    Files come before subfolders, and those before linked folders. A linked folder inside of `folder` is
+    listed under its own name only; one outside is listed under the first link to it.
+
+    Parameters
+    ----------
+    folder : path-like
+        Searched at any depth.
+    progress : Progress, optional
+        Receives a line for each group of images that is left out: own output, masks, repeated links.
+
+    Yields
+    ------
+    Path or UnreadableImageError
+        A file that is an image by suffix or content; or a folder or file that cannot be one, with the reason.
+    """
+    return iter(_Walk(Path(folder), progress or Progress()))
+
+
+def is_own_output(source: str | os.PathLike[str] | bytes) -> bool:
+    """Return whether a PNG, given as path or content, was drawn by Pneumoscope; False for any other file."""
+    if isinstance(source, bytes):
+        head = source[:OWN_HEAD_BYTES]
+    else:
+        head = _head(Path(source), OWN_HEAD_BYTES)
+    return head.startswith(b"\x89PNG") and head.endswith(b"tEXt" + SOFTWARE)
+
+
+def special_file(path: str | os.PathLike[str]) -> UnreadableImageError | None:
+    """Return why a path can be no image file: it is a pipe, a socket or a device; None for any other."""
+    try:
+        what = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):  # reading it gives the reason
+        return None
+    if what is None:
+        return None
+    return UnreadableImageError(
+        os.fspath(path), Reason.NOT_AN_IMAGE, f"this is {what}, not a file; give a file, or - for a pipe"
+    )
+
+
+class _Walk:
+    """One walk: which folders it has seen, and what it left out."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self._folder, self._progress = folder, progress
+        self._root = os.path.realpath(folder)
+        self._seen: set[tuple[int, int]] = set()
+        self._own = 0
+        self._masks: Counter[Path] = Counter()
+
+    def __iter__(self) -> Iterator[Path | UnreadableImageError]:
+        waiting = [self._folder]
+        while waiting:
+            here = waiting.pop()
+            try:
+                if not self._is_new(here):
+                    continue
+                with os.scandir(here) as entries:
+                    listed = sorted((one for one in entries if not _ignored(one.name)), key=_name)
+            except OSError as error:
+                yield _closed(here, error)
+                continue
+            folders = [one for one in listed if _is_folder(one)]
+            for one in listed:
+                if one not in folders:
+                    yield from self._file(one)
+            # The last one is taken first: real folders in order, then linked ones.
+            linked = [Path(one) for one in folders if one.is_symlink() and self._follows(one)]
+            real = [Path(one) for one in folders if not one.is_symlink()]
+            waiting += [one for one in (real + linked)[::-1] if not self._is_mask_folder(one, listed)]
+        self._say()
+
+    def _is_new(self, folder: Path) -> bool:
+        """Return whether a folder was not listed before, and remember it."""
+        facts = os.stat(folder)
+        identity = (facts.st_dev, facts.st_ino)
+        if identity in self._seen:
+            self._progress.message(f"{folder}: not listed again, it is a link to a folder that is listed")
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _follows(self, link: os.DirEntry[str]) -> bool:
+        """Return whether a linked folder is listed under the link, and not under its own name, or never."""
+        target = os.path.realpath(link.path)
+        if self._root == target or self._root.startswith(target.rstrip(os.sep) + os.sep):
+            self._progress.message(f"{link.path}: left out, it is a link to a folder above it")
+            return False
+        if not target.startswith(self._root.rstrip(os.sep) + os.sep):
+            return True
+        return any(map(_ignored, Path(target).relative_to(self._root).parts))
+
+    def _file(self, entry: os.DirEntry[str]) -> Iterator[Path | UnreadableImageError]:
+        path = Path(entry)
+        if entry.name.upper() == DICOMDIR:
+            detail = "a DICOMDIR is the index of a folder and holds no image; the files that it lists do"
+            yield UnreadableImageError(str(path), Reason.NO_PIXELS, detail)
+        elif problem := special_file(path):
+            if _has_image_suffix(path):
+                yield problem
+        elif _is_image(path):
+            if is_own_output(path):
+                self._own += 1
+            else:
+                yield path
+
+    def _is_mask_folder(self, folder: Path, beside: list[os.DirEntry[str]]) -> bool:
+        """Return whether a folder holds masks for the images beside it, and count them."""
+        others = [one for one in beside if not MASK_FOLDER.fullmatch(one.name)]
+        if not others or not MASK_FOLDER.fullmatch(folder.name):
+            return False
+        if any(_is_folder(one) or _has_image_suffix(Path(one)) for one in others):
+            self._masks[folder] = sum(isinstance(one, Path) for one in _Walk(folder, Progress()))
+            return True
+        return False
+
+    def _say(self) -> None:
+        if self._own:
+            self._progress.message(
+                f"{self._folder}: {_counted(self._own, 'image')} drawn by Pneumoscope left out"
+            )
+        if total := self._masks.total():
+            places = _some(one.relative_to(self._folder).as_posix() for one in self._masks)
+            self._progress.message(
+                f"{self._folder}: {_counted(total, 'mask')} left out, not radiographs (in {places})"
+            )
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder
+        return False
+
+
+def _closed(folder: Path, error: OSError) -> UnreadableImageError:
+    if isinstance(error, PermissionError):
+        detail = "no permission to read this folder; change its mode or its owner"
+        return UnreadableImageError(str(folder), Reason.NO_PERMISSION, detail)
+    detail = f"this folder cannot be read ({error.strerror}); check the disk or the path"
+    return UnreadableImageError(str(folder), Reason.NOT_FOUND, detail)
+
+
+def _has_image_suffix(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED:
+        suffix = Path(path.stem).suffix.lower()
+    return suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES
+
+
+def _is_image(path: Path) -> bool:
+    if _has_image_suffix(path) or looks_like_image(path):
+        return True
+    head = _head(path, 12)
+    if not head and not os.access(path, os.R_OK):
+        # DICOM files are named by a UID or a number as a rule; a closed one cannot be recognised.
+        return not path.suffix or path.suffix[1:].isdigit()
+    is_webp = head.startswith(b"RIFF") and head[8:] == b"WEBP"
+    return is_webp or head.startswith(OTHER_STARTS) or (head[4:8] == b"ftyp" and head[8:] in BRANDS)
+
+
+def _head(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file; none where it cannot be opened."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(count)
+    except (OSError, ValueError):
+        return b""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
