@@ -26,9 +26,10 @@ def dicom(
     *,
     bits: int = 12,
     preamble: bool = True,
+    vr: str | None = None,
     **elements: Any,
 ) -> bytes:
-    """Write a radiograph; elements given as None are left out."""
+    """Write a radiograph; elements given as None are left out. `vr` is that of the pixel data."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = UID(syntax)
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
@@ -56,7 +57,7 @@ def dicom(
     else:
         dataset.PixelData = encapsulate([pixels])
         dataset["PixelData"].is_undefined_length = True
-    dataset["PixelData"].VR = "OB" if bits <= 8 else "OW"
+    dataset["PixelData"].VR = vr or ("OB" if bits <= 8 else "OW")
     buffer = io.BytesIO()
     implicit, little = UID(syntax).is_implicit_VR, UID(syntax).is_little_endian
     pydicom.dcmwrite(buffer, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)

@@ -102,5 +102,7 @@ def test_a_missing_extra_is_one_line(base: Path, tmp_path: Path, command: str) -
         check=False,
     )
     assert done.returncode == 4
-    (line,) = done.stderr.strip().splitlines()
+    *progress, line = done.stderr.strip().splitlines()
+    assert len(progress) <= 2, "steps, and no traceback"
+    assert line.startswith("error: ")
     assert "pip install 'pneumoscope[" in line

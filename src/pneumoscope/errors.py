@@ -61,10 +61,18 @@ class Reason(StrEnum):
     # Cautions: predicted, with something to know.
     INVERTED = "inverted"
     GREY_LEVELS_RESTORED = "grey_levels_restored"
+    BODY_PART_MISMATCH = "body_part_mismatch"
     POPULATION_NOT_VALIDATED = "population_not_validated"
 
 
-CAUTIONS = frozenset({Reason.INVERTED, Reason.GREY_LEVELS_RESTORED, Reason.POPULATION_NOT_VALIDATED})
+CAUTIONS = frozenset(
+    {
+        Reason.INVERTED,
+        Reason.GREY_LEVELS_RESTORED,
+        Reason.BODY_PART_MISMATCH,
+        Reason.POPULATION_NOT_VALIDATED,
+    }
+)
 """Reasons that do not keep an image from being predicted."""
 
 

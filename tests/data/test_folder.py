@@ -1,9 +1,31 @@
-"""Whose image it is, where files lie in class folders."""
+"""Folders as people have them: whose image it is, which class it has, and what is no image of the set."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
+
 from dicom_files import dicom, ramp
-from pneumoscope.data.folder import load
+from images import write_image
+from pneumoscope.data.folder import load, scan
+from pneumoscope.errors import DataError, Reason
+from pneumoscope.parallel import Progress
+
+
+class Lines(Progress):
+    """Collects messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def labels(folder: Path) -> dict[str, str]:
+    return {record.path: record.label for record in scan(folder, progress=Lines())}
 
 
 def test_images_whose_headers_name_one_patient_are_one_patients(tmp_path):
@@ -25,3 +47,100 @@ def test_a_folder_for_each_patient_comes_before_the_header(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_bytes(dicom(ramp(), PatientID="anonymous"))
     assert [record.patient_id for record in load(tmp_path).records] == ["p1", "p2"]
+
+
+def test_class_folders_may_be_links(tmp_path):
+    write_image(tmp_path / "set" / "normal" / "a.png")
+    write_image(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "set" / "pneumonia").symlink_to(tmp_path / "elsewhere")
+    assert labels(tmp_path / "set") == {"normal/a.png": "normal", "pneumonia/b.png": "pneumonia"}
+
+
+def test_masks_are_no_images_of_a_patient_called_masks(tmp_path):
+    for name in ("Normal", "COVID", "Lung_Opacity", "Viral Pneumonia"):
+        for part in ("images", "masks"):
+            write_image(tmp_path / "COVID-19_Radiography_Dataset" / name / part / f"{name}-1.png")
+    progress = Lines()
+    manifest = scan(tmp_path, progress=progress)
+    found = {record.label: record.patient_id for record in manifest}
+    assert sorted(found) == ["covid", "lung_opacity", "normal", "viral"]
+    assert all("masks" not in record.path and record.patient_id == record.path for record in manifest)
+    (line,) = progress.lines
+    assert "4 masks left out" in line
+
+
+def test_a_folder_beside_a_known_class_is_a_class(tmp_path):
+    for name in ("download/Fibrosis/a.png", "download/NORMAL/b.png", "download/test/Fibrosis/c.png"):
+        write_image(tmp_path / name)
+    assert set(labels(tmp_path).values()) == {"fibrosis", "normal"}
+
+
+def test_an_archive_that_holds_everything_twice_is_read_once(tmp_path):
+    names = ("train/NORMAL/IM-0115-0001.png", "test/PNEUMONIA/person1_virus_6.png")
+    for seed, name in enumerate(names):
+        write_image(tmp_path / "chest_xray" / name, seed)
+        write_image(tmp_path / "chest_xray" / "chest_xray" / name, seed)
+    write_image(tmp_path / "chest_xray" / "chest_xray" / "val" / "NORMAL" / "IM-0116-0001.png", 9)
+    progress = Lines()
+    manifest = scan(tmp_path / "chest_xray", progress=progress)
+    assert [record.path for record in manifest] == [
+        "chest_xray/val/NORMAL/IM-0116-0001.png",
+        "test/PNEUMONIA/person1_virus_6.png",
+        "train/NORMAL/IM-0115-0001.png",
+    ]
+    assert {record.split for record in manifest} == {"train", "val", "test"}
+    assert any("2 images left out, copies" in line for line in progress.lines)
+    assert len(scan(tmp_path, progress=progress)) == 3
+
+
+@pytest.mark.parametrize(("count", "said"), [(16, True), (60, False)])
+def test_a_validation_split_of_16_images_is_answered_with_the_line_to_write(tmp_path, count, said):
+    for number in range(600):
+        path = tmp_path / ("val" if number < count else "train") / "NORMAL" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    progress = Lines()
+    scan(tmp_path, progress=progress)
+    line = f"pneumoscope data split {tmp_path} --out split.csv"
+    assert any(line in one and "only 16 images in val" in one for one in progress.lines) is said
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_scanned(tmp_path, monkeypatch):
+    write_image(tmp_path / "normal" / "a.png")
+    write_image(tmp_path / "normal" / "closed.png")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "normal" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(90))
+    os.mkfifo(tmp_path / "normal" / "pipe.png")
+    from pneumoscope.model import bundle
+
+    hash_of = bundle.sha256_of
+
+    def guarded(path):
+        if path.name == "closed.png":
+            raise PermissionError(13, "Permission denied")
+        return hash_of(path)
+
+    monkeypatch.setattr(bundle, "sha256_of", guarded)
+    progress = Lines()
+    manifest = scan(tmp_path, progress=progress)
+    assert [record.path for record in manifest] == ["normal/a.png"]
+    assert {Path(one.path).name: one.reason for one in manifest.left_out} == {
+        "DICOMDIR": Reason.NO_PIXELS,
+        "phone.heic": Reason.UNSUPPORTED_ENCODING,
+        "pipe.png": Reason.NOT_AN_IMAGE,
+        "closed.png": Reason.NO_PERMISSION,
+    }
+    assert len(progress.lines) == 4
+    assert all(line.startswith("left out: ") for line in progress.lines)
+    (tmp_path / "normal" / "a.png").unlink()
+    with pytest.raises(DataError, match="no image can be read"):
+        scan(tmp_path)
+
+
+def test_images_that_the_table_of_labels_does_not_list_are_counted(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("path;label\n\n;\na.png;Normal\n")
+    progress = Lines()
+    assert len(scan(tmp_path, progress=progress)) == 1
+    assert "does not list 2 images" in progress.lines[0]

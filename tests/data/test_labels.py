@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pneumoscope.data.labels import (
     class_index,
+    class_name,
     classes_with_target,
     parse_kermany_name,
     possible_classes,
@@ -16,6 +17,26 @@ from pneumoscope.domain import Target
 from pneumoscope.errors import DataError
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Normal", "normal"),
+        ("NO_FINDING", "normal"),
+        ("PNEUMONIA", "pneumonia"),
+        ("Viral Pneumonia", "viral"),
+        ("pneumonia-bacterial", "bacterial"),
+        ("COVID", "covid"),
+        ("COVID-19", "covid"),
+        ("Lung_Opacity", "lung_opacity"),
+        ("lung opacity", "lung_opacity"),
+        (" Edema ", "edema"),
+        ("pleural_effusion", "pleural_effusion"),
+    ],
+)
+def test_spellings_of_one_class(text, name):
+    assert class_name(text) == class_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -45,6 +66,7 @@ def test_a_label_that_is_no_class_is_one_line_with_image_and_classes(label, clas
     assert message.startswith("folder/a.png: ")
     assert repr(label) in message
     assert ", ".join(classes) in message
+    assert f"path,label, then folder/a.png,{classes[-1]}" in message
     assert "\n" not in message
 
 

@@ -88,8 +88,8 @@ def test_absolute_paths_and_unknown_columns(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,normal\n", "no column patient_id"),
-        ("", "no column path"),
+        ("path,label\na.png,normal\n", "no column 'patient_id'"),
+        ("", "no column 'path'"),
         ("path,label,patient_id\na.png,,p\n", "row 1: a.png: its label is empty"),
         ("path,label,patient_id\na.png,normal,p\na.png,normal,p\n", "listed twice"),
         ("path,label,patient_id,split\na.png,normal,p,middle\n", "split 'middle'"),
@@ -250,3 +250,16 @@ def test_real_folders(shared_data):
     adults = scan(shared_data / "nih-adult", hash_files=False)
     assert len(adults) == 516
     assert len({record.patient_id for record in adults}) < 516
+
+
+@pytest.mark.parametrize("label", ["Viral Pneumonia", "viral_pneumonia", "VIRUS", "viral"])
+def test_a_manifest_may_spell_labels_as_folders_do(tmp_path, label):
+    (tmp_path / "m.csv").write_text(f"path;Label;Patient ID\nx\\a.png;{label};1\n\n;;\n")
+    (record,) = Manifest.read(tmp_path / "m.csv")
+    assert (record.path, record.label, record.patient_id) == ("x/a.png", "viral", "1")
+
+
+def test_a_row_of_labels_may_be_repeated_unchanged(tmp_path):
+    touch(tmp_path, "x/a.png")
+    (tmp_path / "labels.csv").write_text("file,label,x\na.png,Normal,1\na.png,Normal,2\n")
+    assert [record.label for record in scan(tmp_path)] == ["normal"]

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumoscope.data.tables import parse_age, parse_sex, parse_view, read_rows, write_rows
+from pneumoscope.data.tables import (
+    parse_age,
+    parse_sex,
+    parse_view,
+    read_rows,
+    require_columns,
+    write_rows,
+)
 from pneumoscope.errors import DataError
 
 
@@ -106,3 +113,90 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
         write_rows(tmp_path / "file" / "t.csv", [], ("a",))
     with pytest.raises(DataError, match=r"name a \.csv"):
         write_rows(tmp_path / "t.txt", [], ("a",))
+
+
+@pytest.mark.parametrize("text", ["XTABLE LATERAL", "LL", "L", "LEFT LATERAL", "LATERAL", "lat", "RL"])
+def test_words_for_a_lateral_view(text):
+    assert parse_view(text) == "LL"
+
+
+@pytest.mark.parametrize(
+    ("text", "view"),
+    [
+        ("PA ERECT", "PA"),
+        ("AP_SUPINE", "AP"),
+        ("antero-posterior", "AP"),
+        ("POSTEROANTERIOR", "PA"),
+        ("AP AND LATERAL", ""),
+        ("LATERAL DECUBITUS", ""),
+    ],
+)
+def test_views_in_several_words(text, view):
+    assert parse_view(text) == view
+
+
+ROWS = [
+    {"path": "x/a.png", "label": "Normal", "patient_id": "1"},
+    {"path": "x/b.png", "label": "", "patient_id": ""},
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label,patient_id\nx/a.png,Normal,1\nx/b.png,,\n",
+        b"path;label;patient_id\nx/a.png;Normal;1\nx/b.png;;\n",
+        b"path\tlabel\tpatient_id\nx/a.png\tNormal\t1\nx/b.png\t\t\n",
+        b"path|label|patient_id\nx/a.png|Normal|1\nx/b.png||\n",
+        b"sep=;\r\npath;label;patient_id\r\nx/a.png;Normal;1\r\nx/b.png;;\r\n",
+        b"path,label,patient_id\r\nx\\a.png,Normal,1\r\nx\\b.png,,\r\n",
+        b"path,label,patient_id\rx/a.png,Normal,1\rx/b.png,,\r",
+        b"Path, Label ,Patient ID\n x/a.png , Normal, 1\nx/b.png, ,\n",
+        b'"path", "label", "patient-id"\n"x/a.png", "Normal", "1"\n"x/b.png", "", ""\n',
+        b"\xef\xbb\xbfpath,label,patient_id\nx/a.png,Normal,1\nx/b.png,,\n",
+        b"\n,,\npath,label,patient_id\n,,\nx/a.png,Normal,1\n\n  ,,\nx/b.png,,\n,,\n",
+        "path;label;patient_id\nx/a.png;Normal;1\nx/b.png;;\n".encode("utf-16"),
+        "\ufeffpath\tlabel\tpatient_id\nx/a.png\tNormal\t1\nx/b.png\t\t\n".encode("utf-16-be"),
+        "path,label,patient_id\nx/a.png,Normal,1\nx/b.png,,\n".encode("utf-16-le"),
+    ],
+)
+def test_one_table_in_many_dialects(tmp_path, content):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    columns, rows = read_rows(path)
+    assert (columns, list(rows)) == (["path", "label", "patient_id"], ROWS)
+
+
+def test_quoted_cells_keep_the_delimiter_and_the_header_decides(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('path;"note, of the, reader"\na.png;"one; two, three"\n')
+    columns, rows = read_rows(path)
+    assert columns == ["path", "note,_of_the,_reader"]
+    assert list(rows) == [{"path": "a.png", "note,_of_the,_reader": "one; two, three"}]
+
+
+def test_parquet_follows_the_same_rules(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"Path": ["x\\a.png ", None], "Patient ID": ["1", ""], "AGE": [3, None]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    columns, rows = read_rows(tmp_path / "t.parquet", only=["path", "age"])
+    assert columns == ["path", "patient_id", "age"]
+    assert list(rows) == [{"path": "x/a.png", "age": 3}]
+
+
+def test_other_names_of_columns_count_where_the_caller_allows_them(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("Image Index,Finding Labels,Patient ID,image,age,Patient Age\na.png,Normal,1,b.png,3,4\n")
+    columns, rows = read_rows(path, aliases=True)
+    assert columns == ["image_index", "label", "patient_id", "path", "age", "patient_age"]
+    assert next(rows)["path"] == "b.png"
+    assert "path" not in read_rows(path)[0]
+
+
+def test_columns_that_are_missing_are_one_message(tmp_path):
+    with pytest.raises(DataError) as caught:
+        require_columns(tmp_path / "t.csv", ["file", "label"], ("path", "label", "patient_id"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 't.csv'}: no column 'path', 'patient_id'; found file, label;")

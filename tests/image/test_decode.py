@@ -184,11 +184,11 @@ def test_plain_cmyk_without_adobe_marker_is_not_inverted() -> None:
 
 
 def test_deep_jpeg() -> None:
-    deep = scene().astype(np.uint16) << 4
     for options in ({"lossless": True, "bitspersample": 16}, {"bitspersample": 12, "level": 98}):
+        bits = options["bitspersample"]
+        deep = scene().astype(np.uint16) << (bits - 8)
         data = imagecodecs.jpeg8_encode(deep, **options)
         image = read_radiograph(data)
-        bits = options["bitspersample"]
         assert image.bits == bits
         np.testing.assert_allclose(image.pixels, deep / ((1 << bits) - 1), atol=0.01)
         assert reason_of(data[: len(data) // 2]) is Reason.TRUNCATED
@@ -255,7 +255,8 @@ def test_no_permission(tmp_path: Path) -> None:
     [
         (b"", Reason.EMPTY_FILE),
         (b"<!DOCTYPE html><html>", Reason.NOT_AN_IMAGE),
-        (b"GIF89a" + bytes(100), Reason.UNSUPPORTED_ENCODING),
+        (b"\0\0\0\x18ftypheic" + bytes(100), Reason.UNSUPPORTED_ENCODING),
+        (b"GIF89a" + bytes(100), Reason.CORRUPT),
         (b"\xff\xd8", Reason.TRUNCATED),
         (b"\x89PN", Reason.TRUNCATED),
         (encode(GREY, "JPEG")[:-400], Reason.TRUNCATED),

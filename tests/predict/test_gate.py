@@ -67,6 +67,50 @@ def test_header_of_a_frontal_chest_passes(fields):
     assert check_header(radiograph(**fields), LIMITS) == []
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("TORAX", "TÓRAX", "LUNGS", "CXR", "CHESTPA", "CHESTABDOMEN", "CHEST_TO_PELVIS", "PORTABLE CHEST"),
+        *("THORAX AP", "UNKNOWN", "OTHER", " ", "RIBS", "PULMON", "胸部", "흉부", "chest"),
+    ],
+)
+def test_words_for_a_chest_and_for_nothing_pass(part):
+    given = radiograph(modality="DX", body_part=part)
+    assert check_header(given, LIMITS) == check_header(given, LIMITS, finds_lungs=True) == []
+
+
+@pytest.mark.parametrize("part", ["KNEE", "ABDOMEN", "THORACIC SPINE", "CARIBBEAN"])
+def test_a_wrong_body_part_is_a_caution_where_the_lungs_are_checked_and_rejects_elsewhere(part):
+    given = radiograph(modality="DX", body_part=part)
+    assert check_header(given, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+    assert check_header(given, LIMITS, finds_lungs=True) == [Reason.BODY_PART_MISMATCH]
+    line = advice([Reason.BODY_PART_MISMATCH], given, LIMITS)
+    assert line.startswith("Caution: ")
+    assert part in line
+    both = advice([Reason.BODY_PART_MISMATCH, Reason.NOT_A_CHEST_RADIOGRAPH], given, LIMITS)
+    assert "Caution" not in both
+    assert part in both
+
+
+@pytest.mark.parametrize(
+    ("modality", "without_lungs", "with_lungs"),
+    [
+        *((name, True, True) for name in ("DX", "CR", "RG", "RF", "DR", "XR", "", "UNKNOWN")),
+        *((name, False, True) for name in ("SC", "OT")),
+        *((name, False, False) for name in ("CT", "MR", "US", "MG", "PX", "XA", "NM")),
+    ],
+)
+def test_modalities(modality, without_lungs, with_lungs):
+    given = radiograph(modality=modality)
+    assert (check_header(given, LIMITS) == []) is without_lungs
+    assert (check_header(given, LIMITS, finds_lungs=True) == []) is with_lungs
+
+
+def test_other_names_of_modalities_follow_the_limits_of_the_bundle():
+    limits = GateLimits(modalities=("CR",))
+    assert check_header(radiograph(modality="XR"), limits) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+
+
 def test_all_reasons_are_given_at_once():
     given = radiograph(modality="MR", view=ViewPosition.LATERAL, height=10, width=10)
     reasons = check_header(given, LIMITS)

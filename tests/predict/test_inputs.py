@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from images import write_image
-from pneumoscope.errors import DataError, Reason, UnreadableImageError
-from pneumoscope.predict.inputs import expand
+from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.parallel import Progress
+from pneumoscope.predict.inputs import InputItem, expand
 
 
 def names(paths) -> list[str]:
@@ -67,25 +69,75 @@ def test_a_parquet_manifest_is_read_alike(tmp_path):
     )
     assert sources([tmp_path / "m.parquet"]) == [str(tmp_path / "a.png")]
     parquet.write_table(pa.table({"label": ["normal"]}), tmp_path / "n.parquet")
-    with pytest.raises(DataError, match=r"n\.parquet: no column 'path'"):
-        list(expand(tmp_path / "n.parquet"))
+    (item,) = expand(tmp_path / "n.parquet")
+    assert item.label == str(tmp_path / "n.parquet")
+    assert "no column 'path'" in item.source.detail
+
+
+def is_row(item: InputItem, path: Path) -> bool:
+    """Return whether an item is an image, or the reason why the table is none."""
+    if isinstance(item.source, UnreadableImageError):
+        return item.source.path.startswith(str(path)) and "\n" not in str(item.source)
+    return isinstance(item.source, str)
 
 
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".csv", ".parquet"]))
 def test_any_bytes_as_a_manifest_give_rows_or_one_clear_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"fuzzed{suffix}"
     path.write_bytes(content)
-    try:
-        assert all(isinstance(item.source, str) for item in expand(path))
-    except DataError as error:
-        assert str(error).startswith(str(path))
+    assert all(is_row(item, path) for item in expand(path))
 
 
 @given(st.lists(st.sampled_from(["a.png", "", "b,c", '"', "\n", "\0", "é"]), max_size=6))
 def test_any_table_with_a_path_column_gives_rows_or_one_clear_error(tmp_path_factory, cells):
     path = tmp_path_factory.getbasetemp() / "fuzzed-rows.csv"
     path.write_text("path,label\n" + "\n".join(cells), encoding="utf-8")
-    try:
-        assert all(isinstance(item.source, str) for item in expand(path))
-    except DataError as error:
-        assert str(error).startswith(str(path))
+    assert all(is_row(item, path) for item in expand(path))
+
+
+def test_nothing_stops_the_others(tmp_path):
+    image = str(write_image(tmp_path / "a.png"))
+    (tmp_path / "no.csv").write_text("file;label\nx;y\n")
+    (tmp_path / "bad.csv").write_bytes(b"path\nb.png\n\xff\n")
+    os.mkfifo(tmp_path / "pipe")
+    given = [tmp_path / "no.csv", tmp_path / "pipe", "", tmp_path / "bad.csv", "/dev/null", image]
+    items = list(expand(given))
+    assert [item.label for item in items if isinstance(item.source, str)] == [image]
+    reasons = [item.source.reason for item in items if isinstance(item.source, UnreadableImageError)]
+    assert reasons == [
+        Reason.NOT_AN_IMAGE,
+        Reason.NOT_AN_IMAGE,
+        Reason.NOT_FOUND,
+        Reason.NOT_AN_IMAGE,
+        Reason.NOT_AN_IMAGE,
+    ]
+    assert "found file, label" in items[0].source.detail
+
+
+def test_a_row_of_a_manifest_that_is_a_pipe_is_a_reason(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "m.csv").write_text("path\npipe.png\na.png\n")
+    first, second = expand(tmp_path / "m.csv")
+    assert (first.source.reason, first.label) == (Reason.NOT_AN_IMAGE, str(tmp_path / "pipe.png"))
+    assert second.source == str(tmp_path / "a.png")
+
+
+def test_a_manifest_from_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "m.csv").write_bytes(
+        "Path;Age; View\r\nsub\\a.png;34;XTABLE LATERAL\r\n;;\r\n".encode("utf-16")
+    )
+    (item,) = expand(tmp_path / "m.csv")
+    assert (item.source, item.age, item.view) == (str(tmp_path / "sub" / "a.png"), 34.0, "LL")
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path):
+    for name in ("images/a.png", "masks/a.png"):
+        write_image(tmp_path / name)
+    lines: list[str] = []
+
+    class Said(Progress):
+        def message(self, line: str) -> None:
+            lines.append(line)
+
+    assert [Path(item.label).parent.name for item in expand(tmp_path, progress=Said())] == ["images"]
+    assert len(lines) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from bundles import make_bundle
 from images import write_image
-from pneumoscope.domain import Population
+from pneumoscope.domain import Population, Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
@@ -16,6 +16,7 @@ from pneumoscope.predict import pipeline as module
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline
+from pneumoscope.report.overlay import write_png
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,24 @@ def test_inverted_chests_are_corrected_without_statistics_too(shared_data, tmp_p
         (one, other) for one, other in zip(given, found, strict=True) if other in corrected and one.input
     ]
     assert np.median([np.abs(one.input.pixels - other.input.pixels).mean() for one, other in pairs]) < 0.01
+
+
+def test_own_output_is_rejected_as_file_and_as_content_even_by_force(tmp_path):
+    path = tmp_path / "a.heatmap.png"
+    write_png(np.zeros((200, 200, 3), np.uint8), path)
+    for force in (False, True):
+        pipeline = Pipeline(InputSpec(size=64), force=force)
+        rows = pipeline.read([InputItem(str(path)), InputItem(path.read_bytes(), "b.png")])
+        assert [one.path for one in rows] == [str(path), "b.png"]
+        assert {one.status for one in rows} == {"rejected"}
+        assert {one.reasons for one in rows} == {(Reason.NOT_A_CHEST_RADIOGRAPH,)}
+        assert "drew" in rows[0].message
+
+
+def test_a_wrong_body_part_rejects_only_where_nothing_looks_for_lungs(bundle):
+    grey = np.linspace(0, 1, 200 * 200, dtype=np.float32).reshape(200, 200)
+    knee = Radiograph(grey, "k.dcm", "dicom", 200, 200, modality="DX", body_part="KNEE")
+    (without,) = Pipeline(InputSpec(size=64)).admit([knee])
+    assert (without.status, without.reasons) == ("rejected", (Reason.NOT_A_CHEST_RADIOGRAPH,))
+    (found,) = Pipeline.of_bundle(bundle).admit([knee])
+    assert (found.status, found.reasons) == ("ok", (Reason.BODY_PART_MISMATCH,))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from images import grey_levels
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
@@ -114,5 +115,9 @@ def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):
     drawn = draw_prediction(predicted(), radiograph())
     write_png(drawn, tmp_path / "x.png")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "x.png")), drawn)
+    with Image.open(tmp_path / "x.png") as image:
+        image.verify()  # also the checksum of the text chunk
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.text == {"Software": "Pneumoscope"}
     with pytest.raises(DataError, match="cannot write there"):
         write_png(drawn, tmp_path / "gone" / "x.png")

@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.report.rows import columns, to_row
-from pneumoscope.report.writers import RESULT_SUFFIXES, open_results, replacing
+from pneumoscope.report.writers import RESULT_SUFFIXES, open_results, replacing, unfinished_path
 from predictions import BUNDLES, SUBTYPES, Example
 
 
@@ -66,19 +67,66 @@ def test_parquet_reads_back_with_types(tmp_path, count, example):
     assert found.to_pylist() == [to_row(row, *example.names) for row in rows]
 
 
+def finished(path) -> list[str]:
+    """Return the paths of the rows in a table of results."""
+    if path.suffix == ".parquet":
+        return pytest.importorskip("pyarrow.parquet").read_table(path)["path"].to_pylist()
+    text = path.read_text("utf-8")
+    if path.suffix == ".csv":
+        return [row["path"] for row in csv.DictReader(text.splitlines())]
+    rows = json.loads(text) if path.suffix == ".json" else map(json.loads, text.splitlines())
+    return [row["path"] for row in rows]
+
+
+def stopped(count, error):
+    yield from [SUBTYPES.prediction(f"{n}.png", SUBTYPES.positive) for n in range(count)]
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("elsewhere")])
 @pytest.mark.parametrize("suffix", RESULT_SUFFIXES)
-def test_an_interrupted_run_leaves_the_old_table_and_no_draft(tmp_path, suffix):
+def test_an_interrupted_run_leaves_what_was_finished_and_no_draft(tmp_path, suffix, error):
+    path = tmp_path / f"o{suffix}"
+    with pytest.raises(type(error)):
+        write(path, stopped(3, error))
+    assert finished(path) == ["0.png", "1.png", "2.png"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", RESULT_SUFFIXES)
+def test_an_interrupted_run_leaves_the_old_table(tmp_path, suffix):
     path = tmp_path / f"o{suffix}"
     path.write_text("old")
-
-    def interrupted():
-        yield ROWS[0]
-        raise KeyboardInterrupt
-
+    partial = unfinished_path(path)
     with pytest.raises(KeyboardInterrupt):
-        write(path, interrupted())
-    assert path.read_text() == "old"
+        write(path, stopped(0, KeyboardInterrupt()))
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(KeyboardInterrupt):
+        write(path, stopped(1, KeyboardInterrupt()))
+    assert path.read_text() == "old"
+    assert finished(partial) == ["0.png"]
+    assert sorted(tmp_path.iterdir()) == sorted([path, partial])
+
+
+def test_what_cannot_take_its_name_is_kept_under_another(tmp_path, monkeypatch):
+    path = tmp_path / "o.csv"
+    replace = Path.replace
+
+    def in_use(draft, target):
+        if target == path:
+            raise PermissionError(13, "Permission denied")
+        return replace(draft, target)
+
+    monkeypatch.setattr(Path, "replace", in_use)
+    with pytest.raises(DataError, match=r"o\.partial\.csv"):
+        write(path, ROWS)
+    assert len(finished(tmp_path / "o.partial.csv")) == 3
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    (tmp_path / "o.csv").mkdir()
+    with pytest.raises(DataError, match="this is a folder"):
+        write(tmp_path / "o.csv", ROWS)
 
 
 def test_what_cannot_be_written_is_one_clear_error(tmp_path):

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
@@ -16,6 +23,7 @@ __all__ = [
     "INTERRUPTED",
     "NOTHING_DONE",
     "SOME_LEFT_OUT",
+    "check_output",
     "estimate_text",
     "exit_code",
     "how_made",
@@ -23,6 +31,8 @@ __all__ = [
     "one_opencv_thread",
     "point_text",
     "population_text",
+    "standard_input",
+    "stops_on_sigterm",
     "target_text",
     "training_data_text",
 ]
@@ -39,6 +49,48 @@ def exit_code(*, done: int, left_out: int) -> int:
     if done == 0:
         return NOTHING_DONE
     return SOME_LEFT_OUT if left_out else 0
+
+
+def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: str = "--out") -> None:
+    """Stop with a usage message where a file to write is one of those to read, under any of its names."""
+    if out is None or not out.exists():
+        return
+    for given in inputs:
+        try:
+            same = given is not None and out.samefile(given)
+        except (OSError, ValueError):  # no such file: reading it gives the reason
+            continue
+        if same:
+            raise typer.BadParameter(
+                f"{out} is one of the inputs and would be overwritten; name another file", param_hint=option
+            )
+
+
+def standard_input() -> bytes:
+    """Return the content of standard input, up to one byte more than the largest file that is read."""
+    from pneumoscope.image.limits import DEFAULT_LIMITS
+
+    if sys.stdin.isatty():
+        raise typer.BadParameter("- reads standard input; pipe an image into it", param_hint="PATHS")
+    return sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1)
+
+
+@contextmanager
+def stops_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, so that what is done is kept; for the main thread."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def make_folder(path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, one_opencv_thread
+from pneumoscope.cli.common import SOME_LEFT_OUT, check_output, one_opencv_thread
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
@@ -125,6 +125,7 @@ def audit(
     from pneumoscope.data.duplicates import NEAR_DISTANCE
 
     one_opencv_thread()
+    check_output(out, _files_read(path, labels, patients))
     near = None if no_near_duplicates else NEAR_DISTANCE
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
@@ -134,7 +135,7 @@ def audit(
     if as_json:
         typer.echo(found.to_json())
     else:
-        _show_audit(found)
+        _show_audit(found, said={one.path for one in manifest.left_out})
     raise typer.Exit(SOME_LEFT_OUT if found.leaks or found.unreadable else 0)
 
 
@@ -161,8 +162,8 @@ def split(
     from pneumoscope.data.split import split as divide
 
     one_opencv_thread()
+    check_output(out, _files_read(path, labels, patients))
     shares = _fractions(fractions)
-    left_out = 0
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
         if method is Method.RANDOM:
@@ -173,25 +174,32 @@ def split(
             for problem in found.unreadable:
                 progress.message(f"left out: {problem.path}: {problem.detail}")
             found = found.readable()
-            left_out = len(manifest) - len(found.manifest)
             result = divide(found.manifest, fractions=shares, seed=seed, duplicates=found.groups)
     result.write(out)
     _show_balance(result)
     typer.echo(f"manifest in {out}", err=True)
-    raise typer.Exit(SOME_LEFT_OUT if left_out else 0)
+    raise typer.Exit(SOME_LEFT_OUT if manifest.left_out or len(result) < len(manifest) else 0)
 
 
 @app.command()
 def summary(
     path: DataPath, labels: Labels = None, patients: Patients = None, as_json: AsJson = False
 ) -> None:
-    """Show the description of a data set, and its images and patients by label, split and source."""
+    """Show the description of a data set, and its images and patients by label, split and source.
+
+    Exit code 0: all files and folders were read; 3: some could not be read.
+    """
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
     facts = _facts(manifest)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
+    else:
+        _show_summary(manifest, facts)
+    raise typer.Exit(SOME_LEFT_OUT if manifest.left_out else 0)
+
+
+def _show_summary(manifest: Manifest, facts: dict[str, Any]) -> None:
     rows = list(_description(manifest.description).items())
     if rows:
         _table("Description", ("stated", "value"), rows)
@@ -201,6 +209,11 @@ def summary(
     sources = facts["sources"]
     _table("Sources", ("source", "images"), [(name, str(number)) for name, number in sources.items()])
     typer.echo(f"fingerprint {facts['fingerprint']}")
+
+
+def _files_read(path: Path, labels: Path | None, patients: Path | None) -> list[Path | None]:
+    """Return the tables that a data set is read from."""
+    return [path, labels, patients, path / "labels.csv", path / "sizes.csv"]
 
 
 def _load(path: Path, labels: Path | None, patients: Path | None, progress: Progress) -> Manifest:
@@ -270,6 +283,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             for side, count in sorted(by_split.items(), key=lambda pair: _side_order(pair[0]))
         },
         "sources": dict(sorted(Counter(record.source for record in manifest).items())),
+        "left_out": [
+            {"path": one.path, "reason": one.reason.value, "detail": one.detail} for one in manifest.left_out
+        ],
         "fingerprint": manifest.fingerprint(),
     }
 
@@ -291,7 +307,7 @@ def _show_balance(manifest: Manifest) -> None:
     _table("Balance", ("split", "patients", "images", *labels), rows)
 
 
-def _show_audit(found: AuditReport) -> None:
+def _show_audit(found: AuditReport, *, said: Set[str]) -> None:
     labels = sorted({label for counts in found.balance.values() for label in counts})
     rows = [
         (side, str(found.patients_by_split[side]), *(str(counts.get(label, 0)) for label in labels))
@@ -305,7 +321,8 @@ def _show_audit(found: AuditReport) -> None:
         f"{size['width_max']}, height {size['height_min']} to {size['height_max']}"
     )
     for problem in found.unreadable:
-        typer.echo(f"unreadable: {problem.path}: {problem.detail}", err=True)
+        if problem.path not in said:
+            typer.echo(f"unreadable: {problem.path}: {problem.detail}", err=True)
     if found.leaks:
         typer.echo(
             "LEAK: test results on this split would be too good; make a new one: `pneumoscope data split`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,23 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pneumoscope.cli.common import (
+    check_output,
     exit_code,
     how_made,
     make_folder,
     one_opencv_thread,
     point_text,
     population_text,
+    standard_input,
+    stops_on_sigterm,
     target_text,
     training_data_text,
 )
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
 if TYPE_CHECKING:
     from pneumoscope.domain import OperatingPoint, Prediction
     from pneumoscope.model.manifest import BundleManifest
+    from pneumoscope.predict.inputs import InputItem
     from pneumoscope.predict.predictor import ExplainedPrediction, Method, Predictor
 
 __all__ = ["predict"]
@@ -37,11 +43,15 @@ __all__ = ["predict"]
 PROGRESS_FROM = 20  # images; fewer are done before a bar is read
 LIST_AHEAD = 100_000  # images listed before the first is predicted, so that the bar knows the total
 TABLE_PAGE = 500  # rows held in memory until the widths of their columns are known
+NAME_BYTES = 230  # of a heat map's name before its number and ending; file systems allow 255 in all
 
 
 def predict(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATHS", help="Files, folders, or manifests (.csv, .parquet).")
+        list[str],
+        typer.Argument(
+            metavar="PATHS", help="Files, folders, or manifests (.csv, .parquet); - for standard input."
+        ),
     ],
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
@@ -79,30 +89,28 @@ def predict(
     """Predict X-rays: files, folders (with all subfolders) or a manifest.
 
     An unreadable or rejected image does not stop the others: it is a row with a reason, and a line on
-    standard error.
+    standard error. An interrupted run keeps the rows that it finished.
 
-    Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted.
+    Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted; 130: the
+    run was interrupted.
     """
-    tally: Counter[str] = Counter()
+    if not all(map(str.strip, paths)):
+        raise typer.BadParameter("a path is empty; . is the current folder", param_hint="PATHS")
+    check_output(out, paths)
     if report is not None and report.suffix.lower() not in {".html", ".htm"}:
         raise typer.BadParameter(f"{report}: end the name with .html", param_hint="--report")
     explained = heatmaps is not None or report is not None
     if method != "cam" and not explained:
         raise typer.BadParameter("goes with --heatmaps or --report", param_hint="--method")
     predictor = _load(bundle, operating_point, population, workers, force=force)
-    manifest = predictor.bundle.manifest
     with (
-        _output(out, manifest, as_json=as_json) as show,
+        stops_on_sigterm(),
+        _output(out, predictor.bundle.manifest, as_json=as_json) as show,
         _images(heatmaps, report, predictor, operating_point, population) as draw,
     ):
-        for one in _results(predictor, paths, method=method if explained else None):
-            prediction = one.prediction
-            tally[prediction.status] += 1
-            if prediction.reasons:
-                reasons = ", ".join(prediction.reasons)
-                typer.echo(f"{prediction.path}: {prediction.message} [{reasons}]", err=True)
-            show(prediction)
-            draw(one)
+        tally = _predict_all(
+            _results(predictor, _given(paths), method=method if explained else None), show, draw
+        )
     if not tally:
         raise DataError("no image was given; name files, or a folder or manifest with images")
     if out is not None or tally.total() > PROGRESS_FROM:
@@ -111,6 +119,38 @@ def predict(
     if report is not None:
         typer.echo(f"report: {report}", err=True)
     raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))
+
+
+def _predict_all(
+    results: Iterator[ExplainedPrediction],
+    show: Callable[[Prediction], None],
+    draw: Callable[[ExplainedPrediction], None],
+) -> Counter[str]:
+    """Pass on each result, with a line on standard error for each that has reasons; return the statuses."""
+    tally: Counter[str] = Counter()
+    for one in results:
+        prediction = one.prediction
+        tally[prediction.status] += 1
+        if prediction.reasons:
+            reasons = ", ".join(prediction.reasons)
+            typer.echo(f"{prediction.path}: {prediction.message} [{reasons}]", err=True)
+        show(prediction)
+        draw(one)
+    return tally
+
+
+def _given(paths: list[str]) -> list[str | InputItem]:
+    """Return the paths, with the content of standard input in place of ``-``."""
+    from pneumoscope.predict.inputs import InputItem
+
+    return [InputItem(standard_input(), "<stdin>") if path == "-" else path for path in paths]
+
+
+class _Messages(Progress):
+    """Writes messages to standard error, and nothing else."""
+
+    def message(self, line: str) -> None:
+        typer.echo(line, err=True)
 
 
 def _load(
@@ -151,14 +191,14 @@ def _check_name(name: str, known: list[str], option: str) -> None:
 
 
 def _results(
-    predictor: Predictor, paths: list[str], *, method: Method | None
+    predictor: Predictor, paths: list[str | InputItem], *, method: Method | None
 ) -> Iterator[ExplainedPrediction]:
     """Predict, and make heat maps by `method` unless it is None; show progress for more than a few images."""
     from pneumoscope.predict.inputs import expand
     from pneumoscope.predict.predictor import ExplainedPrediction
 
     # Folders are walked once: what was listed to know the total is also what is predicted.
-    items = expand(paths)
+    items = expand(paths, progress=_Messages())
     ahead = list(islice(items, LIST_AHEAD))
     total = len(ahead) if len(ahead) < LIST_AHEAD else None
     stream = chain(ahead, items)
@@ -191,6 +231,7 @@ def _output(
     with ExitStack() as stack:
         sinks = []
         if out is not None:
+            stack.enter_context(_says_where(out))
             sinks.append(stack.enter_context(open_results(out, classes=classes, target=target)))
         if as_json:
             sinks.append(stack.enter_context(json_array(sys.stdout, classes=classes, target=target)))
@@ -203,6 +244,22 @@ def _output(
                 sink(prediction)
 
         yield show
+
+
+@contextmanager
+def _says_where(out: Path) -> Iterator[None]:
+    """Say where the finished rows are if the work ends early."""
+    from pneumoscope.report.writers import unfinished_path
+
+    kept = unfinished_path(out)
+    before = kept.stat().st_mtime_ns if kept.exists() else None
+    complete = False
+    try:
+        yield
+        complete = True
+    finally:
+        if not complete and kept.exists() and kept.stat().st_mtime_ns != before:
+            typer.echo(f"ended early; the finished rows are in {kept}", err=True)
 
 
 @contextmanager
@@ -305,20 +362,31 @@ def _about(predictor: Predictor, operating_point: str | None, population: str | 
 
 def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], None]:
     """Make the folder and return a function that writes an image of each prediction into it."""
+    from pneumoscope.data.walk import is_own_output
     from pneumoscope.report.overlay import draw_prediction, write_png
 
     make_folder(folder)
     taken: set[str] = set()
 
+    def is_free(name: str) -> bool:
+        path = folder / f"{name}.heatmap.png"
+        return name not in taken and (not path.exists() or is_own_output(path))
+
     def draw(one: ExplainedPrediction) -> None:
         if one.radiograph is None:
             return
         # Images in different folders may have the same name; the second of them gets a number.
-        stem = Path(one.prediction.path).stem
+        stem = _short(Path(one.prediction.path).stem)
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-        name = next(free for free in names if free not in taken)
+        name = next(filter(is_free, names))
         taken.add(name)
         image = draw_prediction(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
         write_png(image, folder / f"{name}.heatmap.png")
 
     return draw
+
+
+def _short(stem: str) -> str:
+    """Return the beginning of a name that leaves space for a number and an ending."""
+    name = os.fsencode(stem)
+    return stem if len(name) <= NAME_BYTES else name[:NAME_BYTES].decode(errors="ignore")

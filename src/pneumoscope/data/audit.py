@@ -133,7 +133,7 @@ class AuditReport:
     images, patients : int
         How many the manifest lists.
     unreadable, changed, exact_duplicates, near_duplicates
-        As in `Inspection`, groups as paths.
+        As in `Inspection`, groups as paths; unreadable with those in `Manifest.left_out`.
     label_conflicts : tuple of tuple of str
         Groups of duplicates with more than one label.
     leaks_found : tuple of Leak
@@ -233,7 +233,7 @@ def audit(
         root=str(manifest.root),
         images=len(records),
         patients=len({record.patient_id for record in records}),
-        unreadable=found.unreadable,
+        unreadable=(*found.unreadable, *map(_unlisted, manifest.left_out)),
         changed=found.changed,
         exact_duplicates=paths(found.exact),
         near_duplicates=paths(found.near),
@@ -296,6 +296,10 @@ def _read(name: str, path: Path) -> _FileFacts:
     except OSError as error:
         return _FileFacts(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
     return _FileFacts(digest, image.width, image.height, perceptual_hash(image.pixels), image.patient_key)
+
+
+def _unlisted(problem: UnreadableImageError) -> Unreadable:
+    return Unreadable(problem.path, problem.reason.value, problem.detail)
 
 
 def _equal(keys: list[str]) -> list[list[int]]:

@@ -5,8 +5,8 @@ The label of an image in a folder is, in this order:
 1. its row in the table of labels, where there is one;
 2. the one in its file name, if it is named like the Kermany set and its class folder does not contradict;
 3. the nearest folder above it that is named after a known class (``NORMAL``, ``bacteria``, ...), else
-   the topmost folder that is neither a split (``train``, ``val``, ``test``) nor a mere container
-   (``images``, ...).
+   a folder beside such a one, else the topmost folder that is neither a split (``train``, ``val``,
+   ``test``) nor a mere container (``images``, ...).
 
 Age, sex and view position come from the table of labels. A table ``sizes.csv`` in the folder
 (``file,original_width,original_height``) gives the original size of images that were reduced or squashed.
@@ -14,12 +14,15 @@ Age, sex and view position come from the table of labels. A table ``sizes.csv`` 
 The patient comes from the table of patients or labels, else from a Kermany file name, else from the folder
 directly under the class folder (``normal/patient7/view1.png``), else from the DICOM header; an image without
 any of these counts as one patient.
+
+An archive that was unpacked into a folder of its own name (``chest_xray/chest_xray/train``) may hold every
+image twice; the inner copies are left out.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -27,9 +30,17 @@ from pneumoscope.data.description import read_description
 from pneumoscope.data.labels import KNOWN_CLASSES, class_name, parse_kermany_name
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.medmnist import read_npz
-from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_sex, parse_view, read_rows
-from pneumoscope.errors import DataError
-from pneumoscope.image.decode import IMAGE_SUFFIXES
+from pneumoscope.data.tables import (
+    TABLE_SUFFIXES,
+    parse_age,
+    parse_sex,
+    parse_view,
+    read_rows,
+    require_columns,
+)
+from pneumoscope.data.walk import LoggedMessages, walk
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
+from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image, read_radiograph
 from pneumoscope.parallel import Progress
 
 __all__ = ["load", "scan"]
@@ -45,17 +56,12 @@ _SPLIT_FOLDERS = {
 }
 _CONTAINERS = frozenset({"images", "image", "img", "imgs", "data", "jpg", "jpeg", "png", "dicom", "dcm"})
 _NO_CLASS = _SPLIT_FOLDERS.keys() | _CONTAINERS
-_PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
-_LABEL_COLUMNS = ("label", "class", "finding")
-_PATIENT_COLUMNS = ("patient_id", "patient")
-_OTHER_COLUMNS = {
-    "age": ("age", "patient age", "patient_age", "patientage"),
-    "sex": ("sex", "gender", "patient gender", "patient sex", "patient_sex", "patientsex"),
-    "view": ("view", "view position", "view_position", "viewposition"),
-    "width": ("original_width",),
-    "height": ("original_height",),
-}
+_CELLS = ("label", "patient_id", "split", "age", "sex", "view", "original_width", "original_height")
 _SIZES_FILE = "sizes.csv"
+
+# The official validation images of the Kermany set are 16: nothing can be chosen on so few.
+_FEW_VALIDATION = 50
+_SAID = 20  # lines on what is left out, before they are only counted
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> Manifest:
@@ -108,7 +114,13 @@ def scan(
     hash_files : bool
         Compute the SHA-256 of every file, which finds exact duplicates and changed files.
     progress : Progress, optional
-        Receives the number of files hashed.
+        Receives the number of files hashed, and a line for everything that is left out; these lines are
+        logged if it is not given.
+
+    Returns
+    -------
+    Manifest
+        Files and folders that cannot be read are in its `left_out`.
 
     Raises
     ------
@@ -116,47 +128,121 @@ def scan(
         If the folder is absent or has no image, an image has no label, or a table names an image that is
         absent.
     """
-    folder = Path(folder)
+    folder, progress = Path(folder), progress or LoggedMessages()
     if folder.suffix.lower() == ".npz" and folder.is_file():
         return read_npz(folder, folder.with_suffix(""))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder that holds the images")
-    paths = sorted(_images(folder))
+    paths, left_out = _images(folder, progress)
+    if labels_csv is None and (folder / "labels.csv").is_file():
+        labels_csv = folder / "labels.csv"
+    labels = _table(Path(labels_csv), paths, "label") if labels_csv else None
+    patients = _table(Path(patients_csv), paths, "patient_id") if patients_csv else {}
+    sizes_csv = folder / _SIZES_FILE
+    sizes = _table(sizes_csv, paths, "original_width") if sizes_csv.is_file() else {}
+    listed = [path for path in paths if labels is None or path in labels]
+    if len(listed) < len(paths):
+        progress.message(f"{labels_csv}: does not list {len(paths) - len(listed)} images; they are left out")
+    above = _folders_of_classes(listed)
+    records = []
+    for path in listed:
+        record = _record(path, folder, above, (labels or {}).get(path), patients.get(path, {}))
+        width, height = _size(sizes.get(path, {}))
+        records.append(replace(record, width=width, height=height))
+    if hash_files:
+        records = _hashed(records, folder, left_out, progress)
+    records = _without_inner_copies(records, folder, progress)
+    _say(records, folder, left_out, progress)
+    joined = tuple(_joined_by_header(records, folder))
+    return Manifest(joined, folder, read_description(folder), tuple(left_out))
+
+
+def _images(folder: Path, progress: Progress) -> tuple[list[str], list[UnreadableImageError]]:
+    """Return the images of a folder, sorted, and what cannot be read in it."""
+    paths: list[str] = []
+    left_out: list[UnreadableImageError] = []
+    for found in walk(folder, progress=progress):
+        one = found if isinstance(found, UnreadableImageError) else _problem(found)
+        if one is None:
+            assert isinstance(found, Path)
+            paths.append(found.relative_to(folder).as_posix())
+        else:
+            left_out.append(one)
+    if not paths and left_out:
+        raise DataError(f"{folder}: no image can be read; the first problem: {left_out[0]}")
     if not paths:
         hint = "; give the .npz file itself" if any(folder.glob("*.npz")) else ""
         raise DataError(f"{folder}: no image found (JPEG, PNG, TIFF, BMP or DICOM){hint}")
-    if labels_csv is None and (folder / "labels.csv").is_file():
-        labels_csv = folder / "labels.csv"
-    labels = _table(Path(labels_csv), paths, _LABEL_COLUMNS) if labels_csv else None
-    patients = _table(Path(patients_csv), paths, _PATIENT_COLUMNS) if patients_csv else {}
-    sizes_csv = folder / _SIZES_FILE
-    sizes = _table(sizes_csv, paths, _OTHER_COLUMNS["width"]) if sizes_csv.is_file() else {}
-    records = []
-    for path in paths:
-        if labels is not None and path not in labels:
-            continue
-        row = None if labels is None else labels[path]
-        width, height = _size(sizes.get(path, {}))
-        record = _record(path, folder, row, patients.get(path, {}))
-        records.append(replace(record, width=width, height=height))
-    if hash_files:
-        records = _hashed(records, folder, progress or Progress())
-    return Manifest(tuple(_joined_by_header(records, folder)), folder, read_description(folder))
+    return sorted(paths), left_out
 
 
-def _hashed(records: list[Record], folder: Path, progress: Progress) -> list[Record]:
+def _problem(path: Path) -> UnreadableImageError | None:
+    """Return why a file cannot be decoded where its name and its first bytes show it, else None."""
+    if path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path):
+        return None
+    try:
+        read_radiograph(path)
+    except UnreadableImageError as error:
+        return error
+    return None
+
+
+def _say(
+    records: list[Record], folder: Path, left_out: list[UnreadableImageError], progress: Progress
+) -> None:
+    """Say what is left out, and that a validation split is too small."""
+    for one in left_out[:_SAID]:
+        progress.message(f"left out: {one}")
+    if len(left_out) > _SAID:
+        progress.message(f"left out: {len(left_out) - _SAID} more; `pneumoscope data audit` lists them")
+    few = sum(record.split == "val" for record in records)
+    if 0 < few < _FEW_VALIDATION and sum(record.split == "train" for record in records) >= 10 * few:
+        progress.message(
+            f"{folder}: only {few} images in val, too few to calibrate on; make a new split: "
+            f"pneumoscope data split {folder} --out split.csv"
+        )
+
+
+def _hashed(
+    records: list[Record], folder: Path, left_out: list[UnreadableImageError], progress: Progress
+) -> list[Record]:
+    """Return the records with the hashes of their files; those that cannot be read go to `left_out`."""
     from pneumoscope.model.bundle import sha256_of
 
     progress.step("hashing files")
     hashed = []
-    for record in records:
+    for done, record in enumerate(records, start=1):
         path = folder / record.path
         try:
             hashed.append(replace(record, sha256=sha256_of(path)))
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-        progress.update(len(hashed), len(records))
+            reason = Reason.NO_PERMISSION if isinstance(error, PermissionError) else Reason.NOT_FOUND
+            detail = f"cannot be read ({error.strerror}); check its permissions"
+            left_out.append(UnreadableImageError(str(path), reason, detail))
+        progress.update(done, len(records))
+    if records and not hashed:
+        raise DataError(f"{folder}: no image can be read; the first problem: {left_out[0]}")
     return hashed
+
+
+def _without_inner_copies(records: list[Record], folder: Path, progress: Progress) -> list[Record]:
+    """Leave out images that lie in a folder of the name of the one above it and once more without it."""
+    name = folder.resolve().name
+    hashes = {record.path: record.sha256 for record in records}
+
+    def is_copy(record: Record) -> bool:
+        parts = (name, *PurePosixPath(record.path).parts)
+        without = (
+            "/".join(parts[1 : i + 1] + parts[i + 2 :])
+            for i in range(len(parts) - 2)
+            if parts[i] == parts[i + 1]
+        )
+        return bool(record.sha256) and any(hashes.get(path) == record.sha256 for path in without)
+
+    kept = [record for record in records if not is_copy(record)]
+    if lost := len(records) - len(kept):
+        progress.message(f"{folder}: {lost} images left out, copies in a folder of the same name")
+    return kept
 
 
 def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
@@ -171,21 +257,6 @@ def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
         yield record if key is None else replace(record, patient_id=first.setdefault(key, record.path))
 
 
-def _images(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        # Hidden files and the shadow files that macOS packs into archives are no images.
-        if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
-            continue
-        if path.is_file() and (path.suffix.lower() in IMAGE_SUFFIXES or _is_unnamed_dicom(path)):
-            yield relative.as_posix()
-
-
-def _is_unnamed_dicom(path: Path) -> bool:
-    """Recognise DICOM files named by a UID or a bare number, as scanners export them."""
-    return not (path.suffix and not path.suffix[1:].isdigit()) and _is_dicom(path)
-
-
 def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -194,10 +265,16 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _record(path: str, folder: Path, row: Mapping[str, str] | None, patient_row: Mapping[str, str]) -> Record:
+def _record(
+    path: str,
+    folder: Path,
+    above: Set[tuple[str, ...]],
+    row: Mapping[str, str] | None,
+    patient_row: Mapping[str, str],
+) -> Record:
     parents = PurePosixPath(path).parts[:-1]
     known = parse_kermany_name(f"{folder.name}/{path}")
-    depth = _class_depth(parents)
+    depth = _class_depth(parents, above)
     label = class_name(parents[depth]) if depth is not None else ""
     patient = path
     if known:
@@ -207,38 +284,63 @@ def _record(path: str, folder: Path, row: Mapping[str, str] | None, patient_row:
         below = [part for part in parents[depth + 1 :] if part.lower() not in _CONTAINERS]
         patient = below[0] if below else path
     split = next((_SPLIT_FOLDERS[p.lower()] for p in parents if p.lower() in _SPLIT_FOLDERS), "")
+    stated = row or {}
     if row is not None:
         label = class_name(row["label"])
-        patient = row.get("patient") or patient
+        patient = row.get("patient_id") or patient
         split = _SPLIT_FOLDERS.get(row.get("split", "").lower(), split)
     if not label:
         raise DataError(
             f"{folder / path}: no label; sort the images into a folder for each class, or give a table "
-            "of labels"
+            f"of labels: first line path,label, then {path},normal"
         )
     return Record(
         path=path,
         label=label,
-        patient_id=patient_row.get("patient") or patient,
+        patient_id=patient_row.get("patient_id") or patient,
         split=split,
         source=known[2] if known else _source(parents, depth, folder),
-        age=parse_age((row or {}).get("age")),
-        sex=parse_sex((row or {}).get("sex")),
-        view=parse_view((row or {}).get("view")),
+        age=parse_age(stated.get("age")),
+        sex=parse_sex(stated.get("sex")),
+        view=parse_view(stated.get("view")),
     )
 
 
 def _size(row: Mapping[str, str]) -> tuple[int, int]:
-    width, height = row.get("width", ""), row.get("height", "")
+    width, height = row.get("original_width", ""), row.get("original_height", "")
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
-def _class_depth(parents: tuple[str, ...]) -> int | None:
-    """Return which of the folders above an image is its class."""
+def _folders_of_classes(paths: list[str]) -> frozenset[tuple[str, ...]]:
+    """Return the folders, without splits and containers, that have a folder of a known class in them.
+
+    The other folders in these are classes too.
+    """
+    parents = {PurePosixPath(path).parts[:-1] for path in paths}
+    depths = ((parts, _known_depth(parts)) for parts in parents)
+    return frozenset(_meaningful(parts[:depth]) for parts, depth in depths if depth is not None)
+
+
+def _meaningful(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return folders that are neither a split nor a mere container."""
+    return tuple(part for part in parts if part.lower() not in _NO_CLASS)
+
+
+def _known_depth(parents: tuple[str, ...]) -> int | None:
+    """Return the last folder above an image that is named after a known class."""
     known = [i for i, part in enumerate(parents) if class_name(part) in KNOWN_CLASSES]
-    if known:
-        return known[-1]
-    return next((i for i, part in enumerate(parents) if part.lower() not in _NO_CLASS), None)
+    return known[-1] if known else None
+
+
+def _class_depth(parents: tuple[str, ...], above: Set[tuple[str, ...]]) -> int | None:
+    """Return which of the folders above an image is its class."""
+    depth = _known_depth(parents)
+    if depth is not None:
+        return depth
+    candidates = [i for i, part in enumerate(parents) if part.lower() not in _NO_CLASS]
+    return next(
+        (i for i in candidates if _meaningful(parents[:i]) in above), candidates[0] if candidates else None
+    )
 
 
 def _agree(by_name: str, by_folder: str) -> bool:
@@ -253,36 +355,24 @@ def _source(parents: tuple[str, ...], depth: int | None, folder: Path) -> str:
     return above[0] if above else folder.resolve().name
 
 
-def _table(path: Path, images: list[str], needed: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def _table(path: Path, images: list[str], needed: str) -> dict[str, dict[str, str]]:
     """Return the cells of a table by image, matched by path or by unambiguous file name."""
-    columns, rows = read_rows(path)
-    lower = {name.lower().strip(): name for name in columns}
-
-    def column(names: tuple[str, ...]) -> str | None:
-        return next((lower[name] for name in names if name in lower), None)
-
-    key = column(_PATH_COLUMNS)
-    if key is None or column(needed) is None:
-        missing = _PATH_COLUMNS[0] if key is None else needed[0]
-        raise DataError(f"{path}: no column '{missing}'; found {', '.join(columns) or 'none'}")
+    columns, rows = read_rows(path, aliases=True)
+    require_columns(path, columns, ("path", needed))
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in images:
         by_name[PurePosixPath(image).name].append(image)
     known = set(images)
     found: dict[str, dict[str, str]] = {}
-    cells = {
-        "label": column(_LABEL_COLUMNS),
-        "patient": column(_PATIENT_COLUMNS),
-        "split": column(("split",)),
-        **{name: column(names) for name, names in _OTHER_COLUMNS.items()},
-    }
     for number, row in enumerate(rows, start=1):
-        name = str(row.get(key) or "").strip().replace("\\", "/")
+        name = str(row["path"] or "")
         matches = [name] if name in known else by_name.get(PurePosixPath(name).name, [])
         if len(matches) != 1:
             problem = "is not in the folder" if not matches else "is ambiguous: give its path"
             raise DataError(f"{path}, row {number}: image '{name}' {problem}")
-        if matches[0] in found:
-            raise DataError(f"{path}, row {number}: image '{name}' is listed twice")
-        found[matches[0]] = {k: str(row.get(c) or "").strip() for k, c in cells.items() if c}
+        given = ((cell, row.get(cell)) for cell in _CELLS if cell in columns)
+        cells = {cell: "" if value is None else str(value) for cell, value in given}
+        # Tables with a row for each box repeat the others.
+        if found.setdefault(matches[0], cells) != cells:
+            raise DataError(f"{path}, row {number}: image '{name}' is listed twice, and differently")
     return found

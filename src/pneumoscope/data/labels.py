@@ -26,7 +26,13 @@ _SPELLINGS = {
     for name, spellings in {
         "normal": ("normal", "healthy", "no finding", "no findings", "nofinding"),
         "pneumonia": ("pneumonia",),
-        "bacterial": ("bacteria", "bacterial", "bacterial pneumonia", "pneumonia bacterial", "pneumonia bacteria"),
+        "bacterial": (
+            "bacteria",
+            "bacterial",
+            "bacterial pneumonia",
+            "pneumonia bacterial",
+            "pneumonia bacteria",
+        ),
         "viral": ("virus", "viral", "viral pneumonia", "pneumonia viral", "pneumonia virus"),
         "covid": ("covid", "covid 19", "covid19", "covid pneumonia", "covid 19 pneumonia", "sars cov 2"),
         "lung_opacity": ("lung opacity", "lungopacity"),
@@ -110,9 +116,9 @@ def class_index(label: str, classes: tuple[str, ...], path: str, target: Target 
         if label in members and name in classes:
             return classes.index(name)
     raise DataError(
-        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); write one of them in a table "
-        f"of labels (first line path,label, then {path},{classes[-1]}), or choose a recipe or bundle that has "
-        "it as a class"
+        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); write one of them in a "
+        f"table of labels (first line path,label, then {path},{classes[-1]}), or choose a recipe or bundle "
+        "that has it as a class"
     )
 
 

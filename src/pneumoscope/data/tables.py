@@ -4,7 +4,8 @@ The rules are the same for manifests, labels, patients, boxes and inputs:
 
 - cells are separated by the comma, semicolon, tab or ``|`` that the header has most of, or that a first line
   ``sep=;`` names;
-- names of columns count in lower case, with ``_`` for spaces and hyphens; `ALIASES` lists other names;
+- names of columns count in lower case, with ``_`` for spaces and hyphens; a table that is not made for
+  Pneumoscope, such as one of labels, may have other names, which `ALIASES` lists;
 - space around cells and rows without any content are left out;
 - a column ``path`` or ``root`` may have backslashes;
 - CSV is UTF-8, with or without a byte-order mark, or UTF-16; any line ends.
@@ -16,6 +17,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +46,8 @@ ALIASES = {
     "view": ("view_position", "viewposition"),
 }
 """Other names of columns; each counts where the table has no column of the first name."""
+
+Naming = Callable[[Sequence[object]], list[str]]
 
 _DELIMITERS = ",;\t|"
 _PATH_COLUMNS = frozenset({"path", "root"})
@@ -87,7 +91,9 @@ def parse_view(text: object) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[str], Iterator[dict[str, Any]]]:
+def read_rows(
+    path: Path, *, only: Sequence[str] | None = None, aliases: bool = False
+) -> tuple[list[str], Iterator[dict[str, Any]]]:
     """Open a CSV or Parquet table and stream its rows, so that a table of any length needs little memory.
 
     Parameters
@@ -96,11 +102,13 @@ def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[st
         A ``.csv`` file (with a header) or a ``.parquet`` file, by the rules at the top of this module.
     only : sequence of str, optional
         Columns to read of a Parquet file, where it has them; all by default. CSV rows come whole.
+    aliases : bool
+        Columns may have one of the other names in `ALIASES`, too.
 
     Returns
     -------
     columns : list of str
-        All columns of the table, in order, by the first of their names.
+        All columns of the table, in order, by their names in Pneumoscope.
     rows : iterator of dict
         One dict for each row: text in CSV, typed values or None in Parquet.
 
@@ -115,7 +123,10 @@ def read_rows(path: Path, *, only: Sequence[str] | None = None) -> tuple[list[st
     if suffix not in TABLE_SUFFIXES:
         raise DataError(f"{path}: not a table; give a .csv or a .parquet file")
     columns: list[str] = []
-    rows = _parquet_rows(path, columns, only) if suffix == ".parquet" else _csv_rows(path, columns)
+    named = partial(_names, aliases=ALIASES if aliases else {})
+    rows = (
+        _parquet_rows(path, columns, named, only) if suffix == ".parquet" else _csv_rows(path, columns, named)
+    )
     # The generators open the file, fill in the columns and yield an empty row before the first one.
     next(rows)
     return columns, _cleaned(rows)
@@ -141,22 +152,22 @@ def _cleaned(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield cells
 
 
-def _names(given: Sequence[object]) -> list[str]:
+def _names(given: Sequence[object], *, aliases: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the names of columns by the rules of this module; empty for one that has none, or a second."""
     plain = [re.sub(r"[\s_-]+", "_", str("" if name is None else name).strip().lower()) for name in given]
-    for first, others in ALIASES.items():
+    for first, others in aliases.items():
         stand_in = next((name for name in others if name in plain), None)
         if first not in plain and stand_in is not None:
             plain[plain.index(stand_in)] = first
     return [name if name not in plain[:position] else "" for position, name in enumerate(plain)]
 
 
-def _csv_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, columns: list[str], named: Naming) -> Iterator[dict[str, Any]]:
     try:
         with path.open(newline="", encoding=_encoding(path)) as file:
             delimiter = _delimiter(file)
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
-            names = _names(next((cells for cells in reader if any(map(str.strip, cells))), []))
+            names = named(next((cells for cells in reader if any(map(str.strip, cells))), []))
             columns += [name for name in names if name]
             yield {}
             for cells in reader:
@@ -194,13 +205,15 @@ def _delimiter(file: IO[str]) -> str:
     return max(_DELIMITERS, key=bare.count)
 
 
-def _parquet_rows(path: Path, columns: list[str], only: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(
+    path: Path, columns: list[str], named: Naming, only: Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
     with require_extra("parquet", "reading Parquet"):
         import pyarrow
         from pyarrow import parquet
     try:
         with parquet.ParquetFile(path) as table:
-            names = dict(zip(table.schema_arrow.names, _names(table.schema_arrow.names), strict=True))
+            names = dict(zip(table.schema_arrow.names, named(table.schema_arrow.names), strict=True))
             columns += filter(None, names.values())
             chosen = [name for name, known in names.items() if known and (only is None or known in only)]
             yield {}

@@ -7,6 +7,7 @@ the images that Pneumoscope drew itself are left out; the last two with a line t
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -16,9 +17,12 @@ from pathlib import Path
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
+from pneumoscope.image.foreign import foreign_format
 from pneumoscope.parallel import Progress
 
-__all__ = ["OWN_OUTPUT", "SOFTWARE", "is_own_output", "special_file", "walk"]
+__all__ = ["OWN_OUTPUT", "SOFTWARE", "LoggedMessages", "is_own_output", "special_file", "walk"]
+
+log = logging.getLogger(__name__)
 
 SOFTWARE = b"Software\0Pneumoscope"
 """Content of the PNG text chunk (PNG 11.3.4.3) that marks an image as drawn by Pneumoscope."""
@@ -29,21 +33,23 @@ OWN_OUTPUT = "An image that Pneumoscope drew: give the X-ray that it was drawn f
 # Signature and header of a PNG, then the head of the first chunk and its content.
 OWN_HEAD_BYTES = 33 + 8 + len(SOFTWARE)
 
-# Images that are not decoded, or not everywhere: each is yielded, since its reader says what to do.
+# Images that are not decoded: each is yielded, since its reader says what to do.
 OTHER_SUFFIXES = frozenset(
     {
-        *(".avif", ".gif", ".heic", ".heif", ".jfif", ".jls", ".jxl", ".webp"),
-        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
+        *(".avif", ".heic", ".heif", ".jxl", ".jxr", ".jpf", ".jpc"),
         *(".ima", ".dic", ".mha", ".mhd", ".nii", ".nrrd"),
         *(".exr", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".tga"),
     }
 )
-OTHER_STARTS = (b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"8BPS")
-BRANDS = frozenset({b"heic", b"heix", b"heim", b"mif1", b"msf1", b"avif", b"avis"})  # ISO base media files
+FOREIGN_BYTES = 512  # enough for `foreign_format`
+# Files that may hold an image beside others, and are no input where a folder is searched.
+DOCUMENTS = frozenset({".ai", ".djvu", ".eps", ".h5", ".hdf5", ".ico", ".npy", ".npz", ".pdf", ".ps"})
 COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 IGNORED = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"})
-MASK_FOLDER = re.compile(r"(?:lungs?|left|right|manual|segmentation)?[ _-]?masks?|segmentations?", re.IGNORECASE)
+MASK_FOLDER = re.compile(
+    r"(?:lungs?|left|right|manual|segmentation)?[ _-]?masks?|segmentations?", re.IGNORECASE
+)
 DICOMDIR = "DICOMDIR"
 
 SPECIAL = {
@@ -54,9 +60,7 @@ SPECIAL = {
 }
 
 
-def walk(
-    folder: str | Path, *, progress: Progress | None = None
-) -> Iterator[Path | UnreadableImageError]:
+def walk(folder: str | Path, *, progress: Progress | None = None) -> Iterator[Path | UnreadableImageError]:
     """Yield the images of a folder and its subfolders, in the order of their names, and what cannot be read.
 
     Files come before subfolders, and those before linked folders. A linked folder inside of `folder` is
@@ -67,29 +71,36 @@ def walk(
     folder : path-like
         Searched at any depth.
     progress : Progress, optional
-        Receives a line for each group of images that is left out: own output, masks, repeated links.
+        Receives a line for each group of images that is left out: own output, masks, repeated links. They
+        are logged as warnings if it is not given.
 
     Yields
     ------
     Path or UnreadableImageError
         A file that is an image by suffix or content; or a folder or file that cannot be one, with the reason.
     """
-    return iter(_Walk(Path(folder), progress or Progress()))
+    return iter(_Walk(Path(folder), progress or LoggedMessages()))
+
+
+class LoggedMessages(Progress):
+    """Logs messages as warnings and shows nothing else; for callers that give no progress."""
+
+    def message(self, line: str) -> None:
+        """Log the line."""
+        log.warning("%s", line)
 
 
 def is_own_output(source: str | os.PathLike[str] | bytes) -> bool:
     """Return whether a PNG, given as path or content, was drawn by Pneumoscope; False for any other file."""
-    if isinstance(source, bytes):
-        head = source[:OWN_HEAD_BYTES]
-    else:
-        head = _head(Path(source), OWN_HEAD_BYTES)
+    count = OWN_HEAD_BYTES
+    head = source[:count] if isinstance(source, bytes) else _head(Path(source), count)
     return head.startswith(b"\x89PNG") and head.endswith(b"tEXt" + SOFTWARE)
 
 
 def special_file(path: str | os.PathLike[str]) -> UnreadableImageError | None:
     """Return why a path can be no image file: it is a pipe, a socket or a device; None for any other."""
     try:
-        what = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
+        what = SPECIAL.get(stat.S_IFMT(Path(path).stat().st_mode))
     except (OSError, ValueError):  # reading it gives the reason
         return None
     if what is None:
@@ -133,7 +144,7 @@ class _Walk:
 
     def _is_new(self, folder: Path) -> bool:
         """Return whether a folder was not listed before, and remember it."""
-        facts = os.stat(folder)
+        facts = folder.stat()
         identity = (facts.st_dev, facts.st_ino)
         if identity in self._seen:
             self._progress.message(f"{folder}: not listed again, it is a link to a folder that is listed")
@@ -220,12 +231,12 @@ def _has_image_suffix(path: Path) -> bool:
 def _is_image(path: Path) -> bool:
     if _has_image_suffix(path) or looks_like_image(path):
         return True
-    head = _head(path, 12)
-    if not head and not os.access(path, os.R_OK):
+    head = _head(path, FOREIGN_BYTES)
+    if not head and path.exists() and not os.access(path, os.R_OK):
         # DICOM files are named by a UID or a number as a rule; a closed one cannot be recognised.
         return not path.suffix or path.suffix[1:].isdigit()
-    is_webp = head.startswith(b"RIFF") and head[8:] == b"WEBP"
-    return is_webp or head.startswith(OTHER_STARTS) or (head[4:8] == b"ftyp" and head[8:] in BRANDS)
+    foreign = foreign_format(head)
+    return foreign is not None and foreign.image and path.suffix.lower() not in DOCUMENTS
 
 
 def _head(path: Path, count: int) -> bytes:

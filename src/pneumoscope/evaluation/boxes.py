@@ -76,7 +76,7 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
         If the file is no such table, or a box is not valid; the line names file and row.
     """
     columns, rows = read_rows(path)
-    key = next((name for name in ("path", "patient_id") if name in columns), None)  # RSNA's is the latter
+    key = next((name for name in ("patientid", "path") if name in columns), None)
     missing = [name for name in _SIDES if name not in columns]
     if key is None or missing:
         raise DataError(

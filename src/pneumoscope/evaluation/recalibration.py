@@ -303,15 +303,10 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
 
 @dataclass(frozen=True, eq=False)
 class _Decisions:
-    """What a calibration decides for N images.
+    """What a calibration decides for N images; a part of shape (N,), or (N, K) for the sets.
 
-    Parameters
-    ----------
-    p_target : ndarray of float64, shape (N,)
-    positive : dict of str to ndarray of bool, shape (N,)
-        By operating point, whether the decision is for the target.
-    kept : ndarray of bool, shape (N, K), or None
-        Which classes the prediction set holds; None where the bundle makes no sets.
+    `positive` tells for each operating point whether the decision is for the target, `kept` which classes the
+    prediction sets hold; it is None where the bundle makes no sets.
     """
 
     p_target: FloatArray

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Population
@@ -135,7 +136,7 @@ def calibrate_bundle(
     return write_bundle(bundle.path, written, files | ({GATE_FILE: gate.content} if gate else {}))
 
 
-def _of_population(observed: Observed, population: Population) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _of_population(observed: Observed, population: Population) -> npt.NDArray[np.intp]:
     belongs = [population.includes(record.age, record.view) for record in observed.records]
     return np.flatnonzero(np.array(belongs, dtype=np.bool_))
 

@@ -156,20 +156,24 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress = progress or Progress()
     begun = resumes(experiment)
     _check_options(experiment)
-    fabric = make_fabric()
-    if not fabric.is_global_zero:
-        progress = Progress()  # the first process shows the progress of all
-    origin = _origin(experiment, progress, resumes=begun)
-    experiment = origin.experiment
-    recipe, out, manifest = experiment.recipe, experiment.out, origin.manifest
-    lungs, cache = lung_segmenter(experiment), experiment.open_cache()
+    listed = load(experiment.data)
+    experiment = resolved(experiment, listed)
     if begun:
-        check_inputs(origin, lungs)
+        check_recipe(experiment)
+    recipe, out = experiment.recipe, experiment.out
+    lungs, cache = lung_segmenter(experiment), experiment.open_cache()
     network = build_network(
         recipe.network, len(recipe.output_classes), weights=experiment.weights, seed=recipe.seed
     )
     check_size(network, recipe.input.size)
-    if fabric.is_global_zero and not begun:
+    fabric = make_fabric()
+    if not fabric.is_global_zero:
+        progress = Progress()  # the first process shows the progress of all
+    origin = _origin(experiment, listed, progress, resumes=begun)
+    manifest = origin.manifest
+    if begun:
+        check_inputs(origin, lungs)
+    elif fabric.is_global_zero:
         write_inputs(origin, lungs)
     images = with_additional(manifest.subset("train"), origin.added)
     train_set, val_set = _read(origin, images, lungs, cache, fabric, progress)
@@ -196,15 +200,11 @@ def _check_options(experiment: Experiment) -> None:
         raise MissingExtraError("Writing model.h5", "keras")
 
 
-def _origin(experiment: Experiment, progress: Progress, *, resumes: bool) -> Origin:
-    """Read the data, resolve the recipe, and split the data where they have no split."""
-    listed = load(experiment.data)
+def _origin(experiment: Experiment, listed: Manifest, progress: Progress, *, resumes: bool) -> Origin:
+    """Split the data where they have no split, and read the additional ones."""
     brings_split = listed.has_split
     if brings_split and experiment.divides:
         raise DataError(f"{experiment.data}: has a split already; leave --split out, or that column")
-    experiment = resolved(experiment, listed)
-    if resumes:
-        check_recipe(experiment)
     manifest = _manifest(experiment, listed, progress, resumes=resumes)
     added = None
     if experiment.additional:

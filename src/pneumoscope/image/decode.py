@@ -46,7 +46,7 @@ IMAGE_SUFFIXES = frozenset(
 HEAD_BYTES = 132
 # The bytes that files of each format begin with.
 SIGNATURES = {
-    "jpeg": (b"\xff\xd8\xff",),
+    "jpeg": (b"\xff\xd8",),
     "png": (PNG_SIGNATURE,),
     "tiff": TIFF_SIGNATURES,
     "jpeg-2000": JPEG2000_SIGNATURES,
@@ -236,7 +236,7 @@ def _radiograph(label: str, kind: str, raster: Raster, size: tuple[int, ...] | N
     black, white, restored = white_of(raster.samples, raster.white)
     samples = raster.samples
     if raster.inverse:
-        samples = (white + black) - np.clip(samples, black, white)
+        samples = white - (np.clip(samples, black, white) - black)
     pixels = _upright(_scaled(samples, black, white), raster.orientation)
     height, width = size or pixels.shape
     return Radiograph(

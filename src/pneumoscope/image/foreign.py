@@ -73,11 +73,9 @@ SIGNATURES: dict[bytes, Foreign] = {
     b"SQLite format 3\0": Foreign("an SQLite database", IMAGE, image=False),
     b"\x7fELF": Foreign("a program", IMAGE, image=False),
     b"MZ": Foreign("a program", IMAGE, image=False),
-    b"version https://git-lfs": Foreign(
-        "a Git LFS pointer", "fetch the image with `git lfs pull`", image=False
-    ),
+    b"version https://git-lfs": Foreign("a Git LFS pointer", "fetch the image with git lfs", image=False),
 }
-# Contents of a RIFF container.
+# Contents of a RIFF container; WebP, which is read, is another.
 RIFF = {
     b"WAVE": Foreign("a WAV recording", IMAGE, image=False),
     b"AVI ": Foreign("an AVI video", "save one frame as PNG", image=False),
@@ -114,7 +112,7 @@ def foreign_format(data: bytes) -> Foreign | None:
     if data[4:8] == b"ftyp":
         return _media(data)
     if data.startswith(b"RIFF"):
-        return RIFF.get(data[8:12], Foreign("a RIFF container", IMAGE, image=False))
+        return RIFF.get(data[8:12])
     if _is_nifti(data):
         return NIFTI
     if data.startswith(b"\x1f\x8b") and _is_nifti(_inflated(data)):

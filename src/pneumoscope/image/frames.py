@@ -255,18 +255,19 @@ def _sampled(words: Words, bits: int, layout: Layout) -> Frame:
     mask = (1 << layout.stored) - 1
     if layout.samples > 1 or bits <= layout.stored or layout.stored >= size or int(words.max()) <= mask:
         return Frame(words, bits)
-    masked = (words >> shift) & words.dtype.type(mask)
+    masked = ((words >> shift) & mask).astype(words.dtype)
     if (shift > 0 and bits > layout.high_bit) or _variation(masked) <= _variation(words):
         return Frame(words, layout.stored, shift)
     return Frame(words, bits)
 
 
-def _variation(words: Words) -> int:
-    """Return the sum of the differences between neighbours in a row."""
+def _variation(words: npt.NDArray[Any]) -> float:
+    """Return the sum of the differences between neighbours in a row and in a column."""
     import cv2
 
-    wide = words.astype(np.int32) if words.dtype == np.uint16 else words.astype(np.int16)
-    return int(cv2.norm(np.ascontiguousarray(wide[:, 1:]), np.ascontiguousarray(wide[:, :-1]), cv2.NORM_L1))
+    wide = words.astype(np.float32)
+    pairs = ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1]))
+    return sum(cv2.norm(here, there, cv2.NORM_L1) for here, there in pairs if here.size)
 
 
 def _decode(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.image.frames import Frame
-from pneumoscope.image.levels import BURNT_IN, count_words, hides_image, stretch
+from pneumoscope.image.levels import BURNT_IN, count_words, hides_image, is_flat, stretch
 from pneumoscope.image.lookup import LookupTable
 
 __all__ = ["GreyPipeline", "Window", "to_grey"]
@@ -124,21 +124,27 @@ def _grey_table(frame: Frame, pipeline: GreyPipeline) -> tuple[Values, bool]:
     if pipeline.color:
         return stored / ((1 << frame.bits) - 1), False
     counts = count_words(frame.words)
+    low_high = _extremes(stored, counts)
     if pipeline.palette:
-        tables = [table.aligned(*_extremes(stored, counts)) for table in pipeline.palette]
+        tables = [table.aligned(*low_high) for table in pipeline.palette]
         shares = zip(LUMINANCE, tables, strict=True)
         return sum((share * table(stored) / table.maximum for share, table in shares), 0 * stored), False
     outside = np.zeros(stored.shape, dtype=bool)
     if pipeline.padding is not None:
         outside = (stored >= pipeline.padding[0]) & (stored <= pipeline.padding[1])
-        counts[outside] = 0
+    all_outside = not counts[~outside].any()
+    if all_outside:
+        outside[:] = False
+    counts[outside] = 0
+    values = stored * pipeline.slope + pipeline.intercept
     if pipeline.modality:
-        values = pipeline.modality.aligned(*_extremes(stored, counts))(stored)
-    else:
-        values = stored * pipeline.slope + pipeline.intercept
+        looked_up = pipeline.modality.aligned(*low_high)(stored)
+        # A table for other pixels maps all of them to its ends.
+        if not is_flat(looked_up, counts) or is_flat(stored, counts):
+            values = looked_up
     grey, restored = _displayed(values, counts, pipeline)
     grey = 1 - grey if pipeline.inverse else grey
-    return np.where(outside, 0, grey), restored
+    return np.where(outside, 0, grey), restored or all_outside
 
 
 def _displayed(values: Values, counts: Values, pipeline: GreyPipeline) -> tuple[Values, bool]:

@@ -88,7 +88,6 @@ def read_gif(name: str, data: bytes, limits: Limits) -> Raster:
     if len(data) < 13:
         raise truncated(name, "GIF")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    check_pixels(name, height, width, limits)
     position = 13 + _color_table(flags)
     images = 0
     for _ in range(MAX_CHUNKS):
@@ -100,8 +99,7 @@ def read_gif(name: str, data: bytes, limits: Limits) -> Raster:
                 raise truncated(name, "GIF")
             left, top, across, down, flags = struct.unpack_from("<HHHHB", data, position + 1)
             check_pixels(name, down, across, limits)
-            if left + across > width or top + down > height:
-                raise corrupt(name, "GIF", "the image is larger than its frame")
+            width, height = max(width, left + across), max(height, top + down)
             images += 1
             position = _end_of_blocks(name, data, position + 11 + _color_table(flags))
         elif block == b"!":
@@ -112,10 +110,12 @@ def read_gif(name: str, data: bytes, limits: Limits) -> Raster:
         raise _animated(name, "GIF")
     if not images:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the GIF holds no image; export it again")
+    check_pixels(name, height, width, limits)
     import imagecodecs
 
-    # The trailer is missing at times; giflib needs it.
-    samples = decode(name, "GIF", imagecodecs.gif_decode, data[:position] + b";")
+    # Some state a screen without size, and some lack the trailer; giflib needs both.
+    whole = data[:6] + struct.pack("<HH", width, height) + data[10:position] + b";"
+    samples = decode(name, "GIF", imagecodecs.gif_decode, whole)
     if samples.shape[:2] != (height, width):
         raise corrupt(name, "GIF", "the pixels do not match the header")
     return Raster(grey_of(samples), 255, 8, "palette")

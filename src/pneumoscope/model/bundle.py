@@ -6,7 +6,8 @@
     lungs.onnx    the lung segmenter, where the input spec needs one
     head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps; and, once
                   calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
-    gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, where the gate was fitted
+    gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, and the frontal-chest
+                  classifier, where the gate was fitted
     bundle.json   `BundleManifest`, format 2; format 1 is upgraded when it is read
     card.md       the model card
 
@@ -116,6 +117,23 @@ class Bundle:
         return mean, whitener
 
     @cached_property
+    def chest_classifier(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """``mean``, ``scale``, ``weight``, shape (F,), and ``bias`` of the classifier; None without one."""
+        if self.manifest.gate.min_chest is None:
+            return None
+        try:
+            with np.load(self.path / GATE_FILE, allow_pickle=False) as stored:
+                arrays = {name: stored[f"chest_{name}"] for name in ("mean", "scale", "weight", "bias")}
+                network = str(stored["chest_network"])
+        except (OSError, KeyError) as error:
+            raise BundleError(
+                f"{self.path}: no chest classifier in {GATE_FILE}; fit the gate again"
+            ) from error
+        if network != self.manifest.files[MODEL_FILE]:
+            raise BundleError(f"{self.path / GATE_FILE}: fitted with another model.onnx; fit it again")
+        return arrays
+
+    @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:
         """Weights of the pooled-linear head, shape (K, D)."""
         with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
@@ -200,7 +218,7 @@ def _parse(path: Path, text: str) -> BundleManifest:
         return BundleManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = " ".join(".".join(str(part) for part in first["loc"]).split())
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:  # not JSON, or not as its format has it
         detail = " ".join(str(error).split())

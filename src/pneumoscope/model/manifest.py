@@ -131,6 +131,9 @@ class GateLimits(_Frozen):
     max_novelty : float or None
         Distance from the chest radiographs that the statistics in ``gate.npz`` describe; see
         `pneumoscope.predict.gate.Novelty`. None where there are none.
+    min_chest : float or None
+        Probability of a frontal chest radiograph that the classifier in ``gate.npz`` must give; see
+        `pneumoscope.predict.chest`. None where there is no classifier.
     """
 
     min_side: int = 64
@@ -143,6 +146,7 @@ class GateLimits(_Frozen):
     sure_lung_certainty: float = 0.945
     max_lung_bridge: float = 0.2
     max_novelty: float | None = None
+    min_chest: float | None = None
 
 
 class TrainingData(_Frozen):
@@ -300,13 +304,20 @@ class BundleManifest(_Frozen):
 
     @property
     def calibration_sha256(self) -> str:
-        """Hash of everything that turns logits into decisions."""
-        return _hash(
-            self.model_dump(
-                mode="json",
-                include={"classes", "target", "calibrations", "populations", "default_operating_point"},
-            )
-        )
+        """Hash of everything that turns logits into decisions; facts about how it was chosen are no part of it."""
+        parts = self.model_dump(mode="json", include={"classes", "populations", "default_operating_point"})
+        for population in parts["populations"]:
+            del population["hospital"], population["patients"], population["images"]
+        calibrations = [
+            {
+                "population": one.population,
+                "calibrator": one.calibrator.model_dump(mode="json", exclude={"method", "fitted_on"}),
+                "thresholds": {point.name: point.threshold for point in one.operating_points},
+                "conformal": one.conformal,
+            }
+            for one in self.calibrations
+        ]
+        return _hash(parts | {"target": self.target.classes, "calibrations": calibrations})
 
     @property
     def decision_sha256(self) -> str:

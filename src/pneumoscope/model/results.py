@@ -15,12 +15,14 @@ __all__ = [
     "AllClasses",
     "BoxMeasures",
     "ClassMeasures",
+    "Corrupted",
     "CorruptedMeasures",
     "CorruptionGroup",
     "CurveMeasures",
     "Detection",
     "Evaluation",
     "ExternalValidation",
+    "GateMeasures",
     "Intervals",
     "Localisation",
     "LungMeasures",
@@ -375,6 +377,26 @@ class ParentResults(_Frozen):
     evaluation: Evaluation | None = None
 
 
+class GateMeasures(_Frozen):
+    """How the gate treats one source of chest radiographs, or one kind of other images.
+
+    Parameters
+    ----------
+    images : int
+    chest : bool
+        Whether they are frontal chest radiographs.
+    rejected : float
+        Share of held-out images that the chest classifier rejects, in [0, 1].
+    rejected_left_out : float
+        The same for a classifier that was fitted without this source or kind.
+    """
+
+    images: int
+    chest: bool
+    rejected: float
+    rejected_left_out: float
+
+
 class Speed(_Frozen):
     """Time from file to prediction; ``latency_ms`` is the median of one image alone."""
 
@@ -386,18 +408,8 @@ class Speed(_Frozen):
 class Results(_Frozen):
     """The part ``results`` of ``bundle.json``.
 
-    Parameters
-    ----------
-    evaluation : Evaluation or None
-        On the bundle's own test images.
-    external : dict of str to ExternalValidation
-        On further sets, by name.
-    recalibration : RecalibrationResult or None
-        Where the bundle was recalibrated.
-    parent : ParentResults or None
-        Of the bundle that it was recalibrated from.
-    speed : Speed or None
-        On the machine that is named in it.
+    The bundle's own evaluation; external validations by name; its recalibration, and the bundle that it was
+    recalibrated from; and its speed on the machine that is named there.
     """
 
     evaluation: Evaluation | None = None

@@ -17,7 +17,7 @@ from pneumoscope.model.results import (
     Speed,
 )
 
-__all__ = ["format_1_decisions", "upgrade_results"]
+__all__ = ["format_1_decisions", "reworded", "upgrade_results"]
 
 _RENAMED = {
     "speaks_of": "evaluated_on",
@@ -97,8 +97,18 @@ def _measured(stored: Mapping[str, Any]) -> Evaluation | None:
 
 def _renamed(tree: Any) -> Any:
     if isinstance(tree, Mapping):
-        return {_RENAMED.get(name, name): _renamed(part) for name, part in tree.items()}
+        return {
+            _RENAMED.get(name, name): reworded(part) if name == "reason" else _renamed(part)
+            for name, part in tree.items()
+        }
     return [_renamed(part) for part in tree] if isinstance(tree, list | tuple) else tree
+
+
+def reworded(reason: str) -> str:
+    """Return the reason why a measure is undefined in the words of format 2."""
+    for old, new in (("picture", "image"), ("called so", "predicted so"), ("called", "predicted as")):
+        reason = reason.replace(old, new)
+    return reason.replace("all answers", "all predictions")
 
 
 def _evaluation(stored: Mapping[str, Any]) -> dict[str, Any]:

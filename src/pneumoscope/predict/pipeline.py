@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.walk import OWN_OUTPUT, is_own_output
 from pneumoscope.domain import Population, Radiograph, Status, ViewPosition
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
@@ -185,10 +186,20 @@ class Pipeline:
         items = (InputItem(radiograph.source) for radiograph in radiographs)
         return [self._complete(one, item) for one, item in zip(self._admit(radiographs), items, strict=True)]
 
+    def reject(self, one: Prepared, reason: Reason, message: str) -> Prepared:
+        """Return an image rejected after the network ran; where the gate is overridden, with the reason."""
+        if reason in one.reasons:
+            return one
+        if self._force:
+            return replace(one, reasons=(*one.reasons, reason), message=f"{one.message} {message}".strip())
+        return replace(one, status="rejected", reasons=(reason,), message=message, input=None)
+
     def _decode(self, item: InputItem) -> Radiograph | Prepared:
         try:
             if isinstance(item.source, UnreadableImageError):
                 raise item.source
+            if is_own_output(item.source):
+                return Prepared(item.label, "rejected", (Reason.NOT_A_CHEST_RADIOGRAPH,), OWN_OUTPUT)
             return read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
         except UnreadableImageError as error:
             return Prepared(
@@ -212,7 +223,9 @@ class Pipeline:
 
     def _first_checks(self, radiograph: Radiograph) -> list[Reason]:
         """Check the header, and the grey levels where the header does not reject the image."""
-        reasons = [Reason(code) for code in radiograph.cautions] + check_header(radiograph, self.limits)
+        finds_lungs = self._segmenter is not None
+        stated = check_header(radiograph, self.limits, finds_lungs=finds_lungs)
+        reasons = [Reason(code) for code in radiograph.cautions] + stated
         if not rejects(reasons) or self._force:
             reasons = reasons + check_pixels(radiograph, self.limits)
         return reasons

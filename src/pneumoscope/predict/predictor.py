@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
-from pneumoscope.errors import BundleError
+from pneumoscope.errors import BundleError, Reason
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
@@ -25,6 +25,7 @@ from pneumoscope.predict.calibration import (
     log_odds,
     prediction_set,
 )
+from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
 from pneumoscope.predict.pipeline import Pipeline, Prepared, RawScore
@@ -134,6 +135,8 @@ class Predictor:
         self._population = population
         self._pipeline = pipeline or Pipeline.of_bundle(bundle, force=force)
         self._mask = bundle.manifest.target_mask
+        classifier = bundle.chest_classifier
+        self._chest = None if classifier is None else ChestClassifier(**classifier)
         self._network = OnnxRuntime(bundle.model_path)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
@@ -250,6 +253,10 @@ class Predictor:
         """
         return in_order(expand(paths), partial(self._outputs, copies=copies), workers=self.workers)
 
+    def outputs_of(self, radiographs: Sequence[Radiograph]) -> list[Output]:
+        """Return all outputs of the network for decoded images, in the calling thread."""
+        return [_output(*row) for row in self._rows(self._pipeline.admit(radiographs))]
+
     def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
         """Return the calibrated log-odds of the target, shape (N,), for standardised inputs, (N, 1, S, S)."""
         (logits,) = self._run(list(inputs), ("logits",))
@@ -278,9 +285,7 @@ class Predictor:
         return replace(prediction, decision=decision, operating_point=point.name)
 
     def _scored(self, prepared: Sequence[Prepared]) -> list[RawScore]:
-        inputs = [one.input.pixels for one in prepared if one.input is not None]
-        logits = iter(self._run(inputs, ("logits",))[0] if inputs else ())
-        return [one.score(next(logits) if one.input is not None else None) for one in prepared]
+        return [one.score(logits) for one, logits, _ in self._rows(prepared)]
 
     def _outputs(self, items: Sequence[InputItem], *, copies: MakeCopies | None) -> list[list[Output]]:
         groups = []
@@ -288,14 +293,11 @@ class Predictor:
             made = copies(first.radiograph) if copies and first.radiograph and first.input else ()
             groups.append([first, *self._pipeline.admit(made)])
         rows = self._rows([one for group in groups for one in group])
-        return [[_output(one, *next(rows)) for one in group] for group in groups]
+        return [[_output(*next(rows)) for _ in group] for group in groups]
 
     def _explained(self, items: Sequence[InputItem], *, method: Method) -> list[ExplainedPrediction]:
-        prepared = self._pipeline.read(items)
-        return [
-            self._explain(one, logits, features, method=method)
-            for one, (logits, features) in zip(prepared, self._rows(prepared), strict=True)
-        ]
+        rows = self._rows(self._pipeline.read(items))
+        return [self._explain(one, logits, features, method=method) for one, logits, features in rows]
 
     def _explain(
         self, one: Prepared, logits: Floats | None, features: Floats | None, *, method: Method
@@ -326,8 +328,8 @@ class Predictor:
             )
         return ExplainedPrediction(prediction, one.radiograph, logits, explanation, one.input)
 
-    def _rows(self, prepared: Sequence[Prepared]) -> Iterator[tuple[Floats | None, Floats | None]]:
-        """Yield logits and features for each image, None for those without an input."""
+    def _rows(self, prepared: Sequence[Prepared]) -> Iterator[tuple[Prepared, Floats | None, Floats | None]]:
+        """Yield each image with its logits and features, None where the image is rejected or unreadable."""
         inputs = [one.input.pixels for one in prepared if one.input is not None]
         rows = (
             row
@@ -335,7 +337,23 @@ class Predictor:
             for row in zip(*self._run(inputs[start : start + CHUNK], ("logits", "features")), strict=True)
         )
         for one in prepared:
-            yield next(rows) if one.input is not None else (None, None)
+            if one.input is None:
+                yield one, None, None
+                continue
+            logits, features = next(rows)
+            checked = self._check_chest(one, features)
+            yield (checked, logits, features) if checked.input is not None else (checked, None, None)
+
+    def _check_chest(self, one: Prepared, features: Floats) -> Prepared:
+        """Reject an image that the chest classifier does not take for a frontal chest radiograph."""
+        lungs = one.input.lungs if one.input is not None else None
+        least = self.bundle.manifest.gate.min_chest
+        if self._chest is None or least is None or lungs is None:
+            return one
+        # Not "less than": a probability that is not a number must reject.
+        if self._chest(chest_features(features, lungs)) >= least:
+            return one
+        return self._pipeline.reject(one, Reason.NOT_A_CHEST_RADIOGRAPH, NOT_A_CHEST)
 
     def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
         arrays = self._network(np.stack(inputs), outputs)

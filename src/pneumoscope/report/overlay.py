@@ -5,12 +5,15 @@ Drawn with OpenCV and numpy only, so that it works in the base install.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.report.rows import decision_text, plain_text, reason_text
@@ -37,6 +40,7 @@ ALARM: Colour = (70, 110, 245)
 CALM: Colour = (130, 190, 90)
 
 STRONGEST_TINT = 0.55
+PNG_HEADER = 33  # bytes of signature and IHDR
 CONTOUR_AT = 0.5
 """Evidence at which the contour is drawn, in [0, 1]."""
 
@@ -139,7 +143,7 @@ def draw_prediction(
 
 
 def write_png(image: Canvas, path: Path) -> None:
-    """Write an image as PNG.
+    """Write an image as PNG, with a text chunk that marks it as drawn by Pneumoscope.
 
     Raises
     ------
@@ -147,8 +151,11 @@ def write_png(image: Canvas, path: Path) -> None:
         If the file cannot be written.
     """
     _, data = cv2.imencode(".png", image)
+    png = data.tobytes()
+    mark = b"tEXt" + SOFTWARE
+    chunk = struct.pack(">I", len(SOFTWARE)) + mark + struct.pack(">I", zlib.crc32(mark))
     try:
-        path.write_bytes(data.tobytes())
+        path.write_bytes(png[:PNG_HEADER] + chunk + png[PNG_HEADER:])
     except OSError as error:
         raise DataError(f"{path}: cannot write there ({error.strerror}); name another folder") from error
 

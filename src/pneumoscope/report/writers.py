@@ -1,7 +1,8 @@
 """Predictions into files: CSV, JSON, JSON Lines, Parquet.
 
 Each is written row by row, so that memory does not grow with the number of rows, and into a draft beside the
-file that takes its name only when it is complete: an interrupted run leaves no incomplete table behind.
+file that takes its name at the end. A run that was interrupted leaves a readable table of the rows that it
+finished; where an older table has the name, it stays and the finished rows lie beside it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, require_extra
 from pneumoscope.report.rows import columns, csv_safe, flat_row, probability_columns, to_row
 
-__all__ = ["RESULT_SUFFIXES", "Write", "json_array", "open_results", "replacing"]
+__all__ = ["RESULT_SUFFIXES", "Write", "json_array", "open_results", "replacing", "unfinished_path"]
 
 Write = Callable[[Prediction], None]
 """Adds one row."""
+
+Writer = Callable[..., AbstractContextManager[Write]]
 
 ROWS_A_GROUP = 8192  # of Parquet, held in memory until written
 
@@ -42,7 +45,38 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     DataError
         If no file can be written there.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    with _draft(path, mode) as (draft, file):
+        yield file
+        file.close()
+        _rename(draft, path)
+
+
+def unfinished_path(path: Path) -> Path:
+    """Return where the finished rows of an interrupted run go: `path`, or beside it where that exists."""
+    return _beside(path) if path.exists() else path
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _rename(draft: Path, path: Path) -> None:
+    """Give a draft its name; where that cannot be, such as of a file that is open on Windows, another one."""
+    try:
+        draft.replace(path)
+    except OSError as error:
+        other = draft.replace(_beside(path))
+        raise DataError(
+            f"{path}: cannot be replaced ({error.strerror}); the results are in {other}"
+        ) from error
+
+
+@contextmanager
+def _draft(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
+    """Open a new file beside `path`; it is closed at the end, and deleted if it has no other name then."""
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder; name a file")
+    draft = path.with_name(f".{path.name[-200:]}.{os.getpid()}.draft")
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
         file = draft.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
@@ -50,8 +84,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise DataError(f"{path}: cannot write there ({error.strerror}); name another file") from error
     try:
         with file:
-            yield file
-        draft.replace(path)
+            yield draft, file
     finally:
         draft.unlink(missing_ok=True)
 
@@ -59,7 +92,8 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 def open_results(path: Path, *, classes: Sequence[str], target: str) -> AbstractContextManager[Write]:
     """Return a context that yields a function to add rows; the suffix of the file chooses the format.
 
-    A cell of a CSV that a spreadsheet would run as a formula gets an apostrophe before it.
+    A cell of a CSV that a spreadsheet would run as a formula gets an apostrophe before it. Where the block
+    ends with an error or an interrupt, the rows added so far become a complete table at `unfinished_path`.
 
     Parameters
     ----------
@@ -81,35 +115,52 @@ def open_results(path: Path, *, classes: Sequence[str], target: str) -> Abstract
     if writer is None:
         known = ", ".join(RESULT_SUFFIXES)
         raise DataError(f"{path}: unknown format; end the name with one of {known}")
-    return writer(path, classes, target)
+    return _results(path, writer, classes, target)
 
 
 @contextmanager
-def _csv(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
-    with replacing(path) as file:
-        rows = csv.DictWriter(file, columns(classes, target), lineterminator="\n")
-        rows.writeheader()
+def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) -> Iterator[Write]:
+    rows, complete = 0, False
+    with _draft(path, "wb" if writer is _parquet else "w") as (draft, file):
+        try:
+            with writer(file, classes=classes, target=target) as write:
 
-        def write(prediction: Prediction) -> None:
-            cells = flat_row(prediction, classes, target)
-            rows.writerow({name: csv_safe(cell) for name, cell in cells.items()})
+                def add(prediction: Prediction) -> None:
+                    nonlocal rows
+                    write(prediction)
+                    rows += 1
 
-        yield write
+                yield add
+            complete = True
+        finally:
+            file.close()
+            if complete or rows:
+                _rename(draft, path if complete else unfinished_path(path))
 
 
 @contextmanager
-def _json_lines(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
-    with replacing(path) as file:
+def _csv(file: IO[str], *, classes: Sequence[str], target: str) -> Iterator[Write]:
+    rows = csv.DictWriter(file, columns(classes, target), lineterminator="\n")
+    rows.writeheader()
 
-        def write(prediction: Prediction) -> None:
-            file.write(_json_of(prediction, classes, target) + "\n")
+    def write(prediction: Prediction) -> None:
+        cells = flat_row(prediction, classes, target)
+        rows.writerow({name: csv_safe(cell) for name, cell in cells.items()})
 
-        yield write
+    yield write
+
+
+@contextmanager
+def _json_lines(file: IO[str], *, classes: Sequence[str], target: str) -> Iterator[Write]:
+    def write(prediction: Prediction) -> None:
+        file.write(_json_of(prediction, classes, target) + "\n")
+
+    yield write
 
 
 @contextmanager
 def json_array(file: IO[str], *, classes: Sequence[str], target: str) -> Iterator[Write]:
-    """Write one JSON array of objects into an open text file, element by element."""
+    """Write one JSON array of objects into an open text file; the array is closed after an error, too."""
     file.write("[")
     separator = "\n"
 
@@ -118,18 +169,14 @@ def json_array(file: IO[str], *, classes: Sequence[str], target: str) -> Iterato
         file.write(separator + _json_of(prediction, classes, target))
         separator = ",\n"
 
-    yield write
-    file.write("\n]\n")
-
-
-@contextmanager
-def _json(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
-    with replacing(path) as file, json_array(file, classes=classes, target=target) as write:
+    try:
         yield write
+    finally:
+        file.write("\n]\n")
 
 
 @contextmanager
-def _parquet(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]:
+def _parquet(file: IO[bytes], *, classes: Sequence[str], target: str) -> Iterator[Write]:
     with require_extra("parquet", "writing Parquet"):
         import pyarrow as pa
         from pyarrow import parquet
@@ -141,7 +188,7 @@ def _parquet(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]
     types |= dict.fromkeys(probability_columns(classes, target), pa.float64())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns(classes, target)])
     waiting: list[dict[str, Any]] = []
-    with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as table:
+    with parquet.ParquetWriter(file, schema) as table:
 
         def flush() -> None:
             table.write_table(pa.Table.from_pylist(waiting, schema=schema))
@@ -152,17 +199,19 @@ def _parquet(path: Path, classes: Sequence[str], target: str) -> Iterator[Write]
             if len(waiting) >= ROWS_A_GROUP:
                 flush()
 
-        yield write
-        flush()
+        try:
+            yield write
+        finally:
+            flush()
 
 
 def _json_of(prediction: Prediction, classes: Sequence[str], target: str) -> str:
     return json.dumps(to_row(prediction, classes, target), ensure_ascii=False)
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[str], str], AbstractContextManager[Write]]] = {
+WRITERS: dict[str, Writer] = {
     ".csv": _csv,
-    ".json": _json,
+    ".json": json_array,
     ".jsonl": _json_lines,
     ".parquet": _parquet,
 }

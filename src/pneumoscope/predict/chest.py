@@ -1,0 +1,113 @@
+"""The frontal-chest classifier: the gate's last check, on features that the network computes anyway.
+
+Logistic regression on the pooled features of the network, the texture of the image and the certainty of its
+lungs. It is fitted on chest radiographs of several sources against many kinds of other images
+(`evaluation.gate`), so that it rejects drawings, blurred images and other body parts without rejecting the
+unusual chest, as a distance from known chests alone does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.image.lungs import LungField
+
+__all__ = ["NOT_A_CHEST", "TEXTURES", "ChestClassifier", "chest_features", "texture"]
+
+Floats = npt.NDArray[np.float32]
+
+TEXTURES = 6
+"""Number of texture measures."""
+
+NOT_A_CHEST = (
+    "Not a frontal chest radiograph (its texture and features resemble none): give a frontal chest X-ray."
+)
+"""The line for people that goes with a rejection."""
+
+# Differences of neighbouring grey levels that count as detail: one level of 255.
+DETAIL = 1 / 255
+FINE, COARSE = 1.5, 6.0  # standard deviations of the Gaussians that divide fine from coarse detail, in pixels
+BINS = 32
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ChestClassifier:
+    """Logistic regression on standardised features.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of float32, shape (F,)
+        Of the features that it was fitted on.
+    weight : ndarray of float32, shape (F,)
+    bias : float
+    """
+
+    mean: Floats
+    scale: Floats
+    weight: Floats
+    bias: float
+
+    def __call__(self, features: Floats) -> float:
+        """Return the probability of a frontal chest radiograph, in [0, 1]."""
+        score = float((features - self.mean) / self.scale @ self.weight) + self.bias
+        return float(1 / (1 + np.exp(-np.clip(score, -50, 50))))
+
+
+def chest_features(features: Floats, lungs: LungField) -> Floats:
+    """Return the features of the classifier for one image.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (D, h, w)
+        The network's last feature maps.
+    lungs : LungField
+        The detected lungs, with the view of the segmenter.
+
+    Returns
+    -------
+    ndarray of float32, shape (D + `TEXTURES` + 1,)
+
+    Raises
+    ------
+    ValueError
+        If the lung field was made without a view.
+    """
+    if lungs.view is None:
+        raise ValueError("this lung field was made without a view")
+    return np.concatenate([features.mean(axis=(1, 2)), texture(lungs.view), [lungs.certainty]]).astype(
+        np.float32
+    )
+
+
+def texture(pixels: Floats) -> Floats:
+    """Return measures of texture.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (H, W)
+        Grey levels in [0, 1], at the size of the lung segmenter.
+
+    Returns
+    -------
+    ndarray of float32, shape (`TEXTURES`,)
+        Share of pixels with a gradient, share with fine detail, standard deviation of fine and of coarse
+        detail, entropy of the grey levels, share of the most frequent grey level.
+    """
+    gradient = np.hypot(cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)) / 8
+    smooth = cv2.GaussianBlur(pixels, (0, 0), FINE)
+    fine, coarse = pixels - smooth, smooth - cv2.GaussianBlur(pixels, (0, 0), COARSE)
+    share = np.histogram(pixels, BINS, (0, 1))[0] / pixels.size
+    present = share[share > 0]
+    measures = (
+        (gradient > DETAIL).mean(),
+        (np.abs(fine) > DETAIL / 2).mean(),
+        fine.std(),
+        coarse.std(),
+        -(present * np.log(present)).sum(),
+        share.max(initial=0),
+    )
+    return np.array(measures, np.float32)

@@ -1,0 +1,114 @@
+"""What the header states, in the words that hospitals use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydicom
+import pytest
+
+from dicom_files import dicom, ramp
+from pneumoscope.domain import Radiograph, ViewPosition
+from pneumoscope.image.decode import read_radiograph
+
+
+@pytest.fixture(autouse=True)
+def _values_that_break_the_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pydicom write them without a warning."""
+    for setting in ("reading_validation_mode", "writing_validation_mode"):
+        monkeypatch.setattr(pydicom.config.settings, setting, pydicom.config.IGNORE)
+
+
+def read(**elements: Any) -> Radiograph:
+    return read_radiograph(dicom(ramp(), **elements))
+
+
+LATERAL = "XTABLE LATERAL|LL|RL|L|R|LEFT LATERAL|LATERAL|LAT|LLAT|L LAT|Lateral Chest|CROSS-TABLE LAT|PERFIL"
+
+
+@pytest.mark.parametrize("stated", LATERAL.split("|"))
+def test_lateral_views(stated: str) -> None:
+    assert read(ViewPosition=stated).view is ViewPosition.LATERAL
+
+
+@pytest.mark.parametrize(
+    ("stated", "view"),
+    [
+        ("AP SUPINE", ViewPosition.AP),
+        ("PORTABLE AP", ViewPosition.AP),
+        ("A.P.", ViewPosition.AP),
+        ("antero-posterior", ViewPosition.AP),
+        ("PA CHEST", ViewPosition.PA),
+        ("P-A", ViewPosition.PA),
+        ("POSTEROANTERIOR", ViewPosition.PA),
+        ("PA L", ViewPosition.PA),
+        ("PA/LAT", ViewPosition.OTHER),
+        ("AP BILATERAL", ViewPosition.AP),
+        ("LATERAL DECUBITUS", ViewPosition.OTHER),
+        ("LLD", ViewPosition.OTHER),
+        ("LEFT POSTERIOR OBLIQUE", ViewPosition.OTHER),
+        ("LORDOTIC", ViewPosition.OTHER),
+    ],
+)
+def test_other_views(stated: str, view: ViewPosition) -> None:
+    assert read(ViewPosition=stated).view is view
+
+
+@pytest.mark.parametrize("nothing", ["UNKNOWN", "Other", "", " ", "NONE", "N/A", "-", "Not specified", None])
+def test_what_stands_for_nothing_is_absent(nothing: str | None) -> None:
+    image = read(BodyPartExamined=nothing, ViewPosition=nothing)
+    assert (image.body_part, image.view) == (None, ViewPosition.UNKNOWN)
+
+
+def test_body_part_and_modality_are_capitals_with_single_spaces() -> None:
+    image = read(BodyPartExamined="Chest  2 views ", Modality="cr")
+    assert (image.body_part, image.modality) == ("CHEST 2 VIEWS", "CR")
+
+
+@pytest.mark.parametrize(
+    ("stated", "age"),
+    [
+        ("045Y", 45),
+        ("45", 45),
+        ("45Y", 45),
+        ("45 years", 45),
+        ("18M", 1.5),
+        ("018M", 1.5),
+        ("000Y", 0),
+        ("026W", pytest.approx(0.5, abs=0.01)),
+        ("003D", pytest.approx(0.008, abs=0.001)),
+        ("000", None),
+        ("999Y", None),
+        ("old", None),
+        ("", None),
+    ],
+)
+def test_age(stated: str, age: float | None) -> None:
+    assert read(PatientAge=stated).age == age
+
+
+@pytest.mark.parametrize(
+    ("born", "taken", "age"),
+    [
+        ("19700102", {"StudyDate": "20260101"}, 55),
+        ("19700102", {"StudyDate": "20260102"}, 56),
+        ("1970.01.02", {"SeriesDate": "2026-01-02"}, 56),
+        ("20250630", {"StudyDate": "20260702", "AcquisitionDate": "20300101"}, 1),
+        ("20251231", {"StudyDate": "20260701"}, 0.5),
+        ("20260102", {"StudyDate": "20260101"}, None),
+        ("19000101", {"StudyDate": "20100101"}, None),
+        ("18500101", {"StudyDate": "20100101"}, None),
+        ("19701302", {"StudyDate": "20100101"}, None),
+        ("1970", {"StudyDate": "20100101"}, None),
+        ("19700102", {}, None),
+        (None, {"StudyDate": "20100101"}, None),
+    ],
+)
+def test_age_between_birth_and_study(born: str | None, taken: dict[str, str], age: float | None) -> None:
+    assert read(PatientBirthDate=born, **taken).age == age
+
+
+def test_the_stated_age_goes_before_the_dates() -> None:
+    dates = {"PatientBirthDate": "19700102", "StudyDate": "20260102"}
+    assert read(PatientAge="030Y", **dates).age == 30
+    assert read(PatientAge="999Y", **dates).age == 56
