@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from images import write_image
 from pneumoscope.cli.data import app
 from pneumoscope.data import Manifest, load
 from pneumoscope.errors import DataError, DownloadError
@@ -151,3 +153,56 @@ def test_table_on_a_terminal(phantoms, monkeypatch, capsys):
     assert "Balance" in text
     assert "[red]" in text
     assert np.char.count(text, "\t") == 0
+
+
+@pytest.fixture
+def hard(tmp_path):
+    """A folder with a DICOMDIR, a pipe, masks, an image of a telephone and two images."""
+    for name in ("NORMAL/images/a.png", "NORMAL/masks/a.png", "Viral Pneumonia/images/b.png"):
+        write_image(tmp_path / "set" / name, seed=len(name))
+    (tmp_path / "set" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "set" / "NORMAL" / "images" / "c.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(300))
+    os.mkfifo(tmp_path / "set" / "NORMAL" / "images" / "d.png")
+    return tmp_path / "set"
+
+
+def test_summary_lists_what_cannot_be_read_and_does_the_rest(hard):
+    result = call("summary", hard, "--json")
+    facts = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert facts["labels"] == {"normal": 1, "viral": 1}
+    assert facts["patients"] == 2
+    reasons = {one["path"].rpartition("/")[2]: one["reason"] for one in facts["left_out"]}
+    assert reasons == {"DICOMDIR": "no_pixels", "c.heic": "unsupported_encoding", "d.png": "not_an_image"}
+    assert result.stderr.count("left out: ") == 3
+    assert "1 mask left out" in result.stderr
+    assert call("summary", hard).exit_code == 3
+
+
+def test_audit_and_split_list_it_too_and_once(hard, tmp_path):
+    result = call("audit", hard)
+    assert result.exit_code == 3
+    assert "unreadable files\t3" in result.stdout
+    assert result.stderr.count("c.heic") == 1
+    result = call(
+        "split", hard, "--out", tmp_path / "m.csv", "--method", "random", "--fractions", "0.5,0.5,0"
+    )
+    assert result.exit_code == 3
+    assert len(load(tmp_path / "m.csv")) == 2
+
+
+def test_out_never_replaces_an_input(hard, tmp_path):
+    table = "path;label\na.png;Normal\n"
+    (hard / "labels.csv").write_text(table)
+    (tmp_path / "m.csv").write_text("path,label,patient_id\nset/NORMAL/images/a.png,normal,1\n")
+    before = (tmp_path / "m.csv").read_text()
+    for words in (
+        ("split", tmp_path / "m.csv", "--out", tmp_path / "m.csv"),
+        ("audit", tmp_path / "m.csv", "--out", tmp_path / "m.csv"),
+        ("split", hard, "--out", hard / "labels.csv"),
+    ):
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "one of the inputs" in " ".join(result.stderr.replace("│", " ").split())
+    assert (hard / "labels.csv").read_text() == table
+    assert (tmp_path / "m.csv").read_text() == before

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 
 import pytest
@@ -13,6 +16,7 @@ from bundles import make_bundle
 from images import write_image
 from pneumoscope.cli import main
 from pneumoscope.domain import OperatingPoint, Population, Target
+from pneumoscope.errors import DataError
 from predictions import BUNDLES, Example
 
 
@@ -191,13 +195,13 @@ def test_maps_by_occlusion_are_others_and_need_somewhere_to_go(predict, folder, 
 def test_a_folder_is_walked_once_on_a_terminal(predict, folder, monkeypatch):
     for number in range(30):
         write_image(folder / f"more-{number:02}.png", seed=number)
-    walked, walk = [], os.walk
+    walked, scandir = [], os.scandir
 
-    def counting(top, *words, **options):
+    def counting(top):
         walked.append(str(top))
-        return walk(top, *words, **options)
+        return scandir(top)
 
-    monkeypatch.setattr(os, "walk", counting)
+    monkeypatch.setattr(os, "scandir", counting)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     code, out, err = predict(folder)
@@ -314,3 +318,131 @@ def test_any_classes_go_into_every_output(capsys, folder, tmp_path, example: Exa
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert f"Evidence for {example.target}" in page
     assert len(list(tmp_path.glob("*.heatmap.png"))) == 4
+
+
+def test_a_folder_may_be_predicted_again_with_its_heat_maps_in_it(predict, folder):
+    assert predict(folder, "--heatmaps", folder)[0] == 0
+    code, out, err = predict(folder, "--heatmaps", folder, "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)] == [str(folder / f"{n}.png") for n in range(4)]
+    assert err.splitlines() == [f"{folder}: 4 images drawn by Pneumoscope left out"]
+    assert len(list(folder.iterdir())) == 8
+    code, out, err = predict(folder / "0.heatmap.png", "--json")
+    (row,) = json.loads(out)
+    assert (code, row["status"], row["reasons"]) == (4, "rejected", ["not_a_chest_radiograph"])
+    assert "give the X-ray that it was drawn from" in err
+
+
+def test_a_heat_map_replaces_no_radiograph(predict, folder):
+    kept = write_image(folder / "0.heatmap.png", seed=7).read_bytes()
+    assert predict(folder / "0.png", "--heatmaps", folder)[0] == 0
+    assert (folder / "0.heatmap.png").read_bytes() == kept
+    assert (folder / "0-2.heatmap.png").exists()
+
+
+def test_names_too_long_for_a_heat_map_are_shortened(predict, folder, tmp_path):
+    for name in ("n" * 250 + ".png", "n" * 249 + "m.png", "ö" * 125 + ".png"):
+        write_image(folder / name)
+    code, out, _ = predict(folder, "--heatmaps", tmp_path / "maps", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == len(list((tmp_path / "maps").iterdir())) == 7
+
+
+@pytest.mark.parametrize("name", ["m.csv", "link.csv"])
+def test_results_never_replace_an_input(predict, folder, name):
+    (folder / "m.csv").write_text("path\n0.png\n")
+    if name != "m.csv":
+        (folder / name).symlink_to(folder / "m.csv")
+    code, _, err = predict(folder / "m.csv", "--out", folder / name)
+    assert code == 2
+    assert "one of the inputs" in " ".join(err.split())
+    assert (folder / "m.csv").read_text() == "path\n0.png\n"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_path_is_wrong_use_and_not_the_current_folder(predict, folder, monkeypatch, empty):
+    monkeypatch.chdir(folder)
+    code, out, err = predict(empty)
+    assert (code, out) == (2, "")
+    assert "a path is empty" in " ".join(err.split())
+
+
+class Piped(io.TextIOWrapper):
+    """Standard input from a pipe."""
+
+
+def test_an_image_may_come_from_standard_input(predict, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Piped(io.BytesIO((folder / "0.png").read_bytes())))
+    code, out, _ = predict("-", folder / "0.png", "--json")
+    first, second = json.loads(out)
+    assert (code, first["path"]) == (0, "<stdin>")
+    assert first | {"path": ""} == second | {"path": ""}
+
+
+def test_nothing_on_standard_input_is_a_reason_and_a_terminal_is_wrong_use(predict, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Piped(io.BytesIO()))
+    code, out, _ = predict("-", "--json")
+    assert (code, json.loads(out)[0]["reasons"]) == (4, ["empty_file"])
+    monkeypatch.setattr(Piped, "isatty", lambda _: True)
+    assert predict("-")[0] == 2
+
+
+def test_a_table_that_is_no_manifest_and_a_pipe_stop_nothing(predict, folder):
+    (folder / "no.csv").write_text("file;label\nx;y\n")
+    os.mkfifo(folder / "9.png")
+    code, out, err = predict(folder / "no.csv", folder, "--json")
+    rows = json.loads(out)
+    assert code == 3
+    assert [row["reasons"] for row in rows] == [["not_an_image"], [], [], [], [], ["not_an_image"]]
+    assert "no column 'path'; found file, label" in err
+    assert "a named pipe" in err
+
+
+def test_an_error_midway_keeps_the_finished_rows(predict, folder, tmp_path, monkeypatch):
+    from pneumoscope.report import overlay
+
+    write = overlay.write_png
+
+    def full(image, path):
+        if path.name.startswith("2"):
+            raise DataError(f"{path}: cannot write there (No space left on device); name another folder")
+        write(image, path)
+
+    monkeypatch.setattr(overlay, "write_png", full)
+    out = tmp_path / "o.csv"
+    code, _, err = predict(folder, "--heatmaps", tmp_path, "--out", out)
+    assert code == 4
+    assert f"ended early; the finished rows are in {out}" in err
+    with out.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [str(folder / f"{n}.png") for n in range(3)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_an_interrupted_run_leaves_a_readable_file(bundle, folder, tmp_path, number, suffix):
+    for name in range(400):
+        os.link(folder / "0.png", folder / f"more-{name:03}.png")
+    out = tmp_path / f"o{suffix}"
+    # Slowed down, so that the signal comes between two rows.
+    code = (
+        "import sys, time\nfrom pneumoscope.cli import main\n"
+        "from pneumoscope.predict import pipeline as module\nread = module.read_radiograph\n"
+        "def slow(*words, **options):\n    time.sleep(0.02)\n    return read(*words, **options)\n"
+        "module.read_radiograph = slow\nmain(sys.argv[1:])\n"
+    )
+    words = ["predict", str(folder), "--bundle", str(bundle.path), "--out", str(out), "--json"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout.read(200)  # rows are coming
+    time.sleep(0.2)
+    run.send_signal(number)
+    rest, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in err
+    assert f"the finished rows are in {out}" in err
+    text = out.read_text()
+    rows = list(csv.DictReader(text.splitlines())) if suffix == ".csv" else json.loads(text)
+    assert 0 < len(rows) < 404
+    assert rest.endswith("\n]\n")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

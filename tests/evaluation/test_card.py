@@ -7,7 +7,8 @@ from pneumoscope.evaluation import evaluate_scores
 from pneumoscope.evaluation.card import write_card
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator, Provenance, TrainingData
-from pneumoscope.model.results import ExternalValidation, NotEvaluated, Results, Robustness, Speed
+from pneumoscope.model.measures import NotEvaluated, Robustness
+from pneumoscope.model.results import ExternalValidation, Results, Speed
 
 MANIFEST = BundleManifest(
     name="small",

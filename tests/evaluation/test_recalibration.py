@@ -19,7 +19,8 @@ from pneumoscope.evaluation.recalibration import recalibrate_bundle
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.manifest import Calibrator
-from pneumoscope.model.results import Detection, Evaluation
+from pneumoscope.model.measures import Detection
+from pneumoscope.model.results import Evaluation
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.predictor import Predictor
 

@@ -297,6 +297,24 @@ def test_a_size_in_metadata_does_not_stand_for_the_codestream_s() -> None:
     assert error_of(data[:place] + box + data[place:], limits=limits).reason is Reason.TOO_MANY_PIXELS
 
 
+def test_a_jpeg_2000_palette() -> None:
+    """The codestream holds indices; two boxes in the header give their colours."""
+
+    def box(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    data = saved(255 - GREY, "JPEG2000")
+    start = data.index(b"jp2h") - 4
+    end = start + int.from_bytes(data[start : start + 4], "big")
+    colors = np.repeat(np.arange(256, dtype=np.uint8)[::-1], 3).tobytes()
+    palette = box(b"pclr", struct.pack(">HB", 256, 3) + bytes([7] * 3) + colors)
+    mapping = box(b"cmap", b"".join(struct.pack(">HBB", 0, 1, channel) for channel in range(3)))
+    image = read_radiograph(
+        data[:start] + box(b"jp2h", data[start + 8 : end] + palette + mapping) + data[end:]
+    )
+    np.testing.assert_allclose(image.pixels * 255, GREY, atol=1e-3)
+
+
 def test_jpeg_2000_that_is_not_understood_is_unsupported() -> None:
     signed = imagecodecs.jpeg2k_encode(deep(12).astype(np.int16) - 2048, level=0, codecformat="j2k")
     five = imagecodecs.jpeg2k_encode(np.stack([GREY] * 5, -1), level=0, codecformat="j2k", mct=False)

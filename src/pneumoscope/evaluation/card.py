@@ -12,7 +12,7 @@ from pneumoscope.domain import ANY_POPULATION, OperatingPoint, Population
 from pneumoscope.evaluation import card_results
 from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_span
 from pneumoscope.model.manifest import BundleManifest, Calibration, TrainingData
-from pneumoscope.model.results import PointMeasures
+from pneumoscope.model.measures import PointMeasures
 
 __all__ = ["write_card"]
 

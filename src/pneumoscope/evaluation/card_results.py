@@ -24,7 +24,8 @@ from pneumoscope.evaluation.tables import (
     with_span,
 )
 from pneumoscope.model.manifest import BundleManifest
-from pneumoscope.model.results import Evaluation, ExternalValidation, Localisation, Robustness
+from pneumoscope.model.measures import Localisation, Robustness
+from pneumoscope.model.results import Evaluation, ExternalValidation
 
 __all__ = [
     "evaluation_sections",

@@ -31,7 +31,7 @@ from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, me
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.results import BoxMeasures, CurveMeasures, Localisation, LungMeasures
+from pneumoscope.model.measures import BoxMeasures, CurveMeasures, Localisation, LungMeasures
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.explain import LogOdds, blurred
 from pneumoscope.predict.predictor import Predictor

@@ -22,11 +22,10 @@ from pneumoscope.evaluation.scores import (
     Threshold,
     worst_mistakes,
 )
-from pneumoscope.model.results import (
+from pneumoscope.model.measures import (
     AllClasses,
     ClassMeasures,
     Detection,
-    Evaluation,
     MistakeRow,
     PointMeasures,
     ReliabilityBin,
@@ -34,6 +33,7 @@ from pneumoscope.model.results import (
     Subtypes,
     TargetClasses,
 )
+from pneumoscope.model.results import Evaluation
 
 __all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores"]
 

@@ -107,7 +107,8 @@ def _noise(rng: np.random.Generator) -> Pixels:
         rng.random((SIDE, SIDE), dtype=np.float32), (0, 0), float(2 ** rng.uniform(-1, 6))
     )
     low, high = pixels.min(), pixels.max()
-    return (pixels - low) / (high - low)
+    stretched: Pixels = (pixels - low) / (high - low)
+    return stretched
 
 
 def _gradient(rng: np.random.Generator) -> Pixels:
@@ -149,7 +150,8 @@ def _ultrasound(rng: np.random.Generator) -> Pixels:
     speckle = cv2.GaussianBlur(rng.random((SIDE, SIDE), dtype=np.float32), (0, 0), rng.uniform(1, 3))
     speckle = (speckle - speckle.min()) / (speckle.max() - speckle.min())
     field = cv2.resize(rng.random((5, 5), dtype=np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    return sector * speckle * np.clip(field, 0, 1)
+    shown: Pixels = sector * speckle * np.clip(field, 0, 1)
+    return shown
 
 
 def _slice(rng: np.random.Generator) -> Pixels:
@@ -183,7 +185,8 @@ def _coloured(chest: Pixels, rng: np.random.Generator) -> Pixels:
     """Under a colour map, and turned to grey again as readers do."""
     grey = np.rint(chest * 255).astype(np.uint8)
     mapped = cv2.applyColorMap(grey, COLOUR_MAPS[int(rng.integers(len(COLOUR_MAPS)))])
-    return cv2.cvtColor(mapped, cv2.COLOR_BGR2GRAY).astype(np.float32) / np.float32(255)
+    again: Pixels = cv2.cvtColor(mapped, cv2.COLOR_BGR2GRAY).astype(np.float32) / np.float32(255)
+    return again
 
 
 def _quarter(chest: Pixels, rng: np.random.Generator) -> Pixels:

@@ -28,7 +28,7 @@ from pneumoscope.evaluation.corruptions import (
 )
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.model.results import (
+from pneumoscope.model.measures import (
     Corrupted,
     CorruptedMeasures,
     CorruptionGroup,

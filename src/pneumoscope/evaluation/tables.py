@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.domain import Estimate, Prediction
-from pneumoscope.model.results import (
+from pneumoscope.model.measures import (
     CorruptedMeasures,
     CorruptionGroup,
-    Evaluation,
-    ExternalValidation,
     Localisation,
     NotEvaluated,
     PointMeasures,
-    RecalibrationResult,
-    RecalibrationSide,
     Robustness,
     Subgroup,
 )
+from pneumoscope.model.results import Evaluation, ExternalValidation, RecalibrationResult, RecalibrationSide
 
 __all__ = [
     "CHANGES",

@@ -14,7 +14,7 @@ import numpy as np
 
 from pneumoscope.domain import Estimate
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
-from pneumoscope.model.results import Intervals
+from pneumoscope.model.measures import Intervals
 
 __all__ = [
     "N_BINS",

@@ -304,7 +304,7 @@ class BundleManifest(_Frozen):
 
     @property
     def calibration_sha256(self) -> str:
-        """Hash of everything that turns logits into decisions; facts about how it was chosen are no part of it."""
+        """Hash of everything that turns logits into decisions, but not of how it was chosen."""
         parts = self.model_dump(mode="json", include={"classes", "populations", "default_operating_point"})
         for population in parts["populations"]:
             del population["hospital"], population["patients"], population["images"]

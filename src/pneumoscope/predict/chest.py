@@ -8,6 +8,7 @@ unusual chest, as a distance from known chests alone does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -50,6 +51,11 @@ class ChestClassifier:
     scale: Floats
     weight: Floats
     bias: float
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Floats]) -> ChestClassifier:
+        """Return the classifier that a bundle stores; the arrays are named like the parameters."""
+        return cls(arrays["mean"], arrays["scale"], arrays["weight"], float(arrays["bias"]))
 
     def __call__(self, features: Floats) -> float:
         """Return the probability of a frontal chest radiograph, in [0, 1]."""

@@ -46,7 +46,7 @@ __all__ = ["Pipeline", "Prepared", "RawScore"]
 Floats = npt.NDArray[np.float32]
 
 # Part of the key of cached images: raise it when the pipeline's result for a file changes.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False, slots=True)

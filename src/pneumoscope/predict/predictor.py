@@ -136,7 +136,7 @@ class Predictor:
         self._pipeline = pipeline or Pipeline.of_bundle(bundle, force=force)
         self._mask = bundle.manifest.target_mask
         classifier = bundle.chest_classifier
-        self._chest = None if classifier is None else ChestClassifier(**classifier)
+        self._chest = None if classifier is None else ChestClassifier.of(classifier)
         self._network = OnnxRuntime(bundle.model_path)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
