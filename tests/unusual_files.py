@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 import dicom_files
 
@@ -185,6 +185,13 @@ def unusual_dicom() -> dict[str, bytes]:
         ),
         "voi-first-negative-signed": dicom(
             RescaleIntercept=-1024, RescaleSlope=1, VOILUTSequence=lookup_item([4096, -1024, 16], words, "SS")
+        ),
+        "voi-first-negative-implicit": dicom(
+            None,
+            ImplicitVRLittleEndian,
+            RescaleIntercept=-1024,
+            RescaleSlope=1,
+            VOILUTSequence=lookup_item([4096, -1024, 16], words, "SS"),
         ),
         "voi-big-endian": dicom(
             None,

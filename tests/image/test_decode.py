@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,23 @@ def test_reasons_of_files(tmp_path: Path) -> None:
     assert reason_of(large) is Reason.FILE_TOO_LARGE
     assert not looks_like_image(tmp_path / "absent.png")
     assert not looks_like_image(large)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are POSIX")
+def test_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    for special in (path, Path("/dev/zero")):
+        assert reason_of(special) is Reason.NOT_AN_IMAGE
+        assert not looks_like_image(special)
+
+
+def test_a_path_that_cannot_be_one() -> None:
+    for path in ("nul\0l.png", "n" * 300 + ".png"):
+        with pytest.raises(UnreadableImageError, match="; check the path") as caught:
+            read_radiograph(path)
+        assert "Errno" not in str(caught.value)
+        assert not looks_like_image(path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX")

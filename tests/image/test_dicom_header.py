@@ -6,6 +6,8 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from dicom_files import dicom, ramp
 from pneumoscope.domain import Radiograph, ViewPosition
@@ -112,3 +114,90 @@ def test_the_stated_age_goes_before_the_dates() -> None:
     dates = {"PatientBirthDate": "19700102", "StudyDate": "20260102"}
     assert read(PatientAge="030Y", **dates).age == 30
     assert read(PatientAge="999Y", **dates).age == 56
+
+
+def test_header_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_SALT", "one")
+    elements = {
+        "PatientID": "HOSPITAL-0815",
+        "PatientAge": "018M",
+        "ViewPosition": "PA",
+        "BodyPartExamined": "CHEST",
+        "ImagerPixelSpacing": [0.148, 0.149],
+    }
+    data = dicom(ramp(), **elements)
+    image = read_radiograph(data)
+    assert image.view is ViewPosition.PA
+    assert image.body_part == "CHEST"
+    assert image.spacing == (0.148, 0.149)
+    assert image.age == pytest.approx(1.5)
+    key = image.patient_key
+    assert key is not None
+    assert "0815" not in key
+    assert read_radiograph(dicom(ramp(8), bits=8, **elements)).patient_key == key
+    monkeypatch.setenv("PNEUMOSCOPE_SALT", "two")
+    assert read_radiograph(data).patient_key != key
+    bare = read_radiograph(dicom(ramp()))
+    assert (bare.patient_key, bare.age, bare.spacing, bare.view) == (None, None, None, ViewPosition.UNKNOWN)
+
+
+UIDS = {
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "sop_uid": "SOPInstanceUID",
+    "sop_class": "SOPClassUID",
+}
+
+
+def test_identifiers_that_a_report_references() -> None:
+    elements = {keyword: f"1.2.840.99.{i}" for i, keyword in enumerate(UIDS.values())}
+    image = read_radiograph(dicom(ramp(), **elements))
+    assert {name: getattr(image, name) for name in UIDS} == {
+        name: elements[keyword] for name, keyword in UIDS.items()
+    }
+
+
+def test_identifiers_that_are_absent_or_no_uid_are_left_out() -> None:
+    image = read_radiograph(dicom(ramp()))
+    assert (image.study_uid, image.series_uid) == (None, None)
+    assert (image.sop_uid, image.sop_class) == ("1.2.3", "1.2.840.10008.5.1.4.1.1.1")
+    data = dicom(ramp(), StudyInstanceUID="1.2.840.11", SeriesInstanceUID="1.2.12")
+    image = read_radiograph(data.replace(b"1.2.840.11", b"DOE^JANE.1").replace(b"1.2.12", b"1.2.x2"))
+    assert (image.study_uid, image.series_uid) == (None, None)
+
+
+def test_nothing_that_names_the_patient_is_kept() -> None:
+    names = {
+        "PatientName": "Doe^Jane",
+        "PatientID": "HOSPITAL-0815",
+        "PatientBirthDate": "19700102",
+        "OtherPatientIDs": "OTHER-4711",
+        "AccessionNumber": "ACC-123",
+        "InstitutionName": "Mercy",
+        "ReferringPhysicianName": "House^Gregory",
+    }
+    image = read_radiograph(dicom(ramp(), **names))
+    kept = " ".join(str(getattr(image, name)) for name in image.__slots__ if name != "pixels").upper()
+    assert "CR" in kept
+    for value in names.values():
+        assert value.upper() not in kept
+
+
+@pytest.mark.parametrize(
+    ("stated", "meaning", "view"),
+    [
+        ("AP", None, ViewPosition.AP),
+        ("LL", None, ViewPosition.LATERAL),
+        ("MLO", None, ViewPosition.OTHER),
+        ("", "postero-anterior", ViewPosition.PA),
+        (None, "left lateral", ViewPosition.LATERAL),
+        (None, None, ViewPosition.UNKNOWN),
+    ],
+)
+def test_view(stated: str | None, meaning: str | None, view: ViewPosition) -> None:
+    codes = None
+    if meaning:
+        code = Dataset()
+        code.CodeMeaning = meaning
+        codes = Sequence([code])
+    assert read_radiograph(dicom(ramp(), ViewPosition=stated, ViewCodeSequence=codes)).view is view

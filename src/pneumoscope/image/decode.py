@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from io import FileIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,9 +114,10 @@ def read_radiograph(
 def looks_like_image(path: str | os.PathLike[str]) -> bool:
     """Return whether a file's first bytes are of a supported format; False where it cannot be opened."""
     try:
-        with Path(path).open("rb") as file:
-            return _format_of(file.read(HEAD_BYTES)) is not None
-    except OSError:
+        with FileIO(path, opener=_without_waiting) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return regular and _format_of(file.read(HEAD_BYTES)) is not None
+    except (OSError, ValueError):
         return False
 
 
@@ -146,8 +147,12 @@ def decodable_formats() -> dict[str, str]:
 def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> bytes:
     """Read a whole file, its size checked before."""
     try:
-        with FileIO(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with FileIO(path, opener=_without_waiting) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                detail = "this is a pipe, a socket or a device, not a file; give a file"
+                raise UnreadableImageError(label, Reason.NOT_AN_IMAGE, detail)
+            size = facts.st_size
             check_bytes(label, size, limits)
             # No more than was checked: a file that grows while it is read must not get past the limit.
             data = _read_exactly(file, size)
@@ -169,6 +174,11 @@ def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> byte
         raise UnreadableImageError(label, Reason.NOT_FOUND, detail) from error
     check_bytes(label, len(data), limits)
     return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer would keep an ordinary open waiting."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_exactly(file: FileIO, size: int) -> bytes:

@@ -132,9 +132,9 @@ def _grey_table(frame: Frame, pipeline: GreyPipeline) -> tuple[Values, bool]:
     outside = np.zeros(stored.shape, dtype=bool)
     if pipeline.padding is not None:
         outside = (stored >= pipeline.padding[0]) & (stored <= pipeline.padding[1])
-    all_outside = not counts[~outside].any()
-    if all_outside:
-        outside[:] = False
+    # A padding range over a whole image is wrong.
+    all_outside = not counts[~outside].any() and not is_flat(stored, counts)
+    outside &= not all_outside
     counts[outside] = 0
     values = stored * pipeline.slope + pipeline.intercept
     if pipeline.modality:

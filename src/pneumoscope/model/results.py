@@ -179,8 +179,7 @@ class Results(_Frozen):
     """The part ``results`` of ``bundle.json``.
 
     The bundle's own evaluation; external validations by name; its recalibration, and the bundle that it was
-    recalibrated from; how its gate treats each source and kind of images; and its speed on the machine that is
-    named there.
+    recalibrated from; how its gate treats each source and kind of images; and its speed, with the machine.
     """
 
     evaluation: Evaluation | None = None
