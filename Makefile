@@ -15,11 +15,12 @@ IMAGE ?=
 
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
-# `make bundle` trains the shipped model on these: images, lung masks of the same names, and adults as additional
-# training data.
+# `make bundle` trains the shipped model on these: images, lung masks of the same names, adults as additional
+# training data, and images of other kinds for the gate to reject.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
 ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
+NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
 SHIPPED := src/pneumoscope/bundles/default
 
 .PHONY: help setup demo test check docs tutorial bundle clean
@@ -32,7 +33,7 @@ help:
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
 	@echo 'make tutorial run the walkthrough notebook and rebuild its page'
-	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder'
+	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder NOT_CHEST=folder'
 	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
 
 setup: $(INSTALLED)
@@ -97,7 +98,8 @@ build/bundle/adults.csv:
 
 build/bundle/run/report.html: build/bundle/lungs/lungs.onnx $(if $(ADULTS),build/bundle/adults.csv)
 	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx \
-		$(if $(ADULTS),--additional build/bundle/adults.csv) --out build/bundle/run --resume
+		$(if $(ADULTS),--additional build/bundle/adults.csv) \
+		$(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out build/bundle/run --resume
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

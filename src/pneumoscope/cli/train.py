@@ -32,6 +32,10 @@ def train(
         Path | None,
         typer.Option(help="Additional training data; not used for validation or test."),
     ] = None,
+    not_chest: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images that are no frontal chest radiographs, for the gate to reject."),
+    ] = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(help="Bundle to distil from, in place of the recipe's teacher; may be repeated."),
@@ -75,6 +79,7 @@ def train(
             target=target,
             epochs=epochs,
             additional=additional,
+            not_chest=not_chest,
             teachers=tuple(teacher or ()),
             limit=limit,
             size=size,

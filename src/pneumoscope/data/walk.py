@@ -167,11 +167,12 @@ class _Walk:
         if entry.name.upper() == DICOMDIR:
             detail = "a DICOMDIR is the index of a folder and holds no image; the files that it lists do"
             yield UnreadableImageError(str(path), Reason.NO_PIXELS, detail)
-        elif problem := special_file(path):
+        elif problem := None if _is_file(entry) else special_file(path):
             if _has_image_suffix(path):
                 yield problem
         elif _is_image(path):
-            if is_own_output(path):
+            # A file with another ending is not opened, for speed; the pipeline rejects it if it is one.
+            if path.suffix.lower() in {".png", ""} and is_own_output(path):
                 self._own += 1
             else:
                 yield path
@@ -210,6 +211,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a closed folder
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 

@@ -39,7 +39,7 @@ MOST_CHESTS, EACH_KIND = 800, 100
 MATERIAL, MATERIAL_SIDE = 60, 400
 # Inverse strength of the ridge penalty: chosen with sources and kinds left out in turn, not with those
 # fitted on.
-PENALTY = 0.02
+PENALTY = 0.3
 # Share of held-out chests of a source that the limit may reject, and the greatest limit.
 MOST_REJECTED, GREATEST_LIMIT = 0.003, 0.5
 

@@ -1,25 +1,31 @@
-"""Fits the part of the gate that knows chest radiographs: statistics and the limit on novelty.
+"""Fits the part of the gate that knows chest radiographs: statistics of them, and a classifier.
 
-Only chest radiographs are needed. The limit comes from patients that the statistics have not seen, source by
-source, so that a small source (adults beside many children) is not rejected for being small.
+The statistics and the limit on novelty need chest radiographs alone. The limit comes from patients that the
+statistics have not seen, source by source, so that a small source (adults beside many children) is not
+rejected for being small. The classifier (`pneumoscope.evaluation.chest`) needs images of other kinds as well;
+novelty is then only the check on what resembles nothing known at all.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import require_extra
-from pneumoscope.model.bundle import Bundle
+from pneumoscope.evaluation.chest import FittedChest, fit_chest
+from pneumoscope.model.bundle import MODEL_FILE, Bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits
+from pneumoscope.model.results import GateMeasures
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.cache import ImageCache
+from pneumoscope.predict.chest import ChestClassifier
 from pneumoscope.predict.gate import DIMENSIONS, Novelty, describe
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline, Prepared
@@ -35,6 +41,9 @@ LEAST_IMAGES = 400
 HELD_OUT_QUANTILE = 0.995
 # Other hospitals lie further out than held-out patients of the same one.
 SLACK = 1.1
+# Beside a classifier, which rejects by what the image shows, novelty rejects only what is this many times
+# further out: at the limit itself it rejected one adult in forty of hospitals that it was not fitted on.
+SLACK_BESIDE_CLASSIFIER = 5.0
 # With statistics of known chests, the segmenter need not be as certain by itself.
 LUNG_CERTAINTY = 0.88
 
@@ -81,45 +90,69 @@ class FittedGate:
     Parameters
     ----------
     limits : GateLimits
-        With the limit on novelty.
+        With the limit on novelty, and the one of the classifier.
     novelty : Novelty
         The statistics.
     content : bytes
         Of ``gate.npz``.
+    classifier : ChestClassifier or None
+        None where no images of other kinds were given.
+    measures : dict of str to GateMeasures
+        Errors of the classifier by source of chests and kind of other images.
     """
 
     limits: GateLimits
     novelty: Novelty
     content: bytes
+    classifier: ChestClassifier | None = None
+    measures: dict[str, GateMeasures] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, bundle: Bundle, fitted: FittedNovelty) -> FittedGate:
-        """Return the gate of a bundle, whose lung segmenter made the descriptions, with fitted statistics."""
+    def of(cls, bundle: Bundle, fitted: FittedNovelty, chest: FittedChest | None = None) -> FittedGate:
+        """Return the gate of a bundle, whose networks made the features, with what was fitted on them."""
+        content = bundle.manifest
+        arrays = {"mean": fitted.novelty.mean, "whitener": fitted.novelty.whitener}
+        hashes = {"lungs": content.files[LUNGS_FILE]}
+        changed = {"max_novelty": fitted.max_novelty, "min_lung_certainty": LUNG_CERTAINTY, "min_chest": None}
+        if chest is not None:
+            classifier = chest.classifier
+            arrays |= {
+                "chest_mean": classifier.mean,
+                "chest_scale": classifier.scale,
+                "chest_weight": classifier.weight,
+                "chest_bias": np.array(classifier.bias, np.float32),
+            }
+            hashes["chest_network"] = content.files[MODEL_FILE]
+            changed["max_novelty"] = fitted.max_novelty * SLACK_BESIDE_CLASSIFIER
+            changed["min_chest"] = chest.min_chest
         buffer = io.BytesIO()
-        lungs = np.array(bundle.manifest.files[LUNGS_FILE])
-        np.savez(buffer, mean=fitted.novelty.mean, whitener=fitted.novelty.whitener, lungs=lungs)
-        limits: GateLimits = bundle.manifest.gate.model_copy(
-            update={"max_novelty": fitted.max_novelty, "min_lung_certainty": LUNG_CERTAINTY}
-        )
-        return cls(limits, fitted.novelty, buffer.getvalue())
+        np.savez(buffer, **arrays, **{name: np.array(sha256) for name, sha256 in hashes.items()})
+        limits: GateLimits = content.gate.model_copy(update=changed)
+        written = buffer.getvalue()
+        if chest is None:
+            return cls(limits, fitted.novelty, written)
+        return cls(limits, fitted.novelty, written, chest.classifier, chest.measures)
 
 
 def fit_gate(
     bundle: Bundle,
-    manifests: Iterable[Manifest],
+    manifests: Mapping[str, Manifest],
     *,
+    others: Path | None = None,
     cache: ImageCache | None = None,
     progress: Progress | None = None,
 ) -> FittedGate | None:
-    """Fit the gate's statistics and limit on chest radiographs; nothing is written.
+    """Fit the gate on chest radiographs, and on images of other kinds where there are any; write nothing.
 
     Parameters
     ----------
     bundle : Bundle
         Its pipeline prepares the images.
-    manifests : iterable of Manifest
-        One per source; each counts the same. All populations that shall pass must be among them: fitted on
+    manifests : mapping of str to Manifest
+        By source; each counts the same. All populations that shall pass must be among them: fitted on
         children alone the gate rejects some adults. Labels are not read.
+    others : Path, optional
+        Folder of images that are no frontal chest radiographs; see `pneumoscope.evaluation.chest.fit_chest`.
     cache : ImageCache, optional
         Where standardised images are kept.
     progress : Progress, optional
@@ -132,11 +165,13 @@ def fit_gate(
     """
     if bundle.lungs_path is None:
         return None
+    progress = progress or Progress()
     pipeline = Pipeline.of_bundle(bundle, cache=cache)
-    sources = [_described(pipeline, manifest, progress or Progress()) for manifest in manifests]
+    sources = [_described(pipeline, manifest, progress) for manifest in manifests.values()]
     if sum(len(source.patients) for source in sources) < LEAST_IMAGES:
         return None
-    return FittedGate.of(bundle, fit_novelty([source for source in sources if len(source.patients)]))
+    chest = fit_chest(bundle, manifests, others, progress=progress) if others is not None else None
+    return FittedGate.of(bundle, fit_novelty([source for source in sources if len(source.patients)]), chest)
 
 
 def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:

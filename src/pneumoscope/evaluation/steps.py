@@ -101,7 +101,12 @@ def calibrate_bundle(
     if gate:
         segmenter = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
         pipeline = Pipeline(
-            content.input, limits, segmenter=segmenter, novelty=gate.novelty, cache=None if copies else cache
+            content.input,
+            limits,
+            segmenter=segmenter,
+            novelty=gate.novelty,
+            classifier=gate.classifier,
+            cache=None if copies else cache,
         )
     else:
         pipeline = Pipeline.of_bundle(bundle, cache=None if copies else cache)
@@ -127,7 +132,9 @@ def calibrate_bundle(
             "populations": tuple(own),
             "validated": (),
             "default_operating_point": _default_point(calibrations[0]),
-            "results": Results(speed=content.results.speed),
+            "results": Results(
+                speed=content.results.speed, gate=gate.measures if gate else content.results.gate
+            ),
         }
     )
     files: dict[str, bytes | Path] = {

@@ -56,7 +56,13 @@ def calibrated(
     """Fit the gate on training images and calibrator and thresholds on validation images; write once."""
     recipe, manifest = origin.experiment.recipe, origin.manifest
     progress.step("fitting the gate on training patients")
-    gate = fit_gate(bundle, by_data_set(images, manifest), cache=cache, progress=progress)
+    gate = fit_gate(
+        bundle,
+        by_data_set(images, manifest),
+        others=origin.experiment.not_chest,
+        cache=cache,
+        progress=progress,
+    )
     progress.step("calibrating on validation patients")
     return calibrate_bundle(
         bundle,

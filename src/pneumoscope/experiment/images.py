@@ -149,11 +149,15 @@ def with_additional(train: Manifest, added: Manifest | None) -> Manifest:
     return train.with_records([*train.records, *renamed])
 
 
-def by_data_set(train: Manifest, first: Manifest) -> list[Manifest]:
+def by_data_set(train: Manifest, first: Manifest) -> dict[str, Manifest]:
     """Divide training images into those of the data set itself and those of the additional one."""
     own = are_of(train.records, first)
-    parts = (np.flatnonzero(side) for side in (own, ~own))
-    return [train.with_records(train.records[row] for row in part) for part in parts if part.size]
+    parts = {"training data": np.flatnonzero(own), "additional training data": np.flatnonzero(~own)}
+    return {
+        name: train.with_records(train.records[row] for row in part)
+        for name, part in parts.items()
+        if part.size
+    }
 
 
 def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:

@@ -45,6 +45,8 @@ class Experiment:
         A lung segmenter; the shipped one if not given.
     additional : Path, optional
         Additional training data: the images of a second data set without a split, or of split ``train``.
+    not_chest : Path, optional
+        Folder of images that are no frontal chest radiographs, for the gate.
     teachers : tuple of Path
         Bundles in place of the teacher that the recipe would train; of the same data and split.
     teacher_epochs : int, optional
@@ -67,6 +69,7 @@ class Experiment:
     weights: Path | None = None
     lungs: Path | None = None
     additional: Path | None = None
+    not_chest: Path | None = None
     teachers: tuple[Path, ...] = ()
     teacher_epochs: int | None = None
     limit: int | None = None

@@ -64,6 +64,7 @@ def train(
     target: Target | str | None = None,
     epochs: int | None = None,
     additional: str | Path | None = None,
+    not_chest: str | Path | None = None,
     teachers: tuple[Path, ...] = (),
     limit: int | None = None,
     size: int | None = None,
@@ -93,7 +94,7 @@ def train(
         of the data. If not given, the recipe states it.
     epochs, size, split, seed, pretrained, weights
         In place of the values of the recipe; see `pneumoscope.experiment.plan.changed_recipe`.
-    additional, teachers, limit, lungs, keras, resume
+    additional, not_chest, teachers, limit, lungs, keras, resume
         As in `Experiment`.
     cache : Path, optional
         Folder of prepared images; `default_cache_folder` if not given.
@@ -129,6 +130,7 @@ def train(
         weights=weights,
         lungs=lungs,
         additional=Path(additional) if additional else None,
+        not_chest=Path(not_chest) if not_chest else None,
         teachers=tuple(teachers),
         teacher_epochs=epochs,
         limit=limit,
@@ -196,6 +198,8 @@ def _check_options(experiment: Experiment) -> None:
         raise RecipeError(
             f"{recipe.name}: has no distillation; leave --teacher out, or add distillation to the recipe"
         )
+    if experiment.not_chest and not experiment.not_chest.is_dir():
+        raise DataError(f"{experiment.not_chest}: no folder of images; correct --not-chest")
     if experiment.keras and importlib.util.find_spec("keras") is None:
         raise MissingExtraError("Writing model.h5", "keras")
 

@@ -1,9 +1,9 @@
 """The frontal-chest classifier: the gate's last check, on features that the network computes anyway.
 
-Logistic regression on the pooled features of the network, the texture of the image and the certainty of its
-lungs. It is fitted on chest radiographs of several sources against many kinds of other images
-(`evaluation.gate`), so that it rejects drawings, blurred images and other body parts without rejecting the
-unusual chest, as a distance from known chests alone does.
+Logistic regression on mean and spread of the network's features, the texture of the image and the certainty of
+its lungs. It is fitted on chest radiographs of several sources against many kinds of other images
+(`pneumoscope.evaluation.chest`), so that it rejects drawings, blurred images and other body parts without
+rejecting the unusual chest, as a distance from known chests alone does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["NOT_A_CHEST", "TEXTURES", "ChestClassifier", "chest_features", "text
 
 Floats = npt.NDArray[np.float32]
 
-TEXTURES = 6
+TEXTURES = 10
 """Number of texture measures."""
 
 NOT_A_CHEST = (
@@ -33,6 +33,8 @@ NOT_A_CHEST = (
 DETAIL = 1 / 255
 FINE, COARSE = 1.5, 6.0  # standard deviations of the Gaussians that divide fine from coarse detail, in pixels
 BINS = 32
+# Added before the logarithm: of the shares, and of the standard deviations.
+LEAST_DETAIL = np.array([0.02, 0.02, 1e-4, 1e-4])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,7 +77,8 @@ def chest_features(features: Floats, lungs: LungField) -> Floats:
 
     Returns
     -------
-    ndarray of float32, shape (D + `TEXTURES` + 1,)
+    ndarray of float32, shape (2 D + `TEXTURES` + 1,)
+        Mean and standard deviation of each feature map, the texture, the certainty of the lungs.
 
     Raises
     ------
@@ -84,9 +87,8 @@ def chest_features(features: Floats, lungs: LungField) -> Floats:
     """
     if lungs.view is None:
         raise ValueError("this lung field was made without a view")
-    return np.concatenate([features.mean(axis=(1, 2)), texture(lungs.view), [lungs.certainty]]).astype(
-        np.float32
-    )
+    parts = (features.mean(axis=(1, 2)), features.std(axis=(1, 2)), texture(lungs.view), [lungs.certainty])
+    return np.concatenate(parts).astype(np.float32)
 
 
 def texture(pixels: Floats) -> Floats:
@@ -101,19 +103,16 @@ def texture(pixels: Floats) -> Floats:
     -------
     ndarray of float32, shape (`TEXTURES`,)
         Share of pixels with a gradient, share with fine detail, standard deviation of fine and of coarse
-        detail, entropy of the grey levels, share of the most frequent grey level.
+        detail, entropy of the grey levels, share of the most frequent grey level; then the logarithms of the
+        first four, since an image without any detail differs from a smooth one by factors.
     """
     gradient = np.hypot(cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)) / 8
     smooth = cv2.GaussianBlur(pixels, (0, 0), FINE)
     fine, coarse = pixels - smooth, smooth - cv2.GaussianBlur(pixels, (0, 0), COARSE)
     share = np.histogram(pixels, BINS, (0, 1))[0] / pixels.size
     present = share[share > 0]
-    measures = (
-        (gradient > DETAIL).mean(),
-        (np.abs(fine) > DETAIL / 2).mean(),
-        fine.std(),
-        coarse.std(),
-        -(present * np.log(present)).sum(),
-        share.max(initial=0),
+    detail = np.array(
+        [(gradient > DETAIL).mean(), (np.abs(fine) > DETAIL / 2).mean(), fine.std(), coarse.std()]
     )
-    return np.array(measures, np.float32)
+    levels = np.array([-(present * np.log(present)).sum(), share.max(initial=0)])
+    return np.concatenate([detail, levels, np.log(detail + LEAST_DETAIL)]).astype(np.float32)

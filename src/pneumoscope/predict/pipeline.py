@@ -27,6 +27,7 @@ from pneumoscope.model.bundle import Bundle, sha256_of
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.cache import CachedImage, ImageCache
+from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
 from pneumoscope.predict.gate import (
     Novelty,
     advice,
@@ -120,6 +121,8 @@ class Pipeline:
         Finds the lungs; needed where `spec.needs_lungs`.
     novelty : Novelty, optional
         Statistics of known chest radiographs, for `GateLimits.max_novelty`.
+    classifier : ChestClassifier, optional
+        Of frontal chest radiographs, for `GateLimits.min_chest`.
     validated : tuple of Population
         Images known to be of other populations get a caution.
     force : bool
@@ -141,6 +144,7 @@ class Pipeline:
         *,
         segmenter: OnnxLungSegmenter | None = None,
         novelty: Novelty | None = None,
+        classifier: ChestClassifier | None = None,
         validated: tuple[Population, ...] = (),
         force: bool = False,
         cache: ImageCache | None = None,
@@ -149,18 +153,20 @@ class Pipeline:
             raise ValueError("this input spec needs a lung segmenter, and none was given")
         self.spec, self.limits = spec, limits
         self._segmenter, self._novelty, self._validated = segmenter, novelty, validated
+        self._classifier = classifier
         self._force, self._cache = force, cache
         self._key = self._fingerprint() if cache else ""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, *, force: bool = False, cache: ImageCache | None = None) -> Pipeline:
         """Return the pipeline of a bundle: its input spec, gate, lung segmenter and validated populations."""
-        manifest, statistics = bundle.manifest, bundle.gate_statistics
+        manifest, statistics, classifier = bundle.manifest, bundle.gate_statistics, bundle.chest_classifier
         return cls(
             manifest.input,
             manifest.gate,
             segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
             novelty=Novelty(*statistics) if statistics else None,
+            classifier=ChestClassifier.of(classifier) if classifier else None,
             validated=manifest.validated,
             force=force,
             cache=cache,
@@ -186,13 +192,29 @@ class Pipeline:
         items = (InputItem(radiograph.source) for radiograph in radiographs)
         return [self._complete(one, item) for one, item in zip(self._admit(radiographs), items, strict=True)]
 
-    def reject(self, one: Prepared, reason: Reason, message: str) -> Prepared:
-        """Return an image rejected after the network ran; where the gate is overridden, with the reason."""
+    def check_features(self, one: Prepared, features: Floats) -> Prepared:
+        """Reject an image whose features are not those of a frontal chest radiograph.
+
+        Parameters
+        ----------
+        one : Prepared
+            An image that passed the other checks.
+        features : ndarray of float32, shape (D, h, w)
+            The network's last feature maps for it.
+        """
+        lungs = one.input.lungs if one.input is not None else None
+        least = self.limits.min_chest
+        if self._classifier is None or least is None or lungs is None:
+            return one
+        # Not "less than": a probability that is not a number must reject.
+        if self._classifier(chest_features(features, lungs)) >= least:
+            return one
+        reason = Reason.NOT_A_CHEST_RADIOGRAPH
+        if not self._force:
+            return replace(one, status="rejected", reasons=(reason,), message=NOT_A_CHEST, input=None)
         if reason in one.reasons:
             return one
-        if self._force:
-            return replace(one, reasons=(*one.reasons, reason), message=f"{one.message} {message}".strip())
-        return replace(one, status="rejected", reasons=(reason,), message=message, input=None)
+        return replace(one, reasons=(*one.reasons, reason), message=f"{one.message} {NOT_A_CHEST}".strip())
 
     def _decode(self, item: InputItem) -> Radiograph | Prepared:
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
-from pneumoscope.errors import BundleError, Reason
+from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
@@ -25,7 +25,6 @@ from pneumoscope.predict.calibration import (
     log_odds,
     prediction_set,
 )
-from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
 from pneumoscope.predict.pipeline import Pipeline, Prepared, RawScore
@@ -135,8 +134,6 @@ class Predictor:
         self._population = population
         self._pipeline = pipeline or Pipeline.of_bundle(bundle, force=force)
         self._mask = bundle.manifest.target_mask
-        classifier = bundle.chest_classifier
-        self._chest = None if classifier is None else ChestClassifier.of(classifier)
         self._network = OnnxRuntime(bundle.model_path)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
@@ -341,19 +338,8 @@ class Predictor:
                 yield one, None, None
                 continue
             logits, features = next(rows)
-            checked = self._check_chest(one, features)
+            checked = self._pipeline.check_features(one, features)
             yield (checked, logits, features) if checked.input is not None else (checked, None, None)
-
-    def _check_chest(self, one: Prepared, features: Floats) -> Prepared:
-        """Reject an image that the chest classifier does not take for a frontal chest radiograph."""
-        lungs = one.input.lungs if one.input is not None else None
-        least = self.bundle.manifest.gate.min_chest
-        if self._chest is None or least is None or lungs is None:
-            return one
-        # Not "less than": a probability that is not a number must reject.
-        if self._chest(chest_features(features, lungs)) >= least:
-            return one
-        return self._pipeline.reject(one, Reason.NOT_A_CHEST_RADIOGRAPH, NOT_A_CHEST)
 
     def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
         arrays = self._network(np.stack(inputs), outputs)
