@@ -1,9 +1,9 @@
 """Fit the gate of a bundle again, without training, and measure both of its errors source by source.
 
 The errors are those of images that the classifier of frontal chests was not fitted on: of held-out patients,
-and of whole sources and kinds left out. Images of split ``train`` are fitted on where a manifest has a split.
-With ``--write`` the gate is written into the bundle, whose results are then those of another gate: evaluate it
-again with `pneumoscope evaluate --sign`.
+and of whole sources and kinds left out. Images of split ``train`` are fitted on where a manifest has a
+split. With ``--write`` the gate is written into the bundle, whose results are then those of another gate:
+evaluate it again with `pneumoscope evaluate --sign`.
 
     python benchmarks/fit_gate.py --not-chest not-chest --chests children=kermany.csv \
         --chests nih=nih.csv --chests rsna=adults#rsna --chests bimcv=adults#bimcv \
@@ -45,19 +45,21 @@ def write(bundle: Bundle, gate: FittedGate, sources: list[str]) -> Bundle:
     images = sum(one.images for one in gate.measures.values() if one.chest)
     today = datetime.datetime.now(datetime.UTC).date()
     step = (
-        f"Gate fitted again on {today} (benchmarks/fit_gate.py): classifier of frontal chests, {images} chest "
-        f"radiographs of {', '.join(sources)} against images of other kinds; networks and thresholds unchanged."
+        f"Gate fitted again on {today} (benchmarks/fit_gate.py): classifier of frontal chests, {images} "
+        f"chest radiographs of {', '.join(sources)} against images of other kinds; networks and thresholds "
+        "unchanged."
     )
     provenance = manifest.provenance.model_copy(update={"steps": (*manifest.provenance.steps, step)})
     results = manifest.results.model_copy(update={"gate": gate.measures})
-    changed = manifest.model_copy(
-        update={"gate": gate.limits, "provenance": provenance, "results": results}
-    )
+    changed = manifest.model_copy(update={"gate": gate.limits, "provenance": provenance, "results": results})
     return write_bundle(bundle.path, changed, {GATE_FILE: gate.content})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--chests", action="append", required=True, metavar="NAME=PATH[#SOURCE]")
     parser.add_argument("--not-chest", type=Path, required=True, help="folder of images of other kinds")
@@ -69,7 +71,13 @@ def main() -> None:
     if gate is None:
         parser.error("too few chest radiographs, or a bundle without a lung segmenter")
     rows = [
-        (name, "chest" if one.chest else "other", one.images, f"{one.rejected:.1%}", f"{one.rejected_left_out:.1%}")
+        (
+            name,
+            "chest" if one.chest else "other",
+            one.images,
+            f"{one.rejected:.1%}",
+            f"{one.rejected_left_out:.1%}",
+        )
         for name, one in gate.measures.items()
     ]
     print(markdown_table(("images", "kind", "number", "rejected, held out", "rejected, left out"), rows))

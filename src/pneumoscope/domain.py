@@ -78,6 +78,8 @@ class Radiograph:
     study_uid, series_uid, sop_uid, sop_class : str or None
         DICOM Study (0020,000D), Series (0020,000E) and SOP Instance UID (0008,0018) and SOP Class UID
         (0008,0016), so that a report can reference the image.
+    colour : float
+        How much colour varies beyond what brightness explains; 0 for grey images and for DICOM.
     cautions : tuple of str
         Codes of `Reason`: what to know about the grey levels.
     """
@@ -99,6 +101,7 @@ class Radiograph:
     series_uid: str | None = None
     sop_uid: str | None = None
     sop_class: str | None = None
+    colour: float = 0.0
     cautions: tuple[str, ...] = ()
 
 
@@ -110,7 +113,7 @@ AGE_BANDS = (
     (65, "40 to 64 years"),
     (math.inf, "65 years or more"),
 )
-"""Age bands of subgroup metrics and reports: the first year that no longer belongs to the band, and its name."""
+"""Age bands of subgroup metrics and reports: the first year beyond the band, and its name."""
 
 
 def age_band(years: float) -> str:
@@ -328,7 +331,8 @@ class Prediction:
     bundle : str
         Identity of the model.
     uncertain : bool
-        The prediction set holds classes for and against the finding, or is empty although the bundle makes sets.
+        The prediction set holds classes for and against the finding, or is empty although the bundle makes
+        sets.
     message : str
         The line for people that goes with the reasons; no column of tables.
     set_coverage : float or None

@@ -56,5 +56,5 @@ def test_too_few_images_or_no_segmenter_fit_no_gate(tmp_path):
         write_image(tmp_path / "data" / "normal" / f"{number}.png", seed=number)
     manifest = scan(tmp_path / "data")
     for bundle in (lung_bundle(tmp_path / "lungs"), make_bundle(tmp_path / "plain")):
-        assert fit_gate(bundle, [manifest]) is None
+        assert fit_gate(bundle, {"here": manifest}) is None
         assert bundle.gate_statistics is None

@@ -56,7 +56,7 @@ _SPLIT_FOLDERS = {
 }
 _CONTAINERS = frozenset({"images", "image", "img", "imgs", "data", "jpg", "jpeg", "png", "dicom", "dcm"})
 _NO_CLASS = _SPLIT_FOLDERS.keys() | _CONTAINERS
-_CELLS = ("label", "patient_id", "split", "age", "sex", "view", "original_width", "original_height")
+_CELLS = ("label", "patient_id", "split", "source", "age", "sex", "view", "original_width", "original_height")
 _SIZES_FILE = "sizes.csv"
 
 # The official validation images of the Kermany set are 16: nothing can be chosen on so few.
@@ -107,8 +107,8 @@ def scan(
         Searched at any depth; a MedMNIST ``.npz`` file is unpacked beside itself.
     labels_csv : path-like, optional
         Table with a column ``path`` (or ``file``) and a column ``label``, optionally ``patient_id``,
-        ``split``, ``age``, ``sex`` and ``view``; images that it does not list are left out. By default
-        ``labels.csv`` in the folder, if there is one.
+        ``split``, ``source``, ``age``, ``sex`` and ``view``; images that it does not list are left out. By
+        default ``labels.csv`` in the folder, if there is one.
     patients_csv : path-like, optional
         Table with a column ``path`` (or ``file``) and a column ``patient_id``.
     hash_files : bool
@@ -299,7 +299,7 @@ def _record(
         label=label,
         patient_id=patient_row.get("patient_id") or patient,
         split=split,
-        source=known[2] if known else _source(parents, depth, folder),
+        source=stated.get("source") or (known[2] if known else _source(parents, depth, folder)),
         age=parse_age(stated.get("age")),
         sex=parse_sex(stated.get("sex")),
         view=parse_view(stated.get("view")),

@@ -264,4 +264,5 @@ def _gate(manifest: BundleManifest) -> list[str]:
     }
     evaluation = manifest.results.evaluation
     rejections = [] if evaluation is None else card_results.rejection_lines(evaluation)
-    return ["## Rejected images", *rejections, "Limits of the gate:", fact_list(limits.items())]
+    measured = card_results.gate_sections(manifest.results.gate)
+    return ["## Rejected images", *rejections, *measured, "### Limits of the gate", fact_list(limits.items())]

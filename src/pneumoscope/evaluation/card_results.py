@@ -145,6 +145,26 @@ def rejection_lines(evaluation: Evaluation) -> list[str]:
     return [text]
 
 
+def gate_sections(measures: Mapping[str, GateMeasures]) -> list[str]:
+    """Both errors of the gate's classifier: chests rejected, other images passed."""
+    if not measures:
+        return []
+    head = ("images", "number", "rejected", "rejected, none of their kind fitted on")
+    parts = [
+        "Images that the classifier of frontal chests rejects. It was fitted on chest radiographs of these "
+        "sources against other images of these kinds (*made*: drawn, or made of chests), and is measured on "
+        "held-out patients and files; in the last column, on a source or kind left out of the fit altogether.",
+    ]
+    for chest, title in ((True, "Chest radiographs"), (False, "Other images")):
+        rows = [
+            (name, f"{one.images:,}", f"{one.rejected:.1%}", f"{one.rejected_left_out:.1%}")
+            for name, one in measures.items()
+            if one.chest is chest
+        ]
+        parts += [f"### {title}", markdown_table(head, rows)]
+    return parts
+
+
 def robustness_sections(result: Robustness) -> list[str]:
     """Corruptions and handling, one row each."""
     clean = result.clean

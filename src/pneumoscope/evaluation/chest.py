@@ -92,19 +92,18 @@ def fit_chest(
     Raises
     ------
     DataError
-        If there are no chests, or no other images.
+        If a source has no chest that can be read, or the folder no image.
     """
     progress = progress or Progress()
     predictor = Predictor(
         bundle, workers=available_cpus(), force=True, pipeline=Pipeline.of_bundle(bundle, force=True)
     )
     groups = {name: _chests(predictor, manifest, progress) for name, manifest in sources.items()}
+    if empty := [name for name, group in groups.items() if not len(group.features)]:
+        raise DataError(f"{', '.join(empty)}: no readable chest radiograph to fit the gate on; leave it out")
     groups |= _real_others(predictor, others, progress)
     groups |= _made_others(predictor, _material(sources), progress)
     groups = {name: group for name, group in groups.items() if len(group.features)}
-    for is_chest, what in ((True, "chest radiograph"), (False, "image of another kind")):
-        if not any(group.is_chest is is_chest for group in groups.values()):
-            raise DataError(f"{others}: no {what} to fit the gate on; give more")
     held_out = _held_out(groups)
     quantiles = [
         float(np.quantile(held_out[name], MOST_REJECTED)) for name, group in groups.items() if group.is_chest
@@ -201,6 +200,8 @@ def _counted(outputs: Iterable[Output], total: int, progress: Progress) -> list[
 def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict[str, _Group]:
     """Gather the images of a folder by kind: the subfolder, or the letters that the file name begins with."""
     paths = [Path(item.source) for item in expand(folder) if isinstance(item.source, str)]
+    if not paths:
+        raise DataError(f"{folder}: no image of another kind to fit the gate on; correct --not-chest")
     kinds = [_kind(path, folder) for path in paths]
     outputs = _counted((one for one, *_ in predictor.outputs_iter(paths)), len(paths), progress)
     groups = {}

@@ -12,6 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,8 +112,11 @@ class FittedGate:
     def of(cls, bundle: Bundle, fitted: FittedNovelty, chest: FittedChest | None = None) -> FittedGate:
         """Return the gate of a bundle, whose networks made the features, with what was fitted on them."""
         content = bundle.manifest
-        arrays = {"mean": fitted.novelty.mean, "whitener": fitted.novelty.whitener}
-        hashes = {"lungs": content.files[LUNGS_FILE]}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "mean": fitted.novelty.mean,
+            "whitener": fitted.novelty.whitener,
+        }
+        arrays["lungs"] = np.array(content.files[LUNGS_FILE])
         changed = {"max_novelty": fitted.max_novelty, "min_lung_certainty": LUNG_CERTAINTY, "min_chest": None}
         if chest is not None:
             classifier = chest.classifier
@@ -122,11 +126,11 @@ class FittedGate:
                 "chest_weight": classifier.weight,
                 "chest_bias": np.array(classifier.bias, np.float32),
             }
-            hashes["chest_network"] = content.files[MODEL_FILE]
+            arrays["chest_network"] = np.array(content.files[MODEL_FILE])
             changed["max_novelty"] = fitted.max_novelty * SLACK_BESIDE_CLASSIFIER
             changed["min_chest"] = chest.min_chest
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{name: np.array(sha256) for name, sha256 in hashes.items()})
+        np.savez(buffer, allow_pickle=False, **arrays)
         limits: GateLimits = content.gate.model_copy(update=changed)
         written = buffer.getvalue()
         if chest is None:

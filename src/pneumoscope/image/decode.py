@@ -17,11 +17,11 @@ import numpy.typing as npt
 from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.foreign import foreign_error, foreign_format
-from pneumoscope.image.jpeg import JPEG_LS, decode_jpeg, read_jpeg_header
+from pneumoscope.image.jpeg import JPEG_LS, decode_jpeg, jpeg_thumbnail, read_jpeg_header
 from pneumoscope.image.jpeg2000 import JPEG2000_SIGNATURES, read_jpeg2000
 from pneumoscope.image.levels import white_of
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
-from pneumoscope.image.raster import PNG_SIGNATURE, Raster, read_bmp, read_png
+from pneumoscope.image.raster import PNG_SIGNATURE, Raster, colour_of, read_bmp, read_png
 from pneumoscope.image.tiff import TIFF_SIGNATURES, read_tiff
 from pneumoscope.image.web import GIF_SIGNATURES, read_gif, read_webp
 
@@ -235,7 +235,11 @@ def _read_jpeg(label: str, data: bytes, min_side: int | None, limits: Limits) ->
     # A scaled decode reaches beyond the image by part of a pixel, which must stay at its right and bottom.
     samples = decode_jpeg(label, data, header, min_side if header.orientation == 1 else None)
     photometric = {1: "grey", 3: "rgb", 4: "cmyk"}[header.components]
-    raster = Raster(samples, (1 << header.bits) - 1, header.bits, photometric, header.orientation)
+    thumbnail = jpeg_thumbnail(label, data, header)
+    colour = 0.0 if thumbnail is None else colour_of(thumbnail)
+    raster = Raster(
+        samples, (1 << header.bits) - 1, header.bits, photometric, header.orientation, colour=colour
+    )
     size = (header.height, header.width)
     kind = "jpeg-ls" if header.frame == JPEG_LS else "jpeg"
     return _radiograph(label, kind, raster, size if header.orientation < 5 else size[::-1])
@@ -257,6 +261,7 @@ def _radiograph(label: str, kind: str, raster: Raster, size: tuple[int, ...] | N
         width=width,
         bits=raster.bits,
         photometric=raster.photometric,
+        colour=raster.colour,
         cautions=(Reason.GREY_LEVELS_RESTORED,) if restored else (),
     )
 

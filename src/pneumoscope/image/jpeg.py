@@ -18,7 +18,14 @@ import simplejpeg
 
 from pneumoscope.errors import Reason, UnreadableImageError
 
-__all__ = ["JpegHeader", "decode_jpeg", "exif_orientation", "has_end", "read_jpeg_header"]
+__all__ = [
+    "JpegHeader",
+    "decode_jpeg",
+    "exif_orientation",
+    "has_end",
+    "jpeg_thumbnail",
+    "read_jpeg_header",
+]
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -244,6 +251,14 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
         grey: Samples = _turbo(name, data, "GRAY", size)[:, :, 0]
         return grey
     return _grey_from_cmyk(_turbo(name, data, "CMYK", size), inverted=header.adobe)
+
+
+def jpeg_thumbnail(name: str, data: bytes, header: JpegHeader) -> npt.NDArray[np.uint8] | None:
+    """Decode a JPEG of 8 bits in red, green and blue at an eighth of its size; None for any other JPEG."""
+    if header.components != 3 or header.bits != 8 or header.frame in LOSSLESS or header.frame == JPEG_LS:
+        return None
+    size = {"min_height": -(-header.height // 8), "min_width": -(-header.width // 8)}
+    return _turbo(name, data, "RGB", size)
 
 
 def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt.NDArray[np.uint8]:

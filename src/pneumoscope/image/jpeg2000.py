@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pneumoscope.image.jpeg import has_end
 from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated, unsupported
+from pneumoscope.image.raster import Raster, colour_of, corrupt, decode, grey_of, truncated, unsupported
 
 __all__ = [
     "JPEG2000_SIGNATURES",
@@ -90,7 +90,7 @@ def read_jpeg2000(name: str, data: bytes, limits: Limits) -> Raster:
     if header.luminance and samples.ndim == 3:
         samples = np.ascontiguousarray(samples[:, :, 0])
     photometric = "grey" if samples.ndim == 2 or samples.shape[2] < 3 else "rgb"
-    return Raster(grey_of(samples), white, header.bits, photometric)
+    return Raster(grey_of(samples), white, header.bits, photometric, colour=colour_of(samples))
 
 
 def decode_codestream(name: str, data: bytes, header: Codestream) -> npt.NDArray[Any]:

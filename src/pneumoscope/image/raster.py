@@ -20,7 +20,7 @@ from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import exif_orientation
 from pneumoscope.image.limits import Limits, check_pixels
 
-__all__ = ["Raster", "read_bmp", "read_png"]
+__all__ = ["Raster", "colour_of", "read_bmp", "read_png"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,6 +41,8 @@ class Raster:
         Exif orientation, 1 to 8, still to be applied.
     inverse : bool
         Zero is white and `white` is black.
+    colour : float
+        From `colour_of`.
     """
 
     samples: npt.NDArray[Any]
@@ -49,6 +51,7 @@ class Raster:
     photometric: str
     orientation: int = 1
     inverse: bool = False
+    colour: float = 0.0
 
 
 def corrupt(name: str, kind: str, what: str = "") -> UnreadableImageError:
@@ -112,6 +115,40 @@ def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.ND
     return grey
 
 
+def colour_of(samples: npt.NDArray[Any]) -> float:
+    """Return how much the colour of an image varies beyond what its brightness explains.
+
+    A film that is photographed under a warm lamp, or printed in one tint, has none; a colour map, a coloured
+    overlay and a photograph have.
+
+    Parameters
+    ----------
+    samples : ndarray of uint8 or uint16, shape (H, W) or (H, W, 1..4)
+        Channels in the order red, green, blue, alpha.
+
+    Returns
+    -------
+    float
+        Standard deviation of the two colour differences that a quadratic of the luminance leaves, with full
+        brightness as 1; 0 for grey.
+    """
+    if samples.ndim == 2 or samples.shape[2] < 3:
+        return 0.0
+    down, across = (-(-side // COLOUR_SIDE) for side in samples.shape[:2])
+    rgb = samples[::down, ::across, :3].reshape(-1, 3) / np.float64(np.iinfo(samples.dtype).max)
+    luminance = rgb @ LUMINANCE
+    differences = rgb[:, [0, 2]] - luminance[:, None]
+    if not differences.any():
+        return 0.0
+    terms = np.stack([np.ones_like(luminance), luminance, luminance**2], axis=1)
+    weights = np.linalg.lstsq(terms, differences, rcond=None)[0]
+    return float(np.sqrt(np.square(differences - terms @ weights).sum(axis=1).mean()))
+
+
+# Rec. 601; colour is measured on a sample of at most this many rows and columns.
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+COLOUR_SIDE = 128
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PHOTOMETRIC = {0: "grey", 2: "rgb", 3: "palette", 4: "grey", 6: "rgb"}
 
@@ -138,7 +175,8 @@ def read_png(name: str, data: bytes, limits: Limits) -> Raster:
 
     samples = decode(name, "PNG", imagecodecs.png_decode, data)
     white = 65535 if samples.dtype == np.uint16 else 255
-    return Raster(grey_of(samples), white, bits, PNG_PHOTOMETRIC[color], orientation)
+    colour = colour_of(samples)
+    return Raster(grey_of(samples), white, bits, PNG_PHOTOMETRIC[color], orientation, colour=colour)
 
 
 def _check_png(name: str, data: bytes, limits: Limits) -> tuple[int, int, int]:
@@ -198,4 +236,5 @@ def read_bmp(name: str, data: bytes, limits: Limits) -> Raster:
     import imagecodecs
 
     samples = decode(name, "BMP", imagecodecs.bmp_decode, data)
-    return Raster(grey_of(samples), 255, 8, "palette" if bits <= 8 else "rgb")
+    photometric = "palette" if bits <= 8 else "rgb"
+    return Raster(grey_of(samples), 255, 8, photometric, colour=colour_of(samples))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import exif_orientation
 from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated
+from pneumoscope.image.raster import Raster, colour_of, corrupt, decode, grey_of, truncated
 
 __all__ = ["GIF_SIGNATURES", "read_gif", "read_webp"]
 
@@ -50,7 +50,7 @@ def read_webp(name: str, data: bytes, limits: Limits) -> Raster:
     import imagecodecs
 
     samples = decode(name, "WebP", imagecodecs.webp_decode, data)
-    return Raster(grey_of(samples), 255, 8, "rgb", orientation)
+    return Raster(grey_of(samples), 255, 8, "rgb", orientation, colour=colour_of(samples))
 
 
 def _webp_chunks(name: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -118,7 +118,7 @@ def read_gif(name: str, data: bytes, limits: Limits) -> Raster:
     samples = decode(name, "GIF", imagecodecs.gif_decode, whole)
     if samples.shape[:2] != (height, width):
         raise corrupt(name, "GIF", "the pixels do not match the header")
-    return Raster(grey_of(samples), 255, 8, "palette")
+    return Raster(grey_of(samples), 255, 8, "palette", colour=colour_of(samples))
 
 
 def _color_table(flags: int) -> int:

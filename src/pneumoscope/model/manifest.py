@@ -118,6 +118,9 @@ class GateLimits(_Frozen):
         Standard deviation of the grey levels in [0, 1].
     max_clipped : float
         Share of pixels at the lowest or highest level.
+    max_colour : float
+        How much colour may vary beyond what brightness explains. Colour maps reach 0.3 or more, a coloured
+        overlay 0.12; coloured letters and arrows on a radiograph at most 0.08, tinted films 0.002.
     min_lung_certainty : float
         Mean probability that the lung segmenter gives to the lungs it found; where the bundle has one.
         At 0.91 and without `max_novelty` this rejects none of 5,232 children, 4 of 516 adults and 113 of 120
@@ -142,6 +145,7 @@ class GateLimits(_Frozen):
     body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "RIB", "RIBS", "PORT CHEST", "CHEST PORT")
     min_contrast: float = 0.04
     max_clipped: float = 0.6
+    max_colour: float = 0.1
     min_lung_certainty: float = 0.91
     sure_lung_certainty: float = 0.945
     max_lung_bridge: float = 0.2

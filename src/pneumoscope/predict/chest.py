@@ -1,7 +1,7 @@
 """The frontal-chest classifier: the gate's last check, on features that the network computes anyway.
 
-Logistic regression on mean and spread of the network's features, the texture of the image and the certainty of
-its lungs. It is fitted on chest radiographs of several sources against many kinds of other images
+Logistic regression on mean and spread of the network's features, the texture of the image and the certainty
+of its lungs. It is fitted on chest radiographs of several sources against many kinds of other images
 (`pneumoscope.evaluation.chest`), so that it rejects drawings, blurred images and other body parts without
 rejecting the unusual chest, as a distance from known chests alone does.
 """

@@ -172,7 +172,7 @@ def check_header(radiograph: Radiograph, limits: GateLimits, *, finds_lungs: boo
 
 
 def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
-    """Check the grey levels: reject a blank image, or one that is mostly pure black or pure white.
+    """Check the grey levels: reject an image in colours, a blank one, or one mostly pure black or white.
 
     Parameters
     ----------
@@ -184,8 +184,11 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     Returns
     -------
     list of Reason
-        ``over_exposed`` for a dark image, ``under_exposed`` for a bright one, or nothing.
+        ``not_a_chest_radiograph`` for an image in colours, ``over_exposed`` for a dark one,
+        ``under_exposed`` for a bright one, or nothing.
     """
+    if radiograph.colour > limits.max_colour:
+        return [Reason.NOT_A_CHEST_RADIOGRAPH]
     sample = _sample(radiograph.pixels)
     black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
     white = np.count_nonzero(sample >= 1 - ONE_LEVEL) / sample.size
@@ -308,6 +311,8 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
             found = f"its modality is {radiograph.modality}"
         elif _wrong_body_part(radiograph, limits):
             found = f"its body part is {radiograph.body_part}"
+        elif radiograph.colour > limits.max_colour:
+            found = "a photograph, or an image under a colour map or overlay"
         else:
             found = "lung fields not detected"
         return f"Not a chest radiograph ({found}): give a frontal chest X-ray."
@@ -336,8 +341,8 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
         ),
         Reason.INVERTED: "Caution: inverted grayscale, corrected before prediction.",
         Reason.GREY_LEVELS_RESTORED: (
-            "Caution: with the window or bit depth that the file states the image would be black, white or flat; "
-            "grey levels were taken from the stored values."
+            "Caution: with the window or bit depth that the file states the image would be black, white or "
+            "flat; grey levels were taken from the stored values."
         ),
     }
     return sentences[reason]
