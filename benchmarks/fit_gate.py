@@ -76,7 +76,7 @@ def main() -> None:
             "chest" if one.chest else "other",
             one.images,
             f"{one.rejected:.1%}",
-            f"{one.rejected_left_out:.1%}",
+            "" if one.rejected_left_out is None else f"{one.rejected_left_out:.1%}",
         )
         for name, one in gate.measures.items()
     ]

@@ -38,9 +38,7 @@ def test_classifier_is_a_logistic_regression():
 
 
 def test_features_need_the_view_of_the_segmenter():
-    lungs = LungField(
-        mask=np.zeros((4, 4), bool), box=(0, 0, 1, 1), certainty=0.9, plausible=True, view=None
-    )
+    lungs = LungField(mask=np.zeros((4, 4), bool), box=(0, 0, 1, 1), certainty=0.9, plausible=True, view=None)
     with pytest.raises(ValueError, match="without a view"):
         chest_features(np.zeros((2, 3, 3), np.float32), lungs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from pneumoscope.data.folder import load
 from pneumoscope.data.labels import class_index, classes_with_target
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Prediction, ViewPosition
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
 from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, localise
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.populations import measured_population
@@ -196,9 +197,12 @@ def evaluate_bundle(
     classes = _evaluated_classes(content, manifest)
     for record in manifest.records:  # a wrong label is found before any image is read
         class_index(record.label, classes, record.path, content.target)
+    if find_spec("matplotlib") is None:  # found out before any image is read
+        raise MissingExtraError("Writing a report", "evaluate")
     predictor = Predictor(bundle, workers=available_cpus())
     predictions = _predictions(predictor, manifest, progress)
     scored, not_evaluated = scored_set(predictions, manifest.records, classes, content.target)
+    not_evaluated = [*not_evaluated, *(_unreadable(error, bundle) for error in manifest.left_out)]
     points = _thresholds(content, [one for one in predictions if one.status == "ok"])
     metrics = evaluate_scores(
         scored, threshold=points[content.default_operating_point], n_boot=n_boot, points=points
@@ -254,6 +258,14 @@ def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -
 def _item(manifest: Manifest, record: Record) -> InputItem:
     view = record.view or ViewPosition.UNKNOWN
     return InputItem(str(manifest.resolve(record)), age=record.age, view=view)
+
+
+def _unreadable(error: UnreadableImageError, bundle: Bundle) -> Prediction:
+    """Return the row of a file that could not be listed in the data set."""
+    reasons, target = (error.reason.value,), bundle.manifest.target.name
+    return Prediction(
+        error.path, "unreadable", reasons, target=target, bundle=bundle.identity, message=error.detail
+    )
 
 
 def _thresholds(content: BundleManifest, predictions: Sequence[Prediction]) -> dict[str, Threshold]:

@@ -25,11 +25,12 @@ from pneumoscope.evaluation.tables import (
 )
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.measures import Localisation, Robustness
-from pneumoscope.model.results import Evaluation, ExternalValidation
+from pneumoscope.model.results import Evaluation, ExternalValidation, GateMeasures
 
 __all__ = [
     "evaluation_sections",
     "external_sections",
+    "gate_sections",
     "heat_map_sections",
     "mistake_sections",
     "recalibration_sections",
@@ -157,12 +158,16 @@ def gate_sections(measures: Mapping[str, GateMeasures]) -> list[str]:
     ]
     for chest, title in ((True, "Chest radiographs"), (False, "Other images")):
         rows = [
-            (name, f"{one.images:,}", f"{one.rejected:.1%}", f"{one.rejected_left_out:.1%}")
+            (name, f"{one.images:,}", f"{one.rejected:.1%}", _share(one.rejected_left_out))
             for name, one in measures.items()
             if one.chest is chest
         ]
         parts += [f"### {title}", markdown_table(head, rows)]
     return parts
+
+
+def _share(share: float | None) -> str:
+    return "not measured: the only source" if share is None else f"{share:.1%}"
 
 
 def robustness_sections(result: Robustness) -> list[str]:

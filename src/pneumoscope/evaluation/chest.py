@@ -111,14 +111,22 @@ def fit_chest(
     limit = min(GREATEST_LIMIT, *quantiles)
     measures = {}
     for name, group in groups.items():
-        left_out = _probabilities(_fit(_without(groups, name)), group.features)
+        others_left = _without(groups, name)
+        if any(other.is_chest is group.is_chest for other in others_left.values()):
+            left_out = _rejected(_probabilities(_fit(others_left), group.features), limit)
+        else:
+            left_out = None
         measures[name] = GateMeasures(
             images=len(group.features),
             chest=group.is_chest,
-            rejected=float((held_out[name] < limit).mean()),
-            rejected_left_out=float((left_out < limit).mean()),
+            rejected=_rejected(held_out[name], limit),
+            rejected_left_out=left_out,
         )
     return FittedChest(_fit(groups), limit, measures)
+
+
+def _rejected(probabilities: Values, limit: float) -> float:
+    return float((probabilities < limit).mean())
 
 
 def _without(groups: Mapping[str, _Group], name: str) -> dict[str, _Group]:

@@ -187,6 +187,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     bundle = calibrated(origin, bundle, images, cache, progress)
     progress.step("evaluating on test patients")
     bundle, evaluation = evaluated(origin, bundle, fabric, progress)
+    # Files that could not be listed are among those that were not evaluated.
     left_out = train_set.left_out + val_set.left_out + not_evaluated(evaluation)
     write_left_out(out, left_out)
     return Result(bundle, evaluation, left_out)

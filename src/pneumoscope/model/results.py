@@ -157,14 +157,14 @@ class GateMeasures(_Frozen):
         Whether they are frontal chest radiographs.
     rejected : float
         Share of held-out images that the chest classifier rejects, in [0, 1].
-    rejected_left_out : float
-        The same for a classifier that was fitted without this source or kind.
+    rejected_left_out : float or None
+        The same for a classifier that was fitted without this source or kind; None for the only source.
     """
 
     images: int
     chest: bool
     rejected: float
-    rejected_left_out: float
+    rejected_left_out: float | None
 
 
 class Speed(_Frozen):

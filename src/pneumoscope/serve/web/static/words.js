@@ -43,6 +43,8 @@ const REASONS = {
   over_exposed: "over-exposed or blank",
   under_exposed: "under-exposed or blank",
   inverted: "inverted grayscale, corrected",
+  grey_levels_restored: "grey levels taken from the stored values",
+  body_part_mismatch: "header states another body part",
   population_not_validated: "model not evaluated on this age or view",
   reader_stopped: "reading was stopped",
 };
