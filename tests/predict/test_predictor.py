@@ -10,7 +10,7 @@ import pytest
 from bundles import make_bundle
 from images import grey_levels, write_image
 from pneumoscope.domain import OperatingPoint, Population, Radiograph, Target, ViewPosition
-from pneumoscope.errors import BundleError, DataError, UnreadableImageError
+from pneumoscope.errors import BundleError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
 from pneumoscope.model.manifest import Calibrator, GateLimits
@@ -245,9 +245,13 @@ def test_lungs_are_found_where_the_input_asks_for_them(tmp_path):
 def test_a_folder_without_images_and_a_missing_file_are_rows(bundle, tmp_path):
     found = Predictor.load(bundle.path).predict([tmp_path, tmp_path / "gone.png"])
     assert [(one.status, one.reasons) for one in found] == [("unreadable", ("not_found",))] * 2
-    with pytest.raises(DataError):
-        (tmp_path / "m.csv").write_text("file\nx.png\n")
-        Predictor.load(bundle.path).predict(tmp_path / "m.csv")
+
+
+def test_a_table_that_is_no_manifest_is_a_row(bundle, tmp_path):
+    (tmp_path / "m.csv").write_text("file\nx.png\n")
+    (one,) = Predictor.load(bundle.path).predict(tmp_path / "m.csv")
+    assert (one.path, one.status) == (str(tmp_path / "m.csv"), "unreadable")
+    assert "path" in one.message
 
 
 def test_a_network_with_wrong_outputs_is_an_error_and_no_prediction(tmp_path, bundle, folder):

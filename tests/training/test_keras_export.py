@@ -253,7 +253,7 @@ def test_backend_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None
     if absent is None:
         pytest.skip("every backend is installed")
     script = (
-        "from pathlib import Path; from pneumoscope.domain import PneumoscopeError\n"
+        "from pathlib import Path; from pneumoscope.errors import PneumoscopeError\n"
         "from pneumoscope.training.keras_export import _import_keras\n"
         "try: _import_keras()\n"
         "except PneumoscopeError as error: print(error)\n"

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pneumoscope.errors import RecipeError
-from pneumoscope.training import networks
+from pneumoscope.training import backbones
 from pneumoscope.training.networks import (
+    GREY_MEAN,
+    GREY_STD,
     build_network,
     check_size,
     freeze,
@@ -134,7 +136,7 @@ def test_a_grey_backbone_gets_the_mean_over_the_colours_with_weights_and_that_of
     assert trained.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
     assert trained.std.flatten().tolist() == pytest.approx([(0.229 + 0.224 + 0.225) / 3])
     scratch = build_network(TINY, 2)
-    assert (float(scratch.mean), float(scratch.std)) == pytest.approx((networks.GREY_MEAN, networks.GREY_STD))
+    assert (float(scratch.mean), float(scratch.std)) == pytest.approx((GREY_MEAN, GREY_STD))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_weights_that_cannot_be_had_are_one_quick_line_with_both_ways_out(no_hub
 
 def test_offline_mode_does_not_ask_the_hub(monkeypatch, no_hub):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(networks, "_reachable", lambda address: pytest.fail("asked"))
+    monkeypatch.setattr(backbones, "_reachable", lambda address: pytest.fail("asked"))
     with pytest.raises(RecipeError, match="--no-pretrained"):
         build_network(NetworkSpec(name="resnet10t", pretrained=True), 2)
 
@@ -284,7 +286,7 @@ def test_an_answer_from_the_hub_counts_even_if_it_is_no():
 
     with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert networks._reachable(f"http://127.0.0.1:{server.server_port}")
+        assert backbones._reachable(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 

@@ -154,7 +154,7 @@ def gate_sections(measures: Mapping[str, GateMeasures]) -> list[str]:
     parts = [
         "Images that the classifier of frontal chests rejects. It was fitted on chest radiographs of these "
         "sources against other images of these kinds (*made*: drawn, or made of chests), and is measured on "
-        "held-out patients and files; in the last column, on a source or kind left out of the fit altogether.",
+        "held-out patients and files; in the last column, on a source or kind left out of the fit.",
     ]
     for chest, title in ((True, "Chest radiographs"), (False, "Other images")):
         rows = [

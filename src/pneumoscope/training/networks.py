@@ -6,26 +6,19 @@ weights (Zhou et al., CVPR 2016) and needs no gradient.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import http.client
 import logging
 import statistics
-import struct
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, cast
 
-import huggingface_hub
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pneumoscope.errors import RecipeError
-from pneumoscope.training.recipe import NetworkSpec
+from pneumoscope.training.backbones import short, timm_backbone
+from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec
 
 __all__ = [
     "CUSTOM_CNN",
@@ -40,14 +33,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CUSTOM_CNN = "custom-cnn"
-HUB_TIMEOUT = 10.0
-# What torch, safetensors and timm raise for a file that is no checkpoint or that of another network, and the
-# hub's client for a failed download.
-_LOADING_ERRORS = (
-    OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, struct.error,
-    SafetensorError,
-)  # fmt: skip
 # Mean and standard deviation of grey levels in the paediatric set, for backbones that start from scratch.
 GREY_MEAN, GREY_STD = 0.48, 0.24
 
@@ -146,7 +131,7 @@ def _drop_unused(features: _Features, channels: int) -> int:
         with torch.no_grad():
             found = features(torch.zeros(1, channels, 128, 128))
     except (AssertionError, RuntimeError) as error:  # timm asserts a transformer's input size
-        raise RecipeError(f"network.name: this network cannot be used ({_short(error)})") from error
+        raise RecipeError(f"network.name: this network cannot be used ({short(error)})") from error
     for hook in hooks:
         hook.remove()
     features.train()
@@ -177,7 +162,8 @@ def build_network(
     pretrained : bool, optional
         Overrides `spec.pretrained`.
     weights : Path, optional
-        A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of the hub's.
+        A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of an installed package's
+        or the hub's.
     seed : int, optional
         Of the weights that start at random.
 
@@ -201,11 +187,9 @@ def build_network(
         count = cast(int, backbone.num_features)
     else:
         starts_trained = requested or weights is not None
-        model = _timm_model(spec, pretrained=starts_trained, weights=weights)
+        model, source = timm_backbone(spec, pretrained=starts_trained, weights=weights)
         if starts_trained or spec.channels == 3:
             mean, std = _normalisation(model, spec.channels)
-        if starts_trained:
-            source = _weights_source(model, weights)
         backbone = _Features(model)
         count = _drop_unused(backbone, spec.channels)
         if not starts_trained and spec.name.startswith("vgg"):
@@ -225,16 +209,6 @@ def _normalisation(model: nn.Module, channels: int) -> tuple[tuple[float, ...], 
     return (statistics.fmean(mean),), (statistics.fmean(std),)
 
 
-def _weights_source(model: nn.Module, weights: Path | None) -> str:
-    """Return name and source of a timm model's weights, such as ``vgg16.tv_in1k (timm/vgg16.tv_in1k)``."""
-    config = cast(dict[str, Any], model.pretrained_cfg)
-    if weights is not None:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        return f"{config['architecture']} ({weights.name}, sha256 {digest[:12]})"
-    name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
-    return f"{name} ({config.get('hf_hub_id') or config.get('url')})"
-
-
 @torch.no_grad()
 def check_size(network: Network, size: int) -> None:
     """Reject an input size that is too small for the network.
@@ -252,77 +226,6 @@ def check_size(network: Network, size: int) -> None:
     if not features.numel():
         raise RecipeError(f"input.size: {size} pixels are too few for this network")
     network.train(was_training)
-
-
-def _timm_model(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) -> nn.Module:
-    if spec.name not in timm.list_models():
-        guess = difflib.get_close_matches(spec.name, [CUSTOM_CNN, *timm.list_models()], n=1)
-        hint = f"did you mean {guess[0]!r}?" if guess else "see timm.list_models()"
-        raise RecipeError(f"network.name: timm has no {spec.name!r}; {hint}")
-    if weights is not None and not weights.is_file():
-        raise RecipeError(f"{weights}: no such weights file; check --weights, or use --no-pretrained")
-    source = weights or (_cached_weights(spec.name) if pretrained else None)
-    try:
-        model: nn.Module = timm.create_model(
-            spec.name,
-            pretrained=pretrained,
-            in_chans=spec.channels,
-            pretrained_cfg_overlay={"file": str(source)} if source else {},
-            **spec.options,
-        )
-    except _LOADING_ERRORS as error:
-        if weights is not None:
-            raise RecipeError(f"{weights}: no timm checkpoint of {spec.name} ({_short(error)})") from error
-        if pretrained:
-            raise _no_weights(spec.name, _short(error)) from error
-        raise RecipeError(f"network: {spec.name} cannot be built ({_short(error)})") from error
-    return model
-
-
-def _cached_weights(name: str) -> Path | None:
-    """Return the downloaded weights where the hub cannot be reached; None where it can.
-
-    The hub's own client retries for a minute before it gives up.
-
-    Raises
-    ------
-    RecipeError
-        If the hub cannot be reached and the weights were not downloaded before, or timm has none.
-    """
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise _no_weights(name, "timm has none")
-    hub = huggingface_hub.constants.ENDPOINT
-    if not config.hf_hub_id or (not huggingface_hub.is_offline_mode() and _reachable(hub)):
-        return None
-    for filename in ("model.safetensors", "pytorch_model.bin"):
-        found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
-        if isinstance(found, str):
-            return Path(found)
-    raise _no_weights(name, f"{hub} cannot be reached")
-
-
-def _reachable(address: str) -> bool:
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
-            return True
-    except urllib.error.HTTPError:
-        return True  # it responded
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-def _no_weights(name: str, why: str) -> RecipeError:
-    return RecipeError(
-        f"ImageNet weights for {name} are not available ({why}): give a timm checkpoint with --weights FILE, "
-        "or start from scratch with --no-pretrained"
-    )
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _he_initialise(module: nn.Module) -> None:

@@ -24,6 +24,7 @@ from pneumoscope.training.augment import Augmentation
 from pneumoscope.training.target import PNEUMONIA, check_target, default_target
 
 __all__ = [
+    "CUSTOM_CNN",
     "Distillation",
     "NetworkSpec",
     "Phase",
@@ -34,6 +35,9 @@ __all__ = [
     "load_recipe",
     "recipe_names",
 ]
+
+CUSTOM_CNN = "custom-cnn"
+"""Name of the network that is no timm backbone."""
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
