@@ -28,7 +28,7 @@ from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Output, Predictor
 
-__all__ = ["FittedChest", "fit_chest"]
+__all__ = ["FittedChest", "drawn", "fit_chest"]
 
 Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -183,7 +183,8 @@ def _group(outputs: Sequence[Output], keys: Sequence[str], *, is_chest: bool) ->
     return _Group(np.array([row for row, _ in kept], np.float32), folds, is_chest)
 
 
-def _drawn(records: Sequence[Record], most: int) -> list[Record]:
+def drawn(records: Sequence[Record], most: int) -> list[Record]:
+    """Return at most this many records, drawn at random but always the same, in their order."""
     if len(records) <= most:
         return list(records)
     chosen = np.random.default_rng(0).choice(len(records), most, replace=False)
@@ -191,7 +192,7 @@ def _drawn(records: Sequence[Record], most: int) -> list[Record]:
 
 
 def _chests(predictor: Predictor, manifest: Manifest, progress: Progress) -> _Group:
-    records = _drawn(manifest.records, MOST_CHESTS)
+    records = drawn(manifest.records, MOST_CHESTS)
     paths = [manifest.resolve(record) for record in records]
     outputs = _counted((one for one, *_ in predictor.outputs_iter(paths)), len(paths), progress)
     return _group(outputs, [record.patient_id for record in records], is_chest=True)
@@ -231,7 +232,7 @@ def _material(sources: Mapping[str, Manifest]) -> list[Floats]:
     """Read some chests of each source, at the size that other images are made at."""
     found: list[Floats] = []
     for manifest in sources.values():
-        for record in _drawn(manifest.records, MATERIAL // max(1, len(sources))):
+        for record in drawn(manifest.records, MATERIAL // max(1, len(sources))):
             try:
                 found.append(read_radiograph(manifest.resolve(record), min_side=MATERIAL_SIDE).pixels)
             except UnreadableImageError:  # listed where the images are gathered

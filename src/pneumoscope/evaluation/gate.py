@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import require_extra
-from pneumoscope.evaluation.chest import FittedChest, fit_chest
+from pneumoscope.evaluation.chest import FittedChest, drawn, fit_chest
 from pneumoscope.model.bundle import MODEL_FILE, Bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits
@@ -222,10 +222,7 @@ def _folds(patients: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _described(pipeline: Pipeline, manifest: Manifest, progress: Progress) -> Described:
     """Describe the images of one manifest that pass the gate as it is before the fit."""
-    records = list(manifest.records)
-    if len(records) > MOST_IMAGES:
-        chosen = np.random.default_rng(0).choice(len(records), MOST_IMAGES, replace=False)
-        records = [records[index] for index in sorted(chosen)]
+    records = drawn(manifest.records, MOST_IMAGES)
 
     def describe_all(items: Sequence[InputItem]) -> list[Floats | None]:
         return [_description(one) for one in pipeline.read(items)]

@@ -98,19 +98,7 @@ def calibrate_bundle(
     progress = progress or Progress()
     content = bundle.manifest
     limits = gate.limits if gate else content.gate
-    if gate:
-        segmenter = OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None
-        pipeline = Pipeline(
-            content.input,
-            limits,
-            segmenter=segmenter,
-            novelty=gate.novelty,
-            classifier=gate.classifier,
-            cache=None if copies else cache,
-        )
-    else:
-        pipeline = Pipeline.of_bundle(bundle, cache=None if copies else cache)
-    predictor = Predictor(bundle, workers=available_cpus(), pipeline=pipeline)
+    predictor = _predictor(bundle, gate, None if copies else cache)
     background = MeanFeatures(content.target)
     observed = observe(
         predictor, manifest, copies=copies, seed=seed, collectors=(background,), progress=progress
@@ -141,6 +129,22 @@ def calibrate_bundle(
         HEAD_FILE: head_bytes(bundle.head_weight, bundle.head_bias, background.mean_)
     }
     return write_bundle(bundle.path, written, files | ({GATE_FILE: gate.content} if gate else {}))
+
+
+def _predictor(bundle: Bundle, gate: FittedGate | None, cache: ImageCache | None) -> Predictor:
+    """Return the predictor of a bundle, with a gate that is not written yet in place of its own."""
+    if gate is None:
+        pipeline = Pipeline.of_bundle(bundle, cache=cache)
+    else:
+        pipeline = Pipeline(
+            bundle.manifest.input,
+            gate.limits,
+            segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
+            novelty=gate.novelty,
+            classifier=gate.classifier,
+            cache=cache,
+        )
+    return Predictor(bundle, workers=available_cpus(), pipeline=pipeline)
 
 
 def _of_population(observed: Observed, population: Population) -> npt.NDArray[np.intp]:
