@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from bundles import lungs_onnx
 from pneumoscope.data.description import write_description
-from pneumoscope.data.folder import load
+from pneumoscope.data.folder import load, scan
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.domain import DatasetDescription
+from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import BundleError, DataError, MissingExtraError, RecipeError
 from pneumoscope.experiment import (
     Experiment,
@@ -210,6 +210,22 @@ def test_each_state_of_the_bundle_is_written_once(data, tmp_path, monkeypatch):
         monkeypatch.setattr(f"{module}.write_bundle", counting)
     run_experiment(Experiment(small(), data, tmp_path / "run"))
     assert written == ["draft", "calibrated", "evaluated"]
+
+
+def test_populations_of_the_recipe_get_calibrations_of_their_own(data, tmp_path):
+    listed = divide(scan(data), SplitSpec(fractions=(0.4, 0.4, 0.2)))
+    of_class = {label: [one for one in listed if one.label == label] for label in listed.labels()}
+    adults = {one.path for records in of_class.values() for one in records[::2]}
+    aged = [dataclasses.replace(one, age=40.0 if one.path in adults else 4.0) for one in listed]
+    listed.with_records(aged).write(tmp_path / "aged.csv")
+    recipe = small(populations=(Population("adults", (18, None)), Population("aged", (65, None))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumoscope.evaluation.steps.LEAST", 3)
+        result = run_experiment(Experiment(recipe, tmp_path / "aged.csv", tmp_path / "run"))
+    manifest = result.bundle.manifest
+    assert [one.population for one in manifest.calibrations] == ["any", "adults"]
+    assert manifest.population_of(40.0, "PA") == "adults"
+    assert manifest.population_of(4.0, "PA") == manifest.population_of(None, "PA") == "any"
 
 
 def test_an_interrupted_run_leaves_a_draft_that_does_not_load(data, tmp_path, monkeypatch):

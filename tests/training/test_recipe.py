@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pneumoscope.domain import CodedConcept, Target
+from pneumoscope.domain import CodedConcept, Population, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
@@ -206,6 +206,17 @@ def test_a_target_is_read_from_the_command_line():
 def test_shipped_recipes_state_classes_and_target(name):
     recipe = load_recipe(name)
     assert recipe.resolved() == recipe
+
+
+def test_populations_are_read_and_written(tmp_path):
+    path = tmp_path / "r.yaml"
+    given = [{"name": "adults", "ages": [18, None], "views": ["PA"]}]
+    path.write_text(yaml.safe_dump(SMALL | {"populations": given}))
+    recipe = load_recipe(str(path))
+    assert recipe.populations == (Population("adults", (18, None), ("PA",)),)
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+    assert Recipe.model_validate(SMALL).sha256 != recipe.sha256
 
 
 def test_a_missing_key_is_named(tmp_path):

@@ -70,6 +70,7 @@ def calibrated(
         gate=gate,
         method=recipe.calibration,
         copies=recipe.calibration_copies,
+        populations=recipe.populations,
         seed=recipe.seed,
         described_as=origin.part("val"),
         cache=cache,

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
-from pneumoscope.domain import Target
+from pneumoscope.domain import Population, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
@@ -167,6 +167,9 @@ class Recipe(_Strict):
         Auxiliary tasks.
     calibration_copies : int
         Augmented copies of each validation image on which calibrator and thresholds are fitted too.
+    populations : tuple of Population
+        Those that get operating points and a calibration of their own, if the validation images have enough
+        of them.
     pretraining : Pretraining or None
         Self-supervised epochs before the training.
     ema : float or None
@@ -197,6 +200,7 @@ class Recipe(_Strict):
     precision: Literal["float32", "int8"] = "float32"
     calibration: Literal["none", "temperature", "vector"] = "temperature"
     calibration_copies: int = Field(default=0, ge=0, le=20)
+    populations: tuple[Population, ...] = ()
     split: SplitSpec = SplitSpec()
     seed: int = 0
 
