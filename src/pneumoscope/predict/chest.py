@@ -106,13 +106,28 @@ def texture(pixels: Floats) -> Floats:
         detail, entropy of the grey levels, share of the most frequent grey level; then the logarithms of the
         first four, since an image without any detail differs from a smooth one by factors.
     """
-    gradient = np.hypot(cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)) / 8
+    across, down = (cv2.Sobel(pixels, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0))
     smooth = cv2.GaussianBlur(pixels, (0, 0), FINE)
-    fine, coarse = pixels - smooth, smooth - cv2.GaussianBlur(pixels, (0, 0), COARSE)
-    share = np.histogram(pixels, BINS, (0, 1))[0] / pixels.size
+    fine = cv2.subtract(pixels, smooth)
+    coarse = cv2.subtract(smooth, cv2.GaussianBlur(pixels, (0, 0), COARSE))
+    counts = cv2.calcHist([pixels], [0], None, [BINS], [0, 1 + 1e-6]).ravel()
+    share = counts / np.float32(pixels.size)
     present = share[share > 0]
     detail = np.array(
-        [(gradient > DETAIL).mean(), (np.abs(fine) > DETAIL / 2).mean(), fine.std(), coarse.std()]
+        [
+            _share_above(cv2.magnitude(across, down), DETAIL),
+            _share_above(cv2.absdiff(pixels, smooth), DETAIL / 2),
+            _deviation(fine),
+            _deviation(coarse),
+        ]
     )
     levels = np.array([-(present * np.log(present)).sum(), share.max(initial=0)])
     return np.concatenate([detail, levels, np.log(detail + LEAST_DETAIL)]).astype(np.float32)
+
+
+def _share_above(values: Floats, limit: float) -> float:
+    return cv2.countNonZero(cv2.compare(values, limit, cv2.CMP_GT)) / values.size
+
+
+def _deviation(values: Floats) -> float:
+    return float(cv2.meanStdDev(values)[1][0, 0])
