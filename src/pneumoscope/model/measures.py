@@ -48,7 +48,7 @@ NOT_MEASURED = Estimate(None, reason="not measured")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TargetClasses(_Frozen):
