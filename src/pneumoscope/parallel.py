@@ -87,3 +87,11 @@ class Progress:
 
     def message(self, line: str) -> None:
         """Report a line that stays visible, such as the metrics of an epoch."""
+
+    def collect(self, results: Iterable[T], total: int) -> list[T]:
+        """Return all results as a list, reporting each of the `total` as it comes."""
+        collected = []
+        for result in results:
+            collected.append(result)
+            self.update(len(collected), total)
+        return collected

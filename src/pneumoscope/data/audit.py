@@ -262,14 +262,12 @@ def inspect(
         raise DataError(f"near-duplicate distance {near_distance}: choose 0 to 256")
     progress = progress or Progress()
     progress.step("reading images")
-    files: list[_FileFacts] = []
 
     def read(records: Sequence[Record]) -> list[_FileFacts]:
         return [_read(record.path, manifest.resolve(record)) for record in records]
 
-    for one in in_order(manifest.records, read, workers=min(_MAX_THREADS, available_cpus())):
-        files.append(one)
-        progress.update(len(files), len(manifest))
+    workers = min(_MAX_THREADS, available_cpus())
+    files = progress.collect(in_order(manifest.records, read, workers=workers), len(manifest))
     unreadable = tuple(one.problem for one in files if one.problem)
     if len(unreadable) == len(manifest):
         raise DataError(f"{manifest.root}: no file can be read; the first: {unreadable[0].detail}")

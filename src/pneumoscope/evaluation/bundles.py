@@ -248,11 +248,8 @@ def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str
 
 def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -> list[Prediction]:
     progress.step("predicting")
-    predictions = []
-    for one in predictor.predict_iter([_item(manifest, record) for record in manifest.records]):
-        predictions.append(one)
-        progress.update(len(predictions), len(manifest))
-    return predictions
+    items = [_item(manifest, record) for record in manifest.records]
+    return progress.collect(predictor.predict_iter(items), len(items))
 
 
 def _item(manifest: Manifest, record: Record) -> InputItem:

@@ -8,7 +8,7 @@ the classifier was not fitted on is measured by leaving out each in turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Output, Predictor
 
-__all__ = ["FittedChest", "drawn", "fit_chest"]
+__all__ = ["FittedChest", "drawn", "fit_chest", "two_folds"]
 
 Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -177,10 +177,15 @@ def _group(outputs: Sequence[Output], keys: Sequence[str], *, is_chest: bool) ->
         for one, key in zip(outputs, keys, strict=True)
         if one.features is not None and one.standardised is not None and one.standardised.lungs is not None
     ]
-    known = {key: number for number, key in enumerate(sorted({key for _, key in kept}))}
-    sides = np.random.default_rng(0).permutation(len(known)) % 2
-    folds = np.array([sides[known[key]] for _, key in kept], np.int64)
+    folds = two_folds([key for _, key in kept])
     return _Group(np.array([row for row, _ in kept], np.float32), folds, is_chest)
+
+
+def two_folds(keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Divide rows into two folds, shape (N,), so that rows of one key, such as a patient, stay together."""
+    known = {key: number for number, key in enumerate(sorted(set(keys)))}
+    sides = np.random.default_rng(0).permutation(len(known)) % 2
+    return np.array([sides[known[key]] for key in keys], np.int64)
 
 
 def drawn(records: Sequence[Record], most: int) -> list[Record]:
@@ -194,16 +199,8 @@ def drawn(records: Sequence[Record], most: int) -> list[Record]:
 def _chests(predictor: Predictor, manifest: Manifest, progress: Progress) -> _Group:
     records = drawn(manifest.records, MOST_CHESTS)
     paths = [manifest.resolve(record) for record in records]
-    outputs = _counted((one for one, *_ in predictor.outputs_iter(paths)), len(paths), progress)
+    outputs = progress.collect((one for one, *_ in predictor.outputs_iter(paths)), len(paths))
     return _group(outputs, [record.patient_id for record in records], is_chest=True)
-
-
-def _counted(outputs: Iterable[Output], total: int, progress: Progress) -> list[Output]:
-    found = []
-    for one in outputs:
-        found.append(one)
-        progress.update(len(found), total)
-    return found
 
 
 def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict[str, _Group]:
@@ -212,7 +209,7 @@ def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict
     if not paths:
         raise DataError(f"{folder}: no image of another kind to fit the gate on; correct --not-chest")
     kinds = [_kind(path, folder) for path in paths]
-    outputs = _counted((one for one, *_ in predictor.outputs_iter(paths)), len(paths), progress)
+    outputs = progress.collect((one for one, *_ in predictor.outputs_iter(paths)), len(paths))
     groups = {}
     for kind in sorted(set(kinds)):
         own = [index for index, other in enumerate(kinds) if other == kind]

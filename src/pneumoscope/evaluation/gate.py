@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import require_extra
-from pneumoscope.evaluation.chest import FittedChest, drawn, fit_chest
+from pneumoscope.evaluation.chest import FittedChest, drawn, fit_chest, two_folds
 from pneumoscope.model.bundle import MODEL_FILE, Bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import GateLimits
@@ -189,7 +189,7 @@ def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:
     sources : sequence of Described
         At least one; each counts the same, whatever its size.
     """
-    folds = [_folds(source.patients) for source in sources]
+    folds = [two_folds(source.patients) for source in sources]
     held_out: list[list[float]] = [[] for _ in sources]
     for fold in (0, 1):
         seen = [source.descriptions[of != fold] for source, of in zip(sources, folds, strict=True)]
@@ -213,13 +213,6 @@ def _statistics(parts: Sequence[Floats]) -> Novelty:
     return Novelty(mean.astype(np.float32), whitener.astype(np.float32))
 
 
-def _folds(patients: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Divide patients into two folds, by their names."""
-    known = {patient: number for number, patient in enumerate(sorted(set(patients)))}
-    sides = np.random.default_rng(0).permutation(len(known)) % 2
-    return np.array([sides[known[patient]] for patient in patients], np.int64)
-
-
 def _described(pipeline: Pipeline, manifest: Manifest, progress: Progress) -> Described:
     """Describe the images of one manifest that pass the gate as it is before the fit."""
     records = drawn(manifest.records, MOST_IMAGES)
@@ -228,10 +221,7 @@ def _described(pipeline: Pipeline, manifest: Manifest, progress: Progress) -> De
         return [_description(one) for one in pipeline.read(items)]
 
     items = (InputItem(str(manifest.resolve(record))) for record in records)
-    found: list[Floats | None] = []
-    for one in in_order(items, describe_all, workers=available_cpus()):
-        found.append(one)
-        progress.update(len(found), len(records))
+    found = progress.collect(in_order(items, describe_all, workers=available_cpus()), len(records))
     kept = [(one, record) for one, record in zip(found, records, strict=True) if one is not None]
     descriptions = np.array([one for one, _ in kept], np.float32).reshape(len(kept), DIMENSIONS)
     return Described(descriptions, [record.patient_id for _, record in kept])

@@ -118,10 +118,7 @@ def measure_robustness(
     records = chosen_records(manifest.records, plan.images, plan.seed)
     conditions = _conditions(plan.seed)
     work = partial(_evaluate, predictor, manifest, conditions)
-    rows: list[FloatArray] = []
-    for row in in_order(records, work, workers=predictor.workers, chunk=2):
-        rows.append(row)
-        progress.update(len(rows), len(records))
+    rows = progress.collect(in_order(records, work, workers=predictor.workers, chunk=2), len(records))
     read = np.array([len(row) > 0 for row in rows], dtype=np.bool_)
     if not read.any():
         raise DataError(f"{manifest.root}: no image could be read, so there is nothing to corrupt")
