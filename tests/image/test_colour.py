@@ -1,0 +1,51 @@
+"""How much colour an image has, and that the gate rejects an image in colours."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from images import grey_levels
+from pneumoscope.errors import Reason
+from pneumoscope.image.decode import read_radiograph
+from pneumoscope.model.manifest import GateLimits
+from pneumoscope.predict.gate import advice, check_pixels
+
+LIMITS = GateLimits()
+
+
+def in_file(pixels: np.ndarray, suffix: str) -> bytes:
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+def test_a_colour_map_is_rejected_and_the_line_says_why(suffix):
+    mapped = cv2.applyColorMap(grey_levels(1, 240, 240), cv2.COLORMAP_JET)
+    image = read_radiograph(in_file(mapped, suffix))
+    assert image.colour > 0.25
+    assert check_pixels(image, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+    assert "colour map" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], image, LIMITS)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_grey_stored_as_colour_and_a_tinted_film_pass(suffix):
+    grey = np.repeat(grey_levels(2, 240, 240)[:, :, None], 3, axis=2)
+    tinted = np.rint(grey * np.array([0.75, 0.9, 1.0])).astype(np.uint8)
+    for pixels in (grey, tinted):
+        image = read_radiograph(in_file(pixels, suffix))
+        assert image.colour < 0.02
+        assert check_pixels(image, LIMITS) == []
+
+
+def test_a_grey_file_has_no_colour():
+    assert read_radiograph(in_file(grey_levels(3, 120, 120), ".png")).colour == 0
+    assert read_radiograph(in_file(grey_levels(3, 120, 120), ".jpg")).colour == 0
+
+
+def test_coloured_letters_on_a_radiograph_pass():
+    marked = np.repeat(grey_levels(4, 400, 400)[:, :, None], 3, axis=2)
+    cv2.putText(marked, "AP", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.5, (0, 255, 255), 3)
+    image = read_radiograph(in_file(marked, ".png"))
+    assert 0 < image.colour <= LIMITS.max_colour
+    assert check_pixels(image, LIMITS) == []
