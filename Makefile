@@ -5,11 +5,28 @@ VENV ?= .venv
 BIN ?= $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Folder of the demonstration, number of phantoms, and further options of its training.
+# `make setup CPU=1` installs torch without CUDA. Where pip knows no index with builds for the CPU, TORCH_INDEX names
+# one: the address that pytorch.org gives for pip and CPU, or a folder of wheels.
+CPU ?=
+TORCH_INDEX ?=
+WHAT ?= --editable '.[dev]'
+PIP_MORE = $(if $(TORCH_INDEX),$(if $(findstring ://,$(TORCH_INDEX)),--extra-index-url,--find-links) '$(TORCH_INDEX)')
+# On Linux the torch of PyPI needs CUDA's libraries to be imported; builds for the CPU have a version with +cpu.
+ON_CPU := $(if $(strip $(CPU)),$(filter Linux,$(shell uname -s)))
+PINS = $(if $(ON_CPU),$(VENV)/constraints-cpu.txt,constraints.txt)
+NO_CPU_BUILD := no torch for the CPU was found: make setup CPU=1 TORCH_INDEX=address or folder (see Makefile)
+
+# `make demo` trains on these X-rays: a folder or manifest, or the word phantoms for drawn ones. RECIPE is the
+# recipe, DEMO the folder for all results, DEMO_TRAIN further options of the training.
+DATA ?= data/xrays-sample
 DEMO ?= demo
+DEMO_TRAIN ?=
 PHANTOMS ?= 400
 NEW_PHANTOMS ?= 60
-DEMO_TRAIN ?=
+DRAWN := $(filter phantoms,$(DATA))
+RECIPE ?= $(if $(DRAWN),phantom,transfer)
+DEMO_DATA = $(if $(DRAWN),$(DEMO)/phantoms,$(DATA))
+NEW = $(DEMO)/$(if $(DRAWN),new,samples)
 # An X-ray for the shipped model: make demo IMAGE=chest.png
 IMAGE ?=
 
@@ -27,12 +44,12 @@ SHIPPED := src/pneumoscope/bundles/default
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make setup    virtual environment $(VENV) with everything in it'
-	@echo 'make demo     draw phantoms, train, evaluate and predict; IMAGE=chest.png runs the shipped model on it'
+	@echo 'make setup    virtual environment $(VENV) with everything in it; CPU=1 without CUDA'
+	@echo 'make demo     train on real X-rays, evaluate and predict; DATA=folder on others, DATA=phantoms on drawn ones'
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
-	@echo 'make tutorial run the walkthrough notebook and rebuild its page'
+	@echo 'make tutorial run the walkthrough notebook and all commands of README and tutorial, and write their output'
 	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder NOT_CHEST=folder'
 	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
 
@@ -40,31 +57,60 @@ setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@# An earlier pip downloads packages to look them up. Without a connection it has to do.
+	-$(BIN)/python -m pip install --quiet 'pip>=23.3'
+	sed -E 's/^(torch|torchvision)==([^+]*)$$/\1==\2+cpu/' constraints.txt > $(VENV)/constraints-cpu.txt
+	@echo 'Looking up what is to be installed, which takes a minute; packages are downloaded after that.'
+	$(BIN)/python -m pip install --constraint $(PINS) $(PIP_MORE) --dry-run --quiet --report $(VENV)/plan.json $(WHAT) \
+		$(if $(ON_CPU),|| { echo '$(NO_CPU_BUILD)' >&2; exit 2; })
+	$(BIN)/python tools/install_plan.py $(VENV)/plan.json --write $(VENV)/plan.txt $(if $(CPU),--no-cuda)
+	$(BIN)/python -m pip install --no-deps $(PIP_MORE) --requirement $(VENV)/plan.txt $(WHAT)
 	touch $@
 
 demo: $(INSTALLED)
-	@rm -rf '$(DEMO)/phantoms' '$(DEMO)/run' '$(DEMO)/new' '$(DEMO)/evaluated' '$(DEMO)/heatmaps'
+	@rm -rf '$(DEMO)'/phantoms '$(DEMO)'/run '$(DEMO)'/evaluated '$(DEMO)'/new '$(DEMO)'/samples '$(DEMO)'/heatmaps
+	@mkdir -p '$(DEMO)'
+ifneq ($(DRAWN),)
 	@echo; echo '== Draw $(PHANTOMS) phantoms: synthetic chest X-rays'
-	$(BIN)/pneumoscope data phantom '$(DEMO)/phantoms' --n $(PHANTOMS)
-	@echo; echo '== Train a small network on them, calibrate it, evaluate it on held-out patients'
-	$(BIN)/pneumoscope train phantom --data '$(DEMO)/phantoms' --out '$(DEMO)/run' $(DEMO_TRAIN)
-	@echo; echo '== Evaluate it on new phantoms, drawn with another seed'
-	$(BIN)/pneumoscope data phantom '$(DEMO)/new' --seed 1 --n $(NEW_PHANTOMS)
-	$(BIN)/pneumoscope evaluate '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/evaluated'
-	@echo; echo '== Predict them, with a heat map of each'
-	$(BIN)/pneumoscope predict '$(DEMO)/new' --bundle '$(DEMO)/run' --out '$(DEMO)/predictions.csv' --heatmaps '$(DEMO)/heatmaps'
-	@head -n 4 '$(DEMO)/predictions.csv'
+	$(BIN)/pneumoscope data phantom '$(DEMO_DATA)' --n $(PHANTOMS)
+endif
+	@echo; echo '== Audit: unreadable files, duplicates, patients'
+	$(BIN)/pneumoscope data audit '$(DEMO_DATA)' || [ $$? -eq 3 ]
+	@echo; echo '== Split by patient: no patient, and no copy of an image, is in two parts'
+	$(BIN)/pneumoscope data split '$(DEMO_DATA)' --out '$(DEMO)/split.csv' || [ $$? -eq 3 ]
+	@echo; echo '== Train on train, choose and calibrate on val (recipe $(RECIPE); two to three minutes on two cores)'
+	$(BIN)/pneumoscope train $(RECIPE) --data '$(DEMO)/split.csv' --out '$(DEMO)/run' $(DEMO_TRAIN)
+	@echo; echo '== Evaluate the exported model on the patients of test, with 95% intervals'
+	$(BIN)/pneumoscope evaluate '$(DEMO)/split.csv' --split test --bundle '$(DEMO)/run' --out '$(DEMO)/evaluated'
+ifneq ($(DRAWN),)
+	@echo; echo '== Predict new phantoms, drawn with another seed, with a heat map of each'
+	$(BIN)/pneumoscope data phantom '$(NEW)' --seed 1 --n $(NEW_PHANTOMS)
+else
+	@echo; echo '== Predict the sample images with it, of which two are no frontal chest X-rays, with a heat map of each'
+	$(BIN)/pneumoscope samples '$(NEW)'
+endif
+	$(BIN)/pneumoscope predict '$(NEW)' --bundle '$(DEMO)/run' --out '$(DEMO)/predictions.csv' \
+		--heatmaps '$(DEMO)/heatmaps' --report '$(DEMO)/predictions.html' || [ $$? -eq 3 ]
 	@echo
 	@echo 'Report of the training:   $(DEMO)/run/report.html'
-	@echo 'Report on new phantoms:   $(DEMO)/evaluated/report.html'
+	@echo 'Report of the evaluation: $(DEMO)/evaluated/report.html'
+	@echo 'Report of predictions:    $(DEMO)/predictions.html'
 	@echo 'Predictions, heat maps:   $(DEMO)/predictions.csv, $(DEMO)/heatmaps/'
+	@echo 'The split, image by image: $(DEMO)/split.csv'
+ifneq ($(DRAWN),)
 	@echo 'Phantoms are easy: this shows that training works, and nothing about real X-rays.'
+else
+	@echo
+	@echo 'Few patients give wide intervals. On the full set, 5,856 X-rays (1.2 GB to download):'
+	@echo '  $(BIN)/pneumoscope data fetch kermany kermany'
+	@echo '  make demo DATA=kermany'
+endif
 ifneq ($(strip $(IMAGE)),)
-	@echo; echo '== The shipped model, trained on real X-rays, on $(IMAGE)'
+	@echo; echo '== The shipped model on $(IMAGE)'
 	$(BIN)/pneumoscope predict '$(IMAGE)'
 else
-	@echo 'The shipped model was trained on real X-rays; run it:  $(BIN)/pneumoscope predict chest.png'
+	@echo
+	@echo 'The shipped model was trained on more, and for longer:  $(BIN)/pneumoscope demo'
 endif
 
 test: $(INSTALLED)
@@ -82,6 +128,7 @@ docs: $(INSTALLED)
 
 tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_page.py
+	$(BIN)/python notebooks/build_outputs.py
 
 bundle: $(INSTALLED) build/bundle/run/report.html
 	rm -rf $(SHIPPED)

@@ -19,8 +19,9 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
+REPOSITORY = Path(__file__).parents[1]
 NOTEBOOK = Path(__file__).with_name("walkthrough.ipynb")
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "walkthrough.md"
+PAGE = REPOSITORY / "docs" / "tutorial" / "walkthrough.md"
 
 IMAGE_WIDTH, IMAGE_COLOURS = 720, 128  # small enough for the repository
 # A cell that begins a shell line with "!" does not stop at its error.
@@ -29,7 +30,15 @@ TERMINAL_CODE = re.compile(r"(\n|\r|\x1b\[[0-9;?]*[A-Za-z])")
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
-    """Run every cell in an empty folder, with the commands of this environment; fill in the outputs.
+    """Run every cell as in a new clone, with the commands of this environment; fill in the outputs.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        Its cells get their outputs.
+    folder : Path
+        Empty; it gets the data of the repository, and the files that the notebook writes are in its
+        subfolder ``notebooks``.
 
     Raises
     ------
@@ -38,10 +47,13 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     RuntimeError
         If a command line in a cell fails.
     """
+    place = folder / "notebooks"
+    place.mkdir()
+    (folder / "data").symlink_to(REPOSITORY / "data")
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": commands, "COLUMNS": "110"}
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(place)}}
     )
     try:
         client.execute(env=environment)
@@ -51,7 +63,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
 
 def _check_commands(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
-        shown = _screen("".join(_text(output) for output in cell.get("outputs", ()) if "text" in output))
+        shown = screen("".join(_text(output) for output in cell.get("outputs", ()) if "text" in output))
         if FAILED.search(shown):
             raise RuntimeError(f"{cell.source}\n{shown}")
 
@@ -88,7 +100,7 @@ def render_code(cell: NotebookNode) -> tuple[str, dict[str, bytes]]:
         else:
             printed += _text(output)
     if printed.strip():
-        blocks.insert(1, f"```text\n{_screen(printed)}\n```")
+        blocks.insert(1, f"```text\n{screen(printed)}\n```")
     return "\n\n".join(blocks), images
 
 
@@ -109,7 +121,7 @@ def _text(output: NotebookNode) -> str:
     return f"{output.get('data', {}).get('text/plain', '')}\n"
 
 
-def _screen(text: str) -> str:
+def screen(text: str) -> str:
     """Return the final screen of a terminal: progress bars once, nothing that was erased."""
     lines, row, column = [""], 0, 0
     for part in TERMINAL_CODE.split(text):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +33,17 @@ def shared_data() -> Path:
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep prepared images out of the user's own cache."""
     os.environ["PNEUMOSCOPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, or a skip that names the package."""
+    sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("the browser tests need Chromium: install the package chromium")
+    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=flags)
+        yield chromium
+        chromium.close()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import pneumoscope
 
@@ -65,3 +69,64 @@ def test_the_architecture_page_matches_the_code() -> None:
     for name in parts - {"__init__", "__main__"}:
         assert name in diagram, name
         assert name in described, name
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", settings, re.MULTILINE)
+    pages = [str(path.relative_to(REPOSITORY / "docs")) for path in (REPOSITORY / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_results_are_those_of_the_runs_and_of_the_shipped_bundle() -> None:
+    results = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "results_table.py")))
+    rows, claims = results.read_table(results.MEASURED), results.read_table(results.CLAIMS)
+    for name, blocks in results.pages(rows, claims, pneumoscope.load_bundle().manifest).items():
+        page = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert results.with_blocks(page, blocks) == page, f"{name}: run python benchmarks/results_table.py"
+    for theme in results.THEMES:
+        drawn = (REPOSITORY / "docs" / results.PLOT.format(theme=theme)).read_text(encoding="utf-8")
+        for claim in claims:
+            assert f">{claim['recipe']}, seed 0<" in drawn
+
+
+def test_a_run_becomes_a_row(tmp_path: Path) -> None:
+    results = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "results_table.py")))
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: vgg16, classes: [normal, bacterial, viral], input: {size: 64}, "
+        "split: {method: random, seed: 0}, seed: 1}"
+    )
+    (tmp_path / "environment.json").write_text('{"processors": 2}')
+    (tmp_path / "history.csv").write_text("epoch,seconds\n1,60\n2,120\n")
+    estimate = {"value": 0.91234, "low": 0.9, "high": 0.95}
+    metrics = {
+        "all_classes": {"accuracy": estimate},
+        "detection": {"accuracy": estimate, "auroc": estimate, "f1": {"value": None, "reason": "none"}},
+        "subtypes": {"bacterial vs viral": {"auroc": estimate}},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    row = results.measured(tmp_path)
+    assert results.key(row) == ("vgg16", "random", "1", "64", "2")
+    assert (row["minutes"], row["auroc"], row["f1"]) == ("3", "0.912", "")
+    longer = row | {"epochs": "12", "auroc": "0.999"}
+    claims = [{"recipe": "vgg16", "page": "", "claim": "", "accuracy": "0.988"}]
+    table = results.published_table([longer, row], claims)
+    assert "| `vgg16`, seed 1 | 0.988 | – | – | 0.912 [0.900, 0.950] | 0.999 [0.900, 0.950] |" in table
+    results.draw([row], claims, tmp_path / "plot.svg", "dark")
+    assert "vgg16, seed 1" in (tmp_path / "plot.svg").read_text()
+    with pytest.raises(SystemExit, match="no block 'runs'"):
+        results.with_blocks("text", {"runs": ""})
+
+
+def test_citation_and_security() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == pneumoscope.__version__
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["license"] == project["license"]
+    assert {"message", "title", "authors"} <= set(citation)
+    for source in citation["references"]:
+        assert {"type", "title", "authors"} <= set(source)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8"))
+    assert links
+    assert all((REPOSITORY / link).is_file() for link in links)

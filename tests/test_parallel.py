@@ -8,7 +8,7 @@ from itertools import count, islice
 
 import pytest
 
-from pneumoscope.parallel import available_cpus, in_order
+from pneumoscope.parallel import TimeLeft, available_cpus, in_order
 
 
 def doubled(chunk):
@@ -71,3 +71,44 @@ def test_chunks_of_one_go_on_after_the_first():
         6,
         8,
     ]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 40.0])
+def test_the_time_left_of_even_work_is_what_it_takes(seconds):
+    left, total = TimeLeft(), 1000
+    for done in range(total + 1):
+        estimate = left(done * seconds, done, total)
+        if done * seconds >= TimeLeft.FIRST and done < total:
+            assert estimate == pytest.approx((total - done) * seconds)
+    assert estimate is None
+
+
+def test_the_time_left_follows_a_change_of_speed():
+    left, now = TimeLeft(), 0.0
+    for done in range(2000):
+        now += 0.1 if done < 1000 else 1.0
+        estimate = left(now, done, 2000)
+        if done == 1200:
+            assert estimate == pytest.approx(800, rel=0.05)
+
+
+def test_the_time_left_of_resumed_work_counts_from_where_it_began():
+    left = TimeLeft()
+    assert left(0.0, 900, 1000) is None
+    assert left(10.0, 910, 1000) == pytest.approx(90)
+
+
+def test_no_time_is_left_where_it_is_not_known():
+    left = TimeLeft()
+    assert left(0.0, 0, None) is None
+    assert left(10.0, 5, None) is None
+    stuck = TimeLeft()
+    assert [stuck(float(now), 0, 10) for now in range(0, 60, 10)] == [None] * 6
+
+
+def test_work_that_counts_again_from_the_beginning_is_estimated_anew():
+    left = TimeLeft()
+    for now in range(100):
+        left(float(now), now, 100)
+    assert left(100.0, 0, 1000) is None
+    assert left(110.0, 1, 1000) == pytest.approx(9990)

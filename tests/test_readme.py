@@ -1,8 +1,10 @@
-"""Every command of the README is run, or a cheaper one in its place:
+"""Every command of README and tutorial is run, or a cheaper one in its place; outputs are compared.
 
-* ``make demo`` runs with few phantoms and one epoch, in the virtual environment that runs the tests.
+* Commands and Python code that are followed by their output run unchanged, each page from top to bottom, as a
+  reader would; numbers may differ a little (`notebooks/build_outputs.py`).
+* ``make demo`` runs with few X-rays and epochs, in the virtual environment that runs the tests.
 * ``make check`` runs these tests: only its dry run is checked.
-* ``pip install .`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
+* ``pip`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
 * ``pneumoscope train`` runs every recipe on phantoms, small, for one epoch, from scratch.
 * ``pneumoscope data fetch`` gets a mirror that does not exist, and must report it in one line.
 * ``pneumoscope serve`` is started on a free port, its health is checked, and it is stopped.
@@ -15,6 +17,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -23,11 +26,13 @@ import tomllib
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import pneumoscope
 from bundles import make_bundle
 from pneumoscope.data import load, split
 from pneumoscope.data.phantom import write_phantoms
@@ -36,19 +41,36 @@ from pneumoscope.training.recipe import recipe_names
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 
-TRIAL = ("--epochs", "1", "--limit", "12", "--no-pretrained")
+sys.path.insert(0, str(REPOSITORY / "notebooks"))  # it imports its neighbour
+builder = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "notebooks" / "build_outputs.py")))
+sys.path.pop(0)
+PAGES: dict[str, str] = {path.name: path.read_text(encoding="utf-8") for path in builder.PAGES}
+FIX = "run `make tutorial`"
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TRIAL = ("--epochs", "1", "--limit", "4", "--no-pretrained")
 # Inception needs 75 pixels, the VGG networks 32.
 TRIAL_SIZE = {"inception-v3": "80"}
 NO_MIRROR = ("--base-url", "http://127.0.0.1:9/")
 
 
-def commands(*programs: str, text: str = README) -> list[str]:
-    """Return the lines behind a ``$`` that call one of the programs, in the order of the page."""
-    lines = [line for kind, block in BLOCK.findall(text) if kind == "console" for line in block.splitlines()]
-    return [line[2:] for line in lines if line.startswith("$ ") and line[2:].split()[0] in programs]
+def commands(*programs: str) -> list[str]:
+    """Return the lines behind a ``$`` on all pages that call one of the programs, each once."""
+    blocks = [block for page in PAGES.values() for kind, block in BLOCK.findall(page) if kind == "console"]
+    lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line for line in dict.fromkeys(lines) if line.split()[0] in programs]
+
+
+SHOWN = {
+    shlex.join(command)
+    for page in PAGES.values()
+    for example in builder.examples(page)
+    for command in example.commands
+}
+# Those that no page shows the output of.
+SILENT = [command for command in commands("pneumoscope") if command not in SHOWN]
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -67,57 +89,96 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(phantoms: Path, tmp_path: Path) -> Path:
-    """Return a folder with the files that the README's commands name."""
+    """Return a folder with the files that the commands name."""
     shutil.copytree(phantoms, tmp_path / "xrays")
     images = sorted((tmp_path / "xrays").rglob("*.jpeg"))
-    shutil.copy(images[0], tmp_path / "chest.png")
     (tmp_path / "ward").mkdir()
     for image in images[::20]:
         shutil.copy(image, tmp_path / "ward")
+    builder.prepare(tmp_path)
     split(load(tmp_path / "xrays"), seed=1).write(tmp_path / "split.csv")
     return tmp_path
 
 
+def make_bundles(command: str, folder: Path) -> None:
+    """Make the bundles that a command reads."""
+    for name in ("runs/default", "runs/transfer", "model"):
+        if re.search(rf"(?<!--out ){name}\b", command):
+            make_bundle(folder / name)
+
+
 def test_every_command_is_tested() -> None:
-    everything = re.findall(r"^\$ (.*)$", README, re.MULTILINE)
-    assert everything == [line for line in everything if line in commands("make", "pip", "pneumoscope")], (
-        "a program without a test below"
-    )
+    for name, page in PAGES.items():
+        lines = re.findall(r"^\$ (.*)$", page, re.MULTILINE)
+        programs = {line.split()[0] for line in lines}
+        assert programs <= {"make", "pip", "pneumoscope"}, f"{name}: a program without a test below"
     assert commands("make") == ["make demo", "make check"]
-    assert commands("pip") == ["pip install .", "pip install --constraint constraints.txt '.[all]'"]
+    assert commands("pip") == [
+        "pip install .",
+        "pip wheel --no-deps --wheel-dir dist .",
+        f"pip install dist/pneumoscope-{pneumoscope.__version__}-py3-none-any.whl",
+        "pip install --constraint constraints.txt '.[all]'",
+    ], "test_install.py runs these"
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if builder.examples(page)])
+def test_outputs(name: str, tmp_path: Path) -> None:
+    builder.prepare(tmp_path)
+    for example in builder.examples(PAGES[name]):
+        printed = builder.run(example, tmp_path)
+        assert builder.differences(example.output, printed) == [], f"{example.code}{FIX}"
+
+
+def test_a_wrong_output_is_found() -> None:
+    differences = builder.differences
+    assert differences("a.jpeg  0.95  ok\n", "a.jpeg  0.97  ok") == []
+    assert differences("took 12 s, 0:01:12", "took 40 s, 0:02:00") == []
+    assert len(differences("a.jpeg  0.95  ok", "a.jpeg  0.80  ok")) == 1
+    assert len(differences("600 images", "601 images")) == 1
+    assert len(differences("pneumonia", "normal")) == 1
+    assert len(differences("one\ntwo", "one")) == 1
+    page = "```console\n$ pneumoscope info\n```\n\ntext\n\n```python\n1\n```\n\n```text\n`1`\n```\n"
+    assert [(one.kind, one.output) for one in builder.examples(page)] == [("python", "`1`\n")]
+
+
+def test_the_first_screen_is_what_the_readme_says() -> None:
+    assert str(builder.HEAT_MAP) in README
+    assert f"({builder.HEAT_MAP_SHOWN.relative_to(REPOSITORY)})" in README
+    assert builder.HEAT_MAP_SHOWN.stat().st_size < 200 * 1024
 
 
 @pytest.mark.slow
 def test_make_demo(tmp_path: Path) -> None:
     # The virtual environment of this run takes the place of .venv.
-    few = [
-        f"BIN={BIN}",
-        f"DEMO={tmp_path / 'demo'}",
-        "PHANTOMS=45",
-        "NEW_PHANTOMS=6",
-        "DEMO_TRAIN=--epochs 1",
-    ]
+    few = [f"BIN={BIN}", f"DEMO={tmp_path / 'demo'}", "DEMO_TRAIN=--epochs 1 --limit 8 --size 64"]
     done = run(["make", "--assume-old=.venv/.installed", "demo", *few], REPOSITORY)
     assert done.returncode == 0, done.stderr
     reports = re.findall(r"^Report .*?: +(.*)$", done.stdout, re.MULTILINE)
-    assert len(reports) == 2
+    assert len(reports) == 3
     assert all("<html" in Path(report).read_text(encoding="utf-8") for report in reports)
+    assert "no leak" in done.stdout or "patients in several splits" in done.stdout
     with (tmp_path / "demo" / "predictions.csv").open(encoding="utf-8") as file:
-        assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 6
-    assert len(list((tmp_path / "demo" / "heatmaps").glob("*.png"))) == 6
+        assert [Path(row["path"]).suffix for row in csv.DictReader(file)].count(".dcm") == 1
+    assert len(list((tmp_path / "demo" / "heatmaps").glob("*.png"))) == 8
 
 
 def test_make_check_runs_these_tests() -> None:
     done = run(["make", "--no-print-directory", "--dry-run", "--always-make", "check"], REPOSITORY)
     assert done.returncode == 0, done.stderr
-    assert "pip install --constraint constraints.txt" in done.stdout, "it sets up the environment"
+    assert "--constraint constraints.txt" in done.stdout, "it sets up the environment"
     assert all(tool in done.stdout for tool in ("ruff check", "mypy", "lint-imports"))
     assert "-m pytest" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     "target",
-    re.findall(r"`make (\w+)", README + (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")),
+    sorted(
+        {
+            target
+            for text in [*PAGES.values(), (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")]
+            for target in re.findall(r"`make (\w+)", text)
+        }
+    ),
 )
 def test_targets_exist(target: str) -> None:
     assert run(["make", "--dry-run", target], REPOSITORY).returncode == 0
@@ -141,20 +202,18 @@ def test_these_tests_run_with_the_pinned_versions() -> None:
     assert other == {}
 
 
-@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " predict " in c])
+@pytest.mark.parametrize("command", [c for c in SILENT if " predict " in c])
 def test_predict(command: str, folder: Path) -> None:
-    if "--bundle runs/default" in command:
-        make_bundle(folder / "runs" / "default")
-    done = run(shlex.split(command), folder)
+    make_bundles(command, folder)
     words = shlex.split(command)
+    done = run(words, folder)
     if "--json" in words:
         rows = json.loads(done.stdout)
     else:
         text = (folder / "predictions.csv").read_text(encoding="utf-8") if "--out" in words else done.stdout
         rows = list(csv.DictReader(text.splitlines(), delimiter="," if "--out" in words else "\t"))
-    assert [Path(row["path"]).name for row in rows] == (
-        ["chest.png"] if "chest.png" in words else sorted(path.name for path in (folder / "ward").iterdir())
-    ), done.stderr
+    names = sorted(path.name for path in (folder / "ward").iterdir())
+    assert [Path(row["path"]).name for row in rows] == names, done.stderr
     # The shipped model may or may not reject a phantom; the exit code must agree.
     predicted = sum(row["status"] == "ok" for row in rows)
     assert done.returncode == (0 if predicted == len(rows) else 3 if predicted else 4), done.stderr
@@ -164,7 +223,7 @@ def test_predict(command: str, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " train " in c])
+@pytest.mark.parametrize("command", [c for c in SILENT if " train " in c])
 def test_train(command: str, folder: Path) -> None:
     words = shlex.split(command)
     done = run([*words, *TRIAL, "--size", TRIAL_SIZE.get(words[2], "32")], folder)
@@ -180,7 +239,7 @@ def test_every_published_system_has_its_line() -> None:
     assert named == set(recipe_names()) - {"phantom", "teacher"}
 
 
-@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " data fetch " in c])
+@pytest.mark.parametrize("command", [c for c in SILENT if " data fetch " in c])
 def test_fetch(command: str, tmp_path: Path) -> None:
     done = run([*shlex.split(command), *NO_MIRROR], tmp_path)
     assert done.returncode == 4
@@ -191,22 +250,22 @@ def test_fetch(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    [c for c in commands("pneumoscope") if not re.search(r" (predict|train|data fetch|serve)\b", c)],
+    "command", [c for c in SILENT if not re.search(r" (predict|train|data fetch|serve)\b", c)]
 )
 def test_unchanged(command: str, folder: Path) -> None:
-    if "runs/default" in command:
-        make_bundle(folder / "runs" / "default")
-    (folder / "split.csv").unlink()
-    done = run(shlex.split(command), folder)
-    assert done.returncode == 0, done.stderr
+    make_bundles(command, folder)
     words = shlex.split(command)
-    if "--out" in words:
-        assert (folder / words[words.index("--out") + 1]).exists()
+    out = folder / words[words.index("--out") + 1] if "--out" in words else None
+    if out is not None and out.is_file():
+        out.unlink()
+    done = run(words, folder)
+    assert done.returncode == 0, done.stderr
+    assert out is None or out.exists()
 
 
-@pytest.mark.parametrize("command", [c for c in commands("pneumoscope") if " serve" in c])
+@pytest.mark.parametrize("command", [c for c in SILENT if " serve" in c])
 def test_serve(command: str, tmp_path: Path) -> None:
+    make_bundles(command, tmp_path)
     # A free port in place of the usual one, which may be taken.
     process = subprocess.Popen(
         [BIN / "pneumoscope", *shlex.split(command)[1:], "--port", "0"],
@@ -228,13 +287,21 @@ def test_serve(command: str, tmp_path: Path) -> None:
         process.stdout.close()
 
 
-@pytest.mark.parametrize("code", [block for kind, block in BLOCK.findall(README) if kind == "python"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        block
+        for page in PAGES.values()
+        for kind, block in BLOCK.findall(page)
+        if kind == "python" and block not in {example.code for example in builder.examples(page)}
+    ],
+)
 def test_python(code: str, folder: Path) -> None:
+    (folder / "ward" / "child.dcm").write_bytes(next((folder / "ward").glob("*.jpeg")).read_bytes())
     done = run([sys.executable, "-W", "error", "-c", code], folder)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 + len(list((folder / "ward").iterdir()))
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)", README))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
 def test_links(target: str) -> None:
     assert (REPOSITORY / target).exists()

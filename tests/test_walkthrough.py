@@ -45,21 +45,33 @@ def test_the_page_shows_small_images_that_are_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # a minute on two free cores
+@pytest.mark.timeout(300)  # half a minute on two free cores
 def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None:
     run = notebook()
+    short = [cell for cell in run.cells if cell.source.startswith("!pneumoscope train ")]
+    assert [cell.id for cell in short] == ["train"]
+    short[0].source += " --epochs 2 --limit 8"
     builder.execute(run, tmp_path)
+    short[0].source = short[0].source.removesuffix(" --epochs 2 --limit 8")
     text, images = builder.render(run)
     assert IMAGE.findall(PAGE) == list(images), FIX
     assert without_outputs(text) == without_outputs(PAGE)
-    # Drawings and counts are the same on every machine; results of training differ in the last digits.
+    # Files and counts are the same on every machine; probabilities differ in the last digits.
     same_everywhere = [cell for cell in run.cells if "same-everywhere" in cell.metadata.get("tags", ())]
-    assert len(same_everywhere) >= 5
+    assert len(same_everywhere) >= 4
     for cell in same_everywhere:
         shown, _ = builder.render_code(cell)
         assert shown in PAGE, f"{cell.id}: {FIX}"
-    metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["detection"]["auroc"]["low"] > 0.5, "better than chance"
+    written = tmp_path / "notebooks" / "walkthrough"
+    metrics = json.loads((written / "evaluated" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["images"] + metrics["not_evaluated"]["rejected"] == 90, "the test split of the samples"
+
+
+def test_the_notebook_begins_and_ends_with_real_images() -> None:
+    codes = [cell for cell in notebook().cells if cell.cell_type == "code"]
+    assert "pneumoscope samples" in codes[0].source
+    assert codes[-1].id == "your-own-image"
+    assert "data fetch" not in "".join(cell.source for cell in codes), "nothing is downloaded"
 
 
 def test_cell_ids_are_unique() -> None:

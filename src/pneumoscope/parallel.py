@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["CHUNK", "Progress", "available_cpus", "in_order"]
+__all__ = ["CHUNK", "Progress", "TimeLeft", "available_cpus", "in_order"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,3 +95,44 @@ class Progress:
             collected.append(result)
             self.update(len(collected), total)
         return collected
+
+
+class TimeLeft:
+    """Estimates how long a step still takes, from the speed of its last part.
+
+    The last third of the time counts, and at least half a minute, so that a step that becomes slower, such as
+    training when more layers are trained, is soon estimated right. The first report is the beginning: a
+    resumed step has much done by then.
+    """
+
+    SHARE = 1 / 3
+    AT_LEAST = 30.0  # seconds
+    FIRST = 2.0  # seconds before there is an estimate
+    MOST = 256  # reports kept
+
+    def __init__(self) -> None:
+        self._reports: list[tuple[float, int]] = []
+
+    def __call__(self, now: float, done: int, total: int | None) -> float | None:
+        """Return the seconds left, or None where that is not known.
+
+        Parameters
+        ----------
+        now : float
+            Seconds, of any clock that runs evenly.
+        done, total
+            As of `Progress.update`.
+        """
+        if self._reports and done < self._reports[-1][1]:  # the step counts something else from here
+            self._reports.clear()
+        self._reports.append((now, done))
+        if len(self._reports) > self.MOST:
+            del self._reports[1:-1:2]
+        began = self._reports[0][0]
+        if not total or done >= total or now - began < self.FIRST:
+            return None
+        since = now - max(self.AT_LEAST, self.SHARE * (now - began))
+        then, before = next(one for one in self._reports if one[0] >= since)
+        if done == before:
+            then, before = self._reports[0]
+        return (now - then) * (total - done) / (done - before) if done > before else None

@@ -25,6 +25,6 @@ def made_up(n=300, seed=0, classes=THREE, per_patient=1, target=None):
     return ScoredSet(classes, labels, p, patients, paths, sources, target=target)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw():
     return made_up

@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from pneumoscope.domain import Prediction
 from pneumoscope.report.rows import (
-    as_table,
     columns,
     csv_safe,
     decision_text,
@@ -93,58 +91,3 @@ def test_any_name_becomes_text_that_utf8_can_hold_and_one_tab_separated_line(nam
 def test_no_cell_can_start_a_formula(cell):
     assert csv_safe(cell)[0] not in "=+-@\t\r\n"
     assert csv_safe(cell).endswith(cell)
-
-
-def shown(*predictions: Prediction, example: Example = SUBTYPES, width: int = 120) -> str:
-    console = Console(width=width, force_terminal=False)
-    with console.capture() as capture:
-        console.print(as_table(predictions, *example.names))
-    return capture.get()
-
-
-def test_the_table_shows_reasons_where_there_is_no_prediction():
-    text = shown(
-        SUBTYPES.prediction("[bold]a[/bold].png", (0.1, 0.2, 0.7)),
-        Prediction("b.png", "rejected", ("lateral_view",)),
-    )
-    assert "[bold]a[/bold].png" in text  # a file name is no markup
-    assert "0.900" in text
-    assert "lateral_view" in text
-
-
-def test_the_table_shows_uncertainty_beside_the_decision():
-    sure = SUBTYPES.prediction("a.png", (0.4, 0.3, 0.3))
-    assert "uncertain" not in shown(sure)
-    assert "pneumonia (uncertain)" in shown(replace(sure, uncertain=True))
-
-
-def test_the_table_shows_the_classes_of_the_bundle():
-    for example in BUNDLES:
-        text = shown(example.prediction("a.png", example.positive), example=example)
-        heading = text.splitlines()[0].split()
-        others = [name for name in example.classes if name != example.target]
-        assert heading == ["image", example.target, *others, "result"]
-
-
-def test_many_classes_leave_room_for_the_file():
-    many = Example(tuple(f"class-{n}" for n in range(12)), "disease", ("class-3",))
-    text = shown(many.prediction("a.png", [1 / 12] * 12), example=many, width=80)
-    assert "a.png" in text
-    assert "class-3" not in text
-
-
-def test_eighty_columns_cut_no_heading_and_no_reason():
-    text = shown(
-        SUBTYPES.prediction("images/person1_bacteria_1.jpeg", (0.1, 0.2, 0.7)),
-        Prediction("knee.jpg", "rejected", ("not_a_chest_radiograph",)),
-        width=80,
-    )
-    for whole in ("pneumonia", "bacterial", "not_a_chest_radiograph"):
-        assert whole in text
-    assert "…" not in text
-
-
-def test_a_caution_stands_beside_the_decision():
-    text = shown(SUBTYPES.prediction("a.dcm", (0.9, 0.05, 0.05), reasons=("population_not_validated",)))
-    assert "no pneumonia," in text
-    assert "population_not_validated" in text

@@ -6,6 +6,7 @@ done.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,8 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli.common import INTERRUPTED, NOTHING_DONE
+from pneumoscope.cli.completion import PROGRAM, called_words, set_up_completion
+from pneumoscope.cli.options import add_shared_options, start
 from pneumoscope.errors import PneumoscopeError
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -30,6 +33,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "predict": Command("pneumoscope.cli.predict", "predict", "Predict X-rays: files, folders or a manifest."),
+    "demo": Command("pneumoscope.cli.demo", "demo", "Predict the sample images that come with the program."),
+    "samples": Command("pneumoscope.cli.samples", "samples", "Write the sample images into a folder."),
     "train": Command("pneumoscope.cli.train", "train", "Train a model with a recipe and evaluate it."),
     "train-lungs": Command(
         "pneumoscope.cli.train_lungs", "train_lungs", "Train the lung segmenter on images and masks."
@@ -60,14 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments : sequence of str, optional
         Arguments of the process if not given.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # Accepted anywhere, so that it can be appended to the command that failed.
-    words, debug = [word for word in given if word != "--debug"], "--debug" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    shown = start()
+    _write_any_name()
     try:
-        app = _application(words)
-        app(args=words, prog_name="pneumoscope")
+        if set_up_completion(words):
+            raise SystemExit(0)
+        command = _application(called_words(words))
+        command(args=words, prog_name=PROGRAM)
     except PneumoscopeError as error:
-        if debug:
+        if shown.debug:
             raise
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(NOTHING_DONE) from error
@@ -75,11 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(INTERRUPTED) from error
 
 
-def _application(words: Sequence[str]) -> typer.Typer:
+def _write_any_name() -> None:
+    """Let a file name that the terminal's encoding does not have be written as escapes, not end the work."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _application(words: Sequence[str]) -> Any:
     """Build the application: the called command in full, the others as one line of help each."""
-    app = typer.Typer(
-        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_root)
     called = next((word for word in words if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
@@ -88,7 +99,9 @@ def _application(words: Sequence[str]) -> typer.Typer:
             app.add_typer(target, name=name, help=command.help)
         else:
             app.command(name, short_help=command.help)(target)
-    return app
+    group = typer.main.get_command(app)
+    add_shared_options(group)
+    return group
 
 
 def _load(name: str, command: Command) -> Any:
@@ -114,9 +127,5 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; accepted anywhere.")
-    ] = False,
 ) -> None:
     """Detect pneumonia, or another finding, in chest X-rays. For research; not a medical device."""
-    # `main` takes --debug out of the arguments; here it only appears in the help.

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from pneumoscope.cli.options import shown
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
     from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
+    from pneumoscope.model.bundle import Bundle
     from pneumoscope.model.manifest import Provenance, TrainingData
 
 __all__ = [
     "INTERRUPTED",
     "NOTHING_DONE",
     "SOME_LEFT_OUT",
+    "bundle_facts",
     "check_output",
     "estimate_text",
     "exit_code",
     "how_made",
     "make_folder",
+    "note",
     "one_opencv_thread",
     "point_text",
     "population_text",
+    "print_json",
     "standard_input",
     "stops_on_sigterm",
     "target_text",
@@ -42,6 +48,23 @@ NOTHING_DONE = 4
 INTERRUPTED = 130
 
 CODING_SCHEMES = {"SCT": "SNOMED CT", "RADLEX": "RadLex"}
+
+
+def note(line: str) -> None:
+    """Write a line for people to standard error, unless the command is quiet."""
+    if not shown().quiet:
+        typer.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print the result of a command as JSON, in the form that all commands share."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """Return how every command names a bundle in JSON."""
+    return {"identity": bundle.identity, "path": str(bundle.path)}
 
 
 def exit_code(*, done: int, left_out: int) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumoscope.cli.common import print_json
+from pneumoscope.cli.completion import complete_recipe
 from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def cross_validate(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Folder for runs and metrics; repeat the command to resume.")],
     target: Annotated[
@@ -48,7 +53,7 @@ def cross_validate(
         Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a recipe without each fold of patients, or each source, and evaluate it on that part."""
     from pneumoscope.cli.common import one_opencv_thread
@@ -56,37 +61,36 @@ def cross_validate(
     from pneumoscope.cli.train import check_weights
 
     check_weights(pretrained, weights)
-    with require_extra("train", "Cross-validation"):
-        from pneumoscope.experiment import Experiment, changed_recipe
-        from pneumoscope.experiment import cross_validate as run
-        from pneumoscope.predict.cache import default_cache_folder
-        from pneumoscope.training.recipe import load_recipe
-
     one_opencv_thread()
-    chosen = changed_recipe(
-        load_recipe(recipe),
-        target=target,
-        epochs=epochs,
-        size=size,
-        seed=seed,
-        pretrained=pretrained,
-        weights=weights,
-    )
-    folder = None if no_cache else cache or default_cache_folder()
-    experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
     with show_progress() as progress:
+        progress.step("loading the training libraries")
+        with require_extra("train", "Cross-validation"):
+            from pneumoscope.experiment import Experiment, changed_recipe
+            from pneumoscope.experiment import cross_validate as run
+            from pneumoscope.predict.cache import default_cache_folder
+            from pneumoscope.training.recipe import load_recipe
+
+        chosen = changed_recipe(
+            load_recipe(recipe),
+            target=target,
+            epochs=epochs,
+            size=size,
+            seed=seed,
+            pretrained=pretrained,
+            weights=weights,
+        )
+        folder = None if no_cache else cache or default_cache_folder()
+        experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     _print(result, out, as_json=json_)
 
 
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
-    import json
-
     from pneumoscope.evaluation.tables import with_interval
 
     if as_json:
         metrics = result.metrics.model_dump(mode="json") if result.metrics else {}
-        typer.echo(json.dumps({"metrics": metrics, "parts": result.parts}, indent=2))
+        print_json({"metrics": metrics, "parts": result.parts})
         return
     for name, part in result.parts.items():
         shown = ((key, part[key]) for key in ("auroc", "sensitivity", "specificity"))

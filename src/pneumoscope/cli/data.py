@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, check_output, one_opencv_thread
+from pneumoscope.cli.common import SOME_LEFT_OUT, check_output, note, one_opencv_thread, print_json
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
@@ -76,12 +76,16 @@ def fetch(
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="A mirror: address of the folder with the archive.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download a public data set, check and unpack it; run again to continue a broken download."""
     from pneumoscope.data import sources
 
     with show_progress(keep=False) as progress:
         manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=progress)
+    if as_json:
+        print_json({"manifest": str(out / "manifest.csv"), **_facts(manifest)})
+        return
     typer.echo(f"{len(manifest)} images in {out}; manifest in {out / 'manifest.csv'}")
     source = sources.describe(name.value, size)
     typer.echo(f"licence {source.description.licence}; please cite {source.description.citation}")
@@ -97,12 +101,16 @@ def phantom(
     n: Annotated[int, typer.Option(min=3, help="Number of images, equally many of each class.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Width and height in pixels.")] = 256,
+    as_json: AsJson = False,
 ) -> None:
     """Generate a synthetic labelled data set: normal, bacterial and viral; no real X-rays."""
     from pneumoscope.data.phantom import write_phantoms
 
     with show_progress(keep=False) as progress:
         manifest = write_phantoms(out, n=n, seed=seed, size=size, progress=progress)
+    if as_json:
+        print_json(_facts(manifest))
+        return
     patients = len({record.patient_id for record in manifest})
     typer.echo(f"{len(manifest)} phantoms of {patients} patients in {out}")
 
@@ -133,7 +141,7 @@ def audit(
     if out is not None:
         _write_text(out, found.to_json() + "\n")
     if as_json:
-        typer.echo(found.to_json())
+        print_json(json.loads(found.to_json()))
     else:
         _show_audit(found, said={one.path for one in manifest.left_out})
     raise typer.Exit(SOME_LEFT_OUT if found.leaks or found.unreadable else 0)
@@ -152,6 +160,7 @@ def split(
     labels: Labels = None,
     patients: Patients = None,
     no_near_duplicates: NoNear = False,
+    as_json: AsJson = False,
 ) -> None:
     """Divide a data set into train, val and test, stratified by label, and write the manifest.
 
@@ -166,6 +175,7 @@ def split(
     shares = _fractions(fractions)
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
+        left_out = [_left_out(one.path, one.reason.value, one.detail) for one in manifest.left_out]
         if method is Method.RANDOM:
             result = divide(manifest, fractions=shares, seed=seed, method="random")
         else:
@@ -173,12 +183,16 @@ def split(
             found = inspect(manifest, near_distance=near, progress=progress)
             for problem in found.unreadable:
                 progress.message(f"left out: {problem.path}: {problem.detail}")
+                left_out.append(_left_out(problem.path, problem.reason, problem.detail))
             found = found.readable()
             result = divide(found.manifest, fractions=shares, seed=seed, duplicates=found.groups)
     result.write(out)
-    _show_balance(result)
-    typer.echo(f"manifest in {out}", err=True)
-    raise typer.Exit(SOME_LEFT_OUT if manifest.left_out or len(result) < len(manifest) else 0)
+    if as_json:
+        print_json({"manifest": str(out), **_facts(result), "left_out": left_out})
+    else:
+        _show_balance(result)
+        note(f"manifest in {out}")
+    raise typer.Exit(SOME_LEFT_OUT if left_out else 0)
 
 
 @app.command()
@@ -193,7 +207,7 @@ def summary(
         manifest = _load(path, labels, patients, progress)
     facts = _facts(manifest)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
     else:
         _show_summary(manifest, facts)
     raise typer.Exit(SOME_LEFT_OUT if manifest.left_out else 0)
@@ -283,11 +297,13 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             for side, count in sorted(by_split.items(), key=lambda pair: _side_order(pair[0]))
         },
         "sources": dict(sorted(Counter(record.source for record in manifest).items())),
-        "left_out": [
-            {"path": one.path, "reason": one.reason.value, "detail": one.detail} for one in manifest.left_out
-        ],
+        "left_out": [_left_out(one.path, one.reason.value, one.detail) for one in manifest.left_out],
         "fingerprint": manifest.fingerprint(),
     }
+
+
+def _left_out(path: str, reason: str, detail: str) -> dict[str, str]:
+    return {"path": path, "reason": reason, "detail": detail}
 
 
 def _side_order(side: str) -> int:
@@ -322,7 +338,7 @@ def _show_audit(found: AuditReport, *, said: Set[str]) -> None:
     )
     for problem in found.unreadable:
         if problem.path not in said:
-            typer.echo(f"unreadable: {problem.path}: {problem.detail}", err=True)
+            note(f"unreadable: {problem.path}: {problem.detail}")
     if found.leaks:
         typer.echo(
             "LEAK: test results on this split would be too good; make a new one: `pneumoscope data split`"

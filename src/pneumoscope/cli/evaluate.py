@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder, one_opencv_thread
+from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder, note, one_opencv_thread, print_json
+from pneumoscope.cli.completion import complete_bundle
 
 if TYPE_CHECKING:
     from pneumoscope.model.results import Evaluation
@@ -42,7 +44,10 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, plots and report.html.")],
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle or run folder; the shipped one if not given.")
+        Path | None,
+        typer.Option(
+            autocompletion=complete_bundle, help="Bundle or run folder; the shipped one if not given."
+        ),
     ] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="Evaluate this split of the manifest only.")
@@ -55,7 +60,7 @@ def evaluate(
     images: _Images = None,
     sign: _Sign = False,
     add_to_card: _Name = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json, one JSON object.")] = False,
 ) -> None:
     """Evaluate a bundle on labelled images: metrics with 95% intervals, plots, worst mistakes."""
     if sign and add_to_card is not None:
@@ -86,12 +91,12 @@ def evaluate(
             progress=progress,
         )
     if json_:
-        typer.echo((out / "metrics.json").read_text(encoding="utf-8"))
+        print_json(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     else:
         _print(evaluation.metrics)
         typer.echo(f"report: {evaluation.report}")
     if evaluation.not_evaluated:
-        typer.echo(f"{len(evaluation.not_evaluated)} images were not evaluated; see the report", err=True)
+        note(f"{len(evaluation.not_evaluated)} images were not evaluated; see the report")
         raise typer.Exit(SOME_LEFT_OUT)
 
 

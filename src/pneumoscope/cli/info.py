@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -13,13 +12,16 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli.common import (
+    bundle_facts,
     estimate_text,
     how_made,
     point_text,
     population_text,
+    print_json,
     target_text,
     training_data_text,
 )
+from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.domain import ANY_POPULATION
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ Sections = dict[str, dict[str, Any]]
 
 def info(
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
+        Path | None,
+        typer.Option(
+            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     card: Annotated[
@@ -74,8 +79,7 @@ def info(
     }
     if as_json:
         content = loaded.manifest.model_dump(mode="json")
-        stated = {"identity": loaded.identity, "path": str(loaded.path), **content}
-        typer.echo(json.dumps({**installed, "bundle": stated}, indent=2, ensure_ascii=False))
+        print_json({**installed, "bundle": bundle_facts(loaded) | content})
         return
     libraries = {name: found or "not installed" for name, found in installed["libraries"].items()}
     versions = {"pneumoscope": __version__, "python": installed["python"], **libraries}

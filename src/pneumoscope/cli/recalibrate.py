@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, one_opencv_thread
+from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, one_opencv_thread, print_json
+from pneumoscope.cli.completion import complete_bundle
 
 
 def recalibrate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle or run folder; it is not changed.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(autocompletion=complete_bundle, help="Bundle or run folder; it is not changed."),
+    ],
     data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz of the hospital.")],
     out: Annotated[Path, typer.Option(help="Folder for the new bundle.")],
     method: Annotated[
@@ -42,11 +45,11 @@ def recalibrate(
     if json_:
         parent = done.bundle.manifest.provenance.parent
         facts = {
-            "bundle": {"identity": identity, "path": str(out), "parent": parent},
+            "bundle": bundle_facts(done.bundle) | {"parent": parent},
             "warnings": list(done.warnings),
             **done.results.model_dump(mode="json"),
         }
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
     else:
         rows = [("", "parent", "recalibrated"), *comparison_rows(done.results)]
         first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
@@ -54,5 +57,5 @@ def recalibrate(
             typer.echo(f"{name:<{first}}  {before:<{second}}  {after}")
         typer.echo(f"bundle: {out} ({identity})")
     if left_out := done.results.not_evaluated:
-        typer.echo(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'", err=True)
+        note(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'")
         raise typer.Exit(SOME_LEFT_OUT)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumoscope.cli.common import bundle_facts, note, print_json
+from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.options import shown
 from pneumoscope.errors import PneumoscopeError, require_extra
 
 if TYPE_CHECKING:
@@ -25,7 +29,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle or run folder; the shipped bundle if not given.")
+        Path | None,
+        typer.Option(
+            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
@@ -43,13 +50,14 @@ def serve(
     max_seconds: Annotated[
         float, typer.Option(min=1, help="Time for reading and predicting one file.")
     ] = 30.0,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log one line per file: its salted hash, status and time.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the address, once it is reachable.")
     ] = False,
 ) -> None:
     """Serve the web page and the REST interface; stop with Ctrl-C.
 
-    Uploads are not written to disk. Without --host, only this machine can reach it.
+    Uploads are not written to disk. Without --host, only this machine can reach it. With --verbose there is a
+    log line for each file: its salted hash, status and time.
     """
     with require_extra("web", "serving the page"):
         from pneumoscope.serve.web.limits import MB, WebLimits
@@ -65,13 +73,19 @@ def serve(
         job_timeout=max_seconds,
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    if verbose:
+    if shown().verbose:
         logging.getLogger("pneumoscope").setLevel(logging.INFO)
-    _run(Address(host, port, tls_cert, tls_key), bundle, limits, workers, _token(token_file))
+    _run(Address(host, port, tls_cert, tls_key), bundle, limits, workers, _token(token_file), as_json=as_json)
 
 
 def _run(
-    address: Address, path: Path | None, limits: WebLimits, workers: int | None, token: str | None
+    address: Address,
+    path: Path | None,
+    limits: WebLimits,
+    workers: int | None,
+    token: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     from pneumoscope.model.bundle import load_bundle
     from pneumoscope.parallel import available_cpus
@@ -85,7 +99,10 @@ def _run(
 
     def announce(url: str) -> None:
         reach = "this machine alone can reach it" if local else "other machines can reach it"
-        typer.echo(f"{url}  ({bundle.identity}; {reach}; Ctrl-C stops)", err=True)
+        note(f"{url}  ({bundle.identity}; {reach}; Ctrl-C stops)")
+        if as_json:
+            print_json({"url": url, "this_machine_only": local, "bundle": bundle_facts(bundle)})
+            sys.stdout.flush()
 
     if not local and token is None:
         typer.echo("warning: anyone who can reach this port can use it; give --token-file", err=True)

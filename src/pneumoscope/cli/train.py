@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT
+from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, print_json
+from pneumoscope.cli.completion import complete_bundle, complete_recipe
 from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     target: Annotated[
@@ -38,7 +42,10 @@ def train(
     ] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="Bundle to distil from, in place of the recipe's teacher; may be repeated."),
+        typer.Option(
+            autocompletion=complete_bundle,
+            help="Bundle to distil from, in place of the recipe's teacher; may be repeated.",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
     size: Annotated[
@@ -61,17 +68,18 @@ def train(
         Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a network by a recipe, then calibrate, evaluate and write it as a bundle."""
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
-    with require_extra("train", "Training"):
-        from pneumoscope import experiment
-    one_opencv_thread()
     with show_progress() as progress:
+        progress.step("loading the training libraries")
+        with require_extra("train", "Training"):
+            from pneumoscope import experiment
+        one_opencv_thread()
         result = experiment.train(
             recipe,
             data,
@@ -107,7 +115,6 @@ def check_weights(pretrained: bool | None, weights: Path | None) -> None:
 
 
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
-    import json
     from collections import Counter
 
     from pneumoscope.evaluation.tables import with_interval
@@ -121,8 +128,7 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
     }
     if as_json:
         summary = {
-            "bundle": str(result.bundle.path),
-            "identity": result.bundle.identity,
+            "bundle": bundle_facts(result.bundle),
             "report": str(result.evaluation.report),
             "target": name,
             "test_images": metrics.images,
@@ -132,7 +138,7 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
                 key: {"value": one.value, "low": one.low, "high": one.high} for key, (_, one) in lines.items()
             },
         }
-        typer.echo(json.dumps(summary, indent=2))
+        print_json(summary)
         return
     for label, estimate in lines.values():
         typer.echo(f"{label:38s} {with_interval(estimate)}")
@@ -140,5 +146,5 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
         f"{metrics.images} test images evaluated, {len(result.evaluation.not_evaluated)} not evaluated"
     )
     for status, count in Counter(one.status for one in result.left_out).items():
-        typer.echo(f"{count} {status} images left out: {out / 'left-out.csv'}", err=True)
+        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
     typer.echo(f"bundle: {result.bundle.path}\nreport: {result.evaluation.report}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pneumoscope.cli.common import print_json
 from pneumoscope.errors import require_extra
 
 
@@ -16,24 +18,29 @@ def train_lungs(
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
     epochs: Annotated[int, typer.Option(min=1)] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train the lung segmenter on the training patients of the default recipe, or on split train."""
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
     from pneumoscope.data.folder import load
 
-    with require_extra("train", "Training"):
-        from pneumoscope.experiment import divide
-        from pneumoscope.training.lungs import fit_lungs
-        from pneumoscope.training.recipe import load_recipe
-
     one_opencv_thread()
-    manifest = load(data)
     with show_progress() as progress:
+        progress.step("loading the training libraries")
+        with require_extra("train", "Training"):
+            from pneumoscope.experiment import divide
+            from pneumoscope.training.lungs import fit_lungs
+            from pneumoscope.training.recipe import load_recipe
+
+        manifest = load(data, progress=progress)
         if not manifest.has_split:
             how = load_recipe("default").split
             manifest = divide(manifest, how.model_copy(update={"seed": seed}), progress)
         result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed, progress=progress)
+    if as_json:
+        print_json({**asdict(result), "path": str(result.path)})
+        return
     typer.echo(
         f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
         f"({result.dice:.4f} at the size of the network), {result.images} images, {result.seconds:.0f} s"

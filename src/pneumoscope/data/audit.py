@@ -279,7 +279,7 @@ def inspect(
         unreadable=unreadable,
         changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),
         exact=_equal([one.sha256 for one in files]),
-        near=_near(files, near_distance) if near_distance is not None else [],
+        near=_near(files, near_distance, progress) if near_distance is not None else [],
         same_key=_equal([one.patient_key or "" for one in files]),
     )
 
@@ -308,12 +308,13 @@ def _equal(keys: list[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near(files: list[_FileFacts], distance: int) -> list[list[int]]:
+def _near(files: list[_FileFacts], distance: int, progress: Progress) -> list[list[int]]:
+    progress.step("comparing images")
     at = [i for i, one in enumerate(files) if one.hash is not None]
     if not at:
         return []
     hashes = np.stack([one.hash for one in files if one.hash is not None])
-    links = [(at[i], at[j]) for i, j, _ in near_pairs(hashes, distance)]
+    links = [(at[i], at[j]) for i, j, _ in near_pairs(hashes, distance, progress=progress)]
     groups = connected(len(files), links)
     return [group for group in groups if len({files[i].sha256 for i in group}) > 1]
 

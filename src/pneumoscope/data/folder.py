@@ -130,7 +130,7 @@ def scan(
     """
     folder, progress = Path(folder), progress or LoggedMessages()
     if folder.suffix.lower() == ".npz" and folder.is_file():
-        return read_npz(folder, folder.with_suffix(""))
+        return read_npz(folder, folder.with_suffix(""), progress=progress)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder that holds the images")
     paths, left_out = _images(folder, progress)
@@ -153,7 +153,8 @@ def scan(
         records = _hashed(records, folder, left_out, progress)
     records = _without_inner_copies(records, folder, progress)
     _say(records, folder, left_out, progress)
-    joined = tuple(_joined_by_header(records, folder))
+    progress.step("reading headers")
+    joined = tuple(progress.collect(_joined_by_header(records, folder), len(records)))
     return Manifest(joined, folder, read_description(folder), tuple(left_out))
 
 
@@ -161,7 +162,9 @@ def _images(folder: Path, progress: Progress) -> tuple[list[str], list[Unreadabl
     """Return the images of a folder, sorted, and what cannot be read in it."""
     paths: list[str] = []
     left_out: list[UnreadableImageError] = []
+    progress.step("listing files")
     for found in walk(folder, progress=progress):
+        progress.update(len(paths) + len(left_out))
         one = found if isinstance(found, UnreadableImageError) else _problem(found)
         if one is None:
             assert isinstance(found, Path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from pneumoscope.data.description import read_description
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
 
 __all__ = ["read_npz"]
 
@@ -32,7 +34,7 @@ _DAMAGED = (
 )
 
 
-def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
+def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None = None) -> Manifest:
     """Write the images of a PneumoniaMNIST file as PNG and return their manifest.
 
     The images go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
@@ -47,6 +49,8 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
         (N, 1), 0 normal and 1 pneumonia.
     out_dir : path-like
         Created if absent.
+    progress : Progress, optional
+        Receives the number of images written, by split.
 
     Raises
     ------
@@ -56,7 +60,7 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
     path, out = Path(path), Path(out_dir)
     try:
         with path.open("rb") as stream:
-            records = _unpack(path, stream, out)
+            records = _unpack(path, stream, out, progress or Progress())
     except KeyError as error:
         raise DataError(f"{path}: not a MedMNIST file ({error.args[0]}); give pneumoniamnist.npz") from error
     except OSError as error:
@@ -68,7 +72,8 @@ def read_npz(path: str | Path, out_dir: str | Path) -> Manifest:
     return manifest
 
 
-def _unpack(path: Path, stream: IO[bytes], out: Path) -> list[Record]:
+def _unpack(path: Path, stream: IO[bytes], out: Path, progress: Progress) -> list[Record]:
+    progress.step("unpacking")
     loaded = np.load(stream, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise DataError(f"{path}: not a MedMNIST file but a single array; give pneumoniamnist.npz")
@@ -77,7 +82,7 @@ def _unpack(path: Path, stream: IO[bytes], out: Path) -> list[Record]:
         for split in SPLITS:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
             _check(path, split, images, labels)
-            records += _write(out, split, images, labels, path.stem)
+            records += progress.collect(_write(out, split, images, labels, path.stem), len(images))
     return records
 
 
@@ -90,25 +95,21 @@ def _check(path: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.ND
 
 def _write(
     out: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], source: str
-) -> list[Record]:
+) -> Iterator[Record]:
     for label in _LABELS:
         (out / split / label).mkdir(parents=True, exist_ok=True)
-    records = []
     height, width = images.shape[1:]
     for number, (image, code) in enumerate(zip(images, labels, strict=True)):
         name = f"{split}/{_LABELS[code]}/{number:05d}.png"
         data = cv2.imencode(".png", image)[1].tobytes()
         (out / name).write_bytes(data)
-        records.append(
-            Record(
-                path=name,
-                label=_LABELS[code],
-                patient_id=f"{split}-{number:05d}",
-                split=split,
-                sha256=hashlib.sha256(data).hexdigest(),
-                width=width,
-                height=height,
-                source=source,
-            )
+        yield Record(
+            path=name,
+            label=_LABELS[code],
+            patient_id=f"{split}-{number:05d}",
+            split=split,
+            sha256=hashlib.sha256(data).hexdigest(),
+            width=width,
+            height=height,
+            source=source,
         )
-    return records

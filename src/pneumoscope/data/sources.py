@@ -140,6 +140,7 @@ def fetch(
     source, out = describe(name, size), Path(out)
     if file is not None:
         archive = Path(file)
+        (progress or Progress()).step("checking the archive")
         _verify(archive, source)
     else:
         archive = out / source.filename
@@ -150,7 +151,7 @@ def fetch(
     if read_description(out) is None:
         write_description(out, source.description)
     if name == "pneumoniamnist":
-        return read_npz(archive, out)
+        return read_npz(archive, out, progress=progress)
     manifest = scan(out, progress=progress)
     manifest.write(out / "manifest.csv")
     return manifest

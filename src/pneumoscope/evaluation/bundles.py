@@ -113,7 +113,8 @@ def evaluate(
         raise ValueError("name the bundle to write into; the one that ships with the package is not changed")
     if images is not None and not robustness:
         raise ValueError("images goes with robustness")
-    manifest, evaluated_on = _images_of(Path(data), split)
+    progress = progress or Progress()
+    manifest, evaluated_on = _images_of(Path(data), split, progress)
     loaded = load_bundle(bundle, allow_draft=False)
     if curves is None:
         curves = CURVE_IMAGES if masks or boxes else 0
@@ -129,6 +130,7 @@ def evaluate(
         progress=progress,
     )
     if sign:
+        progress.step("measuring the speed")
         paths = [manifest.resolve(record) for record in manifest.records]
         sign_bundle(loaded, evaluated.metrics, speed=measure_speed(loaded, paths))
     if add_to_card is not None:
@@ -136,9 +138,9 @@ def evaluate(
     return evaluated
 
 
-def _images_of(data: Path, split: str | None) -> tuple[Manifest, str]:
+def _images_of(data: Path, split: str | None, progress: Progress) -> tuple[Manifest, str]:
     """Load what is to be evaluated, and describe it."""
-    manifest = load(data)
+    manifest = load(data, progress=progress)
     if split is not None:
         manifest = manifest.subset(split)
     if not len(manifest):
@@ -203,6 +205,7 @@ def evaluate_bundle(
     predictions = _predictions(predictor, manifest, progress)
     scored, not_evaluated = scored_set(predictions, manifest.records, classes, content.target)
     not_evaluated = [*not_evaluated, *(_unreadable(error, bundle) for error in manifest.left_out)]
+    progress.step("computing metrics and intervals")
     points = _thresholds(content, [one for one in predictions if one.status == "ok"])
     metrics = evaluate_scores(
         scored, threshold=points[content.default_operating_point], n_boot=n_boot, points=points
@@ -224,12 +227,14 @@ def evaluate_bundle(
             predictor, manifest, corruptions, n_boot=n_boot, progress=progress
         )
     metrics = metrics.model_copy(update=parts)
+    progress.step("writing the report")
     report = write_report(
         out,
         scored,
         metrics=metrics,
         not_evaluated=not_evaluated,
         threshold=points[content.default_operating_point],
+        points=points,
         root=manifest.root,
         title=f"{content.name}: evaluation",
         about={"Bundle": bundle.identity, "Operating point": content.default_operating_point, **about},

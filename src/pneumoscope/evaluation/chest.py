@@ -102,15 +102,18 @@ def fit_chest(
     if empty := [name for name, group in groups.items() if not len(group.features)]:
         raise DataError(f"{', '.join(empty)}: no readable chest radiograph to fit the gate on; leave it out")
     groups |= _real_others(predictor, others, progress)
+    progress.step("fitting the gate: drawings and altered chests")
     groups |= _made_others(predictor, _material(sources), progress)
     groups = {name: group for name, group in groups.items() if len(group.features)}
+    progress.step("fitting the gate: classifier")
     held_out = _held_out(groups)
     quantiles = [
         float(np.quantile(held_out[name], MOST_REJECTED)) for name, group in groups.items() if group.is_chest
     ]
     limit = min(GREATEST_LIMIT, *quantiles)
     measures = {}
-    for name, group in groups.items():
+    for done, (name, group) in enumerate(groups.items()):
+        progress.update(done, len(groups))
         others_left = _without(groups, name)
         if any(other.is_chest is group.is_chest for other in others_left.values()):
             left_out = _rejected(_probabilities(_fit(others_left), group.features), limit)
@@ -197,6 +200,7 @@ def drawn(records: Sequence[Record], most: int) -> list[Record]:
 
 
 def _chests(predictor: Predictor, manifest: Manifest, progress: Progress) -> _Group:
+    progress.step("fitting the gate: chest radiographs")
     records = drawn(manifest.records, MOST_CHESTS)
     paths = [manifest.resolve(record) for record in records]
     outputs = progress.collect((one for one, *_ in predictor.outputs_iter(paths)), len(paths))
@@ -205,6 +209,7 @@ def _chests(predictor: Predictor, manifest: Manifest, progress: Progress) -> _Gr
 
 def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict[str, _Group]:
     """Gather the images of a folder by kind: the subfolder, or the letters that the file name begins with."""
+    progress.step("fitting the gate: other images")
     paths = [Path(item.source) for item in expand(folder) if isinstance(item.source, str)]
     if not paths:
         raise DataError(f"{folder}: no image of another kind to fit the gate on; correct --not-chest")

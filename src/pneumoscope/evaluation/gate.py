@@ -215,6 +215,7 @@ def _statistics(parts: Sequence[Floats]) -> Novelty:
 
 def _described(pipeline: Pipeline, manifest: Manifest, progress: Progress) -> Described:
     """Describe the images of one manifest that pass the gate as it is before the fit."""
+    progress.step("fitting the gate: lung fields")
     records = drawn(manifest.records, MOST_IMAGES)
 
     def describe_all(items: Sequence[InputItem]) -> list[Floats | None]:

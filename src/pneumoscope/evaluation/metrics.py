@@ -35,7 +35,7 @@ from pneumoscope.model.measures import (
 )
 from pneumoscope.model.results import Evaluation
 
-__all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores"]
+__all__ = ["MIN_SUBGROUP", "SUBGROUPS", "evaluate_scores", "subgroup_masks"]
 
 MIN_SUBGROUP = 20
 """Fewest images of a subgroup that is evaluated by itself."""
@@ -163,7 +163,7 @@ def _one_threshold(threshold: Threshold) -> float | None:
 
 def _by_subgroup(scored: ScoredSet, estimates: _Estimates) -> dict[str, dict[str, Subgroup]]:
     sections: dict[str, dict[str, Subgroup]] = {name: {} for name in SUBGROUPS}
-    for (section, name), mask in _subgroups(scored).items():
+    for (section, name), mask in subgroup_masks(scored).items():
         counts = {"images": int(mask.sum()), "positive": int(scored.is_positive[mask].sum())}
         sections[section][name] = Subgroup.model_validate(counts | _section(estimates, section, name))
     return sections
@@ -210,8 +210,8 @@ def _subtype_pairs(scored: ScoredSet) -> dict[str, tuple[int, int]]:
     return {f"{scored.classes[a]} vs {scored.classes[b]}": (a, b) for a, b in combinations(own, 2)}
 
 
-def _subgroups(scored: ScoredSet) -> dict[tuple[str, str], BoolArray]:
-    """Masks of the subgroups that are large enough, by section of ``metrics.json`` and name, shape (N,)."""
+def subgroup_masks(scored: ScoredSet) -> dict[tuple[str, str], BoolArray]:
+    """Return masks of the large enough subgroups, shape (N,), by section of ``metrics.json`` and name."""
     found: dict[tuple[str, str], BoolArray] = {}
     values = {"by_source": scored.sources} | {
         f"by_{name}": values for name, values in scored.attributes.items() if f"by_{name}" in SUBGROUPS
@@ -250,7 +250,7 @@ def _measures(
         truth = scored.is_positive
         out["operating_points", point, "sensitivity"] = weighted.share(positive, truth, weights)
         out["operating_points", point, "specificity"] = weighted.share(~positive, ~truth, weights)
-    for group, mask in _subgroups(scored).items():
+    for group, mask in subgroup_masks(scored).items():
         own = threshold[mask] if isinstance(threshold, np.ndarray) else threshold
         part = _detection(scored.select(mask), own, weights[:, mask])
         out.update({(*group, name): values for name, values in part.items()})

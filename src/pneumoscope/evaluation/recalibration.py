@@ -100,7 +100,7 @@ def recalibrate(
     BundleError, DataError
         As `recalibrate_bundle`, or if bundle or data cannot be read.
     """
-    manifest = load(data)
+    manifest = load(data, progress=progress)
     return recalibrate_bundle(
         load_bundle(bundle, allow_draft=False),
         manifest,
@@ -164,8 +164,8 @@ def recalibrate_bundle(
     parent = bundle.manifest
     _check_enough(manifest.records, parent.target, manifest.root)
     predictor = Predictor(bundle, workers=available_cpus())
-    if progress is not None:
-        progress.step("predicting")
+    progress = progress or Progress()
+    progress.step("predicting")
     observed = observe(predictor, manifest, copies=copies, seed=seed, progress=progress)
     counts = _counts(observed)
     _check_enough(observed.records, parent.target, manifest.root)
@@ -174,7 +174,9 @@ def recalibrate_bundle(
     target_only = any(counts[name] < LEAST for name in parent.classes)
     fit = _fitter(own, method, fitted_on, target_only=target_only)
     before = _decisions(observed, own, np.flatnonzero(observed.is_original))
+    progress.step("fitting on each fold")
     after = _cross_fitted(observed, manifest, fit, seed)
+    progress.step("computing intervals")
     n_patients, sides = _compare(observed, {"parent": before, "recalibrated": after}, n_boot, seed)
     results = RecalibrationResult(
         evaluated_on=described_as,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import numpy as np
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, UnreadableImageError, require_extra
 from pneumoscope.evaluation import plots
+from pneumoscope.evaluation.explorer import explore
 from pneumoscope.evaluation.scores import Mistake, ScoredSet, Threshold, worst_mistakes
 from pneumoscope.evaluation.tables import (
     CHANGES,
@@ -47,7 +49,7 @@ REPORT_FILE, METRICS_FILE, MATRIX_FILE, CURVES_FILE = (
     "confusion_matrix.png",
     "plot.jpg",
 )
-TEMPLATE = "report.html.j2"
+TEMPLATE, SCRIPT = "report.html.j2", "explorer.js"
 DPI = 150
 JPEG_QUALITY = 82
 PIXELS_PER_INCH = 101  # text of 9 points comes out at 12.6 pixels, in every plot alike
@@ -65,6 +67,7 @@ def write_report(
     metrics: Evaluation,
     not_evaluated: Sequence[Prediction],
     threshold: Threshold,
+    points: Mapping[str, Threshold],
     root: Path,
     title: str,
     about: Mapping[str, str],
@@ -84,6 +87,8 @@ def write_report(
         Images that were unreadable or rejected; they are counted and listed.
     threshold : float or ndarray of float64, shape (N,)
         Of the operating point.
+    points : mapping of str to float or ndarray
+        Thresholds of all operating points by name, likewise.
     root : Path
         Folder that the paths of `scored` start from.
     title : str
@@ -96,7 +101,7 @@ def write_report(
     Returns
     -------
     Path
-        The page. It loads nothing else.
+        The page. It loads nothing else; its threshold explorer needs a script, which it holds.
 
     Raises
     ------
@@ -110,19 +115,32 @@ def write_report(
     curves = None if history is None else _history_figure(history)
     matrix = plots.confusion_matrix(metrics.all_classes.confusion, scored.classes)
     metrics = metrics.model_copy(update={"not_evaluated": count_not_evaluated(not_evaluated)})
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_packaged),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
     environment.filters.update(value=value, span=span, plain=plain_text, change=change)
-    template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
-    page = template.render(
+    script = _packaged(SCRIPT)
+    page = environment.get_template(TEMPLATE).render(
         title=title,
         about=about,
         **_content(metrics),
+        explored=explore(scored, points, metrics.intervals, start=threshold),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         rejected=not_evaluated,
         plots=_embedded(scored, metrics, threshold, matrix, curves),
         mistakes=_shown(worst_mistakes(scored, threshold), root),
     )
     written = {"title": title, "about": dict(about), **metrics.model_dump(mode="json")}
     return _written(out_dir, page, written, {MATRIX_FILE: matrix, CURVES_FILE: curves})
+
+
+def _packaged(name: str) -> str:
+    """Return a file beside this module: the template, and what it includes."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _content(metrics: Evaluation) -> dict[str, Any]:

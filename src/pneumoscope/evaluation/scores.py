@@ -54,8 +54,8 @@ class ScoredSet:
     sources : tuple of str, length N
         Hospital, series or data set each image comes from.
     attributes : mapping of str to tuple of str of length N
-        ``view``, ``age`` (a band of `pneumoscope.domain.AGE_BANDS`) and ``sex`` of each image; empty where
-        unknown.
+        ``view``, ``age`` (a band of `pneumoscope.domain.AGE_BANDS`), ``sex`` and ``population`` (whose
+        calibration was used) of each image; empty where unknown.
     target : Target
         The finding that is evaluated; some of the classes count as it, not all.
 
@@ -171,6 +171,7 @@ def scored_set(
         raise DataError(f"{len(predictions)} predictions cannot be paired with {len(records)} records")
     labels: list[int] = []
     probabilities: list[list[float]] = []
+    populations: list[str] = []
     kept: list[Record] = []
     not_evaluated: list[Prediction] = []
     for prediction, record in zip(predictions, records, strict=True):
@@ -184,6 +185,7 @@ def scored_set(
             continue
         labels.append(label)
         probabilities.append([_probability(prediction, name) for name in classes])
+        populations.append(prediction.population or "")
         kept.append(record)
     scored = ScoredSet(
         classes,
@@ -196,6 +198,7 @@ def scored_set(
             "view": tuple(record.view for record in kept),
             "age": tuple("" if record.age is None else age_band(record.age) for record in kept),
             "sex": tuple(record.sex for record in kept),
+            "population": tuple(populations),
         },
         target=target,
     )

@@ -103,6 +103,7 @@ def calibrate_bundle(
     observed = observe(
         predictor, manifest, copies=copies, seed=seed, collectors=(background,), progress=progress
     )
+    progress.step("fitting calibrator and operating points")
     fitted_on = f"{described_as}, each with {copies} augmented copies" if copies else described_as
     calibrations = [fit_calibration(observed, method, fitted_on=fitted_on, seed=seed)]
     own = [one for one in populations if _has_enough(observed, one, progress)]

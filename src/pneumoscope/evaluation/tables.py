@@ -35,6 +35,7 @@ __all__ = [
     "measures_of",
     "robustness_rows",
     "span",
+    "subgroup_name",
     "subgroup_rows",
     "summary",
     "value",
@@ -61,6 +62,7 @@ _MEASURES: tuple[Measure, ...] = (
 )
 
 _SUBGROUPS = {
+    "by_population": "population",
     "by_source": "source",
     "by_subtype": "subtype",
     "by_view": "view",
@@ -169,12 +171,17 @@ def change(estimate: Estimate, digits: int = 3) -> str:
     return f"{estimate.value:+.{digits}f}" + (f" ({' to '.join(ends)})" if ends else "")
 
 
+def subgroup_name(section: str, name: str) -> str:
+    """Return what a part of a section of ``metrics.json`` is called, such as ``age: 1 to 5 years``."""
+    return f"{_SUBGROUPS[section]}: {name}"
+
+
 def subgroup_rows(measured: ExternalValidation) -> list[tuple[str, Subgroup]]:
     """Return the subgroups with their names; a group that is the whole set is left out."""
     return [
-        (f"{what}: {name}", part)
-        for section, what in _SUBGROUPS.items()
-        for name, part in getattr(measured, section).items()
+        (subgroup_name(section, name), part)
+        for section in _SUBGROUPS
+        for name, part in getattr(measured, section, {}).items()
         if part.images < measured.images
     ]
 

@@ -89,7 +89,7 @@ def cross_validate(
         If there is no such source, or too few patients for the folds.
     """
     progress = progress or Progress()
-    manifest = load(experiment.data)
+    manifest = load(experiment.data, progress=progress)
     experiment = resolved(experiment, manifest)
     recipe, out = experiment.recipe, experiment.out
     check_classes(manifest, recipe.output_classes, recipe.output_target)

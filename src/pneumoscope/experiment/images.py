@@ -111,7 +111,7 @@ def additional_images(data: Path, manifest: Manifest, progress: Progress | None 
     manifest : Manifest
         The data set itself, with its split.
     """
-    more = load(data)
+    more = load(data, progress=progress)
     more = more.with_records(record for record in more.records if record.split in ("", "train"))
     held_out = [record for record in manifest.records if record.split in ("val", "test")]
     absolute = [

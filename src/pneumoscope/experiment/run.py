@@ -158,12 +158,13 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress = progress or Progress()
     begun = resumes(experiment)
     _check_options(experiment)
-    listed = load(experiment.data)
+    listed = load(experiment.data, progress=progress)
     experiment = resolved(experiment, listed)
     if begun:
         check_recipe(experiment)
     recipe, out = experiment.recipe, experiment.out
     lungs, cache = lung_segmenter(experiment), experiment.open_cache()
+    progress.step("building the network")
     network = build_network(
         recipe.network, len(recipe.output_classes), weights=experiment.weights, seed=recipe.seed
     )
@@ -281,7 +282,7 @@ def _trained(
         fabric.barrier()  # the first process writes the bundle of the teacher
         progress.step("predicting with the teacher")
         teachers = tuple(load_bundle(path) for path in paths)
-        probabilities = _teacher_rows(teachers, recipe, manifest, train_set, cache)
+        probabilities = _teacher_rows(teachers, recipe, manifest, train_set, cache, progress)
     if recipe.pretraining:
         progress.step("pretraining without labels")
         network = pretrain(
@@ -328,6 +329,7 @@ def _teacher_rows(
     manifest: Manifest,
     train_set: Packed,
     cache: ImageCache | None,
+    progress: Progress,
 ) -> npt.NDArray[np.float32]:
     """Return the mean probabilities of teachers for the training images, shape (N, K).
 
@@ -338,5 +340,8 @@ def _teacher_rows(
     own = np.flatnonzero(are_of(train_set.records, manifest))
     images = manifest.with_records(train_set.records[row] for row in own)
     rows = np.zeros((len(train_set), len(recipe.output_classes)), np.float32)
-    rows[own] = np.mean([teacher_probabilities(teacher, images, cache=cache) for teacher in teachers], axis=0)
+    rows[own] = np.mean(
+        [teacher_probabilities(teacher, images, cache=cache, progress=progress) for teacher in teachers],
+        axis=0,
+    )
     return rows

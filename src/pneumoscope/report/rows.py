@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from pneumoscope.domain import Prediction, probability_column
-from pneumoscope.errors import Reason
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
 
 __all__ = [
     "NO_CLASS",
-    "as_table",
     "columns",
     "csv_safe",
     "decision_text",
@@ -35,9 +29,6 @@ DECIMALS = 6
 
 # A spreadsheet runs a cell that starts with one of these as a formula (OWASP, CSV Injection).
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-STATUS_STYLES = {"ok": "yellow", "rejected": "yellow", "unreadable": "red"}
-CLASSES_WIDTH = 32  # characters of a terminal's line that columns of classes may take
 
 
 def probability_columns(classes: Sequence[str], target: str) -> tuple[str, ...]:
@@ -133,44 +124,6 @@ def tsv_line(prediction: Prediction, classes: Sequence[str], target: str) -> str
     """Return one row, cells separated by tabs; a tab or line break in a file name becomes a space."""
     cells = flat_row(prediction, classes, target).values()
     return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells)
-
-
-def as_table(predictions: Iterable[Prediction], classes: Sequence[str], target: str) -> Table:
-    """Return a table for a terminal, one line per image; classes have columns where 80 characters suffice."""
-    from rich.table import Table
-    from rich.text import Text
-
-    others = [name for name in classes if name != target]
-    if sum(len(name) + 1 for name in others) > CLASSES_WIDTH:
-        others = []
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("image", overflow="fold")
-    for name in (target, *others):
-        table.add_column(Text(name), justify="right", no_wrap=name in others)
-    table.add_column("result", width=max(map(len, Reason)))
-    for one in predictions:
-        values = [one.p_target, *(one.probabilities.get(name) for name in others)]
-        table.add_row(
-            Text(plain_text(one.path)),
-            *("" if value is None else f"{value:.3f}" for value in values),
-            _result(one),
-        )
-    return table
-
-
-def _result(prediction: Prediction) -> Text:
-    """Return the decision, whether it is uncertain, and the reasons; or the status without a decision."""
-    from rich.text import Text
-
-    text = Text(prediction.decision or "", "bold" if prediction.positive else "")
-    if prediction.uncertain:
-        text.append(" (uncertain)", "yellow")
-    reasons = ", ".join(prediction.reasons)
-    if not reasons and prediction.decision is None:
-        reasons = prediction.status
-    if reasons:
-        text.append(", " if text else "").append(reasons, STATUS_STYLES[prediction.status])
-    return text
 
 
 def _rounded(value: float | None) -> float | None:

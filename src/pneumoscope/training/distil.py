@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, RecipeError
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.parallel import available_cpus
+from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.pipeline import Pipeline
@@ -57,7 +57,11 @@ def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
 
 
 def teacher_probabilities(
-    teacher: Bundle, images: Manifest, *, cache: ImageCache | None = None
+    teacher: Bundle,
+    images: Manifest,
+    *,
+    cache: ImageCache | None = None,
+    progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return the calibrated probabilities of a teacher, shape (N, K).
 
@@ -67,6 +71,8 @@ def teacher_probabilities(
     ----------
     cache : ImageCache, optional
         Where images that are prepared for the teacher are kept.
+    progress : Progress, optional
+        Receives the number of images done.
 
     Raises
     ------
@@ -77,9 +83,11 @@ def teacher_probabilities(
     predictor = Predictor(teacher, workers=available_cpus(), force=True, pipeline=pipeline)
     manifest = teacher.manifest
     calibrator = manifest.calibrations[0].calibrator
+    progress = progress or Progress()
     rows = []
     for score in predictor.scores_iter(input_items(images)):
         if score.logits is None:
             raise DataError(f"{score.path}: the teacher cannot read it ({score.message})")
         rows.append(calibrate(score.logits, calibrator, manifest.target_mask))
+        progress.update(len(rows), len(images))
     return np.stack(rows).astype(np.float32)

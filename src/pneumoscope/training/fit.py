@@ -114,7 +114,7 @@ def fit(
     resume : bool
         Continue from the checkpoint of the run, if there is one.
     progress : Progress, optional
-        Gets one line per epoch.
+        Gets one line per epoch, and the number of batches.
 
     Raises
     ------
@@ -202,7 +202,7 @@ class _Trainer:
             self.resumed = {}
         for epoch in range(max(first, self.state.epoch), first + phase.epochs):
             started = time.monotonic()
-            loss, lr = self._train_epoch(model, optimizer, schedule, epoch)
+            loss, lr = self._train_epoch(model, optimizer, schedule, epoch, progress)
             # Batch statistics differ between processes, so that one process validates for all.
             val_loss, auroc, accuracy = self.fabric.broadcast(self._validate())
             seconds = round(time.monotonic() - started, 2)
@@ -210,7 +210,6 @@ class _Trainer:
             self._keep_score(row)
             self._save(optimizer, schedule, row)
             progress.message(row.line(self.recipe.epochs))
-            progress.update(row.epoch, self.recipe.epochs)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
@@ -233,7 +232,9 @@ class _Trainer:
             raise DataError(f"{self.run}: {len(order)} training images are too few; give more")
         return batches
 
-    def _train_epoch(self, model: Any, optimizer: Any, schedule: LambdaLR, epoch: int) -> tuple[float, float]:
+    def _train_epoch(
+        self, model: Any, optimizer: Any, schedule: LambdaLR, epoch: int, progress: Progress
+    ) -> tuple[float, float]:
         """Train on all images once; return the mean loss and the learning rate of the last step."""
         recipe, fabric = self.recipe, self.fabric
         seed = recipe.seed
@@ -242,7 +243,8 @@ class _Trainer:
         batches = self._batches(epoch)
         set_training(model)
         total = torch.zeros((), device=fabric.device)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            progress.update(epoch * len(batches) + number, recipe.epochs * len(batches))
             augmented = augment(self.images[batch].float() / 255, recipe.augmentation, generator)
             images, lungs = augmented[:, :1], augmented[:, 1:]
             outputs = model(images.contiguous(memory_format=torch.channels_last))

@@ -138,7 +138,9 @@ class LungTraining:
     seconds: float
 
 
-def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], list[Path], list[int]]:
+def read_masks(
+    manifest: Manifest, masks: Path, progress: Progress | None = None
+) -> tuple[npt.NDArray[np.uint8], list[Path], list[int]]:
     """Read every image that has a mask of the same relative name (``.png``) and can be read.
 
     Returns
@@ -148,8 +150,10 @@ def read_masks(manifest: Manifest, masks: Path) -> tuple[npt.NDArray[np.uint8], 
     kept : list of int
         Index in the manifest of each image.
     """
+    progress = progress or Progress()
     images, mask_paths, kept = [], [], []
     for index, record in enumerate(manifest.records):
+        progress.update(index, len(manifest))
         mask = masks / Path(record.path).with_suffix(".png")
         if not mask.is_file():
             continue
@@ -223,8 +227,8 @@ def fit_lungs(
     started = time.monotonic()
     progress = progress or Progress()
     torch.manual_seed(seed)
-    progress.step("reading images")
-    images, mask_paths, kept = read_masks(manifest, masks)
+    progress.step("reading images and masks")
+    images, mask_paths, kept = read_masks(manifest, masks, progress)
     side = (LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)
     targets = np.stack(
         [cv2.resize(_read_mask(path), side, interpolation=cv2.INTER_AREA) for path in mask_paths]
@@ -237,6 +241,7 @@ def fit_lungs(
         )
     progress.step("training")
     network = _fit(images[train], targets[train], epochs=epochs, seed=seed, progress=progress)
+    progress.step("exporting")
     out.mkdir(parents=True, exist_ok=True)
     path = out / LUNGS_FILE
     export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
@@ -276,8 +281,8 @@ def _fit(
             optimizer.step()
             schedule.step()
             total, done = total + loss.item(), done + 1
+            progress.update(epoch * (len(both) // batch) + done, steps)
         progress.message(f"epoch {epoch + 1}/{epochs}  loss {total / max(1, done):.4f}")
-        progress.update(epoch + 1, epochs)
     network.eval()
     return network
 

@@ -99,9 +99,8 @@ def pretrain(
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        loss, spread = _epoch(recipe, model, prepared, packed, epoch, fabric)
+        loss, spread = _epoch(recipe, model, prepared, packed, epoch, fabric, progress)
         progress.message(f"pretraining: epoch {epoch + 1}/{epochs}  loss {loss:.4f}")
-        progress.update(epoch + 1, epochs)
     if not spread > 0.1 / math.sqrt(network.head.in_features):
         raise DataError(f"{run}: after pretraining all images have the same features; lower its lr")
     if fabric.is_global_zero:
@@ -111,16 +110,23 @@ def pretrain(
 
 
 def _epoch(
-    recipe: Recipe, model: Any, optimizer: Any, packed: Tensor, epoch: int, fabric: Fabric
+    recipe: Recipe,
+    model: Any,
+    optimizer: Any,
+    packed: Tensor,
+    epoch: int,
+    fabric: Fabric,
+    progress: Progress,
 ) -> tuple[float, float]:
     """One pass; return the mean loss and the mean spread of the normalised targets, 0 after a collapse."""
     seed = np.random.SeedSequence([recipe.seed, SEED_STREAM + epoch, fabric.global_rank]).generate_state(2)
     order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(int(seed[0])))
     generator = torch.Generator(fabric.device).manual_seed(int(seed[1]))
     losses, spreads = [], []
-    for batch in torch.split(order, recipe.batch):
-        if len(batch) < 2:
-            continue
+    batches = [batch for batch in torch.split(order, recipe.batch) if len(batch) > 1]
+    assert recipe.pretraining is not None
+    for number, batch in enumerate(batches):
+        progress.update(epoch * len(batches) + number, recipe.pretraining.epochs * len(batches))
         images = packed[batch.to(fabric.device)].float() / 255
         copies = [
             augment(images, recipe.augmentation, generator).contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,21 +41,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     bundle = make_bundle(folder, seed=4, calibrations=calibrations, default_operating_point="low")
     with serving(bundle.path) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium, or a skip that names the package."""
-    from playwright.sync_api import sync_playwright
-
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("the browser tests need Chromium: install the package chromium")
-    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, args=flags)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
