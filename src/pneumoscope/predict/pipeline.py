@@ -23,8 +23,8 @@ from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
 from pneumoscope.image.lungs import LungField, lung_field
 from pneumoscope.image.standardise import InputSpec, Standardised, lung_view, standardise_with_lungs
-from pneumoscope.model.bundle import Bundle, sha256_of
-from pneumoscope.model.lungs import OnnxLungSegmenter
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.lungs import LungsOnBlack, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.cache import CachedImage, ImageCache
 from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
@@ -117,7 +117,7 @@ class Pipeline:
         How images are standardised.
     limits : GateLimits
         What they must satisfy.
-    segmenter : OnnxLungSegmenter, optional
+    segmenter : OnnxLungSegmenter or LungsOnBlack, optional
         Finds the lungs; needed where `spec.needs_lungs`.
     novelty : Novelty, optional
         Statistics of known chest radiographs, for `GateLimits.max_novelty`.
@@ -142,7 +142,7 @@ class Pipeline:
         spec: InputSpec,
         limits: GateLimits = GateLimits(),  # noqa: B008  (frozen)
         *,
-        segmenter: OnnxLungSegmenter | None = None,
+        segmenter: OnnxLungSegmenter | LungsOnBlack | None = None,
         novelty: Novelty | None = None,
         classifier: ChestClassifier | None = None,
         validated: tuple[Population, ...] = (),
@@ -222,11 +222,14 @@ class Pipeline:
                 raise item.source
             if is_own_output(item.source):
                 return Prepared(item.label, "rejected", (Reason.NOT_A_CHEST_RADIOGRAPH,), OWN_OUTPUT)
-            return read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
+            radiograph = read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
         except UnreadableImageError as error:
             return Prepared(
                 item.label, "unreadable", (error.reason,), error.detail, age=item.age, view=item.view
             )
+        if isinstance(self._segmenter, LungsOnBlack):
+            return replace(radiograph, pixels=self._segmenter.corrected(radiograph.pixels))
+        return radiograph
 
     def _admit(self, radiographs: Sequence[Radiograph]) -> list[Prepared]:
         """Check and standardise; without what depends on the population."""
@@ -309,7 +312,7 @@ class Pipeline:
             "version": PIPELINE_VERSION,
             "spec": self.spec.model_dump(mode="json"),
             "limits": self.limits.model_dump(mode="json"),
-            "segmenter": sha256_of(self._segmenter.path) if self._segmenter else None,
+            "segmenter": self._segmenter.identity if self._segmenter else None,
             "force": self._force,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
