@@ -57,7 +57,18 @@ _SPLIT_FOLDERS = {
 }
 _CONTAINERS = frozenset({"images", "image", "img", "imgs", "data", "jpg", "jpeg", "png", "dicom", "dcm"})
 _NO_CLASS = _SPLIT_FOLDERS.keys() | _CONTAINERS
-_CELLS = ("label", "patient_id", "split", "source", "age", "sex", "view", "boxes", "original_width", "original_height")
+_CELLS = (
+    "label",
+    "patient_id",
+    "split",
+    "source",
+    "age",
+    "sex",
+    "view",
+    "boxes",
+    "original_width",
+    "original_height",
+)
 _SIZES_FILE = "sizes.csv"
 
 # The official validation images of the Kermany set are 16: nothing can be chosen on so few.

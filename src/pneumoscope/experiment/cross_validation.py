@@ -237,7 +237,8 @@ class _HeldOut:
         records = tuple(self.packed.records[position] for position in chosen)
         images = np.arange(len(chosen))
         possible = self.packed.possible[chosen]
-        observed = Observed(logits, self.classes, self.target, possible, images, records)
+        estimated = (None,) * len(records)
+        observed = Observed(logits, self.classes, self.target, possible, images, records, estimated)
         fitted = fit_calibration(observed, "temperature", fitted_on="the other parts", n_boot=0)
         balanced = next(point for point in fitted.operating_points if point.name == "balanced")
         return fitted.calibrator, balanced.threshold

@@ -90,4 +90,5 @@ class LungsOnBlack:
 def _shown(pixels: Floats) -> npt.NDArray[np.uint8]:
     """Return what is not black, without specks, shape (H, W)."""
     shown = (pixels > BLACK).astype(np.uint8)
-    return cv2.morphologyEx(shown, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    opened: npt.NDArray[np.uint8] = cv2.morphologyEx(shown, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return opened

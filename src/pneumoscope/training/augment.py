@@ -211,7 +211,7 @@ def _only_lungs(images: Tensor, lungs: Tensor, probability: float, generator: to
     fine = torch.randn(count, 1, 8, 8, generator=generator, device=generator.device)
     field = F.interpolate(fine, size=(side, side), mode="bicubic", align_corners=False)
     moved = smooth + 0.25 * field > _uniform(count, 0.3, 0.7, generator).view(-1, 1, 1, 1)
-    return torch.where(chosen & ~moved, 0.0, images)
+    return torch.where(chosen & ~(moved & (smooth > 0.05)), 0.0, images)
 
 
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:

@@ -255,7 +255,7 @@ class _Trainer:
         total = torch.zeros((), device=fabric.device)
         for batch in batches:
             augmented = augment(self.images[batch].float() / 255, recipe.augmentation, generator)
-            images, *maps = augmented.split(1, dim=1)
+            images, *maps = torch.split(augmented, 1, dim=1)
             outputs = model(images.contiguous(memory_format=torch.channels_last))
             loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], *maps)
             optimizer.zero_grad(set_to_none=True)

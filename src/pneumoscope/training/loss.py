@@ -190,7 +190,7 @@ class MultiTask(nn.Module):
         loss = cross_entropy(outputs.logits, targets)
         if outputs.lungs is not None:
             assert lungs is not None
-            share = F.adaptive_avg_pool2d(lungs, outputs.lungs.shape[-2:])
+            share = _pooled(lungs, outputs.lungs)
             loss = loss + self.tasks.lungs * F.binary_cross_entropy_with_logits(outputs.lungs.float(), share)
         if outputs.places is not None:
             assert lungs is not None
@@ -208,7 +208,7 @@ class MultiTask(nn.Module):
         """
         drawn = boxes.amax(dim=(1, 2, 3), keepdim=True) > 0.5
         allowed = torch.where(drawn, boxes, lungs)
-        share = F.adaptive_avg_pool2d(allowed, places.shape[-2:]).flatten(1)
+        share = _pooled(allowed, places).flatten(1)
         shown = ~(targets.possible & ~self.target).any(dim=1) & (share.amax(dim=1) > 0.5)
         if not shown.any():
             return places.new_zeros(())
@@ -216,6 +216,12 @@ class MultiTask(nn.Module):
         attention = target.float().flatten(1).softmax(dim=1)
         inside = (attention * share).sum(dim=1).clamp_min(1e-4)
         return -(inside[shown].log().sum() / len(inside))
+
+
+def _pooled(maps: Tensor, places: Tensor) -> Tensor:
+    """Return the mean of maps in each place of a feature map."""
+    height, width = places.shape[-2:]
+    return F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def _source_loss(logits: Tensor, targets: Targets) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
 from pneumoscope.domain import Population, Target
@@ -103,8 +103,8 @@ class Recipe(Strict):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    lungs_only: dict[str, Literal["positive", "inverted"]] = {}
-    label_noise: dict[str, _Share | dict[str, _Share]] = {}
+    lungs_only: dict[str, Literal["positive", "inverted"]] = Field(default={})
+    label_noise: dict[str, _Share | dict[str, _Share]] = Field(default={})
     class_weights: Literal["none", "balanced"] = "none"
     distillation: Distillation | None = None
     pretraining: Pretraining | None = None
