@@ -94,7 +94,7 @@ def drawn(n=400, seed=0, *, subtypes=True) -> Observed:
     if not subtypes:
         possible[labels > 0] = [False, True, True]
     records = tuple(Record(f"{i}.png", CLASSES[label], f"p{i}") for i, label in enumerate(labels))
-    return Observed(logits, CLASSES, TARGET, possible, np.arange(n), records)
+    return Observed(logits, CLASSES, TARGET, possible, np.arange(n), records, (None,) * n)
 
 
 def test_copies_weigh_as_one_image_and_share_its_label(parent, site):
@@ -137,6 +137,7 @@ def test_copies_of_all_rows_change_nothing(method):
         np.repeat(once.possible, 3, axis=0),
         np.repeat(once.images, 3),
         once.records,
+        once.estimated,
     )
     one, other = (fit_calibration(part, method, fitted_on="x") for part in (once, thrice))
     np.testing.assert_allclose(one.calibrator.scale, other.calibrator.scale, rtol=1e-4)

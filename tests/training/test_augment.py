@@ -33,6 +33,7 @@ STRONG = Augmentation(
     noise=0.2,
     markers=3,
     cutout=0.4,
+    corners=0.5,
 )
 
 
@@ -212,5 +213,35 @@ def test_gamma_leaves_black_and_white_alone():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_augmentation_of_every_shipped_recipe_runs(name):
-    changed = augment(smooth_images(2), load_recipe(name).augmentation, generator())
-    assert changed.shape == (2, 1, 64, 64)
+    images = torch.cat([smooth_images(2), torch.ones(2, 1, 64, 64)], dim=1)
+    changed = augment(images, load_recipe(name).augmentation, generator())
+    assert changed.shape == (2, 2, 64, 64)
+
+
+def test_lungs_only_leaves_the_lungs_and_not_always_in_the_same_shape():
+    images = torch.full((16, 1, 64, 64), 0.5)
+    lungs = torch.zeros_like(images)
+    lungs[..., 16:48, 8:28] = lungs[..., 16:48, 36:56] = 1
+    changed = augment(torch.cat([images, lungs], dim=1), Augmentation(lungs_only=1.0), generator())
+    torch.testing.assert_close(changed[:, 1:], lungs)
+    shown = changed[:, :1] > 0
+    assert not shown[..., :8, :].any()
+    inside = (shown & (lungs > 0)).sum(dim=(1, 2, 3)) / lungs[0].sum()
+    assert inside.mean() > 0.75
+    assert inside.std() > 0.01
+    assert len({tuple(one.flatten().tolist()) for one in shown}) == 16
+
+
+def test_an_image_without_known_lungs_is_not_masked():
+    images = torch.full((4, 1, 32, 32), 0.5)
+    both = torch.cat([images, torch.zeros_like(images)], dim=1)
+    torch.testing.assert_close(augment(both, Augmentation(lungs_only=1.0), generator())[:, :1], images)
+
+
+def test_corners_erase_edges_and_leave_the_middle():
+    images = smooth_images(16)
+    changed = augment(images, Augmentation(corners=1.0), generator())
+    middle = (slice(None), slice(None), slice(20, 44), slice(22, 42))
+    torch.testing.assert_close(changed[middle], images[middle])
+    differs = (changed - images).abs() > 1e-3
+    assert (differs.flatten(1).float().mean(dim=1) > 0.02).float().mean() > 0.9

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -20,7 +21,14 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict import pipeline as pipeline_module
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.pipeline import Pipeline
-from pneumoscope.training.dataset import check_classes, check_packed, check_split, class_indices, pack
+from pneumoscope.training.dataset import (
+    check_classes,
+    check_packed,
+    check_split,
+    class_indices,
+    joined,
+    pack,
+)
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
 SPEC = InputSpec(size=32)
@@ -292,3 +300,32 @@ def test_a_class_whose_images_of_a_split_are_all_unreadable_stops(tmp_path):
     with pytest.raises(DataError, match="split 'val' has no usable image of class normal") as caught:
         check_packed(tmp_path, THREE, **packed_sides(manifest))
     one_line(caught)
+
+
+def test_boxes_are_kept_in_the_frame_of_the_input(tmp_path, two_lungs):
+    """Boxes are shares of the whole image; the input is a crop of it."""
+    records = tuple(
+        replace(record, boxes="0.25,0.5,0.25,0.25;0.75,0.0,0.25,0.5" if number == 0 else "")
+        for number, record in enumerate(full(tmp_path, 3).records)
+    )
+    manifest = draw(Manifest(records, tmp_path))
+    packed = pack(manifest, THREE, PLAIN, keep_boxes=True)
+    drawn_boxes = packed.boxes[0, 0] > 0
+    expected = np.zeros((32, 32), bool)
+    expected[16:24, 8:16] = expected[0:16, 24:32] = True
+    assert np.array_equal(drawn_boxes, expected)
+    assert not packed.boxes[1:].any()
+    wrong = Manifest((replace(records[0], boxes="1,2,3"), *records[1:]), tmp_path)
+    with pytest.raises(DataError, match=r"box '1,2,3' is not x,y,width,height"):
+        pack(wrong, THREE, PLAIN, keep_boxes=True)
+
+
+def test_parts_are_joined_in_order(tmp_path):
+    packed = pack(draw(full(tmp_path, 3)), THREE, PLAIN, keep_boxes=True)
+    halves = [packed.subset(np.arange(0, 4)), packed.subset(np.arange(4, 9))]
+    both = joined(halves)
+    assert both.records == packed.records
+    assert np.array_equal(both.images, packed.images)
+    assert np.array_equal(both.boxes, packed.boxes)
+    assert both.lungs is None
+    assert joined(halves[:1]) is halves[0]

@@ -13,10 +13,10 @@ from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training import fit as fit_module
 from pneumoscope.training.dataset import Packed
-from pneumoscope.training.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.training.fit import CHECKPOINT_FILE, draw_chances, fit, make_fabric
 from pneumoscope.training.history import HISTORY_FILE, Epoch
 from pneumoscope.training.networks import build_network
-from pneumoscope.training.recipe import Recipe
+from pneumoscope.training.recipe import Recipe, Sampling
 
 CONTENT = {
     "name": "tiny",
@@ -407,3 +407,29 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, fabric, damage):
 def test_one_process_uses_one_device(fabric):
     assert fabric.world_size == 1
     assert fabric.device.type == "cpu"
+
+
+def test_groups_are_drawn_by_a_power_of_their_size():
+    groups = [("a", "normal", "AP")] * 16 + [("a", "pneumonia", "AP")] * 4 + [("b", "normal", "PA")]
+    records = [
+        Record(f"{number}.png", label, f"p{number}", source=source, view=view)
+        for number, (source, label, view) in enumerate(groups)
+    ]
+    chances = draw_chances(records, Sampling(exponent=0.5))
+    totals = [float(chances[:16].sum()), float(chances[16:20].sum()), float(chances[20:].sum())]
+    assert totals == pytest.approx([4, 2, 1])
+    assert draw_chances(records, Sampling(exponent=1)).tolist() == [1.0] * 21
+
+
+def test_sampling_says_how_many_images_an_epoch_has(tmp_path, fabric, monkeypatch):
+    seen = []
+    original = fit_module.augment
+
+    def counted(images, *rest):
+        seen.append(len(images))
+        return original(images, *rest)
+
+    monkeypatch.setattr(fit_module, "augment", counted)
+    few = recipe(phases=[{"epochs": 2, "lr": 0.02}], sampling={"exponent": 0.5, "images": 20})
+    trained(few, tmp_path, fabric)
+    assert sum(seen) == 40

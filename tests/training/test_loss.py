@@ -86,7 +86,8 @@ NETWORK = NetworkSpec(name="custom-cnn", channels=1, options={"widths": [4, 8]})
 
 
 def learner(sources=2, **tasks):
-    return MultiTask(build_network(NETWORK, 2, seed=0), Tasks(**tasks), sources)
+    network = build_network(NETWORK, 2, seed=0)
+    return MultiTask(network, Tasks(**tasks), sources, np.array([False, True]))
 
 
 def batch(count=8):
@@ -179,3 +180,43 @@ def test_targets_of_some_images_keep_their_sources():
     assert some.source.tolist() == [1, 0]
     assert some.rivals.shape == (2, 2)
     assert np.array_equal(some.possible.numpy(), [[False, True], [True, False]])
+
+
+def location_loss(model, images, targets, lungs, boxes):
+    outputs = model(images)
+    return (model.loss(outputs, targets, lungs, boxes) - cross_entropy(outputs.logits, targets)).item()
+
+
+def test_the_evidence_learns_to_lie_inside_the_boxes():
+    model = learner(boxes=1.0)
+    images, targets, lungs = batch()
+    boxes = torch.zeros_like(lungs)
+    boxes[..., :8, :8] = 1
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        outputs = model(images)
+        optimizer.zero_grad()
+        model.loss(outputs, targets, lungs, boxes).backward()
+        optimizer.step()
+    places = model(images).places
+    evidence = (places[:, 1] - places[:, 0]).flatten(1).softmax(dim=1).view(8, 4, 4)
+    inside = evidence[:, :2, :2].sum(dim=(1, 2))
+    assert inside[targets.possible[:, 1]].mean() > 0.8  # a quarter of the places
+
+
+def test_places_average_to_the_logits():
+    model = learner(boxes=1.0).eval()
+    outputs = model(batch()[0])
+    torch.testing.assert_close(outputs.places.mean(dim=(2, 3)), outputs.logits)
+
+
+def test_without_boxes_the_lungs_take_their_place_and_images_without_the_target_do_not_count():
+    model = learner(boxes=1.0).eval()
+    images, targets, lungs = batch()
+    nothing = torch.zeros_like(lungs)
+    assert location_loss(model, images, targets, lungs, nothing) == pytest.approx(
+        location_loss(model, images, targets, nothing, lungs), rel=1e-4
+    )
+    normal = replace(targets, possible=torch.tensor([[True, False]] * 8))
+    assert location_loss(model, images, normal, lungs, nothing) == pytest.approx(0, abs=1e-6)
+    assert location_loss(model, images, targets, nothing, nothing) == pytest.approx(0, abs=1e-6)

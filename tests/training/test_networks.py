@@ -309,3 +309,11 @@ def test_weights_of_another_network_are_rejected_in_one_line(tmp_path):
     for name in ("two.safetensors", "junk.safetensors", "absent.safetensors"):
         with pytest.raises(RecipeError, match=f"{name}: does not hold the weights"):
             load_weights(build_network(TINY, 3), tmp_path / name)
+
+
+def test_a_pyramid_gives_one_map_at_the_finer_of_two_resolutions():
+    network = build_network(NetworkSpec(name="tf_efficientnet_lite0", pyramid=32), 3, seed=0).eval()
+    with torch.no_grad():
+        logits, features = network(torch.rand(2, 1, 64, 64))
+    assert features.shape == (2, 32, 4, 4)
+    torch.testing.assert_close(logits, network.head(features.mean(dim=(2, 3))))

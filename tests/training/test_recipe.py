@@ -345,3 +345,12 @@ def test_the_example_of_the_reference_is_a_recipe(tmp_path):
     example = re.search(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)[1]
     (tmp_path / "mine.yaml").write_text(example)
     assert load_recipe(str(tmp_path / "mine.yaml")).epochs == 30
+
+
+def test_the_recipe_of_the_page_on_several_hospitals_is_one():
+    page = Path(__file__).parents[2] / "docs/how-to/several-hospitals.md"
+    (text,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    made = Recipe.model_validate(yaml.safe_load(text))
+    assert made.lungs_only == {"rsna-masked": "inverted"}
+    assert made.needs_lung_masks
+    assert len(made.populations) == 2

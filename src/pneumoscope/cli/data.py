@@ -195,6 +195,36 @@ def split(
     raise typer.Exit(SOME_LEFT_OUT if left_out else 0)
 
 
+@app.command("join")
+def join_sets(
+    sets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Manifests with a split; NAME=FILE puts NAME- before its patient identifiers.",
+            metavar="[NAME=]FILE...",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Manifest to write, .csv or .parquet, in its own folder.")
+    ],
+) -> None:
+    """Join data sets that are split already, so that no patient is on two sides."""
+    from pneumoscope.data.description import write_description
+    from pneumoscope.data.folder import load
+    from pneumoscope.data.join import join
+
+    files = [Path(text.rpartition("=")[2]) for text in sets]
+    check_output(out, list(files))
+    given = [text.rpartition("=") for text in sets]
+    prefixes = {number: f"{name}-" for number, (name, _, _) in enumerate(given) if name}
+    joined = join([load(path) for path in files], prefixes)
+    joined.write(out)
+    if joined.description is not None and joined.description.name:
+        write_description(out.parent, joined.description)
+    _show_balance(joined)
+    typer.echo(f"manifest in {out}", err=True)
+
+
 @app.command()
 def summary(
     path: DataPath, labels: Labels = None, patients: Patients = None, as_json: AsJson = False

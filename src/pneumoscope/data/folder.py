@@ -34,6 +34,7 @@ from pneumoscope.data.tables import (
     TABLE_SUFFIXES,
     parse_age,
     parse_sex,
+    parse_text,
     parse_view,
     read_rows,
     require_columns,
@@ -56,7 +57,18 @@ _SPLIT_FOLDERS = {
 }
 _CONTAINERS = frozenset({"images", "image", "img", "imgs", "data", "jpg", "jpeg", "png", "dicom", "dcm"})
 _NO_CLASS = _SPLIT_FOLDERS.keys() | _CONTAINERS
-_CELLS = ("label", "patient_id", "split", "source", "age", "sex", "view", "original_width", "original_height")
+_CELLS = (
+    "label",
+    "patient_id",
+    "split",
+    "source",
+    "age",
+    "sex",
+    "view",
+    "boxes",
+    "original_width",
+    "original_height",
+)
 _SIZES_FILE = "sizes.csv"
 
 # The official validation images of the Kermany set are 16: nothing can be chosen on so few.
@@ -306,6 +318,7 @@ def _record(
         age=parse_age(stated.get("age")),
         sex=parse_sex(stated.get("sex")),
         view=parse_view(stated.get("view")),
+        boxes=parse_text(stated.get("boxes")),
     )
 
 

@@ -13,6 +13,7 @@ from pneumoscope.data.labels import class_name
 from pneumoscope.data.tables import (
     parse_age,
     parse_sex,
+    parse_text,
     parse_view,
     read_rows,
     require_columns,
@@ -21,7 +22,10 @@ from pneumoscope.data.tables import (
 from pneumoscope.domain import DatasetDescription
 from pneumoscope.errors import DataError, UnreadableImageError
 
-__all__ = ["SPLITS", "Manifest", "Record"]
+__all__ = ["SPLITS", "Manifest", "Record", "ShareBox", "parse_boxes"]
+
+ShareBox = tuple[float, float, float, float]
+"""Left and upper edge, width and height of a box, as shares of the image's width and height."""
 
 SPLITS = ("train", "val", "test")
 """The names of the splits, in their usual order."""
@@ -55,6 +59,9 @@ class Record:
         Of the patient; empty where unknown.
     view : {"AP", "PA", "LL", ""}
         View position; empty where unknown.
+    boxes : str
+        Where a reader saw the finding, as ``x,y,width,height`` in shares of the image, several separated by
+        ``;``; empty where nothing was drawn.
 
     Raises
     ------
@@ -73,6 +80,7 @@ class Record:
     age: float | None = None
     sex: str = ""
     view: str = ""
+    boxes: str = ""
 
     def __post_init__(self) -> None:
         for name in _REQUIRED:
@@ -86,8 +94,33 @@ class Record:
             raise DataError(f"{self.path}: width and height must not be negative")
 
 
+def parse_boxes(record: Record) -> tuple[ShareBox, ...]:
+    """Return the boxes of a record; see `Record.boxes`.
+
+    Raises
+    ------
+    DataError
+        If they are written differently, or a box has no area inside the image.
+    """
+    boxes = []
+    for text in filter(None, (part.strip() for part in record.boxes.split(";"))):
+        try:
+            x, y, width, height = (float(number) for number in text.split(","))
+        except ValueError as error:
+            raise DataError(f"{record.path}: box '{text}' is not x,y,width,height") from error
+        if not (0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1 and 0 < height <= 1):
+            raise DataError(f"{record.path}: box '{text}' must be in shares of the image, from 0 to 1")
+        boxes.append((x, y, width, height))
+    return tuple(boxes)
+
+
 # Columns that are written only where some record has a value, and how they are read.
-_OPTIONAL: dict[str, Callable[[object], Any]] = {"age": parse_age, "sex": parse_sex, "view": parse_view}
+_OPTIONAL: dict[str, Callable[[object], Any]] = {
+    "age": parse_age,
+    "sex": parse_sex,
+    "view": parse_view,
+    "boxes": parse_text,
+}
 COLUMNS = tuple(field.name for field in fields(Record) if field.name not in _OPTIONAL)
 _NUMBERS = {"width": int, "height": int, "age": float}
 

@@ -28,6 +28,7 @@ __all__ = [
     "TABLE_SUFFIXES",
     "parse_age",
     "parse_sex",
+    "parse_text",
     "parse_view",
     "read_rows",
     "require_columns",
@@ -77,6 +78,11 @@ def parse_age(text: object) -> float | None:
 def parse_sex(text: object) -> str:
     """Return ``F``, ``M`` or ``O``, or an empty string if unknown."""
     return _SEX.get(str(text).strip().upper(), "")
+
+
+def parse_text(text: object) -> str:
+    """Return a cell as text without white space around it; empty for an empty one."""
+    return str("" if text is None else text).strip()
 
 
 def parse_view(text: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pneumoscope.evaluation.bundles import BundleEvaluation, evaluate, evaluate_bundle
 from pneumoscope.evaluation.calibration import fit_temperature, fit_vector
+from pneumoscope.evaluation.estimation import fit_populations
 from pneumoscope.evaluation.gate import fit_gate
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.recalibration import Recalibration, recalibrate, recalibrate_bundle
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate_bundle",
     "evaluate_scores",
     "fit_gate",
+    "fit_populations",
     "fit_temperature",
     "fit_vector",
     "recalibrate",

@@ -25,7 +25,7 @@ from pneumoscope.evaluation.tables import (
 )
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.measures import Localisation, Robustness
-from pneumoscope.model.results import Evaluation, ExternalValidation, GateMeasures
+from pneumoscope.model.results import Evaluation, ExternalValidation, GateMeasures, PopulationMeasures
 
 __all__ = [
     "evaluation_sections",
@@ -33,6 +33,7 @@ __all__ = [
     "gate_sections",
     "heat_map_sections",
     "mistake_sections",
+    "population_sections",
     "recalibration_sections",
     "rejection_lines",
     "reliability_sections",
@@ -164,6 +165,18 @@ def gate_sections(measures: Mapping[str, GateMeasures]) -> list[str]:
         ]
         parts += [f"### {title}", markdown_table(head, rows)]
     return parts
+
+
+def population_sections(measures: Mapping[str, PopulationMeasures]) -> list[str]:
+    """How well the population is estimated where the age is not stated."""
+    if not measures:
+        return []
+    rows = [(name, f"{one.images:,}", f"{one.correct:.1%}") for name, one in measures.items()]
+    return [
+        "Where neither header nor manifest states the age, the network's features say which population an "
+        "image belongs to, and so which calibration and thresholds apply. Measured on held-out images:",
+        markdown_table(("population", "images", "assigned to it"), rows),
+    ]
 
 
 def _share(share: float | None) -> str:

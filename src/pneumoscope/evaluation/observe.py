@@ -48,6 +48,8 @@ class Observed:
         Number of the image in 0..N-1; its first row is the image itself, the others are copies.
     records : tuple of Record, length N
         The images that were evaluated.
+    estimated : tuple of str or None, length N
+        Population of each by the bundle's own classifier; None where it has none.
     not_evaluated : int
         Images that were unreadable or rejected.
     """
@@ -58,6 +60,7 @@ class Observed:
     possible: BoolArray
     images: IntArray
     records: tuple[Record, ...]
+    estimated: tuple[str | None, ...]
     not_evaluated: int = 0
 
     @property
@@ -98,6 +101,7 @@ class Observed:
             possible=self.possible[rows],
             images=np.searchsorted(chosen, self.images[rows]).astype(np.int64),
             records=tuple(self.records[number] for number in chosen),
+            estimated=tuple(self.estimated[number] for number in chosen),
             not_evaluated=0,
         )
 
@@ -163,6 +167,7 @@ def observe(
     possible: list[BoolArray] = []
     images: list[int] = []
     kept: list[Record] = []
+    estimated: list[str | None] = []
     paths = [manifest.resolve(record) for record in manifest.records]
     rows = zip(predictor.outputs_iter(paths, copies=make_copies), manifest.records, open_classes, strict=True)
     for done, (outputs, record, indices) in enumerate(rows, start=1):
@@ -176,6 +181,7 @@ def observe(
         possible += [np.isin(np.arange(len(classes)), indices)] * len(evaluated)
         images += [len(kept)] * len(evaluated)
         kept.append(record)
+        estimated.append(outputs[0].score.estimated)
     if not kept:
         raise DataError(f"{manifest.root}: none of its images could be evaluated; see 'pneumoscope predict'")
     return Observed(
@@ -185,5 +191,6 @@ def observe(
         np.stack(possible),
         np.array(images, dtype=np.int64),
         tuple(kept),
+        tuple(estimated),
         len(manifest) - len(kept),
     )

@@ -32,6 +32,7 @@ from pneumoscope.model.bundle import (
     BUNDLE_FOLDER,
     CARD_FILE,
     MANIFEST_FILE,
+    POPULATIONS_FILE,
     Bundle,
     load_bundle,
     write_bundle,
@@ -299,7 +300,11 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
             "results": own,
         }
     )
-    files: dict[str, bytes | Path] = {name: bundle.path / name for name in parent.files if name != CARD_FILE}
+    # One calibration for all images: nothing depends on the population any more.
+    left_out = {CARD_FILE, POPULATIONS_FILE}
+    files: dict[str, bytes | Path] = {
+        name: bundle.path / name for name in parent.files if name not in left_out
+    }
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
 
 

@@ -16,6 +16,7 @@ from pneumoscope.domain import Population
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import Method, fit_calibration
 from pneumoscope.evaluation.card import write_card
+from pneumoscope.evaluation.estimation import FittedPopulations
 from pneumoscope.evaluation.gate import FittedGate
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.populations import validated_populations
@@ -24,6 +25,7 @@ from pneumoscope.model.bundle import (
     CARD_FILE,
     GATE_FILE,
     HEAD_FILE,
+    POPULATIONS_FILE,
     Bundle,
     head_bytes,
     write_bundle,
@@ -33,6 +35,8 @@ from pneumoscope.model.manifest import BundleManifest, Calibration
 from pneumoscope.model.results import Evaluation, ExternalValidation, Results, Speed
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.cache import ImageCache
+from pneumoscope.predict.chest import ChestClassifier
+from pneumoscope.predict.gate import Novelty
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
 
@@ -58,6 +62,7 @@ def calibrate_bundle(
     seed: int = 0,
     gate: FittedGate | None = None,
     populations: Sequence[Population] = (),
+    estimator: FittedPopulations | None = None,
     cache: ImageCache | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -85,6 +90,9 @@ def calibrate_bundle(
     populations : sequence of Population
         Those that get a calibration of their own, where at least 20 images with and 20 without the target are
         known to belong to them; ages and views are those of the records.
+    estimator : FittedPopulations, optional
+        From `fit_populations`: images without an age belong to the population that it gives them, here as in
+        prediction; it is written too.
     cache : ImageCache, optional
         Where standardised images are kept; not used with copies, which need the decoded image.
     progress : Progress, optional
@@ -98,7 +106,7 @@ def calibrate_bundle(
     progress = progress or Progress()
     content = bundle.manifest
     limits = gate.limits if gate else content.gate
-    predictor = _predictor(bundle, gate, None if copies else cache)
+    predictor = _predictor(bundle, gate, estimator, None if copies else cache)
     background = MeanFeatures(content.target)
     observed = observe(
         predictor, manifest, copies=copies, seed=seed, collectors=(background,), progress=progress
@@ -122,34 +130,46 @@ def calibrate_bundle(
             "validated": (),
             "default_operating_point": _default_point(calibrations[0]),
             "results": Results(
-                speed=content.results.speed, gate=gate.measures if gate else content.results.gate
+                speed=content.results.speed,
+                gate=gate.measures if gate else content.results.gate,
+                populations=estimator.measures if estimator and len(own) > 1 else {},
             ),
         }
     )
     files: dict[str, bytes | Path] = {
         HEAD_FILE: head_bytes(bundle.head_weight, bundle.head_bias, background.mean_)
     }
-    return write_bundle(bundle.path, written, files | ({GATE_FILE: gate.content} if gate else {}))
+    if gate:
+        files[GATE_FILE] = gate.content
+    if estimator and len(own) > 1:
+        files[POPULATIONS_FILE] = estimator.content
+    return write_bundle(bundle.path, written, files)
 
 
-def _predictor(bundle: Bundle, gate: FittedGate | None, cache: ImageCache | None) -> Predictor:
-    """Return the predictor of a bundle, with a gate that is not written yet in place of its own."""
-    if gate is None:
-        pipeline = Pipeline.of_bundle(bundle, cache=cache)
-    else:
-        pipeline = Pipeline(
-            bundle.manifest.input,
-            gate.limits,
-            segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
-            novelty=gate.novelty,
-            classifier=gate.classifier,
-            cache=cache,
-        )
+def _predictor(
+    bundle: Bundle, gate: FittedGate | None, estimator: FittedPopulations | None, cache: ImageCache | None
+) -> Predictor:
+    """Return the predictor of a bundle, with parts that are not written yet in place of its own."""
+    content, statistics, chest = bundle.manifest, bundle.gate_statistics, bundle.chest_classifier
+    novelty = gate.novelty if gate else Novelty(*statistics) if statistics else None
+    classifier = gate.classifier if gate else ChestClassifier.of(chest) if chest else None
+    pipeline = Pipeline(
+        content.input,
+        gate.limits if gate else content.gate,
+        segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
+        novelty=novelty,
+        classifier=classifier,
+        populations=estimator.classifier if estimator else None,
+        cache=cache,
+    )
     return Predictor(bundle, workers=available_cpus(), pipeline=pipeline)
 
 
 def _of_population(observed: Observed, population: Population) -> npt.NDArray[np.intp]:
-    belongs = [population.includes(record.age, record.view) for record in observed.records]
+    belongs = [
+        population.includes(record.age, record.view) or (record.age is None and estimated == population.name)
+        for record, estimated in zip(observed.records, observed.estimated, strict=True)
+    ]
     return np.flatnonzero(np.array(belongs, dtype=np.bool_))
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import CAUTIONS
-from pneumoscope.evaluation import BundleEvaluation, calibrate_bundle, evaluate_bundle, fit_gate, sign_bundle
+from pneumoscope.evaluation import (
+    BundleEvaluation,
+    calibrate_bundle,
+    evaluate_bundle,
+    fit_gate,
+    fit_populations,
+    sign_bundle,
+)
 from pneumoscope.experiment.images import are_of, by_data_set
 from pneumoscope.experiment.plan import RECIPE_FILE
 from pneumoscope.experiment.run_folder import Origin
@@ -63,6 +70,12 @@ def calibrated(
         cache=cache,
         progress=progress,
     )
+    estimator = None
+    if len(recipe.populations) > 1:
+        progress.step("fitting the classifier of populations")
+        estimator = fit_populations(
+            bundle, images, manifest.subset("val"), recipe.populations, progress=progress
+        )
     progress.step("calibrating on validation patients")
     return calibrate_bundle(
         bundle,
@@ -71,6 +84,7 @@ def calibrated(
         method=recipe.calibration,
         copies=recipe.calibration_copies,
         populations=recipe.populations,
+        estimator=estimator,
         seed=recipe.seed,
         described_as=origin.part("val"),
         cache=cache,

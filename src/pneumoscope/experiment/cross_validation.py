@@ -21,7 +21,7 @@ from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.observe import Observed
 from pneumoscope.evaluation.scores import ScoredSet
 from pneumoscope.evaluation.weighted import ranking
-from pneumoscope.experiment.images import limited, lung_segmenter, pack_images, training_pipeline
+from pneumoscope.experiment.images import limited, lung_segmenter, pack_images
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe, resolved
 from pneumoscope.experiment.run_folder import write_left_out
 from pneumoscope.model.manifest import Calibrator
@@ -101,8 +101,7 @@ def cross_validate(
         progress = Progress()
     _begin(out, recipe, writes=fabric.is_global_zero)
     progress.step("reading images")
-    pipeline = training_pipeline(recipe, lungs, experiment.open_cache())
-    packed = pack_images(manifest, recipe, pipeline, progress)
+    packed = pack_images(manifest, recipe, lungs, experiment.open_cache(), progress)
     if fabric.is_global_zero:
         write_left_out(out, packed.left_out)
     check_packed(manifest.root, recipe.output_classes, all=packed)
@@ -238,7 +237,8 @@ class _HeldOut:
         records = tuple(self.packed.records[position] for position in chosen)
         images = np.arange(len(chosen))
         possible = self.packed.possible[chosen]
-        observed = Observed(logits, self.classes, self.target, possible, images, records)
+        estimated = (None,) * len(records)
+        observed = Observed(logits, self.classes, self.target, possible, images, records, estimated)
         fitted = fit_calibration(observed, "temperature", fitted_on="the other parts", n_boot=0)
         balanced = next(point for point in fitted.operating_points if point.name == "balanced")
         return fitted.calibrator, balanced.threshold

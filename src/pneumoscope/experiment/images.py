@@ -18,12 +18,12 @@ from pneumoscope.data.split import split
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.model.bundle import default_bundle_path
-from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
+from pneumoscope.model.lungs import LUNGS_FILE, LungsOnBlack, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.pipeline import Pipeline
-from pneumoscope.training.dataset import Packed, check_classes, check_split, pack
+from pneumoscope.training.dataset import Packed, check_classes, check_split, joined, pack
 from pneumoscope.training.recipe import Recipe, SplitSpec
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "lung_segmenter",
     "pack_images",
     "prepare_manifest",
-    "training_pipeline",
     "with_additional",
 ]
 
@@ -166,22 +165,38 @@ def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:
     return np.array([record.path in own for record in records], np.bool_)
 
 
-def training_pipeline(recipe: Recipe, lungs: Path | None, cache: ImageCache | None = None) -> Pipeline:
-    """Return the pipeline of a recipe: with default gate limits, since its own gate is fitted later."""
+def pack_images(
+    images: Manifest, recipe: Recipe, lungs: Path | None, cache: ImageCache | None, progress: Progress
+) -> Packed:
+    """Read and standardise images for a recipe, and log how many are left out.
+
+    The gate has its default limits, since the bundle's own is fitted later. Images of the recipe's
+    `lungs_only` sources come last.
+    """
     segmenter = OnnxLungSegmenter(lungs) if lungs else None
-    return Pipeline(recipe.input, GateLimits(), segmenter=segmenter, cache=cache)
-
-
-def pack_images(images: Manifest, recipe: Recipe, pipeline: Pipeline, progress: Progress) -> Packed:
-    """Read and standardise images for a recipe, and log how many are left out."""
-    packed = pack(
-        images,
-        recipe.output_classes,
-        pipeline,
-        target=recipe.output_target,
-        keep_lungs=recipe.tasks.lungs > 0,
-        progress=progress,
-    )
+    whole = Pipeline(recipe.input, GateLimits(), segmenter=segmenter, cache=cache)
+    pipelines: dict[str | None, Pipeline] = {None: whole}
+    for levels in sorted(set(recipe.lungs_only.values())):
+        masked = LungsOnBlack(inverted=levels == "inverted")
+        pipelines[levels] = Pipeline(recipe.input, GateLimits(), segmenter=masked, force=True, cache=cache)
+    parts = []
+    for kind, pipeline in pipelines.items():
+        own = images.with_records(
+            record for record in images.records if recipe.lungs_only.get(record.source) == kind
+        )
+        if len(own):
+            parts.append(
+                pack(
+                    own,
+                    recipe.output_classes,
+                    pipeline,
+                    target=recipe.output_target,
+                    keep_lungs=recipe.needs_lung_masks,
+                    keep_boxes=recipe.tasks.boxes > 0,
+                    progress=progress,
+                )
+            )
+    packed = joined(parts)
     for status, count in Counter(one.status for one in packed.left_out).items():
         log.warning("%d of %d images are %s and left out", count, len(images), status)
     return packed

@@ -25,7 +25,6 @@ from pneumoscope.experiment.images import (
     lung_segmenter,
     pack_images,
     prepare_manifest,
-    training_pipeline,
     with_additional,
 )
 from pneumoscope.experiment.plan import Experiment, Result, changed_recipe, resolved
@@ -244,11 +243,10 @@ def _read(
 ) -> tuple[Packed, Packed]:
     """Prepare the training and the validation images, and list what is left out."""
     recipe, manifest = origin.experiment.recipe, origin.manifest
-    pipeline = training_pipeline(recipe, lungs, cache)
     progress.step("reading training images")
-    train_set = pack_images(images, recipe, pipeline, progress)
+    train_set = pack_images(images, recipe, lungs, cache, progress)
     progress.step("reading validation images")
-    val_set = pack_images(manifest.subset("val"), recipe, pipeline, progress)
+    val_set = pack_images(manifest.subset("val"), recipe, lungs, cache, progress)
     if fabric.is_global_zero:
         write_left_out(origin.experiment.out, train_set.left_out + val_set.left_out)
     check_packed(manifest.root, recipe.output_classes, train=train_set, val=val_set)

@@ -8,6 +8,7 @@
                   calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
     gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, and the frontal-chest
                   classifier, where the gate was fitted
+    populations.npz  classifier of the populations that the bundle is calibrated for, where there are several
     bundle.json   `BundleManifest`, format 2; format 1 is upgraded when it is read
     card.md       the model card
 
@@ -40,6 +41,7 @@ __all__ = [
     "BUNDLE_FOLDER",
     "GATE_FILE",
     "HEAD_FILE",
+    "POPULATIONS_FILE",
     "Bundle",
     "copy_bundle",
     "default_bundle_path",
@@ -51,6 +53,7 @@ __all__ = [
 
 MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
 GATE_FILE = "gate.npz"
+POPULATIONS_FILE = "populations.npz"
 BUNDLE_FOLDER = "bundle"
 """Where a run folder has its bundle."""
 
@@ -132,6 +135,26 @@ class Bundle:
         if network != self.manifest.files[MODEL_FILE]:
             raise BundleError(f"{self.path / GATE_FILE}: fitted with another model.onnx; fit it again")
         return arrays
+
+    @cached_property
+    def population_classifier(self) -> tuple[tuple[str, ...], dict[str, npt.NDArray[np.float32]]] | None:
+        """Names of P populations, and ``mean``, ``scale``, shape (F,), ``weight``, shape (P, F), ``bias``.
+
+        None where the bundle does not estimate the population.
+        """
+        if POPULATIONS_FILE not in self.manifest.files:
+            return None
+        path = self.path / POPULATIONS_FILE
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in ("mean", "scale", "weight", "bias")}
+                names, network = tuple(stored["names"].tolist()), str(stored["network"])
+        except (OSError, KeyError, ValueError) as error:
+            raise BundleError(f"{path}: no classifier of populations; calibrate the bundle again") from error
+        known = {population.name for population in self.manifest.populations}
+        if network != self.manifest.files[MODEL_FILE] or not set(names) <= known:
+            raise BundleError(f"{path}: fitted for another model.onnx or other populations; calibrate again")
+        return names, arrays
 
     @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:

@@ -331,12 +331,26 @@ class BundleManifest(_Frozen):
         rest = self.model_dump(mode="json", include={"input", "gate"})
         return _hash({"files": files, "calibration": self.calibration_sha256, **rest})
 
-    def population_of(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> str:
-        """Return the name of the first calibrated population that an image is known to belong to."""
+    def population_of(
+        self, age: float | None, view: str = ViewPosition.UNKNOWN, estimated: str | None = None
+    ) -> str:
+        """Return the name of the first calibrated population that an image is known to belong to.
+
+        Parameters
+        ----------
+        age : float or None
+            Of the patient in years; None where it is not known.
+        view : str
+            View position.
+        estimated : str, optional
+            The population by the bundle's own classifier, for an image whose age is not known.
+        """
         calibrated = {calibration.population for calibration in self.calibrations}
         for population in self.populations:
             if population.name in calibrated and population.includes(age, view):
                 return population.name
+        if age is None and estimated in calibrated:
+            return estimated
         return self.calibrations[0].population
 
     def calibration_for(self, population: str | None = None) -> Calibration:

@@ -31,6 +31,7 @@ __all__ = [
     "ExternalValidation",
     "GateMeasures",
     "ParentResults",
+    "PopulationMeasures",
     "PredictionSets",
     "RecalibrationResult",
     "RecalibrationSide",
@@ -167,6 +168,21 @@ class GateMeasures(_Frozen):
     rejected_left_out: float | None
 
 
+class PopulationMeasures(_Frozen):
+    """How often the classifier of populations is right, for one population.
+
+    Parameters
+    ----------
+    images : int
+        Held-out images that are known to be of the population.
+    correct : float
+        Share of them that are assigned to it, in [0, 1].
+    """
+
+    images: int
+    correct: float
+
+
 class Speed(_Frozen):
     """Time from file to prediction; ``latency_ms`` is the median of one image alone."""
 
@@ -179,7 +195,8 @@ class Results(_Frozen):
     """The part ``results`` of ``bundle.json``.
 
     The bundle's own evaluation; external validations by name; its recalibration, and the bundle that it was
-    recalibrated from; how its gate treats each source and kind of images; and its speed, with the machine.
+    recalibrated from; how its gate treats each source and kind of images; how well it estimates the
+    population; and its speed, with the machine.
     """
 
     evaluation: Evaluation | None = None
@@ -187,4 +204,5 @@ class Results(_Frozen):
     recalibration: RecalibrationResult | None = None
     parent: ParentResults | None = None
     gate: dict[str, GateMeasures] = {}
+    populations: dict[str, PopulationMeasures] = {}
     speed: Speed | None = None

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.image.lungs import LungField
+from pneumoscope.predict.populations import feature_moments
 
 __all__ = ["NOT_A_CHEST", "TEXTURES", "ChestClassifier", "chest_features", "texture"]
 
@@ -87,7 +88,7 @@ def chest_features(features: Floats, lungs: LungField) -> Floats:
     """
     if lungs.view is None:
         raise ValueError("this lung field was made without a view")
-    parts = (features.mean(axis=(1, 2)), features.std(axis=(1, 2)), texture(lungs.view), [lungs.certainty])
+    parts = (feature_moments(features), texture(lungs.view), [lungs.certainty])
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -23,8 +23,8 @@ from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
 from pneumoscope.image.lungs import LungField, lung_field
 from pneumoscope.image.standardise import InputSpec, Standardised, lung_view, standardise_with_lungs
-from pneumoscope.model.bundle import Bundle, sha256_of
-from pneumoscope.model.lungs import OnnxLungSegmenter
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.lungs import LungsOnBlack, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.cache import CachedImage, ImageCache
 from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
@@ -41,6 +41,7 @@ from pneumoscope.predict.gate import (
     rejects,
 )
 from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.populations import PopulationClassifier, feature_moments
 
 __all__ = ["Pipeline", "Prepared", "RawScore"]
 
@@ -70,6 +71,8 @@ class RawScore:
         Of the patient in years, as header or manifest state it.
     view : str
         View position, likewise.
+    estimated : str or None
+        The population by the bundle's own classifier; None where it has none or the age is stated.
     """
 
     path: str
@@ -79,6 +82,7 @@ class RawScore:
     message: str = ""
     age: float | None = None
     view: str = ViewPosition.UNKNOWN
+    estimated: str | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,10 +106,20 @@ class Prepared:
     input: Standardised | None = None
     age: float | None = None
     view: str = ViewPosition.UNKNOWN
+    estimated: str | None = None
 
     def score(self, logits: Floats | None = None) -> RawScore:
         """Return the score of this image with the network's output."""
-        return RawScore(self.path, self.status, self.reasons, logits, self.message, self.age, self.view)
+        return RawScore(
+            self.path,
+            self.status,
+            self.reasons,
+            logits,
+            self.message,
+            self.age,
+            self.view,
+            self.estimated,
+        )
 
 
 class Pipeline:
@@ -117,12 +131,14 @@ class Pipeline:
         How images are standardised.
     limits : GateLimits
         What they must satisfy.
-    segmenter : OnnxLungSegmenter, optional
+    segmenter : OnnxLungSegmenter or LungsOnBlack, optional
         Finds the lungs; needed where `spec.needs_lungs`.
     novelty : Novelty, optional
         Statistics of known chest radiographs, for `GateLimits.max_novelty`.
     classifier : ChestClassifier, optional
         Of frontal chest radiographs, for `GateLimits.min_chest`.
+    populations : PopulationClassifier, optional
+        Estimates the population of an image whose age is not stated.
     validated : tuple of Population
         Images known to be of other populations get a caution.
     force : bool
@@ -142,9 +158,10 @@ class Pipeline:
         spec: InputSpec,
         limits: GateLimits = GateLimits(),  # noqa: B008  (frozen)
         *,
-        segmenter: OnnxLungSegmenter | None = None,
+        segmenter: OnnxLungSegmenter | LungsOnBlack | None = None,
         novelty: Novelty | None = None,
         classifier: ChestClassifier | None = None,
+        populations: PopulationClassifier | None = None,
         validated: tuple[Population, ...] = (),
         force: bool = False,
         cache: ImageCache | None = None,
@@ -153,7 +170,7 @@ class Pipeline:
             raise ValueError("this input spec needs a lung segmenter, and none was given")
         self.spec, self.limits = spec, limits
         self._segmenter, self._novelty, self._validated = segmenter, novelty, validated
-        self._classifier = classifier
+        self._classifier, self._populations = classifier, populations
         self._force, self._cache = force, cache
         self._key = self._fingerprint() if cache else ""
 
@@ -161,12 +178,14 @@ class Pipeline:
     def of_bundle(cls, bundle: Bundle, *, force: bool = False, cache: ImageCache | None = None) -> Pipeline:
         """Return the pipeline of a bundle: its input spec, gate, lung segmenter and validated populations."""
         manifest, statistics, classifier = bundle.manifest, bundle.gate_statistics, bundle.chest_classifier
+        populations = bundle.population_classifier
         return cls(
             manifest.input,
             manifest.gate,
             segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
             novelty=Novelty(*statistics) if statistics else None,
             classifier=ChestClassifier.of(classifier) if classifier else None,
+            populations=PopulationClassifier.of(*populations) if populations else None,
             validated=manifest.validated,
             force=force,
             cache=cache,
@@ -193,7 +212,7 @@ class Pipeline:
         return [self._complete(one, item) for one, item in zip(self._admit(radiographs), items, strict=True)]
 
     def check_features(self, one: Prepared, features: Floats) -> Prepared:
-        """Reject an image whose features are not those of a frontal chest radiograph.
+        """Estimate the population, and reject an image whose features are no frontal chest radiograph's.
 
         Parameters
         ----------
@@ -202,6 +221,8 @@ class Pipeline:
         features : ndarray of float32, shape (D, h, w)
             The network's last feature maps for it.
         """
+        if self._populations is not None and one.age is None:
+            one = replace(one, estimated=self._populations(feature_moments(features)))
         lungs = one.input.lungs if one.input is not None else None
         least = self.limits.min_chest
         if self._classifier is None or least is None or lungs is None:
@@ -222,11 +243,14 @@ class Pipeline:
                 raise item.source
             if is_own_output(item.source):
                 return Prepared(item.label, "rejected", (Reason.NOT_A_CHEST_RADIOGRAPH,), OWN_OUTPUT)
-            return read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
+            radiograph = read_radiograph(item.source, min_side=self.spec.decode_side, name=item.label)
         except UnreadableImageError as error:
             return Prepared(
                 item.label, "unreadable", (error.reason,), error.detail, age=item.age, view=item.view
             )
+        if isinstance(self._segmenter, LungsOnBlack):
+            return replace(radiograph, pixels=self._segmenter.corrected(radiograph.pixels))
+        return radiograph
 
     def _admit(self, radiographs: Sequence[Radiograph]) -> list[Prepared]:
         """Check and standardise; without what depends on the population."""
@@ -309,7 +333,7 @@ class Pipeline:
             "version": PIPELINE_VERSION,
             "spec": self.spec.model_dump(mode="json"),
             "limits": self.limits.model_dump(mode="json"),
-            "segmenter": sha256_of(self._segmenter.path) if self._segmenter else None,
+            "segmenter": self._segmenter.identity if self._segmenter else None,
             "force": self._force,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())

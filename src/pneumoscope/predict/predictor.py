@@ -358,7 +358,7 @@ class Predictor:
             return Prediction(
                 score.path, score.status, reasons, target=target.name, bundle=identity, message=score.message
             )
-        population = self._population or manifest.population_of(score.age, score.view)
+        population = self._population or manifest.population_of(score.age, score.view, score.estimated)
         calibration = manifest.calibration_for(population)
         probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
         p_target = float(probabilities[self._mask].sum())

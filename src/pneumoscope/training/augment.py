@@ -46,6 +46,11 @@ class Augmentation(BaseModel):
         Largest number of small bright boxes, like burnt-in letters and tubes.
     cutout : float
         Largest side of one erased box, as a share of the image side (DeVries and Taylor, 2017).
+    corners : float
+        Probability that each corner and each border is erased, against burnt-in letters and frames.
+    lungs_only : float
+        Probability that all but the lungs is black, as in images that were published so. The edge of the
+        lungs is moved and holes are cut at random, so that the shape of the mask says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +68,8 @@ class Augmentation(BaseModel):
     noise: float = Field(default=0.0, ge=0, le=1)
     markers: int = Field(default=0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, lt=1)
+    corners: float = Field(default=0.0, ge=0, le=1)
+    lungs_only: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _agrees(self) -> Augmentation:
@@ -174,13 +181,51 @@ def photometric(images: Tensor, config: Augmentation, generator: torch.Generator
     return images.clamp(0, 1)
 
 
+def _erase_edges(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Erase corners and borders, each with a probability, with one grey level for the image."""
+    count, _, _, side = images.shape
+    steps = torch.linspace(0, 1, side, device=generator.device)
+
+    def chance() -> Tensor:
+        return torch.rand(count, 1, 1, 1, generator=generator, device=generator.device) < probability
+
+    erased = torch.zeros(count, 1, side, side, dtype=torch.bool, device=generator.device)
+    for rows in (steps, steps.flip(0)):
+        erased |= chance() & (rows < _uniform(count, 0, 0.08, generator)[:, None])[:, None, :, None]
+        erased |= chance() & (rows < _uniform(count, 0, 0.08, generator)[:, None])[:, None, None, :]
+        for columns in (steps, steps.flip(0)):
+            tall = rows < _uniform(count, 0, 0.25, generator)[:, None]
+            wide = columns < _uniform(count, 0, 0.3, generator)[:, None]
+            erased |= chance() & tall[:, None, :, None] & wide[:, None, None, :]
+    return torch.where(erased, _uniform(count, 0, 1, generator).view(-1, 1, 1, 1), images)
+
+
+def _only_lungs(images: Tensor, lungs: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Blacken all but the lungs in some images; an image whose lungs were not found stays as it is."""
+    count, _, _, side = images.shape
+    chosen = torch.rand(count, 1, 1, 1, generator=generator, device=generator.device) < probability
+    chosen &= lungs.amax(dim=(1, 2, 3), keepdim=True) > 0.5
+    # A smooth random field moves the edge in and out; where it is lowest it cuts holes.
+    radius = side // 20
+    smooth = F.avg_pool2d(lungs, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    fine = torch.randn(count, 1, 8, 8, generator=generator, device=generator.device)
+    field = F.interpolate(fine, size=(side, side), mode="bicubic", align_corners=False)
+    moved = smooth + 0.25 * field > _uniform(count, 0.3, 0.7, generator).view(-1, 1, 1, 1)
+    return torch.where(chosen & ~(moved & (smooth > 0.05)), 0.0, images)
+
+
 def augment(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
     """Augment a batch of shape (N, 1 + M, S, S); a config with defaults only returns it unchanged.
 
     The first channel is the image; the others are maps over it: they are warped too, their values stay.
+    Where `config.lungs_only` is used, the first map is the lung mask in [0, 1].
     """
     if config == Augmentation():
         return images
     warped = warp(images, sample_affine(len(images), config, generator))
     changed = photometric(warped[:, :1], config, generator)
+    if config.corners:
+        changed = _erase_edges(changed, config.corners, generator)
+    if config.lungs_only:
+        changed = _only_lungs(changed, warped[:, 1:2], config.lungs_only, generator)
     return changed if images.shape[1] == 1 else torch.cat([changed, warped[:, 1:]], dim=1)

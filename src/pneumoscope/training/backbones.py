@@ -66,6 +66,9 @@ def timm_backbone(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) 
     if weights is not None and not weights.is_file():
         raise RecipeError(f"{weights}: no such weights file; check --weights, or use --no-pretrained")
     overlay: dict[str, Any] = {}
+    options = dict(spec.options)
+    if spec.pyramid:
+        options |= {"features_only": True, "out_indices": (-2, -1)}
     package = ""
     if weights is not None:
         overlay = {"file": str(weights)}
@@ -80,7 +83,7 @@ def timm_backbone(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) 
             pretrained=pretrained,
             in_chans=spec.channels,
             pretrained_cfg_overlay=overlay,
-            **spec.options,
+            **options,
         )
     except _LOADING_ERRORS as error:
         if weights is not None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.labels import class_index, possible_classes
-from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.data.labels import possible_classes
+from pneumoscope.data.manifest import Manifest, Record, ShareBox, parse_boxes
 from pneumoscope.domain import Status, Target, ViewPosition
 from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.image.standardise import Standardised, mask_of_input
@@ -28,6 +29,7 @@ __all__ = [
     "check_split",
     "class_indices",
     "input_items",
+    "joined",
     "pack",
 ]
 
@@ -71,8 +73,9 @@ class Packed:
         Of the images, in the same order.
     left_out : tuple of LeftOut
         The other images: unreadable, or rejected by the gate.
-    lungs : ndarray of uint8, shape (N, 1, S, S), or None
-        255 inside the lungs and 0 outside; None where they were not requested.
+    lungs, boxes : ndarray of uint8, shape (N, 1, S, S), or None
+        255 inside the lungs, or inside the boxes that a reader drew, and 0 outside; None where they were not
+        requested.
     """
 
     images: npt.NDArray[np.uint8]
@@ -80,6 +83,7 @@ class Packed:
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...] = ()
     lungs: npt.NDArray[np.uint8] | None = None
+    boxes: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -94,8 +98,27 @@ class Packed:
     def subset(self, positions: npt.NDArray[np.intp]) -> Packed:
         """Return some of the images, in the order of `positions`."""
         records = tuple(self.records[position] for position in positions)
-        lungs = None if self.lungs is None else self.lungs[positions]
-        return Packed(self.images[positions], self.possible[positions], records, lungs=lungs)
+        lungs, boxes = (None if maps is None else maps[positions] for maps in (self.lungs, self.boxes))
+        return Packed(self.images[positions], self.possible[positions], records, lungs=lungs, boxes=boxes)
+
+
+def joined(parts: Sequence[Packed]) -> Packed:
+    """Return the images of several parts, which were packed alike, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def together(maps: list[npt.NDArray[np.uint8] | None]) -> npt.NDArray[np.uint8] | None:
+        known = [one for one in maps if one is not None]
+        return np.concatenate(known) if len(known) == len(maps) else None
+
+    return Packed(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.possible for part in parts]),
+        tuple(record for part in parts for record in part.records),
+        tuple(one for part in parts for one in part.left_out),
+        together([part.lungs for part in parts]),
+        together([part.boxes for part in parts]),
+    )
 
 
 def class_indices(
@@ -108,7 +131,7 @@ def class_indices(
     DataError
         If a label is none of the classes.
     """
-    indices = [class_index(record.label, classes, record.path, target) for record in records]
+    indices = [possible_classes(record.label, classes, record.path, target)[0] for record in records]
     return np.array(indices, dtype=np.int64)
 
 
@@ -208,6 +231,7 @@ def pack(
     *,
     target: Target | None = None,
     keep_lungs: bool = False,
+    keep_boxes: bool = False,
     progress: Progress | None = None,
 ) -> Packed:
     """Prepare every image of a manifest with the pipeline that prediction uses, on all CPUs.
@@ -218,6 +242,8 @@ def pack(
         For labels that name the target and not one of its classes.
     keep_lungs : bool
         Return the lung masks too; the pipeline must have a segmenter.
+    keep_boxes : bool
+        Return the boxes of the records too.
 
     Returns
     -------
@@ -234,7 +260,9 @@ def pack(
     for row, record in zip(possible, manifest.records, strict=True):
         row[list(possible_classes(record.label, classes, record.path, target))] = True
     size = pipeline.spec.size
-    maps = np.zeros((len(manifest), 1 + keep_lungs, size, size), np.uint8)
+    images = np.zeros((len(manifest), 1, size, size), np.uint8)
+    lungs = np.zeros_like(images) if keep_lungs else None
+    boxes = np.zeros_like(images) if keep_boxes else None
     kept: list[int] = []
     left_out: list[LeftOut] = []
     prepared = in_order(input_items(manifest), pipeline.read, workers=available_cpus())
@@ -242,27 +270,43 @@ def pack(
         if one.input is None:
             left_out.append(_left_out(one))
         else:
-            maps[len(kept)] = _bytes(one.input, keep_lungs=keep_lungs)
+            images[len(kept)] = np.rint(one.input.pixels * 255)
+            if lungs is not None:
+                lungs[len(kept)] = _lung_mask(one.input)
+            if boxes is not None:
+                boxes[len(kept)] = _box_mask(one.input, parse_boxes(manifest.records[index]))
             kept.append(index)
         progress.update(index + 1, len(manifest))
-    maps = maps[: len(kept)]
     return Packed(
-        maps[:, :1],
+        images[: len(kept)],
         possible[kept],
         tuple(manifest.records[index] for index in kept),
         tuple(left_out),
-        maps[:, 1:] if keep_lungs else None,
+        None if lungs is None else lungs[: len(kept)],
+        None if boxes is None else boxes[: len(kept)],
     )
 
 
-def _bytes(image: Standardised, *, keep_lungs: bool) -> npt.NDArray[np.uint8]:
-    """Return the input, and perhaps the lung mask, as grey levels of shape (1 or 2, S, S)."""
-    maps = [image.pixels]
-    if keep_lungs:
-        assert image.lungs is not None
-        mask = mask_of_input(image.lungs, image.region, image.content, image.pixels.shape[-1])
-        maps.append(mask[None].astype(np.float32))
-    return np.rint(np.concatenate(maps) * 255).astype(np.uint8)
+def _lung_mask(image: Standardised) -> npt.NDArray[np.uint8]:
+    """Return the lungs in the input, 0 or 255, shape (S, S); all 0 where none were found."""
+    assert image.lungs is not None
+    mask = mask_of_input(image.lungs, image.region, image.content, image.pixels.shape[-1])
+    return mask.astype(np.uint8) * np.uint8(255)
+
+
+def _box_mask(image: Standardised, boxes: tuple[ShareBox, ...]) -> npt.NDArray[np.uint8]:
+    """Return boxes of the whole image in the input, 0 or 255, shape (S, S)."""
+    side = image.pixels.shape[-1]
+    top, left, bottom, right = image.region
+    upper, near, lower, far = image.content
+    mask = np.zeros((side, side), np.uint8)
+    for x, y, width, height in boxes:
+        rows = [upper + (lower - upper) * (edge - top) / (bottom - top) for edge in (y, y + height)]
+        columns = [near + (far - near) * (edge - left) / (right - left) for edge in (x, x + width)]
+        first_row, last_row = (round(float(np.clip(row, 0, 1)) * side) for row in rows)
+        first_column, last_column = (round(float(np.clip(column, 0, 1)) * side) for column in columns)
+        mask[first_row:last_row, first_column:last_column] = 255
+    return mask
 
 
 def _left_out(one: Prepared) -> LeftOut:

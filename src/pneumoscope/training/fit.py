@@ -12,6 +12,8 @@ import os
 import pickle
 import struct
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from pneumoscope.data.manifest import Record
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
@@ -31,11 +34,12 @@ from pneumoscope.training.dataset import Packed
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
 from pneumoscope.training.loss import MultiTask, Targets, cross_entropy
 from pneumoscope.training.networks import Network, freeze, set_training
-from pneumoscope.training.recipe import Phase, Recipe
+from pneumoscope.training.recipe import Phase, Recipe, Sampling
 
 __all__ = [
     "CHECKPOINT_FILE",
     "cpu_has_bf16",
+    "draw_chances",
     "fit",
     "make_fabric",
     "predict_logits",
@@ -155,14 +159,16 @@ class _Trainer:
         self.state = _State()
         self.resumed: dict[str, Any] = {}
         self.train, self.val = train, val
-        maps = [train.images] if train.lungs is None else [train.images, train.lungs]
+        # In the order that `augment` takes them.
+        maps = [one for one in (train.images, train.lungs, train.boxes) if one is not None]
         self.images = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
         classes = len(recipe.output_classes)
         balanced = len(train) / (classes * np.maximum(np.bincount(train.labels, minlength=classes), 1))
         self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
         names, source = np.unique([record.source for record in train.records], return_inverse=True)
-        self.learner = MultiTask(self.network, recipe.tasks, len(names), seed=recipe.seed)
+        self.learner = MultiTask(self.network, recipe.tasks, len(names), recipe.target_mask, seed=recipe.seed)
         self.learner.to(fabric.device)
+        self.chances = draw_chances(train.records, recipe.sampling) if recipe.sampling else None
         self.targets = self._targets(train, teacher, source.astype(np.int64))
 
     def _targets(
@@ -221,8 +227,13 @@ class _Trainer:
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """Return the batches of this process, as positions of the training images."""
-        order_generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch, 0))
-        order = torch.randperm(len(self.train), generator=order_generator)
+        generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch, 0))
+        if self.chances is None:
+            order = torch.randperm(len(self.train), generator=generator)
+        else:
+            assert self.recipe.sampling is not None
+            draws = self.recipe.sampling.images or len(self.train)
+            order = torch.multinomial(self.chances, draws, replacement=True, generator=generator)
         # Every process must take as many steps as the others: they wait for each other at each.
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         whole = len(order) // processes * processes
@@ -246,9 +257,9 @@ class _Trainer:
         for number, batch in enumerate(batches):
             progress.update(epoch * len(batches) + number, recipe.epochs * len(batches))
             augmented = augment(self.images[batch].float() / 255, recipe.augmentation, generator)
-            images, lungs = augmented[:, :1], augmented[:, 1:]
+            images, *maps = torch.split(augmented, 1, dim=1)
             outputs = model(images.contiguous(memory_format=torch.channels_last))
-            loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], lungs)
+            loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], *maps)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
@@ -343,6 +354,13 @@ class _Trainer:
 def _mix(seed: int, epoch: int, stream: int) -> int:
     """Return one seed for a (seed, epoch, stream) triple."""
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
+
+
+def draw_chances(records: Sequence[Record], sampling: Sampling) -> Tensor:
+    """Return the chance of each image in a draw, up to a factor, shape (N,); see `Sampling`."""
+    groups = [(record.source, record.label, record.view) for record in records]
+    sizes = Counter(groups)
+    return torch.tensor([sizes[group] ** (sampling.exponent - 1) for group in groups], dtype=torch.float64)
 
 
 def _average(network: Network, decay: float) -> ModelEmaV3:

@@ -1,7 +1,8 @@
 """The loss of a batch, with auxiliary heads that a network has in training only.
 
 One auxiliary head segments the lungs, so that the features represent them. Another predicts the source of the
-image through a reversed gradient, so that the features do not represent it.
+image through a reversed gradient, so that the features do not represent it. Boxes that readers drew supervise
+where the head itself sees the target.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,6 +95,8 @@ class Outputs(NamedTuple):
     Parameters
     ----------
     logits : Tensor, shape (N, K)
+    places : Tensor, shape (N, K, h, w), or None
+        The logits of each place of the feature map, of which `logits` are the mean.
     lungs : Tensor, shape (N, 1, h, w), or None
         Logits of lung at each place of the feature map.
     source : Tensor, shape (N, S), or None
@@ -99,6 +104,7 @@ class Outputs(NamedTuple):
     """
 
     logits: Tensor
+    places: Tensor | None
     lungs: Tensor | None
     source: Tensor | None
 
@@ -126,13 +132,26 @@ class MultiTask(nn.Module):
         Weight of each task; 0 for none.
     sources : int
         S, the number of sources; with one there is nothing to tell apart.
+    target_mask : ndarray of bool, shape (K,)
+        Which classes count as the target.
     seed : int
         Of the initial weights of the heads.
     """
 
-    def __init__(self, network: Network, tasks: Tasks, sources: int, *, seed: int = 0) -> None:
+    target: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        tasks: Tasks,
+        sources: int,
+        target_mask: npt.NDArray[np.bool_],
+        *,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.network, self.tasks = network, tasks
+        self.register_buffer("target", torch.from_numpy(target_mask), persistent=False)
         features = network.head.in_features
         self.heads = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
@@ -145,32 +164,64 @@ class MultiTask(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Return the outputs of all heads for images ``[N, 1, H, W]`` in [0, 1]."""
         logits, features = self.network(images)
-        lungs = source = None
+        places = lungs = source = None
+        if self.tasks.boxes:
+            head = self.network.head
+            places = F.conv2d(features, head.weight[:, :, None, None], head.bias)
         if "lungs" in self.heads:
             lungs = self.heads["lungs"](features)
         if "source" in self.heads:
             reversed_: Tensor = _Reverse.apply(features.mean(dim=(2, 3)))  # type: ignore[no-untyped-call]
             source = self.heads["source"](reversed_)
-        return Outputs(logits, lungs, source)
+        return Outputs(logits, places, lungs, source)
 
-    def loss(self, outputs: Outputs, targets: Targets, lungs: Tensor) -> Tensor:
+    def loss(
+        self, outputs: Outputs, targets: Targets, lungs: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
         """Return the loss of all tasks, a scalar.
 
         Parameters
         ----------
         outputs : Outputs
         targets : Targets
-        lungs : Tensor, shape (N, 1, H, W)
-            Share of lung in each pixel, in [0, 1]; ignored where there is no such task.
+        lungs, boxes : Tensor, shape (N, 1, H, W), or None
+            Share of lung, and of boxes, in each pixel, in [0, 1]; needed for the tasks of that name.
         """
         loss = cross_entropy(outputs.logits, targets)
         if outputs.lungs is not None:
-            height, width = outputs.lungs.shape[-2:]
-            share = F.adaptive_avg_pool2d(lungs, (height, width))
+            assert lungs is not None
+            share = _pooled(lungs, outputs.lungs)
             loss = loss + self.tasks.lungs * F.binary_cross_entropy_with_logits(outputs.lungs.float(), share)
+        if outputs.places is not None:
+            assert lungs is not None
+            assert boxes is not None
+            loss = loss + self.tasks.boxes * self._location_loss(outputs.places, targets, lungs, boxes)
         if outputs.source is not None:
             loss = loss + self.tasks.source * _source_loss(outputs.source, targets)
         return loss
+
+    def _location_loss(self, places: Tensor, targets: Targets, lungs: Tensor, boxes: Tensor) -> Tensor:
+        """Negative log of the share of the target's evidence, as a softmax over places, inside the boxes.
+
+        The softmax leaves the level of the evidence to the label. An image of the target without boxes has
+        its lungs in their place.
+        """
+        drawn = boxes.amax(dim=(1, 2, 3), keepdim=True) > 0.5
+        allowed = torch.where(drawn, boxes, lungs)
+        share = _pooled(allowed, places).flatten(1)
+        shown = ~(targets.possible & ~self.target).any(dim=1) & (share.amax(dim=1) > 0.5)
+        if not shown.any():
+            return places.new_zeros(())
+        target = places[:, self.target].logsumexp(dim=1) - places[:, ~self.target].logsumexp(dim=1)
+        attention = target.float().flatten(1).softmax(dim=1)
+        inside = (attention * share).sum(dim=1).clamp_min(1e-4)
+        return -(inside[shown].log().sum() / len(inside))
+
+
+def _pooled(maps: Tensor, places: Tensor) -> Tensor:
+    """Return the mean of maps in each place of a feature map."""
+    height, width = places.shape[-2:]
+    return F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def _source_loss(logits: Tensor, targets: Targets) -> Tensor:

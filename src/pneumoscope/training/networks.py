@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -119,6 +120,42 @@ class _Features(nn.Module):
         return features
 
 
+class _Pyramid(nn.Module):
+    """The last two resolutions of a timm backbone in one map at the finer one (Lin et al., CVPR 2017).
+
+    Parameters
+    ----------
+    model : nn.Module
+        From ``timm.create_model(..., features_only=True)``, with two outputs.
+    features : int
+        Channels of the map.
+    """
+
+    def __init__(self, model: nn.Module, features: int) -> None:
+        super().__init__()
+        self.model = model
+        fine, coarse = model.feature_info.channels()  # type: ignore[operator, union-attr]
+        self.fine, self.coarse = (
+            nn.Sequential(nn.Conv2d(inputs, features, 1, bias=False), nn.BatchNorm2d(features))
+            for inputs in (fine, coarse)
+        )
+        self.join = nn.Sequential(
+            nn.Conv2d(features, features, 3, padding=1, groups=features, bias=False),
+            nn.BatchNorm2d(features),
+            nn.ReLU6(),
+            nn.Conv2d(features, features, 1, bias=False),
+            nn.BatchNorm2d(features),
+            nn.ReLU6(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.model(x)
+        finer = self.fine(fine)
+        wide = F.interpolate(self.coarse(coarse), size=finer.shape[-2:], mode="nearest")
+        features: Tensor = self.join(finer + wide)
+        return features
+
+
 def _drop_unused(features: _Features, channels: int) -> int:
     """Replace layers that `forward_features` never calls by the identity; return the number of features."""
     called: set[int] = set()
@@ -190,8 +227,11 @@ def build_network(
         model, source = timm_backbone(spec, pretrained=starts_trained, weights=weights)
         if starts_trained or spec.channels == 3:
             mean, std = _normalisation(model, spec.channels)
-        backbone = _Features(model)
-        count = _drop_unused(backbone, spec.channels)
+        if spec.pyramid:
+            backbone, count = _Pyramid(model, spec.pyramid), spec.pyramid
+        else:
+            backbone = _Features(model)
+            count = _drop_unused(backbone, spec.channels)
         if not starts_trained and spec.name.startswith("vgg"):
             _he_initialise(backbone)
     return Network(backbone, count, classes, mean=mean, std=std, dropout=spec.dropout, weights_source=source)

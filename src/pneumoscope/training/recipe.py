@@ -9,18 +9,29 @@ from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
 from pneumoscope.domain import Population, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
+from pneumoscope.training.sections import (
+    CUSTOM_CNN,
+    Distillation,
+    NetworkSpec,
+    Phase,
+    Pretraining,
+    Sampling,
+    SplitSpec,
+    Strict,
+    Tasks,
+)
 from pneumoscope.training.target import PNEUMONIA, check_target, default_target
 
 __all__ = [
@@ -30,121 +41,17 @@ __all__ = [
     "Phase",
     "Pretraining",
     "Recipe",
+    "Sampling",
     "SplitSpec",
     "Tasks",
     "load_recipe",
     "recipe_names",
 ]
 
-CUSTOM_CNN = "custom-cnn"
-"""Name of the network that is no timm backbone."""
-
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NetworkSpec(_Strict):
-    """The network: a timm backbone or ``custom-cnn``, with a pooled-linear head.
-
-    Parameters
-    ----------
-    name : str
-        As timm spells it, or ``custom-cnn``.
-    pretrained : bool
-        Start from ImageNet weights; it is an error if they are not available.
-    channels : {1, 3}
-        Input channels of the backbone; with 3 the grey image is repeated inside the graph.
-    dropout : float
-        Before the head.
-    options : dict
-        Further keyword arguments of the backbone.
-    """
-
-    name: str
-    pretrained: bool = False
-    channels: Literal[1, 3] = 3
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    options: dict[str, Any] = {}
-
-
-class Phase(_Strict):
-    """Some epochs with one learning rate and one set of frozen layers.
-
-    Parameters
-    ----------
-    lr, scratch_lr : float
-        Learning rate; and the one that replaces it where the network starts from scratch.
-    frozen : int or {"none", "backbone"}
-        Number of convolutional layers, counted from the input, that are not trained; or the whole backbone.
-    schedule : {"constant", "cosine"}
-        Cosine falls to zero over the phase after `warmup` epochs (Loshchilov and Hutter, ICLR 2017).
-    """
-
-    epochs: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    scratch_lr: float | None = Field(default=None, gt=0)
-    frozen: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: float = Field(default=0.0, ge=0)
-
-
-class SplitSpec(_Strict):
-    """How images are split; ``patient`` keeps a patient and duplicates in one split."""
-
-    method: Literal["patient", "random"] = "patient"
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _agrees(self) -> SplitSpec:
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ValueError("fractions: must be three numbers above 0 with the sum 1")
-        return self
-
-
-class Distillation(_Strict):
-    """A teacher for the network (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
-
-    Parameters
-    ----------
-    teacher : str
-        Recipe by name or file; it takes classes, target and split of the student, its input may differ. It is
-        trained first, unless bundles are given in its place.
-    trust : float
-        Share of the loss that follows the teacher and not the label.
-    """
-
-    teacher: str
-    trust: float = Field(default=0.5, ge=0, le=1)
-
-
-class Pretraining(_Strict):
-    """Self-supervised epochs on the training images, before training with labels."""
-
-    epochs: int = Field(ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-
-
-class Tasks(_Strict):
-    """Auxiliary tasks, trained by heads that are not exported.
-
-    Parameters
-    ----------
-    lungs : float
-        Weight of segmenting the lungs on the feature map, as the lung segmenter does.
-    source : float
-        Weight of not being able to tell the sources of a class apart (Ganin et al., Domain-Adversarial
-        Training of Neural Networks, JMLR 2016).
-    """
-
-    lungs: float = Field(default=0.0, ge=0, le=10)
-    source: float = Field(default=0.0, ge=0, le=10)
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """One training run.
 
     Parameters
@@ -158,6 +65,10 @@ class Recipe(_Strict):
         Weights of the cross-entropy; balanced is inverse to the share of a class in the training images.
     keep : {"best", "last"}
         Weights of the epoch with the lowest validation loss, or of the last one.
+    lungs_only : dict
+        Sources of which only the lungs are left, and black around them, each with its grey levels,
+        ``positive`` or ``inverted``. The lungs of such an image are what is not black, and the gate, which
+        rejects it, is overridden in training.
     label_noise : dict
         By source, or by source and label, the share of a label that is spread over all classes, in place of
         `label_smoothing`.
@@ -165,6 +76,8 @@ class Recipe(_Strict):
         A teacher to learn from in addition to the labels.
     tasks : Tasks
         Auxiliary tasks.
+    sampling : Sampling or None
+        Draws with replacement, balanced by source, label and view; None for every image once an epoch.
     calibration_copies : int
         Augmented copies of each validation image on which calibrator and thresholds are fitted too.
     populations : tuple of Population
@@ -190,11 +103,13 @@ class Recipe(_Strict):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    label_noise: dict[str, _Share | dict[str, _Share]] = {}
+    lungs_only: dict[str, Literal["positive", "inverted"]] = Field(default={})
+    label_noise: dict[str, _Share | dict[str, _Share]] = Field(default={})
     class_weights: Literal["none", "balanced"] = "none"
     distillation: Distillation | None = None
     pretraining: Pretraining | None = None
     tasks: Tasks = Tasks()
+    sampling: Sampling | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "int8"] = "float32"
@@ -280,7 +195,12 @@ class Recipe(_Strict):
     @property
     def needs_lungs(self) -> bool:
         """Whether a lung segmenter is needed."""
-        return self.input.needs_lungs or self.tasks.lungs > 0
+        return self.input.needs_lungs or self.needs_lung_masks
+
+    @property
+    def needs_lung_masks(self) -> bool:
+        """Whether the lung mask of each training image is needed in training."""
+        return self.tasks.lungs > 0 or self.tasks.boxes > 0 or self.augmentation.lungs_only > 0
 
     def smoothing(self, source: str, label: str) -> float:
         """Return the share of a label that is spread over all classes, in [0, 1)."""
@@ -380,6 +300,7 @@ def _first_fault(error: ValidationError) -> str:
             "phases": Phase,
             "distillation": Distillation,
             "pretraining": Pretraining,
+            "sampling": Sampling,
             "split": SplitSpec,
             "tasks": Tasks,
         }

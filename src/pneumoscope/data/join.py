@@ -1,0 +1,102 @@
+"""Several data sets as one, with the split that each has."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pneumoscope.data.manifest import SPLITS, Manifest, Record
+from pneumoscope.domain import DatasetDescription, Population
+from pneumoscope.errors import DataError
+
+__all__ = ["join"]
+
+
+def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = None) -> Manifest:
+    """Join data sets that are split already into one manifest.
+
+    A patient, or a copy of an image, that one set holds out is held out of the others too: ``test`` goes
+    before ``val``, and ``val`` before ``train``. An image without an age gets the middle of the ages that the
+    description of its set states, if these have both bounds, and one without a view the only one stated.
+
+    Parameters
+    ----------
+    manifests : sequence of Manifest
+        Each with a split; patients are the same person where their identifiers are equal.
+    prefixes : mapping of int to str, optional
+        By position of a set: what to put before its patient identifiers, where another set writes the same
+        persons so, or means others by the same identifiers.
+
+    Returns
+    -------
+    Manifest
+        Its root is the closest folder above all images; its description names all sets.
+
+    Raises
+    ------
+    DataError
+        If there is no set, an image is in two of them, or a set has no split.
+    """
+    if not manifests:
+        raise DataError("no data sets to join; name at least one manifest")
+    given = prefixes or {}
+    for manifest in manifests:
+        if any(not record.split for record in manifest.records):
+            raise DataError(
+                f"{manifest.root}: an image has no split; split it first with 'pneumoscope data split'"
+            )
+    root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    records = [
+        _record(record, manifest, root, given.get(number, ""))
+        for number, manifest in enumerate(manifests)
+        for record in manifest.records
+    ]
+    return Manifest(_held_out_together(records), root, _description(manifests))
+
+
+def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Record:
+    population = (manifest.description or DatasetDescription()).population
+    ages = [age for age in population.ages if age is not None]
+    age = statistics.fmean(ages) if record.age is None and len(ages) == 2 else record.age
+    view = population.views[0] if not record.view and len(population.views) == 1 else record.view
+    path = Path(os.path.relpath(manifest.resolve(record).resolve(), root)).as_posix()
+    return replace(record, path=path, patient_id=f"{prefix}{record.patient_id}", age=age, view=view)
+
+
+def _held_out_together(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the records on the last side of the split that their patient or a copy of their image is on."""
+    side: dict[str, int] = {}
+
+    def keys(record: Record) -> list[str]:
+        return [f"patient {record.patient_id}", *([f"content {record.sha256}"] if record.sha256 else [])]
+
+    # A copy links two patients, so the sides are raised until none changes.
+    changed = True
+    while changed:
+        changed = False
+        for record in records:
+            last = max([SPLITS.index(record.split), *(side.get(key, 0) for key in keys(record))])
+            for key in keys(record):
+                if side.get(key, -1) < last:
+                    side[key] = last
+                    changed = True
+    return tuple(replace(record, split=SPLITS[side[keys(record)[0]]]) for record in records)
+
+
+def _description(manifests: Sequence[Manifest]) -> DatasetDescription:
+    stated = [manifest.description for manifest in manifests if manifest.description is not None]
+
+    def together(field: str, separator: str) -> str:
+        return separator.join(dict.fromkeys(filter(None, (getattr(one, field) for one in stated))))
+
+    return DatasetDescription(
+        name=together("name", " + "),
+        population=Population(),
+        hospital=together("hospital", "; "),
+        label_source=together("label_source", "; "),
+        licence=together("licence", "; "),
+        citation=together("citation", "; "),
+    )

@@ -1,0 +1,153 @@
+"""The sections of a recipe: network, phases, split, sampling, distillation, pretraining, auxiliary tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "CUSTOM_CNN",
+    "Distillation",
+    "NetworkSpec",
+    "Phase",
+    "Pretraining",
+    "Sampling",
+    "SplitSpec",
+    "Strict",
+    "Tasks",
+]
+
+CUSTOM_CNN = "custom-cnn"
+"""Name of the network that is no timm backbone."""
+
+
+class Strict(BaseModel):
+    """Frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkSpec(Strict):
+    """The network: a timm backbone or ``custom-cnn``, with a pooled-linear head.
+
+    Parameters
+    ----------
+    name : str
+        As timm spells it, or ``custom-cnn``.
+    pretrained : bool
+        Start from ImageNet weights; it is an error if they are not available.
+    channels : {1, 3}
+        Input channels of the backbone; with 3 the grey image is repeated inside the graph.
+    dropout : float
+        Before the head.
+    pyramid : int or None
+        Channels of a feature map that joins the backbone's last two resolutions at the finer one (Lin et
+        al., Feature Pyramid Networks, CVPR 2017); None for the backbone's own last map.
+    options : dict
+        Further keyword arguments of the backbone.
+    """
+
+    name: str
+    pretrained: bool = False
+    channels: Literal[1, 3] = 3
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    pyramid: int | None = Field(default=None, ge=8, le=1024)
+    options: dict[str, Any] = {}
+
+
+class Phase(Strict):
+    """Some epochs with one learning rate and one set of frozen layers.
+
+    Parameters
+    ----------
+    lr, scratch_lr : float
+        Learning rate; and the one that replaces it where the network starts from scratch.
+    frozen : int or {"none", "backbone"}
+        Number of convolutional layers, counted from the input, that are not trained; or the whole backbone.
+    schedule : {"constant", "cosine"}
+        Cosine falls to zero over the phase after `warmup` epochs (Loshchilov and Hutter, ICLR 2017).
+    """
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    scratch_lr: float | None = Field(default=None, gt=0)
+    frozen: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(default=0.0, ge=0)
+
+
+class SplitSpec(Strict):
+    """How images are split; ``patient`` keeps a patient and duplicates in one split."""
+
+    method: Literal["patient", "random"] = "patient"
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SplitSpec:
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError("fractions: must be three numbers above 0 with the sum 1")
+        return self
+
+
+class Distillation(Strict):
+    """A teacher for the network (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
+
+    Parameters
+    ----------
+    teacher : str
+        Recipe by name or file; it takes classes, target and split of the student, its input may differ. It is
+        trained first, unless bundles are given in its place.
+    trust : float
+        Share of the loss that follows the teacher and not the label.
+    """
+
+    teacher: str
+    trust: float = Field(default=0.5, ge=0, le=1)
+
+
+class Pretraining(Strict):
+    """Self-supervised epochs on the training images, before training with labels."""
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+
+
+class Tasks(Strict):
+    """Auxiliary tasks, trained by heads that are not exported.
+
+    Parameters
+    ----------
+    lungs : float
+        Weight of segmenting the lungs on the feature map, as the lung segmenter does.
+    source : float
+        Weight of not being able to tell the sources of a class apart (Ganin et al., Domain-Adversarial
+        Training of Neural Networks, JMLR 2016).
+    boxes : float
+        Weight of locating the target: the place at which its evidence is largest, by the weights of the head
+        itself, is trained to be inside the boxes that a reader drew, and inside the lungs in an image of the
+        target without boxes.
+    """
+
+    lungs: float = Field(default=0.0, ge=0, le=10)
+    source: float = Field(default=0.0, ge=0, le=10)
+    boxes: float = Field(default=0.0, ge=0, le=10)
+
+
+class Sampling(Strict):
+    """How often an image is drawn in an epoch.
+
+    Groups are the images of one source, label and view. A group of n images is drawn in proportion to
+    n ** `exponent`, so that a small group counts for more than its size, and no source for a label.
+
+    Parameters
+    ----------
+    exponent : float
+        1 draws all images alike, 0 all groups.
+    images : int or None
+        Draws in an epoch; the number of training images if None.
+    """
+
+    exponent: float = Field(default=0.5, ge=0, le=1)
+    images: int | None = Field(default=None, ge=2)

@@ -1,0 +1,92 @@
+"""Several data sets as one: sides, patients, ages and the description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.data import Manifest, Record
+from pneumoscope.data.join import join
+from pneumoscope.domain import DatasetDescription, Population
+from pneumoscope.errors import DataError
+
+
+def manifest(root, *records, description=None):
+    return Manifest(tuple(records), Path(root), description)
+
+
+def test_paths_start_from_the_closest_folder_above_all_sets(tmp_path):
+    first = manifest(tmp_path / "a", Record("x.png", "normal", "p1", "train"))
+    second = manifest(tmp_path / "b" / "c", Record("y.png", "pneumonia", "p2", "test"))
+    joined = join([first, second])
+    assert joined.root == tmp_path.resolve()
+    assert [record.path for record in joined] == ["a/x.png", "b/c/y.png"]
+
+
+def test_a_patient_that_one_set_holds_out_is_held_out_of_the_other(tmp_path):
+    first = manifest(tmp_path / "a", Record("x.png", "normal", "7", "test"))
+    second = manifest(
+        tmp_path / "b",
+        Record("y.png", "normal", "nih-7", "train"),
+        Record("z.png", "normal", "nih-8", "train"),
+    )
+    joined = join([first, second], {0: "nih-"})
+    assert [record.split for record in joined] == ["test", "test", "train"]
+
+
+def test_copies_link_patients_over_several_steps(tmp_path):
+    first = manifest(
+        tmp_path / "a",
+        Record("1.png", "normal", "p1", "train", sha256="s1"),
+        Record("2.png", "normal", "p1", "train", sha256="s2"),
+    )
+    second = manifest(
+        tmp_path / "b",
+        Record("3.png", "normal", "q1", "train", sha256="s2"),
+        Record("4.png", "normal", "q1", "val", sha256="s4"),
+    )
+    assert {record.split for record in join([first, second])} == {"val"}
+
+
+@given(
+    sides=st.lists(st.sampled_from(["train", "val", "test"]), min_size=1, max_size=12),
+    seed=st.integers(0, 99),
+)
+def test_no_patient_is_on_two_sides(sides, seed):
+    records = [
+        Record(f"{n}.png", "normal", f"p{(n * 7 + seed) % 4}", side, sha256=f"s{(n + seed) % 5}")
+        for n, side in enumerate(sides)
+    ]
+    joined = join([manifest("/a", *records[::2]), manifest("/b", *records[1::2])])
+    for key in (lambda record: record.patient_id, lambda record: record.sha256):
+        found = {}
+        for record in joined:
+            found.setdefault(key(record), set()).add(record.split)
+        assert all(len(one) == 1 for one in found.values())
+
+
+def test_age_and_view_come_from_the_description_only_where_it_states_one(tmp_path):
+    children = DatasetDescription("Children", Population("children", (1, 5), ("AP",)), licence="CC BY 4.0")
+    adults = DatasetDescription("Adults", Population("adults", (18, None), ("AP", "PA")))
+    first = manifest(
+        tmp_path / "a",
+        Record("x.png", "normal", "p1", "train"),
+        Record("y.png", "normal", "p2", "train", age=2.0, view="PA"),
+        description=children,
+    )
+    second = manifest(tmp_path / "b", Record("z.png", "normal", "p3", "train"), description=adults)
+    joined = join([first, second])
+    assert [(record.age, record.view) for record in joined] == [(3.0, "AP"), (2.0, "PA"), (None, "")]
+    assert joined.description is not None
+    assert joined.description.name == "Children + Adults"
+    assert joined.description.licence == "CC BY 4.0"
+
+
+def test_a_set_without_a_split_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="has no split"):
+        join([manifest(tmp_path, Record("x.png", "normal", "p1"))])
+    with pytest.raises(DataError, match="no data sets"):
+        join([])
