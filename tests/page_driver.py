@@ -145,9 +145,9 @@ def predictions_of(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def percent(value: float) -> str:
-    if 0 < value < 0.001:
+    if value < 0.001:
         return "<0.1%"
-    return ">99.9%" if 0.999 < value < 1 else f"{value:.1%}"
+    return ">99.9%" if value > 0.999 else f"{value:.1%}"
 
 
 def canvas_image(page: Any) -> np.ndarray:

@@ -166,7 +166,7 @@ def test_verbose_tells_versions_times_and_log_lines(screen, kind, monkeypatch):
         logging.getLogger("pneumoscope.training").debug("batch 1")
     lines = [line.rstrip() for line in printed(stderr)]
     assert any(line.startswith(f"pneumoscope {__version__}, Python ") for line in lines)
-    for expected in (r"reading images: done in \d+\.0 s", r"training: done in \d+\.0 s", "batch 1"):
+    for expected in (r"reading images: done in \d+\.00 s", r"training: done in \d+\.00 s", "batch 1"):
         assert any(re.fullmatch(expected, line) for line in lines)
 
 

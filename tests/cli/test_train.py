@@ -75,15 +75,14 @@ def unbroken(place):
 def test_progress_is_plain_lines_and_the_result_json(unbroken):
     out, err, run = unbroken
     summary = json.loads(out)
-    assert summary["bundle"] == str(Path("unbroken") / "bundle")
-    assert summary["identity"] == load_bundle(run).identity
+    path = str(Path("unbroken") / "bundle")
+    assert summary["bundle"] == {"identity": load_bundle(run).identity, "path": path}
     assert summary["left_out"] == 0
     assert 0 <= summary["auroc"]["low"] <= summary["auroc"]["value"] <= summary["auroc"]["high"] <= 1
     metrics = json.loads((run / "metrics.json").read_text())
     assert summary["accuracy_all_classes"] == metrics["all_classes"]["accuracy"]
     assert summary["test_images"] == metrics["images"]
     lines = err.splitlines()
-    assert lines[0] == "reading images"
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == [
         f"{number}/{EPOCHS}" for number in range(1, EPOCHS + 1)
     ]
@@ -120,7 +119,7 @@ def test_torchrun_trains_with_two_processes_and_writes_one_bundle(place):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "pneumoscope")
     out, err = finished(start(place, *TINY, "--out", "two", "--epochs", "3", "--json", launcher=launcher))
     summary = json.loads(out)
-    assert summary["identity"] == load_bundle(place / "two").identity
+    assert summary["bundle"]["identity"] == load_bundle(place / "two").identity
     assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch ")] == [
         "1/3",
         "2/3",

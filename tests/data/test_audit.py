@@ -144,7 +144,8 @@ def test_progress_is_reported_to_the_end(phantoms):
 
     progress = Recorder()
     audit(scan(phantoms), progress=progress)
-    assert progress.received == ["reading images", *((i, 18) for i in range(1, 19))]
+    read = [(i, 18) for i in range(1, 19)]
+    assert progress.received == ["reading images", *read, "comparing images", (18, 18)]
 
 
 def test_no_more_threads_than_cpus_of_this_process(phantoms, monkeypatch):

@@ -22,7 +22,9 @@ def scored(draw):
 
 
 def evaluated(scored, **changes):
-    return evaluate_scores(scored, **({"threshold": 0.6, "points": POINTS, "n_boot": 60, "seed": 3} | changes))
+    return evaluate_scores(
+        scored, **({"threshold": 0.6, "points": POINTS, "n_boot": 60, "seed": 3} | changes)
+    )
 
 
 def test_the_operating_points_have_the_numbers_of_the_report(scored):
@@ -36,7 +38,7 @@ def test_the_operating_points_have_the_numbers_of_the_report(scored):
     detection = metrics.detection
     assert rows["balanced"].ppv.value == pytest.approx(detection.ppv.value)
     assert rows["balanced"].npv.value == pytest.approx(detection.npv.value)
-    (cleared, alarms), (missed, found) = detection.confusion
+    (_, alarms), (missed, found) = detection.confusion
     assert rows["balanced"].referred == pytest.approx(1000 * (found + alarms) / len(scored))
     assert rows["balanced"].missed == pytest.approx(1000 * missed / len(scored))
 

@@ -20,6 +20,7 @@ pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser
 from page_driver import DESK, PHONE, serious, watched_pages  # noqa: E402  what it imports may be absent
 
 expect = playwright.expect
+MEASURES = ("sensitivity", "specificity", "ppv", "npv")
 POINTS = {"screening": 0.31, "balanced": 0.6, "rule-in": 0.905}
 
 
@@ -66,19 +67,17 @@ def test_the_operating_points_show_the_numbers_of_the_tables(open_report: Any, r
     table = page.locator("#operating-points tbody tr")
     for index, (name, measured) in enumerate(metrics.operating_points.items()):
         choose(page, name)
-        expect(page.locator("#explorer-setting")).to_contain_text(
-            f"Threshold {POINTS[name]:.3f} ({name})"
-        )
+        expect(page.locator("#explorer-setting")).to_contain_text(f"Threshold {POINTS[name]:.3f} ({name})")
         for rate in ("sensitivity", "specificity"):
             estimate = getattr(measured, rate)
             assert shown(page, rate) == [value(estimate)]
             assert shown(page, f"{rate}-interval") == [f"95% interval {span(estimate)}"]
         cells = table.nth(index).locator("td").all_inner_texts()[2:]
         numbers = [cell.split("\n")[0] for cell in cells]
-        assert numbers[:4] == shown(page, "sensitivity", "specificity", "ppv", "npv")
+        assert numbers[:4] == shown(page, *MEASURES)
         intervals = [f"95% interval {cell.split(chr(10))[1]}" for cell in cells[:4]]
-        assert intervals == shown(page, *(f"{n}-interval" for n in ("sensitivity", "specificity", "ppv", "npv")))
-        assert numbers[4:] == [f"{float(one):.0f}" for one in shown(page, "referred", "missed")]
+        assert intervals == shown(page, *(f"{name}-interval" for name in MEASURES))
+        assert numbers[4:] == [f"{float(n):.0f}" for n in shown(page, "referred", "missed")]
     choose(page, "balanced")
     detection = metrics.detection
     assert shown(page, "ppv", "npv") == [value(detection.ppv), value(detection.npv)]
@@ -91,7 +90,7 @@ def test_subgroups_show_the_numbers_of_their_table(open_report: Any, report: Any
     for name, subgroup in (("sex: F", report[1].by_sex["F"]), ("source: IM", report[1].by_source["IM"])):
         page.get_by_label("Images", exact=True).select_option(name)
         expect(page.locator("#explorer-setting")).to_contain_text(f"{name}: {subgroup.images}")
-        for rate in ("sensitivity", "specificity", "ppv", "npv"):
+        for rate in MEASURES:
             assert shown(page, rate) == [value(getattr(subgroup, rate))]
     page.get_by_label("Images", exact=True).select_option("population: adults")
     expect(page.locator("#explorer-setting")).to_contain_text("160 of")

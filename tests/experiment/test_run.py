@@ -65,9 +65,10 @@ class Steps(Progress):
     def step(self, name):
         self.steps.append(name)
 
-    def update(self, done, total=None):
+    def message(self, line):
         if self.steps[-1] == "training":
-            self.epochs.append((done, total))
+            done, total = line.split()[1].split("/")
+            self.epochs.append((int(done), int(total)))
 
 
 @pytest.fixture(scope="module")

@@ -76,12 +76,19 @@ def test_a_batch_has_a_worklist_with_images_without_a_prediction_first(tmp_path)
         (predicted(0.5, "c.png"), radiograph(), heat()),
     )
     assert not page.open
-    rows = re.findall(r'<tr><td><a href="#(image-\d)">([^<]*)</a>', text)
+    rows = re.findall(r'<tr><td><a class="image" href="#(image-\d)">.*?<span>([^<]*)</span></a>', text)
     assert [name for _, name in rows] == ["side.png", "broken.png", "b.png", "c.png", "a.png"]
     assert page.ids == [anchor for anchor, _ in rows]
-    assert "2 pneumonia suspected" in page.text
-    assert "1 no pneumonia detected" in page.text
-    assert "1 rejected" in page.text
+    for total in (
+        "Pneumonia suspected: 2",
+        "no pneumonia detected: 1",
+        "rejected: 1",
+        "could not be read: 1",
+    ):
+        assert total in page.text
+    # The reason stands in the worklist and in the first line of the image.
+    assert page.text.count("rejected: lateral view") == 2
+    assert page.text.count("could not be read: truncated") == 2
     assert "The file ends early." in page.text
     assert "lateral view" in page.text
 
@@ -94,8 +101,8 @@ def test_classes_and_target_are_those_of_the_bundle(tmp_path, example: Example):
         tmp_path, (positive, radiograph(), explanation), (negative, radiograph(), None), target=example.target
     )
     for expected in (
-        f"1 {example.target} suspected",
-        f"1 no {example.target} detected",
+        f"{example.target} suspected: 1".capitalize(),
+        f"no {example.target} detected: 1",
         f"{example.target} at 40.0% or more",
         f"Evidence for {example.target}",
         f"The probability of {example.target}",
@@ -130,6 +137,37 @@ AGES = {0.4: "under 1", 1: "1 to 5", 17.9: "6 to 17", 39: "18 to 39", 54: "40 to
 def test_ages_are_bands(tmp_path, age, band):
     _, page = written(tmp_path, (predicted(0.7), radiograph(age=age), heat()))
     assert band in page.text
+
+
+def test_the_worklist_has_a_thumbnail_of_every_image_that_could_be_read(tmp_path):
+    broken = Prediction("broken.png", "unreadable", ("truncated",))
+    text, _ = written(
+        tmp_path,
+        (predicted(0.1, "a.png"), radiograph(2000, 1000), heat()),
+        (broken, None, None),
+        (predicted(0.9, "b.png"), radiograph(), None),
+    )
+    worklist = text[text.index("<tbody>") : text.index("</tbody>")]
+    images = re.findall(r'<img src="data:image/jpeg;base64,([^"]*)" alt="">', worklist)
+    sizes = [cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), 0).shape for one in images]
+    assert sizes == [(75, 112), (112, 56)]  # the most suspicious first
+    assert max(map(len, images)) < 8000
+
+
+@pytest.mark.parametrize(
+    ("p", "shown", "other"),
+    [
+        (1.0, ">99.9%", "<0.1%"),
+        (0.9996, ">99.9%", "<0.1%"),
+        (0.0, "<0.1%", ">99.9%"),
+        (0.997, "99.7%", "0.3%"),
+    ],
+)
+def test_no_probability_is_shown_as_certain(tmp_path, p, shown, other):
+    text, page = written(tmp_path, (predicted(p), radiograph(), heat()), (predicted(0.5), radiograph(), None))
+    assert page.text.count(shown) >= 2  # in the worklist and at the bar
+    assert other in page.text
+    assert not re.search(r">(100\.0|0\.0)%<", text)
 
 
 def test_names_cannot_break_the_page(tmp_path):

@@ -10,7 +10,15 @@ from PIL import Image
 from images import grey_levels
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import DataError
-from pneumoscope.report.overlay import IMAGE_SIDE, draw_prediction, overlay, write_png
+from pneumoscope.report.overlay import (
+    BACKGROUND,
+    IMAGE_SIDE,
+    LINE,
+    MARGIN,
+    draw_prediction,
+    overlay,
+    write_png,
+)
 from predictions import BUNDLES, INFILTRATE, SUBTYPES, Example
 
 POINT = OperatingPoint("balanced", 0.4)
@@ -47,19 +55,45 @@ def test_colour_lies_where_the_evidence_is_and_nowhere_else():
     assert rows.max() < plain.shape[0] * 0.65
 
 
+def heat() -> Explanation:
+    return Explanation("pneumonia", np.eye(8, dtype=np.float32), (0.1, 0.1, 0.9, 0.9))
+
+
+def test_the_xray_stands_beside_its_heat_map():
+    drawn = draw_prediction(predicted(), radiograph(), heat(), POINT)
+    plain, coloured = overlay(radiograph(), None), overlay(radiograph(), heat())
+    height, width = plain.shape[:2]
+    assert (drawn[:height, :width] == plain).all()
+    assert (drawn[:height, -width:] == coloured).all()
+    alone = draw_prediction(predicted(), radiograph())
+    left = (alone.shape[1] - width) // 2
+    assert (alone[:height, left : left + width] == plain).all()
+    assert (alone[:height, :left] == BACKGROUND).all()
+
+
 def test_uncertainty_is_drawn():
     sure = draw_prediction(predicted(prediction_set=("bacterial",)), radiograph())
     unsure = draw_prediction(predicted(prediction_set=(), uncertain=True), radiograph())
-    assert (sure != unsure).any()
+    assert sure.shape != unsure.shape or (sure != unsure).any()
 
 
 BAR = (200, 150, 70)
 
 
+def panel(drawn: np.ndarray) -> np.ndarray:
+    """Return what is below the image."""
+    return drawn[round(IMAGE_SIDE * 200 / 300) :]
+
+
+def bars(drawn: np.ndarray) -> int:
+    in_bar = (panel(drawn) == BAR).all(axis=2).any(axis=1)
+    return int((np.diff(in_bar.astype(int)) == 1).sum())
+
+
 def test_the_bar_is_as_long_as_the_probability():
     def bar_pixels(value: float) -> int:
         drawn = draw_prediction(predicted(p_target=value, probabilities={}), radiograph())
-        return int((drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).sum())
+        return int((panel(drawn) == BAR).all(axis=2).sum())
 
     assert bar_pixels(0.0) == 0
     assert bar_pixels(0.8) == pytest.approx(2 * bar_pixels(0.4), rel=0.02)
@@ -68,19 +102,31 @@ def test_the_bar_is_as_long_as_the_probability():
 @pytest.mark.parametrize("example", BUNDLES, ids=lambda example: example.target)
 def test_each_class_and_the_target_have_one_bar(example: Example):
     drawn = draw_prediction(example.prediction("x.png", example.positive), radiograph())
-    in_bar = (drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).any(axis=1)
-    bars = int((np.diff(in_bar.astype(int)) == 1).sum())
-    assert bars == len({*example.classes, example.target})
+    assert bars(drawn) == len({*example.classes, example.target})
 
 
-def test_many_classes_lie_above_the_last_lines():
+def test_many_classes_make_the_image_higher():
     many = Example(tuple(f"a class with a long name {n}" for n in range(12)), "disease", ("x",) * 0)
     few = draw_prediction(INFILTRATE.prediction("x.png", INFILTRATE.positive), radiograph())
     drawn = draw_prediction(many.prediction("x.png", [1 / 12] * 12), radiograph(), None, POINT)
-    in_bar = (drawn[:, IMAGE_SIDE:] == BAR).all(axis=2).any(axis=1)
     assert drawn.shape[0] > few.shape[0]
-    assert int((np.diff(in_bar.astype(int)) == 1).sum()) == 12
-    assert np.nonzero(in_bar)[0].max() < drawn.shape[0] - 60
+    assert bars(drawn) == 12
+
+
+@pytest.mark.parametrize("words", [1, 12, 40, 160])
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_long_caution_is_drawn_whole_beside_bars_and_scale(words, forced):
+    reasons = ("lateral_view",) if forced else ("inverted",)
+    short, long = (
+        draw_prediction(predicted(reasons=given, message=message), radiograph(), heat(), POINT)
+        for given, message in (((), ""), (reasons, "caution " * words))
+    )
+    column = (long.shape[1] - 4 * MARGIN) // 3
+    beside = np.s_[: short.shape[0] - MARGIN, MARGIN + column + MARGIN // 2 :]
+    assert np.array_equal(short[beside], long[beside])
+    assert (long[-MARGIN // 2 :] == BACKGROUND).all()  # below the last line
+    lines = words * 60 // column  # a word is at least 60 pixels wide
+    assert panel(long).shape[0] > lines * LINE
 
 
 def test_the_threshold_is_that_of_the_point_of_the_image():
@@ -108,7 +154,10 @@ def test_the_panel_tells_decisions_and_rejections_apart():
 def test_long_and_foreign_names_stay_inside_the_panel():
     name = "röntgen-" + "x" * 400 + "\udcff.png"
     drawn = draw_prediction(predicted(path=name), radiograph(), None, POINT)
-    assert (drawn[:, -4:] == drawn[0, -1]).all()
+    assert (drawn[:, -4:] == BACKGROUND).all()
+    assert (
+        panel(drawn)[:, MARGIN + (drawn.shape[1] - 4 * MARGIN) // 3 :][:, : MARGIN // 2] == BACKGROUND
+    ).all()
 
 
 def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):

@@ -12,6 +12,8 @@ from pneumoscope.report.rows import (
     csv_safe,
     decision_text,
     flat_row,
+    outcome_text,
+    percent_text,
     plain_text,
     to_row,
     tsv_header,
@@ -91,3 +93,20 @@ def test_any_name_becomes_text_that_utf8_can_hold_and_one_tab_separated_line(nam
 def test_no_cell_can_start_a_formula(cell):
     assert csv_safe(cell)[0] not in "=+-@\t\r\n"
     assert csv_safe(cell).endswith(cell)
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.0, "<0.1%"), (0.0009, "<0.1%"), (0.001, "0.1%"), (0.739, "73.9%"), (0.999, "99.9%"), (1.0, ">99.9%")],
+)
+def test_no_probability_is_certain(p, shown):
+    assert percent_text(p) == shown
+
+
+def test_an_image_without_a_prediction_has_its_reason_beside_the_result():
+    rejected = Prediction("x", "rejected", ("inverted", "lateral_view", "too_small"))
+    assert outcome_text(rejected) == "rejected: lateral view, too small"
+    assert outcome_text(Prediction("x", "unreadable", ("truncated",))) == "could not be read: truncated"
+    assert outcome_text(Prediction("x", "unreadable")) == "could not be read"
+    sure = SUBTYPES.prediction("x", SUBTYPES.positive, reasons=("inverted",))
+    assert outcome_text(sure) == "pneumonia suspected"

@@ -57,11 +57,9 @@ class Watch(Progress):
     def __init__(self, on_epoch=lambda _: None):
         self.on_epoch, self.lines = on_epoch, []
 
-    def update(self, done, total=None):
-        self.on_epoch(done)
-
     def message(self, line):
         self.lines.append(line)
+        self.on_epoch(int(line.split()[1].split("/")[0]))
 
 
 def rows_of(run):

@@ -58,8 +58,9 @@ def note(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print the result of a command as JSON, in the form that all commands share."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
+    from pneumoscope.report.writers import is_utf8
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout)))
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, str]:

@@ -28,7 +28,6 @@ PLAIN_SECONDS = 5.0  # between the first lines where there is no terminal
 MOST_PLAIN_SECONDS = 60.0  # between lines of a long step
 PLAIN_SHARE = 0.1  # of the time since the step began, between two lines
 DOWNLOAD = "download"  # a step that begins with this word counts bytes
-TIMED_SECONDS = 0.05  # of a step, to be told by --verbose
 
 
 @contextmanager
@@ -117,8 +116,8 @@ class _Timed(Progress):
     def end(self) -> None:
         """Tell how long the present step took."""
         took = time.monotonic() - self._began
-        if self._step and took >= TIMED_SECONDS:
-            self._progress.message(f"{self._step}: done in {took:.1f} s")
+        if self._step:
+            self._progress.message(f"{self._step}: done in {took:.2f} s")
         self._step = ""
 
     def update(self, done: int, total: int | None = None) -> None:

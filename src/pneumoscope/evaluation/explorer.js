@@ -20,7 +20,7 @@
   let prevalence = null;
   let timer = 0;
 
-  /** Three decimals, a tie to the even digit as everywhere in the report; ties are odd sixteenths. */
+  /** Three decimals; a tie goes to the even digit, as everywhere in the report. Ties are odd sixteenths. */
   function fixed(value) {
     if (value === null) return "–";
     const scaled = Math.floor(value * PER);
@@ -32,7 +32,13 @@
   const ratio = (part, whole) => (whole > 0 ? part / whole : null);
   const asThreshold = (value) => value.toFixed(value < 0.001 || value > 0.999 ? 4 : 3);
   const asPercent = (share) => String(Number((share * 100).toFixed(1)));
-  const patients = (count) => (count < 9.95 ? count.toFixed(1) : count.toFixed(0));
+
+  function patients(count) {
+    if (count < 9.95) return Math.max(0, count).toFixed(1);
+    const up = Math.round(count);
+    return String(count % 1 === 0.5 && up % 2 ? up - 1 : up);
+  }
+
   const many = (count) => count.toLocaleString("en");
 
   /** By Bayes' theorem, from a prevalence of one half to another. */
@@ -51,7 +57,7 @@
     const specificity = ratio(tn, negative);
     const defined = sensitivity !== null && specificity !== null;
     const [found, alarms] = defined ? [share * sensitivity, (1 - share) * (1 - specificity)] : [null, null];
-    const [missed, cleared] = defined ? [share * (1 - sensitivity), (1 - share) * specificity] : [null, null];
+    const [missed, cleared] = defined ? [share - found, 1 - share - alarms] : [null, null];
     const interval = (name, scale, convert = (end) => end) =>
       ends[name].map((side) => (side[at] === null ? null : convert(side[at] / scale)));
     return {

@@ -166,7 +166,7 @@ def at_prevalence(estimate: Estimate, prevalence: float) -> Estimate:
 
 
 def _populations(scored: ScoredSet) -> dict[str, BoolArray]:
-    """Return masks of the populations with a calibration of their own, and of the rest, shape (N,), by name."""
+    """Return masks of the populations with a calibration of their own, shape (N,), by name."""
     found: dict[str, BoolArray] = {}
     populations = np.array(scored.attributes.get("population", ()), dtype=np.str_)
     for population in sorted(set(populations.tolist()) - {""}):
@@ -215,7 +215,10 @@ def _at_or_above(
     so_far = np.zeros((len(weights), len(p) + 1))
     np.cumsum(weights[:, order], axis=1, out=so_far[:, 1:])
     below = np.searchsorted(p[order], grid, side="left")
-    columns = [so_far[:, -1:] - so_far[:, below], *(weights @ cut[:, None].astype(np.float64) for cut in cuts)]
+    columns = [
+        so_far[:, -1:] - so_far[:, below],
+        *(weights @ cut[:, None].astype(np.float64) for cut in cuts),
+    ]
     return np.concatenate(columns, axis=1)
 
 

@@ -7,6 +7,7 @@ draft as they come and sorted at the end, so that memory holds one line of the w
 from __future__ import annotations
 
 import base64
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,14 @@ from pneumoscope.domain import (
 )
 from pneumoscope.errors import CAUTIONS
 from pneumoscope.report.overlay import CONTOUR_AT, METHODS, Canvas, colour_at, overlay
-from pneumoscope.report.rows import NO_CLASS, decision_text, plain_text, reason_text
+from pneumoscope.report.rows import (
+    NO_CLASS,
+    decision_text,
+    outcome_text,
+    percent_text,
+    plain_text,
+    reason_text,
+)
 from pneumoscope.report.writers import replacing
 
 __all__ = ["AddPrediction", "open_report"]
@@ -43,9 +51,9 @@ AddPrediction = Callable[
 ]
 """Adds a prediction with its image, heat map and operating point, each None where there is none."""
 
-IMAGE_SIDE = 640  # pixels on the longer side
+IMAGE_SIDE, THUMBNAIL_SIDE = 640, 112  # pixels on the longer side
 JPEG_QUALITY = 85
-PLACE = "<!--images-->"
+WORKLIST_PLACE, IMAGES_PLACE = "<!--worklist-->", "<!--images-->"
 VIEWS = {
     ViewPosition.PA: "PA",
     ViewPosition.AP: "AP",
@@ -56,15 +64,14 @@ VIEWS = {
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One line of the worklist, and where its article lies in the draft."""
+    """One line of the worklist, and where its row and its article lie in the draft."""
 
     number: int
     name: str
-    words: str
-    tone: str
+    decision: str
     p_target: float | None
-    start: int
-    length: int
+    row: tuple[int, int]
+    article: tuple[int, int]
 
     @property
     def rank(self) -> tuple[bool, float, int]:
@@ -105,37 +112,48 @@ def open_report(path: Path, *, target: str, about: Mapping[str, str]) -> Iterato
             point: OperatingPoint | None = None,
         ) -> None:
             number = len(lines) + 1
-            article = _article(number, prediction, radiograph, explanation, point).encode("utf-8")
             name = plain_text(Path(prediction.path).name)
-            words, tone = decision_text(prediction), _tone(prediction)
-            lines.append(_Line(number, name, words, tone, prediction.p_target, draft.tell(), len(article)))
-            draft.write(article)
+            article = _article(number, prediction, radiograph, explanation, point)
+            places = [_append(draft, text) for text in (_row(number, prediction, radiograph), article)]
+            lines.append(_Line(number, name, decision_text(prediction), prediction.p_target, *places))
 
         yield add
         lines.sort(key=lambda line: line.rank)
-        head, tail = _page(lines, target, about).split(PLACE)
+        head, middle, tail = re.split(f"{WORKLIST_PLACE}|{IMAGES_PLACE}", _page(lines, target, about))
         file.write(head)
+        if len(lines) > 1:
+            file.write(_worklist_head(target))
+            for line in lines:
+                file.write(_read(draft, line.row))
+            file.write("</tbody></table></div></section>\n")
+        file.write(middle)
         for line in lines:
-            _copy(draft, line, file)
+            file.write(_read(draft, line.article))
         file.write(tail)
 
 
-def _copy(draft: IO[bytes], line: _Line, file: IO[str]) -> None:
-    draft.seek(line.start)
-    file.write(draft.read(line.length).decode("utf-8"))
+def _append(draft: IO[bytes], text: str) -> tuple[int, int]:
+    """Write a part of the page and return where it begins, and its length in bytes."""
+    start = draft.tell()
+    return start, draft.write(text.encode("utf-8"))
+
+
+def _read(draft: IO[bytes], place: tuple[int, int]) -> str:
+    start, length = place
+    draft.seek(start)
+    return draft.read(length).decode("utf-8")
 
 
 def _page(lines: list[_Line], target: str, about: Mapping[str, str]) -> str:
-    counts = Counter(line.words for line in lines)
+    counts = Counter(line.decision for line in lines)
     single = len(lines) == 1
     title = f"Chest X-ray: {lines[0].name}" if single else f"{len(lines):,} chest X-rays"
-    totals = ", ".join(f"{count:,} {words}" for words, count in counts.most_common())
+    totals = ", ".join(f"{words}: {count:,}" for words, count in counts.most_common())
     order = "Images without a prediction come first, then the most suspicious."
     template = Template(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=escape(title),
-        summary="" if single else escape(f"{totals}. {order}"),
-        worklist="" if single else _worklist(lines, target),
+        summary="" if single else escape(f"{_capital(totals)}. {order}"),
         about=_facts(about),
         target=escape(target),
         ramp=", ".join(_css_colour(step / 8) for step in range(9)),
@@ -144,17 +162,25 @@ def _page(lines: list[_Line], target: str, about: Mapping[str, str]) -> str:
     )
 
 
-def _worklist(lines: list[_Line], target: str) -> str:
-    rows = "\n".join(
-        f'<tr><td><a href="#image-{line.number}">{escape(line.name)}</a></td>'
-        f'<td class="{line.tone}">{escape(line.words)}</td>'
-        f'<td class="number">{"" if line.p_target is None else f"{line.p_target:.1%}"}</td></tr>'
-        for line in lines
-    )
+def _worklist_head(target: str) -> str:
     return (
-        '<section><h2>Worklist</h2><div class="card table"><table><thead><tr><th scope="col">Image</th>'
-        f'<th scope="col">Result</th><th scope="col" class="number">{escape(_capital(target))}</th>'
-        f"</tr></thead><tbody>\n{rows}\n</tbody></table></div></section>"
+        '<section><h2>Worklist</h2><div class="card table" role="group" aria-label="Worklist" tabindex="0">'
+        '<table><thead><tr><th scope="col">Image</th><th scope="col">Result</th>'
+        f'<th scope="col" class="number">{escape(_capital(target))}</th></tr></thead><tbody>\n'
+    )
+
+
+def _row(number: int, prediction: Prediction, radiograph: Radiograph | None) -> str:
+    """Return the image's row of the worklist, with a thumbnail where it could be read."""
+    name = escape(plain_text(Path(prediction.path).name))
+    drawn = ""
+    if radiograph is not None:
+        drawn = f'<img src="{_data_uri(overlay(radiograph, None, side=THUMBNAIL_SIDE))}" alt="">'
+    shown = "" if prediction.p_target is None else escape(percent_text(prediction.p_target))
+    return (
+        f'<tr><td><a class="image" href="#image-{number}"><span class="thumbnail">{drawn}</span>'
+        f'<span>{name}</span></a></td><td class="{_tone(prediction)}">{escape(outcome_text(prediction))}</td>'
+        f'<td class="number">{shown}</td></tr>\n'
     )
 
 
@@ -168,7 +194,7 @@ def _article(
     name = escape(plain_text(Path(prediction.path).name))
     parts = [
         f'<article class="card" id="image-{number}"><h3>{name}</h3>',
-        f'<p class="decision {_tone(prediction)}">{escape(decision_text(prediction))}</p>',
+        f'<p class="decision {_tone(prediction)}">{escape(outcome_text(prediction))}</p>',
     ]
     if prediction.message:
         parts.append(f"<p>{escape(_capital(plain_text(prediction.message)))}</p>")
@@ -200,7 +226,7 @@ def _bars(prediction: Prediction, point: OperatingPoint | None) -> str:
             mark = f'<i style="left:calc({point.threshold:.2%} - 1px)"></i>'
         rows.append(
             f'<span>{escape(name)}</span><span class="bar" aria-hidden="true">'
-            f'<b style="width:{value:.2%}"></b>{mark}</span><span>{value:.1%}</span>'
+            f'<b style="width:{value:.2%}"></b>{mark}</span><span>{escape(percent_text(value))}</span>'
         )
     return f'<div class="bars">{"".join(rows)}</div>'
 

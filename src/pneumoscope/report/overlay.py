@@ -1,4 +1,4 @@
-"""The image of a prediction: the X-ray with its heat map, the probabilities and the decision.
+"""The image of a prediction: the X-ray beside its heat map, the probabilities and the decision.
 
 Drawn with OpenCV and numpy only, so that it works in the base install.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,19 +17,20 @@ import numpy.typing as npt
 from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import CAUTIONS, DataError
-from pneumoscope.report.rows import decision_text, plain_text, reason_text
+from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text
 
 __all__ = ["CONTOUR_AT", "METHODS", "Canvas", "colour_at", "draw_prediction", "overlay", "write_png"]
 
 Canvas = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-IMAGE_SIDE = 720  # pixels on the longer side of the X-ray
-PANEL_WIDTH, PANEL_HEIGHT = 340, 540  # the least height, with `PANEL_BARS` bars
-MARGIN = 18
-LINE = 24
-TEXT_HEIGHT, HEADLINE_HEIGHT = 13, 20
-BAR_HEIGHT, PANEL_BARS = 44, 4
+IMAGE_SIDE = 560  # pixels on the longer side of the X-ray
+LEAST_WIDTH = 900
+PANEL_HEIGHT = 300  # below the images; grows with bars and texts, and what is not used is cut off
+GAP, MARGIN = 6, 28
+LINE = 25
+TEXT_HEIGHT, HEADLINE_HEIGHT = 14, 21
+BAR_HEIGHT = 44
 
 # Blue, green, red, as OpenCV has them.
 BACKGROUND: Colour = (24, 20, 18)
@@ -38,6 +40,7 @@ TRACK: Colour = (66, 58, 52)
 BAR: Colour = (200, 150, 70)
 ALARM: Colour = (70, 110, 245)
 CALM: Colour = (130, 190, 90)
+CAUTION: Colour = (90, 190, 240)
 
 STRONGEST_TINT = 0.55
 PNG_HEADER = 33  # bytes of signature and IHDR
@@ -100,7 +103,7 @@ def draw_prediction(
     explanation: Explanation | None = None,
     point: OperatingPoint | None = None,
 ) -> Canvas:
-    """Draw the X-ray with its heat map beside the probabilities and the decision, or why there is none.
+    """Draw the X-ray beside its heat map, and below them the decision, the probabilities and the scale.
 
     Parameters
     ----------
@@ -109,7 +112,7 @@ def draw_prediction(
     radiograph : Radiograph
         The image that was predicted or rejected.
     explanation : Explanation, optional
-        The heat map.
+        The heat map; the X-ray alone without one.
     point : OperatingPoint, optional
         The one that was used for this prediction; its threshold is marked on the bar of the target.
 
@@ -118,28 +121,28 @@ def draw_prediction(
     ndarray of uint8, shape (H, W, 3)
         Blue, green, red.
     """
-    image = overlay(radiograph, explanation)
-    more_bars = max(0, len(_bars(prediction)) - PANEL_BARS)
-    panel_height = max(image.shape[0], PANEL_HEIGHT + more_bars * BAR_HEIGHT)
-    canvas: Canvas = np.full((panel_height, image.shape[1] + PANEL_WIDTH, 3), BACKGROUND, np.uint8)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    left = image.shape[1] + MARGIN
-    y = _heading(canvas, left, prediction)
-    reasons = prediction.message or ", ".join(map(reason_text, prediction.reasons))
-    if prediction.p_target is None:
-        _paragraph(canvas, left, y, reasons, INK)
-    else:
-        y = _probabilities(canvas, left, y, prediction, point)
-        if prediction.reasons:
-            forced = any(reason not in CAUTIONS for reason in prediction.reasons)
-            lead = "Rejected, but predicted on request. " if forced else ""
-            y = _paragraph(canvas, left, y, f"{lead}{reasons}", ALARM) + LINE // 2
-        if explanation is not None:
-            _legend(canvas, left, y, explanation)
-    bottom = panel_height - MARGIN
-    _text(canvas, left, bottom - LINE, prediction.bundle, FAINT)
-    _text(canvas, left, bottom, NOT_FOR_DIAGNOSIS, FAINT)
-    return canvas
+    images = [overlay(radiograph, None)]
+    if explanation is not None:
+        images.append(overlay(radiograph, explanation))
+    drawn = sum(image.shape[1] for image in images) + GAP * (len(images) - 1)
+    top, width = images[0].shape[0], max(drawn, LEAST_WIDTH)
+    texts = len(prediction.path) + len(prediction.message) + sum(map(len, prediction.probabilities))
+    height = top + PANEL_HEIGHT + BAR_HEIGHT * len(prediction.probabilities) + LINE * (texts // 12)
+    canvas: Canvas = np.full((height, width, 3), BACKGROUND, np.uint8)
+    left = (width - drawn) // 2
+    for image in images:
+        canvas[:top, left : left + image.shape[1]] = image
+        left += image.shape[1] + GAP
+    column = (width - 4 * MARGIN) // 3
+    columns = [_Column(canvas, MARGIN + n * (column + MARGIN), column, top + MARGIN + LINE) for n in range(3)]
+    _decision(columns[0], prediction)
+    if prediction.p_target is not None:
+        _probabilities(columns[1], prediction, point)
+    if explanation is not None:
+        _legend(columns[2], explanation)
+    columns[2].write(prediction.bundle, FAINT)
+    columns[2].write(NOT_FOR_DIAGNOSIS, FAINT)
+    return canvas[: max(column.y for column in columns) - LINE + MARGIN]
 
 
 def write_png(image: Canvas, path: Path) -> None:
@@ -173,69 +176,85 @@ def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
     return coloured
 
 
-def _heading(canvas: Canvas, left: int, prediction: Prediction) -> int:
-    y, width = MARGIN + LINE, PANEL_WIDTH - 2 * MARGIN
-    for line in _wrapped(plain_text(Path(prediction.path).name), width)[:2]:
-        _text(canvas, left, y, line, FAINT)
-        y += LINE
+@dataclass(slots=True)
+class _Column:
+    """A part of the canvas that is written from top to bottom; `y` is the next baseline."""
+
+    canvas: Canvas
+    left: int
+    width: int
+    y: int
+
+    @property
+    def right(self) -> int:
+        return self.left + self.width
+
+    def write(self, text: str, colour: Colour, *, most: int | None = None) -> None:
+        """Write text, in at most so many lines."""
+        for line in _wrapped(text, self.width)[:most]:
+            _text(self.canvas, self.left, self.y, line, colour)
+            self.y += LINE
+
+    def headline(self, text: str, colour: Colour) -> None:
+        self.y += LINE // 3
+        for line in _wrapped(text, self.width, height=HEADLINE_HEIGHT, bold=True)[:3]:
+            _text(self.canvas, self.left, self.y, line, colour, height=HEADLINE_HEIGHT, bold=True)
+            self.y += LINE + 6
+
+
+def _decision(column: _Column, prediction: Prediction) -> None:
+    """Write the name of the file, the decision, and why there is none or what to know about it."""
+    column.write(plain_text(Path(prediction.path).name), FAINT, most=2)
     colour = INK
     if prediction.positive is not None and not prediction.uncertain:
         colour = ALARM if prediction.positive else CALM
-    y += LINE // 2
-    for line in _wrapped(decision_text(prediction), width, height=HEADLINE_HEIGHT, bold=True)[:3]:
-        _text(canvas, left, y, line, colour, height=HEADLINE_HEIGHT, bold=True)
-        y += LINE + 6
-    return y + LINE // 2
-
-
-def _bars(prediction: Prediction) -> list[tuple[str, float]]:
-    """Return names and values of the bars: the target, then the classes in order."""
+    column.headline(outcome_text(prediction), colour)
+    reasons = prediction.message or ", ".join(map(reason_text, prediction.reasons))
     if prediction.p_target is None:
-        return []
-    classes = [item for item in prediction.probabilities.items() if item[0] != prediction.target]
-    return [(prediction.target, prediction.p_target), *classes]
-
-
-def _probabilities(
-    canvas: Canvas, left: int, y: int, prediction: Prediction, point: OperatingPoint | None
-) -> int:
-    right = canvas.shape[1] - MARGIN
-    for number, (name, value) in enumerate(_bars(prediction)):
-        shown = f"{value:.1%}"
-        _text(canvas, left, y, _wrapped(name, right - left - _text_width(shown) - MARGIN)[0], INK)
-        _text(canvas, right, y, shown, INK, align_right=True)
-        canvas[y + 8 : y + 16, left:right] = TRACK
-        canvas[y + 8 : y + 16, left : left + round(value * (right - left))] = BAR
-        if number == 0 and point is not None:
-            x = min(right - 2, left + round(point.threshold * (right - left)))
-            canvas[y + 4 : y + 20, x : x + 2] = INK
-        y += BAR_HEIGHT
-    if point is not None:
-        population = "" if point.population == ANY_POPULATION else f", {point.population}"
-        y = _paragraph(canvas, left, y, f"| {point.name}: {point.threshold:.1%}{population}", FAINT)
+        column.write(reasons, INK)
+        return
     if prediction.prediction_set or prediction.uncertain:
         classes = ", ".join(prediction.prediction_set) or "no class"
-        y = _paragraph(canvas, left, y, f"not ruled out: {classes}", FAINT)
-    return y + LINE // 2
+        column.write(f"not ruled out: {classes}", FAINT)
+    if prediction.reasons:
+        forced = any(reason not in CAUTIONS for reason in prediction.reasons)
+        lead = "Rejected, but predicted on request. " if forced else ""
+        column.write(f"{lead}{reasons}", ALARM if forced else CAUTION)
 
 
-def _legend(canvas: Canvas, left: int, y: int, explanation: Explanation) -> None:
-    right = canvas.shape[1] - MARGIN
-    ramp = np.linspace(0, 1, right - left, dtype=np.float32)[None].repeat(10, axis=0)
-    y = _paragraph(canvas, left, y, f"evidence for {explanation.finding}", INK)
-    y = _paragraph(canvas, left, y, f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}", FAINT)
-    canvas[y - 4 : y + 6, left:right] = _colours(ramp)
-    at = left + round(CONTOUR_AT * (right - left))
+def _probabilities(column: _Column, prediction: Prediction, point: OperatingPoint | None) -> None:
+    """Draw a bar for the target, then for each class in order."""
+    canvas, left, right = column.canvas, column.left, column.right
+    classes = [item for item in prediction.probabilities.items() if item[0] != prediction.target]
+    for number, (name, value) in enumerate([(prediction.target, prediction.p_target or 0.0), *classes]):
+        y, shown = column.y, percent_text(value)
+        _text(canvas, left, y, _wrapped(name, column.width - _text_width(shown) - MARGIN)[0], INK)
+        _text(canvas, right, y, shown, INK, align_right=True)
+        canvas[y + 8 : y + 16, left:right] = TRACK
+        canvas[y + 8 : y + 16, left : left + round(value * column.width)] = BAR
+        if number == 0 and point is not None:
+            x = min(right - 2, left + round(point.threshold * column.width))
+            canvas[y + 4 : y + 20, x : x + 2] = INK
+        column.y += BAR_HEIGHT
+    if point is not None:
+        population = "" if point.population == ANY_POPULATION else f", {point.population}"
+        column.write(f"| threshold {point.name}: {point.threshold:.1%}{population}", FAINT)
+
+
+def _legend(column: _Column, explanation: Explanation) -> None:
+    """Draw the scale of the heat map."""
+    canvas, left, right = column.canvas, column.left, column.right
+    column.write(f"evidence for {explanation.finding}", INK)
+    column.write(f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}", FAINT)
+    y = column.y
+    canvas[y - 4 : y + 6, left:right] = _colours(
+        np.linspace(0, 1, column.width, dtype=np.float32)[None].repeat(10, axis=0)
+    )
+    at = left + round(CONTOUR_AT * column.width)
     canvas[y - 8 : y + 10, at : at + 2] = INK
     _text(canvas, left, y + 28, "none", FAINT)
     _text(canvas, right, y + 28, "strongest", FAINT, align_right=True)
-
-
-def _paragraph(canvas: Canvas, left: int, y: int, text: str, colour: Colour) -> int:
-    for line in _wrapped(text, PANEL_WIDTH - 2 * MARGIN):
-        _text(canvas, left, y, line, colour)
-        y += LINE
-    return y
+    column.y = y + 28 + 2 * LINE - LINE // 2
 
 
 def _wrapped(text: str, width: int, *, height: int = TEXT_HEIGHT, bold: bool = False) -> list[str]:

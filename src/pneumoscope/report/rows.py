@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pneumoscope.domain import Prediction, probability_column
+from pneumoscope.errors import CAUTIONS
 
 __all__ = [
     "NO_CLASS",
@@ -13,6 +14,8 @@ __all__ = [
     "csv_safe",
     "decision_text",
     "flat_row",
+    "outcome_text",
+    "percent_text",
     "plain_text",
     "probability_columns",
     "reason_text",
@@ -64,6 +67,13 @@ def reason_text(reason: str) -> str:
     return reason.replace("_", " ")
 
 
+def percent_text(probability: float) -> str:
+    """Return a predicted probability in percent; it is never certain, so not as 0.0% or 100.0%."""
+    if probability < 0.001:
+        return "<0.1%"
+    return ">99.9%" if probability > 0.999 else f"{probability:.1%}"
+
+
 def decision_text(prediction: Prediction) -> str:
     """Return the result in words, such as ``pneumonia suspected`` or ``no pneumonia detected``."""
     if prediction.status == "unreadable":
@@ -75,6 +85,15 @@ def decision_text(prediction: Prediction) -> str:
     if prediction.uncertain:
         return f"uncertain, leaning {'towards' if prediction.positive else 'away from'} {prediction.target}"
     return f"{prediction.target} suspected" if prediction.positive else f"no {prediction.target} detected"
+
+
+def outcome_text(prediction: Prediction) -> str:
+    """Return `decision_text`, with the reasons where there is no prediction: ``rejected: lateral view``."""
+    words = decision_text(prediction)
+    if prediction.status == "ok" or not prediction.reasons:
+        return words
+    reasons = [one for one in prediction.reasons if one not in CAUTIONS] or prediction.reasons
+    return f"{words}: {', '.join(map(reason_text, reasons))}"
 
 
 def to_row(prediction: Prediction, classes: Sequence[str], target: str) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, require_extra
 from pneumoscope.report.rows import columns, csv_safe, flat_row, probability_columns, to_row
 
-__all__ = ["RESULT_SUFFIXES", "Write", "json_array", "open_results", "replacing", "unfinished_path"]
+__all__ = [
+    "RESULT_SUFFIXES",
+    "Write",
+    "is_utf8",
+    "json_array",
+    "open_results",
+    "replacing",
+    "unfinished_path",
+]
 
 Write = Callable[[Prediction], None]
 """Adds one row."""
@@ -166,7 +174,7 @@ def json_array(file: IO[str], *, classes: Sequence[str], target: str) -> Iterato
 
     def write(prediction: Prediction) -> None:
         nonlocal separator
-        file.write(separator + _json_of(prediction, classes, target))
+        file.write(separator + _json_of(prediction, classes, target, ascii_only=not is_utf8(file)))
         separator = ",\n"
 
     try:
@@ -205,8 +213,14 @@ def _parquet(file: IO[bytes], *, classes: Sequence[str], target: str) -> Iterato
             flush()
 
 
-def _json_of(prediction: Prediction, classes: Sequence[str], target: str) -> str:
-    return json.dumps(to_row(prediction, classes, target), ensure_ascii=False)
+def _json_of(prediction: Prediction, classes: Sequence[str], target: str, *, ascii_only: bool = False) -> str:
+    return json.dumps(to_row(prediction, classes, target), ensure_ascii=ascii_only)
+
+
+def is_utf8(file: IO[str]) -> bool:
+    """Return whether a text file can hold any character, as files of this program do; terminals may not."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    return encoding.lower().replace("-", "") == "utf8"
 
 
 WRITERS: dict[str, Writer] = {

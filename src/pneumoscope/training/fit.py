@@ -216,6 +216,7 @@ class _Trainer:
             self._keep_score(row)
             self._save(optimizer, schedule, row)
             progress.message(row.line(self.recipe.epochs))
+            progress.update(row.epoch * batches, self.recipe.epochs * batches)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]

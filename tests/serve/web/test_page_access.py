@@ -28,7 +28,7 @@ def test_axe_finds_nothing_serious(open_page: Any) -> None:
     assert serious(page) == []
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
     assert serious(page) == []
-    page.get_by_role("button", name="Keys").click()
+    page.get_by_role("button", name="Keyboard help").click()
     assert serious(page) == []
 
 
@@ -46,7 +46,7 @@ def test_the_accessibility_tree_has_the_whole_prediction(open_page: Any) -> None
           - button "Save report"
           - button "Clear"
           - link /Model card/
-          - button "Keys"
+          - button "Keyboard help"
           - button /Theme/
         - main:
           - region "Worklist":
@@ -74,6 +74,8 @@ def test_the_accessibility_tree_has_the_whole_prediction(open_page: Any) -> None
             - heading "Prediction" [level=2]
             - region "Probabilities":
               - heading "Probability" [level=3]
+          - region "Details":
+            - heading "Details" [level=2]
             - paragraph:
               - combobox /Operating point/
         """

@@ -1,4 +1,4 @@
-"""HTML documents: the page with its styles and scripts, the model card, and the description of REST.
+"""HTML documents: the page with its styles, scripts and samples, the model card, the description of REST.
 
 All of it is in the package; nothing is loaded from other servers.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from markdown_it import MarkdownIt
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from pneumoscope.data.samples import read_samples, samples_folder
 from pneumoscope.model.bundle import Bundle
 
 __all__ = ["add_documents", "card_html", "interface_html"]
@@ -59,11 +61,17 @@ def add_documents(app: FastAPI, bundle: Bundle) -> None:
     page = _Revalidated(directory=STATIC, check_dir=False)
     app.mount("/static", page)
     app.mount("/pages", _Revalidated(directory=PAGES))
+    app.mount("/samples", _Revalidated(directory=samples_folder()))
+    samples = [asdict(sample) for sample in read_samples()]
     card = card_html(bundle.identity, bundle.card)
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return await page.get_response("index.html", request.scope)
+
+    @app.get("/samples", include_in_schema=False)
+    async def sample_table() -> JSONResponse:
+        return JSONResponse(samples)
 
     @app.get("/card", include_in_schema=False)
     async def model_card() -> HTMLResponse:

@@ -35,8 +35,10 @@ HEADERS = {
 }
 
 # The page contains nothing secret and must load to ask for the token. The URL of a heat map is secret itself.
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/favicon.ico"})
-OPEN_PREFIXES = ("/static/", "/pages/", "/v1/heatmaps/")
+OPEN_PATHS = frozenset(
+    {"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/samples", "/favicon.ico"}
+)
+OPEN_PREFIXES = ("/static/", "/pages/", "/samples/", "/v1/heatmaps/")
 
 # Sec-Fetch-Site of requests from this server's own page, or typed by a person (Fetch Metadata).
 OWN_SITES = frozenset({"same-origin", "none"})

@@ -13,6 +13,7 @@ import { listenForKeys } from "./keys.js";
 import { ImageList } from "./images.js";
 import { Reading } from "./reading.js";
 import { printReport, saveReport } from "./report.js";
+import { fetchSamples } from "./samples.js";
 import { Uploads } from "./uploads.js";
 import { imageWords, shownFindings } from "./words.js";
 import { Worklist } from "./worklist.js";
@@ -33,9 +34,12 @@ let chosen = null;
 let chosenByHand = false;
 let frame = 0;
 
-/** @param {File[]} files */
-function take(files) {
-  const added = images.add(files);
+/**
+ * @param {File[]} files
+ * @param {import("./samples.js").Sample[]} [samples]
+ */
+function take(files, samples = []) {
+  const added = images.add(files, samples);
   announce(`Reading ${imageWords(added.length)}.`);
   if (images.size === added.length) chosenByHand = false;
   if (!chosenByHand) chosen = added[0].id;
@@ -51,7 +55,13 @@ function choose(id, open) {
   chosen = id;
   chosenByHand = true;
   render();
-  if (open || narrow.matches) reading.focus();
+  if (narrow.matches) {
+    // The result stands above the image there, and the worklist below both.
+    byId("result").focus({ preventScroll: true });
+    byId("result").scrollIntoView({ block: "start" });
+  } else if (open) {
+    reading.focus();
+  }
 }
 
 /** @param {number} step */
@@ -113,6 +123,16 @@ function exportCsv() {
   announce(`Saved ${imageWords(predictions.length)}${left ? `; ${left} without a prediction left out` : ""}.`);
 }
 
+async function takeSamples() {
+  try {
+    const { files, samples } = await fetchSamples(api);
+    take(files, samples);
+  } catch (error) {
+    byId("samples-note").textContent = `The samples could not be loaded: ${error instanceof Error ? error.message : error}`;
+    announce(byId("samples-note").textContent ?? "");
+  }
+}
+
 /** Load the facts of the model; a server with access control asks for its token at this first call. */
 async function loadModel() {
   images.addEventListener("bundle", () => {
@@ -156,11 +176,12 @@ images.addEventListener("change", (event) => {
   frame ||= requestAnimationFrame(render);
 });
 announceResults(images);
-listenForImages(take);
+listenForImages((files) => take(files));
 onClick("clear", clear);
 onClick("export", exportCsv);
 onClick("print", () => printReport(images, worklist.sorted()));
 onClick("save", () => saveReport(images, worklist.sorted()));
+onClick("samples", takeSamples);
 onClick("keys", showKeys);
 listenForKeys({
   heat: () => reading.toggleHeat(),

@@ -13,6 +13,7 @@
  * @property {Prediction | null} prediction
  * @property {string} note why it waits or failed
  * @property {HTMLCanvasElement | null} thumbnail
+ * @property {import("./samples.js").Sample | null} sample what is known of an image that the server came with
  */
 
 /** Dispatches "change" with the ids that changed, and "bundle" when the model is known. */
@@ -44,12 +45,22 @@ export class ImageList extends EventTarget {
 
   /**
    * @param {File[]} files
+   * @param {import("./samples.js").Sample[]} [samples] what is known of each, for images that the server came with
    * @returns {XrayImage[]}
    */
-  add(files) {
-    const added = files.map((file) => {
+  add(files, samples = []) {
+    const added = files.map((file, index) => {
       /** @type {XrayImage} */
-      const image = { id: this._next++, file, name: file.name, stage: "reading", prediction: null, note: "", thumbnail: null };
+      const image = {
+        id: this._next++,
+        file,
+        name: file.name,
+        stage: "reading",
+        prediction: null,
+        note: "",
+        thumbnail: null,
+        sample: samples[index] ?? null,
+      };
       this._images.set(image.id, image);
       return image;
     });

@@ -47,6 +47,8 @@ export class Reading {
     if (count !== this._count) return; // another image was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
+    // On a narrow screen the frame has the aspect of the image.
+    if (canvas) this._frame.style.setProperty("--aspect", String(canvas.width / canvas.height));
     this._frame.setAttribute("aria-busy", String(image.stage === "reading"));
   }
 

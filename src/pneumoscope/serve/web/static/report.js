@@ -17,7 +17,7 @@ import {
   MARKS,
   notRuledOut,
   outcomeOf,
-  percent,
+  probabilityWords,
   pointWords,
   shownFindings,
 } from "./words.js";
@@ -101,7 +101,7 @@ function overview(images, sorted, when) {
       {},
       h("th", { scope: "row" }, image.name),
       h("td", {}, `${MARKS[outcome.tone]} ${outcome.short}`),
-      ...values.map((value) => h("td", {}, percent(value))),
+      ...values.map((value) => h("td", {}, probabilityWords(value))),
     );
   });
   const names = ["image", "prediction", findings?.target ?? "probability", ...classes];
@@ -189,7 +189,7 @@ function numbers(images, prediction) {
   return h(
     "section",
     {},
-    h("dl", {}, ...values.map(([name, value]) => h("div", {}, h("dt", {}, capital(name)), h("dd", {}, percent(value))))),
+    h("dl", {}, ...values.map(([name, value]) => h("div", {}, h("dt", {}, capital(name)), h("dd", {}, probabilityWords(value))))),
     h("p", {}, words.filter(Boolean).join(" ")),
   );
 }

@@ -8,7 +8,7 @@
  */
 
 import { byId, h } from "./dom.js";
-import { capital, factWords, MARKS, notRuledOut, outcomeOf, percent, pointWords, shownFindings } from "./words.js";
+import { capital, factWords, MARKS, notRuledOut, outcomeOf, probabilityWords, pointWords, shownFindings } from "./words.js";
 
 /** @typedef {{retry: (image: XrayImage) => void, remove: (image: XrayImage) => void}} Actions */
 
@@ -35,6 +35,11 @@ export function showResult(images, image, actions) {
         ? h("button", { type: "button", onclick: () => actions.retry(image) }, "Try again")
         : null,
       predicted ? likelihoods(prediction, images) : null,
+    ].filter((part) => part !== null),
+  );
+  byId("details-body").replaceChildren(
+    ...[
+      image.sample ? sampleFacts(image.sample) : null,
       predicted ? operatingPoints(prediction, images) : null,
       prediction?.facts ? facts(prediction, images) : null,
       h(
@@ -83,7 +88,7 @@ function bar(name, value, size, point) {
     threshold.style.left = `${point.threshold * 100}%`;
     track.append(threshold);
   }
-  return h("div", { class: `bar ${size}` }, h("dt", {}, capital(name)), h("dd", {}, h("b", {}, percent(value)), track));
+  return h("div", { class: `bar ${size}` }, h("dt", {}, capital(name)), h("dd", {}, h("b", {}, probabilityWords(value)), track));
 }
 
 /**
@@ -111,6 +116,18 @@ function operatingPoints(prediction, images) {
     h("label", { for: "operating-point" }, h("span", { class: "tick", "aria-hidden": "true" }), "Operating point "),
     choice,
     h("span", { class: "small" }, `${capital(pointWords(chosen))}.`),
+  );
+}
+
+/** @param {import("./samples.js").Sample} sample */
+function sampleFacts({ label, content, licence, attribution }) {
+  const origin = [...new Set([attribution, licence])].filter((words) => words && words !== "not recorded").join("; ");
+  return h(
+    "section",
+    { "aria-label": "Sample image", class: "sample" },
+    h("h3", {}, "Sample image"),
+    h("p", {}, "True label: ", h("b", {}, label), `. ${content}`),
+    origin ? h("p", { class: "small" }, origin) : null,
   );
 }
 

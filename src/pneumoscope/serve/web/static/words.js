@@ -23,38 +23,42 @@ export const TONES = ["suspected", "uncertain", "clear", "rejected", "failed", "
 /** A shape for each tone, so that colour is not the only difference. @type {Record<Tone, string>} */
 export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", rejected: "■", failed: "✕", reading: "○" };
 
-/** @type {Record<string, string>} */
+/**
+ * Why an image was not read or not predicted and what to do about it; cautions have nothing to do.
+ *
+ * @type {Record<string, [string, string]>}
+ */
 const REASONS = {
-  not_found: "file not found",
-  no_permission: "no permission to read the file",
-  empty_file: "empty file",
-  file_too_large: "file too large",
-  too_many_pixels: "too many pixels",
-  not_an_image: "not an image",
-  truncated: "file truncated",
-  corrupt: "damaged file",
-  unsupported_encoding: "encoding not supported",
-  no_pixels: "no image in the file",
-  multi_frame: "several frames",
-  not_a_chest_radiograph: "not a chest X-ray",
-  lateral_view: "lateral view",
-  too_small: "too small",
-  cropped: "cropped",
-  over_exposed: "over-exposed or blank",
-  under_exposed: "under-exposed or blank",
-  inverted: "inverted grayscale, corrected",
-  grey_levels_restored: "grey levels taken from the stored values",
-  body_part_mismatch: "header states another body part",
-  population_not_validated: "model not evaluated on this age or view",
-  reader_stopped: "reading was stopped",
+  not_found: ["file not found", "Choose it again"],
+  no_permission: ["no permission to read the file", "Copy it to a place where it may be read"],
+  empty_file: ["empty file", "Copy it again from its source"],
+  file_too_large: ["file too large", "Export it smaller"],
+  too_many_pixels: ["too many pixels", "Export it smaller"],
+  not_an_image: ["not an image", "Give a JPEG, PNG, TIFF, BMP or DICOM file"],
+  truncated: ["file truncated", "Copy it again from its source"],
+  corrupt: ["damaged file", "Copy it again from its source"],
+  unsupported_encoding: ["encoding not supported", "Export it as PNG or DICOM"],
+  no_pixels: ["no image in the file", "Export it again"],
+  multi_frame: ["several frames", "Export one image per file"],
+  reader_stopped: ["reading was stopped", "Export it smaller"],
+  not_a_chest_radiograph: ["not a chest X-ray", "Give a frontal chest X-ray"],
+  lateral_view: ["lateral view", "Give the frontal image"],
+  too_small: ["too small", "Give the original image"],
+  cropped: ["cropped", "Give the whole image"],
+  over_exposed: ["over-exposed or blank", "Give the original, or repeat the exposure"],
+  under_exposed: ["under-exposed or blank", "Give the original, or repeat the exposure"],
+  inverted: ["inverted grayscale, corrected", ""],
+  grey_levels_restored: ["grey levels taken from the stored values", ""],
+  body_part_mismatch: ["header states another body part", ""],
+  population_not_validated: ["model not evaluated on this age or view", ""],
 };
 
 /** @type {Record<string, string>} */
 const VIEWS = { PA: "PA (frontal)", AP: "AP (frontal)", LL: "lateral", other: "other" };
 
 /** @param {string} code */
-export function reasonWords(code) {
-  return REASONS[code] ?? code.replaceAll("_", " ");
+function reasonWords(code) {
+  return REASONS[code]?.[0] ?? code.replaceAll("_", " ");
 }
 
 /**
@@ -71,13 +75,15 @@ export function outcomeOf(image, prediction, bundle) {
   const { status, target, message } = prediction;
   if (status !== "ok") {
     const why = prediction.reasons.map(reasonWords).join(", ");
-    const title = [capital(status), why].filter(Boolean).join(": ");
-    return { tone: "rejected", short: title, title, detail: sentence(message) };
+    const short = [capital(status), why].filter(Boolean).join(": ");
+    const advice = prediction.reasons.map((code) => REASONS[code]?.[1]).find(Boolean);
+    const title = advice ? `${short}. ${advice}` : short;
+    return { tone: "rejected", short, title, detail: sentence(message) };
   }
   if (prediction.uncertain) return uncertainOutcome(prediction, bundle);
-  return prediction.decision === target
-    ? { tone: "suspected", short: "Suspected", title: capital(`${target} suspected`), detail: message }
-    : { tone: "clear", short: "Not detected", title: `No ${target} detected`, detail: message };
+  const suspected = prediction.decision === target;
+  const title = suspected ? capital(`${target} suspected`) : `No ${target} detected`;
+  return { tone: suspected ? "suspected" : "clear", short: title, title, detail: message };
 }
 
 /**
@@ -126,7 +132,7 @@ export function shownFindings({ classes, target }) {
  * @returns {string} a sentence to add to the description of an image; may be empty
  */
 export function likelihoodWords({ target, p_target }) {
-  return p_target === null ? "" : ` Probability of ${target} ${percent(p_target)}.`;
+  return p_target === null ? "" : ` Probability of ${target} ${probabilityWords(p_target)}.`;
 }
 
 /**
@@ -139,12 +145,22 @@ export function notRuledOut(prediction, hasSets) {
   return hasSets ? "No class is sufficiently probable: read this image with care." : "";
 }
 
-/** @param {number | null | undefined} probability */
-export function percent(probability) {
+/**
+ * A predicted probability in percent, which is never certain: not 0.0% and not 100.0%.
+ *
+ * @param {number | null | undefined} probability
+ */
+export function probabilityWords(probability) {
   if (probability === null || probability === undefined) return "–";
-  if (probability > 0 && probability < 0.001) return "<0.1%";
-  if (probability < 1 && probability > 0.999) return ">99.9%";
-  return `${(probability * 100).toFixed(1)}%`;
+  if (probability < 0.001) return "<0.1%";
+  if (probability > 0.999) return ">99.9%";
+  return percent(probability);
+}
+
+/** @param {number} share */
+function percent(share) {
+  const extreme = (share > 0 && share < 0.001) || (share > 0.999 && share < 1);
+  return `${(share * 100).toFixed(extreme ? 3 : 1)}%`;
 }
 
 /** @param {OperatingPoint} point */

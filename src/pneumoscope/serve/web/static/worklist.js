@@ -14,7 +14,7 @@
  */
 
 import { byId, h } from "./dom.js";
-import { capital, countWords, imageWords, MARKS, outcomeOf, percent, shownFindings, TONES } from "./words.js";
+import { capital, countWords, imageWords, MARKS, outcomeOf, probabilityWords, shownFindings, TONES } from "./words.js";
 
 const MOST_CLASSES = 3; // columns of classes; more do not fit, and the panel beside the image shows them all
 
@@ -210,7 +210,7 @@ export class Worklist {
     );
     const { prediction } = image;
     this._columns.slice(FIXED.length).forEach(({ probability }, index) => {
-      numbers[index].textContent = prediction && probability ? percent(probability(prediction)) : "";
+      numbers[index].textContent = prediction && probability ? probabilityWords(probability(prediction)) : "";
     });
   }
 
