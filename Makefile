@@ -40,7 +40,7 @@ ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
 NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
 SHIPPED := src/pneumoscope/bundles/default
 
-.PHONY: help setup demo test check docs tutorial bundle clean
+.PHONY: help setup demo test check docs screenshots tutorial bundle clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
+	@echo 'make screenshots  images of the documentation, from the running program; EVALUATED=folder of an evaluation'
 	@echo 'make tutorial run the walkthrough notebook and all commands of README and tutorial, and write their output'
 	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder NOT_CHEST=folder'
 	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
@@ -125,6 +126,9 @@ check: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
+
+screenshots: $(INSTALLED)
+	$(BIN)/python benchmarks/screenshots.py $(if $(EVALUATED),--evaluated '$(EVALUATED)')
 
 tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_page.py

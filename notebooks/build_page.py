@@ -53,7 +53,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": commands, "COLUMNS": "110"}
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(place)}}
+        notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(place)}}
     )
     try:
         client.execute(env=environment)

@@ -140,7 +140,7 @@ def test_the_rest_interface_and_the_page_name_the_classes(place: Path) -> None:
         with watched_pages(browser, site) as open_page:
             page = open_page()
             give(page, file)
-            result = page.locator(".result").inner_text().lower()
+            result = page.locator(".side").inner_text().lower()
         browser.close()
     for word in ("infiltrate", "lobar", "diffuse"):
         assert word in result

@@ -50,9 +50,9 @@ def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None
     run = notebook()
     short = [cell for cell in run.cells if cell.source.startswith("!pneumoscope train ")]
     assert [cell.id for cell in short] == ["train"]
-    short[0].source += " --epochs 2 --limit 16"
+    short[0].source += " --epochs 2 --limit 40"
     builder.execute(run, tmp_path)
-    short[0].source = short[0].source.removesuffix(" --epochs 2 --limit 16")
+    short[0].source = short[0].source.removesuffix(" --epochs 2 --limit 40")
     text, images = builder.render(run)
     assert IMAGE.findall(PAGE) == list(images), FIX
     assert without_outputs(text) == without_outputs(PAGE)

@@ -57,7 +57,7 @@ def test_commands_subcommands_and_options_complete():
     assert set(completed("pneumoscope ")) == set(cli.COMMANDS)
     assert completed("pneumoscope cross") == ["cross-validate"]
     assert completed("pneumoscope --quiet cross") == ["cross-validate"]
-    assert set(completed("pneumoscope data ")) == {"fetch", "phantom", "audit", "split", "summary"}
+    assert set(completed("pneumoscope data ")) == {"fetch", "phantom", "audit", "split", "join", "summary"}
     assert "--operating-point" in completed("pneumoscope predict --")
     assert {"--quiet", "--verbose", "--debug"} <= set(completed("pneumoscope data audit --"))
     assert completed("pneumoscope predict --method ") == ["cam", "occlusion"]

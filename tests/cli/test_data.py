@@ -145,10 +145,10 @@ def test_fetch_from_a_local_archive(tmp_path, monkeypatch, phantoms):
 
 
 def test_table_on_a_terminal(phantoms, monkeypatch, capsys):
-    from pneumoscope.cli import data
+    from pneumoscope.cli import data_output
 
-    monkeypatch.setattr(data.sys.stdout, "isatty", lambda: True, raising=False)
-    data._table("Balance", ("split", "n"), [("train", "3"), ("[red]", "4")])
+    monkeypatch.setattr(data_output.sys.stdout, "isatty", lambda: True, raising=False)
+    data_output._table("Balance", ("split", "n"), [("train", "3"), ("[red]", "4")])
     text = capsys.readouterr().out
     assert "Balance" in text
     assert "[red]" in text

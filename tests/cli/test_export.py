@@ -59,7 +59,7 @@ def test_a_folder_with_a_bundle_is_not_written_over(export, run_folder):
 
 @pytest.mark.skipif(find_spec("keras") is None, reason="needs the extra [keras]")
 def test_a_run_becomes_a_keras_file(export, run_folder, tmp_path):
-    code, out, err = export(run_folder, "--out", tmp_path / "model.h5", "--to", "keras")
+    code, out, err = export(run_folder, "--out", tmp_path / "model.h5", "--to", "keras", "--quiet")
     assert (code, err) == (0, "")
     assert (tmp_path / "model.h5").read_bytes().startswith(b"\x89HDF")
     assert float(out.rsplit(" ", 1)[1]) < 1e-3

@@ -90,6 +90,9 @@ def test_phantom_split_summary_and_audit(call, tmp_path):
     assert summary == {name: summary[name] for name in made if name != "manifest"}
     assert summary["fingerprint"] == made["fingerprint"]
     assert call("data", "audit", tmp_path / "split.csv")["leaks"] is False
+    joined = call("data", "join", f"a={tmp_path / 'split.csv'}", "--out", tmp_path / "all" / "joined.csv")
+    assert joined["manifest"] == str(tmp_path / "all" / "joined.csv")
+    assert joined["splits"] == made["splits"]
 
 
 def test_fetch(call, tmp_path):

@@ -13,7 +13,7 @@ from pneumoscope import cli
 from pneumoscope.cli import main
 from pneumoscope.cli.options import shown
 
-SUBCOMMANDS = ("fetch", "phantom", "audit", "split", "summary")
+SUBCOMMANDS = ("fetch", "phantom", "audit", "split", "join", "summary")
 COMMANDS = [[name] for name in cli.COMMANDS] + [["data", name] for name in SUBCOMMANDS]
 
 

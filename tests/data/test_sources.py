@@ -223,7 +223,8 @@ def test_fetch_kermany_downloads_unpacks_and_lists(server, tmp_path, kermany_zip
     progress = Recorder()
     manifest = fetch("kermany", tmp_path / "out", base_url=server.url, progress=progress)
     assert len(manifest) == 18
-    assert list(progress.steps) == ["downloading", "unpacking", "hashing files"]
+    steps = ["downloading", "unpacking", "listing files", "hashing files", "reading headers"]
+    assert list(progress.steps) == steps
     assert progress.steps["unpacking"] == progress.steps["hashing files"] == (18, 18)
     assert manifest.description.population.ages == (1, 5)
     assert manifest.description.licence == "CC BY 4.0"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -117,8 +117,10 @@ def test_worst_mistakes_are_the_furthest_from_the_threshold():
 
 def test_attributes_of_the_records_stay_with_the_scores():
     records = [Row("a", "normal", age=4.0, sex="F", view="AP"), Row("b", "viral", age=70.5)]
-    scored, _ = scored_set([three("a", 0.7, 0.2, 0.1), three("b", 0.1, 0.3, 0.6)], records, THREE, TARGET)
+    adult = replace(three("b", 0.1, 0.3, 0.6), population="adults")
+    scored, _ = scored_set([three("a", 0.7, 0.2, 0.1), adult], records, THREE, TARGET)
     assert scored.attributes == {
+        "population": ("", "adults"),
         "view": ("AP", ""), "age": ("1 to 5 years", "65 years or more"), "sex": ("F", ""),
     }  # fmt: skip
     assert scored.select(scored.is_positive).attributes["age"] == ("65 years or more",)

@@ -1,32 +1,27 @@
-"""`pneumoscope data`: download, generate, audit, split and summarise data sets."""
+"""`pneumoscope data`: download, generate, audit, split, join and summarise data sets."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
-from collections.abc import Sequence, Set
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoscope.cli.common import SOME_LEFT_OUT, check_output, note, one_opencv_thread, print_json
+from pneumoscope.cli.data_output import left_out_row, set_facts, show_audit, show_balance, show_summary
 from pneumoscope.cli.progress import show_progress
-from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
-    from pneumoscope.data.audit import AuditReport
     from pneumoscope.data.manifest import Manifest
-    from pneumoscope.domain import DatasetDescription
     from pneumoscope.parallel import Progress
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Download, generate, audit, split and summarise data sets.", no_args_is_help=True)
+app = typer.Typer(help="Download, generate, audit, split, join and summarise data sets.", no_args_is_help=True)
 
 
 class SetName(StrEnum):
@@ -84,7 +79,7 @@ def fetch(
     with show_progress(keep=False) as progress:
         manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=progress)
     if as_json:
-        print_json({"manifest": str(out / "manifest.csv"), **_facts(manifest)})
+        print_json({"manifest": str(out / "manifest.csv"), **set_facts(manifest)})
         return
     typer.echo(f"{len(manifest)} images in {out}; manifest in {out / 'manifest.csv'}")
     source = sources.describe(name.value, size)
@@ -109,7 +104,7 @@ def phantom(
     with show_progress(keep=False) as progress:
         manifest = write_phantoms(out, n=n, seed=seed, size=size, progress=progress)
     if as_json:
-        print_json(_facts(manifest))
+        print_json(set_facts(manifest))
         return
     patients = len({record.patient_id for record in manifest})
     typer.echo(f"{len(manifest)} phantoms of {patients} patients in {out}")
@@ -143,7 +138,7 @@ def audit(
     if as_json:
         print_json(json.loads(found.to_json()))
     else:
-        _show_audit(found, said={one.path for one in manifest.left_out})
+        show_audit(found, said={one.path for one in manifest.left_out})
     raise typer.Exit(SOME_LEFT_OUT if found.leaks or found.unreadable else 0)
 
 
@@ -175,7 +170,7 @@ def split(
     shares = _fractions(fractions)
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
-        left_out = [_left_out(one.path, one.reason.value, one.detail) for one in manifest.left_out]
+        left_out = [left_out_row(one.path, one.reason.value, one.detail) for one in manifest.left_out]
         if method is Method.RANDOM:
             result = divide(manifest, fractions=shares, seed=seed, method="random")
         else:
@@ -183,14 +178,14 @@ def split(
             found = inspect(manifest, near_distance=near, progress=progress)
             for problem in found.unreadable:
                 progress.message(f"left out: {problem.path}: {problem.detail}")
-                left_out.append(_left_out(problem.path, problem.reason, problem.detail))
+                left_out.append(left_out_row(problem.path, problem.reason, problem.detail))
             found = found.readable()
             result = divide(found.manifest, fractions=shares, seed=seed, duplicates=found.groups)
     result.write(out)
     if as_json:
-        print_json({"manifest": str(out), **_facts(result), "left_out": left_out})
+        print_json({"manifest": str(out), **set_facts(result), "left_out": left_out})
     else:
-        _show_balance(result)
+        show_balance(result)
         note(f"manifest in {out}")
     raise typer.Exit(SOME_LEFT_OUT if left_out else 0)
 
@@ -207,6 +202,7 @@ def join_sets(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Manifest to write, .csv or .parquet, in its own folder.")
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Join data sets that are split already, so that no patient is on two sides."""
     from pneumoscope.data.description import write_description
@@ -217,12 +213,16 @@ def join_sets(
     check_output(out, list(files))
     given = [text.rpartition("=") for text in sets]
     prefixes = {number: f"{name}-" for number, (name, _, _) in enumerate(given) if name}
-    joined = join([load(path) for path in files], prefixes)
+    with show_progress(keep=False) as progress:
+        joined = join([load(path, progress=progress) for path in files], prefixes)
     joined.write(out)
     if joined.description is not None and joined.description.name:
         write_description(out.parent, joined.description)
-    _show_balance(joined)
-    typer.echo(f"manifest in {out}", err=True)
+    if as_json:
+        print_json({"manifest": str(out), **set_facts(joined)})
+        return
+    show_balance(joined)
+    note(f"manifest in {out}")
 
 
 @app.command()
@@ -235,24 +235,12 @@ def summary(
     """
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
-    facts = _facts(manifest)
+    facts = set_facts(manifest)
     if as_json:
         print_json(facts)
     else:
-        _show_summary(manifest, facts)
+        show_summary(manifest, facts)
     raise typer.Exit(SOME_LEFT_OUT if manifest.left_out else 0)
-
-
-def _show_summary(manifest: Manifest, facts: dict[str, Any]) -> None:
-    rows = list(_description(manifest.description).items())
-    if rows:
-        _table("Description", ("stated", "value"), rows)
-    else:
-        typer.echo("no description: dataset.yaml beside the images may state population, labels and licence")
-    _show_balance(manifest)
-    sources = facts["sources"]
-    _table("Sources", ("source", "images"), [(name, str(number)) for name, number in sources.items()])
-    typer.echo(f"fingerprint {facts['fingerprint']}")
 
 
 def _files_read(path: Path, labels: Path | None, patients: Path | None) -> list[Path | None]:
@@ -268,23 +256,6 @@ def _load(path: Path, labels: Path | None, patients: Path | None, progress: Prog
     if path.is_file():
         raise typer.BadParameter(f"{path} states labels and patients itself; give them for a folder only")
     return scan(path, labels_csv=labels, patients_csv=patients, progress=progress)
-
-
-def _description(description: DatasetDescription | None) -> dict[str, str]:
-    """Return what a data set states about itself, without what it does not state."""
-    if description is None:
-        return {}
-    population = description.population
-    stated = population.name != ANY_POPULATION or population.ages != (None, None) or bool(population.views)
-    facts = {
-        "name": description.name,
-        "population": population.describe() if stated else "",
-        "hospital": description.hospital,
-        "labels": description.label_source,
-        "licence": description.licence,
-        "citation": description.citation,
-    }
-    return {name: value for name, value in facts.items() if value}
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
@@ -303,102 +274,3 @@ def _write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    by_split: dict[str, Counter[str]] = {}
-    patients: dict[str, set[str]] = {}
-    for record in manifest:
-        part = record.split or "unsplit"
-        by_split.setdefault(part, Counter())[record.label] += 1
-        patients.setdefault(part, set()).add(record.patient_id)
-    return {
-        "root": str(manifest.root),
-        "description": _description(manifest.description),
-        "images": len(manifest),
-        "patients": len({record.patient_id for record in manifest}),
-        "labels": dict(sorted(Counter(record.label for record in manifest).items())),
-        "splits": {
-            side: {
-                "images": count.total(),
-                "patients": len(patients[side]),
-                "labels": dict(sorted(count.items())),
-            }
-            for side, count in sorted(by_split.items(), key=lambda pair: _side_order(pair[0]))
-        },
-        "sources": dict(sorted(Counter(record.source for record in manifest).items())),
-        "left_out": [_left_out(one.path, one.reason.value, one.detail) for one in manifest.left_out],
-        "fingerprint": manifest.fingerprint(),
-    }
-
-
-def _left_out(path: str, reason: str, detail: str) -> dict[str, str]:
-    return {"path": path, "reason": reason, "detail": detail}
-
-
-def _side_order(side: str) -> int:
-    return ("train", "val", "test", "unsplit").index(side)
-
-
-def _show_balance(manifest: Manifest) -> None:
-    facts = _facts(manifest)
-    labels = list(facts["labels"])
-    rows = [
-        (side, str(part["patients"]), str(part["images"]), *(str(part["labels"].get(x, 0)) for x in labels))
-        for side, part in facts["splits"].items()
-    ]
-    if len(rows) > 1:
-        totals = (str(facts["labels"][label]) for label in labels)
-        rows.append(("all", str(facts["patients"]), str(facts["images"]), *totals))
-    _table("Balance", ("split", "patients", "images", *labels), rows)
-
-
-def _show_audit(found: AuditReport, *, said: Set[str]) -> None:
-    labels = sorted({label for counts in found.balance.values() for label in counts})
-    rows = [
-        (side, str(found.patients_by_split[side]), *(str(counts.get(label, 0)) for label in labels))
-        for side, counts in found.balance.items()
-    ]
-    _table("Balance", ("split", "patients", *labels), rows)
-    _table("Findings", ("looked for", "found", "for example"), found.rows())
-    size = found.sizes
-    typer.echo(
-        f"{found.images} images of {found.patients} patients, width {size['width_min']} to "
-        f"{size['width_max']}, height {size['height_min']} to {size['height_max']}"
-    )
-    for problem in found.unreadable:
-        if problem.path not in said:
-            note(f"unreadable: {problem.path}: {problem.detail}")
-    if found.leaks:
-        typer.echo(
-            "LEAK: test results on this split would be too good; make a new one: `pneumoscope data split`"
-        )
-    elif set(found.balance) == {"unsplit"}:
-        typer.echo("no split yet: `pneumoscope data split` makes one")
-    else:
-        typer.echo("no leak found")
-
-
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for patients, tab-separated lines for programs."""
-    if not sys.stdout.isatty():
-        for row in (header, *rows):
-            typer.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        table.add_column(
-            escape(name), justify="right" if rows and _is_number_column(header, rows, name) else "left"
-        )
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
-
-
-def _is_number_column(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> bool:
-    at = header.index(name)
-    return all(row[at].isdigit() for row in rows)

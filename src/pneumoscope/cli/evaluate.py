@@ -70,11 +70,13 @@ def evaluate(
     if images is not None and not robustness:
         raise typer.BadParameter("--images goes with --robustness")
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.evaluation import bundles
 
     make_folder(out)
     one_opencv_thread()
     with show_progress(keep=False) as progress:
+        progress.step("loading the libraries")
+        from pneumoscope.evaluation import bundles
+
         evaluation = bundles.evaluate(
             data,
             out,

@@ -31,11 +31,13 @@ def recalibrate(
     The results before and after are cross-fitted by patient: no image is evaluated with a fit on itself.
     """
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.evaluation import recalibration
-    from pneumoscope.evaluation.tables import comparison_rows
 
     one_opencv_thread()
     with show_progress(keep=False) as progress:
+        progress.step("loading the libraries")
+        from pneumoscope.evaluation import recalibration
+        from pneumoscope.evaluation.tables import comparison_rows
+
         done = recalibration.recalibrate(
             bundle, data, out, method=method, copies=copies, n_boot=resamples, progress=progress
         )

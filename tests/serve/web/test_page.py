@@ -134,7 +134,9 @@ def test_a_broken_file_is_reported_and_does_not_stop_the_others(open_page: Any) 
     expect(page.locator(".result .file-name")).to_have_text(hostile)
     expect(page.locator("#counts")).to_contain_text("1 not predicted")
     page.locator("#rows").get_by_role("button", name="broken.jpeg").click()
-    expect(page.locator(".outcome")).to_have_text("■Unreadable: file truncated. Copy it again from its source")
+    expect(page.locator(".outcome")).to_have_text(
+        "■Unreadable: file truncated. Copy it again from its source"
+    )
     expect(page.locator(".detail")).not_to_be_empty()
     expect(page.locator("#nothing")).to_have_text("There is no image to show.")
     expect(page.get_by_role("button", name="Heat map")).to_be_disabled()
@@ -150,7 +152,9 @@ def test_a_photograph_is_not_evaluated(open_page: Any, shared_data: Path) -> Non
         page = open_page(address=address)
         give(page, *(upload(path.name, path.read_bytes()) for path in photographs))
         expect(page.locator("#rows tr[data-tone=rejected]")).to_have_count(2)
-        expect(page.locator(".outcome")).to_contain_text("Rejected: not a chest X-ray. Give a frontal chest X-ray")
+        expect(page.locator(".outcome")).to_contain_text(
+            "Rejected: not a chest X-ray. Give a frontal chest X-ray"
+        )
         expect(page.locator(".detail")).to_contain_text("give a frontal chest X-ray")
         expect(page.locator(".bars")).to_have_count(0)
 

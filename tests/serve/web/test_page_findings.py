@@ -119,7 +119,7 @@ def test_each_population_has_its_own_thresholds(open_page: Any) -> None:
     expect(page.locator(".outcome")).to_contain_text("No pneumonia detected")
     page.get_by_label("Operating point").select_option("low")
     expect(page.locator(".point")).to_contain_text("Suspected at 100.0% or more")
-    expect(page.locator(".result")).to_contain_text("Thresholds for the population: elderly")
+    expect(page.locator(".side")).to_contain_text("Thresholds for the population: elderly")
 
 
 def test_an_uncertain_prediction_is_shown_as_such_whatever_the_decision(open_page: Any) -> None:
@@ -134,7 +134,7 @@ def test_an_uncertain_prediction_is_shown_as_such_whatever_the_decision(open_pag
     page.route("**/v1/predictions*", doubt)
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_contain_text("Uncertain: normal and pneumonia are both possible")
-    expect(page.locator(".result")).to_contain_text("Not ruled out: normal, viral.")
+    expect(page.locator(".side")).to_contain_text("Not ruled out: normal, viral.")
     expect(page.locator(".detail")).to_contain_text("reaches the operating point")
     page.get_by_label("Operating point").select_option("high")
     expect(page.locator(".detail")).to_contain_text("is below the operating point")
@@ -160,4 +160,4 @@ def test_an_image_without_a_probable_class_is_uncertain_too(open_page: Any) -> N
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_contain_text("Uncertain: no class is sufficiently probable")
-    expect(page.locator(".result")).to_contain_text("No class is sufficiently probable")
+    expect(page.locator(".side")).to_contain_text("No class is sufficiently probable")

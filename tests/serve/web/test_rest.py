@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from pneumoscope.data.samples import read_samples, samples_folder
 from pneumoscope.serve.web.guard import CONTENT_SECURITY_POLICY
 from web_server import running_server
 
@@ -187,7 +188,24 @@ def test_with_the_token(guarded, png):
     assert httpx.get(guarded.url + url).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card"])
+def test_samples_are_listed_and_sent_as_they_are(client):
+    listed = client.get("/samples").json()
+    assert [one["path"] for one in listed] == [sample.path for sample in read_samples()]
+    assert {"label", "content", "source", "licence", "attribution"} <= set(listed[0])
+    for one in listed:
+        response = client.get(f"/samples/{one['path']}")
+        assert response.content == (samples_folder() / one["path"]).read_bytes()
+    for path in (
+        "/samples/../recipes/default.yaml",
+        "/samples/%2e%2e/recipes/default.yaml",
+        "/samples/gone.png",
+    ):
+        assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/readyz", "/docs", "/openapi.json", "/card", "/samples", "/samples/hand.jpeg"]
+)
 def test_what_the_page_needs_to_ask_for_the_token_is_open(guarded, path):
     assert httpx.get(guarded.url + path).status_code == 200
 

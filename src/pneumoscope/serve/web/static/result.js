@@ -121,7 +121,8 @@ function operatingPoints(prediction, images) {
 
 /** @param {import("./samples.js").Sample} sample */
 function sampleFacts({ label, content, licence, attribution }) {
-  const origin = [...new Set([attribution, licence])].filter((words) => words && words !== "not recorded").join("; ");
+  const parts = attribution.includes(licence) ? [attribution] : [attribution, licence];
+  const origin = parts.filter((words) => words && words !== "not recorded").join("; ");
   return h(
     "section",
     { "aria-label": "Sample image", class: "sample" },
