@@ -3,7 +3,8 @@
 python benchmarks/results_table.py runs/vgg16 runs/custom-cnn ...
 
 Results of the given runs are kept in `published/measured.csv` beside this file, so that the pages can be
-written again without them: a run of the same recipe, split, seed, size and epochs replaces an earlier one.
+written again without them: a run of the same recipe, data, split, seed, size and epochs replaces an earlier
+one.
 Written are the parts between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of README, `docs/results.md`
 and `docs/explanation/experiments.md`, and the plot for the light and the dark theme of the pages.
 """
@@ -32,8 +33,8 @@ FOLDER = Path(__file__).with_name("published")
 MEASURED, CLAIMS = FOLDER / "measured.csv", FOLDER / "claims.csv"
 PLOT = "results-published-{theme}.svg"  # in docs; one of each theme
 
-KEY = ("recipe", "split", "seed", "size", "epochs")
-FACTS = ("recipe", "split", "seed", "classes", "size", "epochs", "minutes", "cpus")
+KEY = ("recipe", "data", "split", "seed", "size", "epochs")
+FACTS = ("recipe", "data", "split", "seed", "classes", "size", "epochs", "minutes", "cpus")
 METRICS = {
     "accuracy_classes": "accuracy, all classes",
     "accuracy_target": "accuracy, pneumonia",
@@ -41,14 +42,15 @@ METRICS = {
     "f1": "F1, pneumonia",
     "subtypes_auroc": "bacterial against viral, AUROC",
 }
+DEMONSTRATION = "transfer"  # the recipe of `make demo`
 SPLITS = {"patient": "split by patient", "random": "split at random"}
 NONE = "–"
 
 Row = dict[str, str]
-# Ink, muted, claim, patient, random: the last two differ in lightness too.
+# Background, ink, muted, patient, random: the last two differ in lightness too.
 THEMES = {
-    "light": ("#1f2a33", "#66727d", "#1f2a33", "#0a6b5e", "#dd7a2f"),
-    "dark": ("#e2e4e9", "#9aa4ad", "#e2e4e9", "#4fc3b0", "#f0a060"),
+    "light": ("#ffffff", "#1f2a33", "#66727d", "#0a6b5e", "#dd7a2f"),
+    "dark": ("#1e2129", "#e2e4e9", "#9aa4ad", "#4fc3b0", "#f0a060"),
 }
 
 
@@ -79,6 +81,7 @@ def pages(rows: Sequence[Row], claims: Sequence[Row], manifest: BundleManifest) 
         "docs/results.md": {
             "shipped": shipped_table(manifest),
             "published": published_table(rows, claims),
+            "demonstration": demonstration_table(rows),
         },
         "docs/explanation/experiments.md": {"runs": all_runs(rows), "claims": claims_table(claims)},
     }
@@ -109,6 +112,7 @@ def measured(run: Path) -> Row:
         history = list(csv.DictReader(file))
     row = {
         "recipe": recipe["name"],
+        "data": metrics["evaluated_on"].partition(", test split")[0],
         "split": recipe["split"]["method"],
         "seed": str(recipe["seed"]),
         "classes": str(len(recipe["classes"])),
@@ -167,12 +171,13 @@ def with_interval(row: Row | None, metric: str) -> str:
 
 def all_runs(rows: Sequence[Row]) -> str:
     """Return the table of every run."""
-    columns = ["recipe", "classes", "input", "split", "seed", "epochs", "training", *METRICS.values()]
+    columns = ["recipe", "data", "classes", "input", "split", "seed", "epochs", "training"]
     return table(
-        columns,
+        [*columns, *METRICS.values()],
         [
             [
                 row["recipe"],
+                row["data"],
                 row["classes"],
                 f"{row['size']} px",
                 row["split"],
@@ -241,21 +246,36 @@ def published_table(rows: Sequence[Row], claims: Sequence[Row]) -> str:
     return table([*columns, "run"], cells)
 
 
+def demonstration_table(rows: Sequence[Row]) -> str:
+    """Return what the recipe of `make demo` reached on each set of images."""
+    shown = [METRICS[metric] for metric in ("auroc", "accuracy_target", "accuracy_classes")]
+    cells = [
+        [
+            row["data"],
+            *(with_interval(row, metric) for metric in ("auroc", "accuracy_target", "accuracy_classes")),
+            how_run({row["split"]: row}),
+        ]
+        for row in rows
+        if row["recipe"] == DEMONSTRATION
+    ]
+    return table(["images", *shown, "run"], cells)
+
+
 def draw(rows: Sequence[Row], claims: Sequence[Row], path: Path, theme: str) -> None:
     """Draw accuracy as claimed and as measured with either split, one line for each recipe and seed."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    ink, muted, claimed, *colours = THEMES[theme]
+    background, ink, muted, *colours = THEMES[theme]
     pairs = side_by_side(rows, claims)
     figure = Figure(figsize=(7.2, 0.9 + 0.5 * len(pairs)), layout="constrained")
-    figure.patch.set_alpha(0)
+    figure.set_facecolor(background)
     axes = figure.subplots()
     axes.patch.set_alpha(0)
     for line, (claim, _, runs) in enumerate(pairs):
         if claim["accuracy"]:
             axes.plot(
-                float(claim["accuracy"]), line, "D", color=claimed, mfc="none", ms=8, label="published claim"
+                float(claim["accuracy"]), line, "D", color=ink, mfc="none", ms=8, label="published claim"
             )
         for (split, row), colour, marker, offset in zip(
             runs.items(), colours, "os", (-0.13, 0.13), strict=True

@@ -20,14 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_page import screen
-from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 TUTORIAL = REPOSITORY / "docs" / "tutorial"
 PAGES = (REPOSITORY / "README.md", *sorted(set(TUTORIAL.glob("*.md")) - {TUTORIAL / "walkthrough.md"}))
-# The image on the first screen of README and documentation, as the demonstration draws it.
-HEAT_MAP = Path("pneumoscope-demo", "heatmaps", "bacterial.heatmap.png")
-HEAT_MAP_SHOWN = TUTORIAL / "demo-bacterial.jpg"
 
 COLUMNS = 110
 TIMEOUT = 280  # seconds for one command
@@ -164,16 +160,13 @@ def with_outputs(page: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Write the outputs of every page, and the heat map of the first screen."""
+    """Write the outputs of every page."""
     for path in PAGES:
         page = path.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             prepare(folder)
             path.write_text(with_outputs(page, folder), encoding="utf-8")
-            if (folder / HEAT_MAP).is_file():
-                with Image.open(folder / HEAT_MAP) as image:
-                    image.save(HEAT_MAP_SHOWN, quality=90, subsampling=0)
         print(f"{path.relative_to(REPOSITORY)}: {len(examples(page))} outputs")
 
 

@@ -143,6 +143,29 @@ def test_a_terminal_gets_a_table_and_a_bar(predict, folder, monkeypatch):
     assert "\t" not in out
 
 
+def test_a_terminal_gets_each_reason_once_with_its_images(predict, folder, monkeypatch):
+    for name in ("bad", "worse", "worst", "lost"):
+        (folder / f"{name}.png").write_bytes(b"")
+    plain = predict(folder)[2].splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    code, _, err = predict(folder)
+    assert code == 3
+    assert len(plain) == 4
+    message = plain[0].partition(": ")[2].partition(" [")[0]
+    assert err.count(message) == 1
+    assert "bad.png, lost.png, worse.png and 1 more" in err
+    assert str(folder) not in err
+
+
+def test_a_table_on_a_terminal_has_the_folder_once(predict, folder, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = predict(folder)
+    assert out.count(str(folder)) == 1
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["0.png", "1.png", "2.png", "3.png"]
+
+
 def test_the_bar_changes_no_result(predict, folder, monkeypatch):
     for number in range(30):
         write_image(folder / f"more-{number:02}.png", seed=number)

@@ -49,7 +49,7 @@ COMMANDS: dict[str, Command] = {
         "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's probabilities and thresholds to a site."
     ),
     "data": Command(
-        "pneumoscope.cli.data", "app", "Download, generate, audit, split, join and summarise data sets."
+        "pneumoscope.cli.data", "app", "Download, draw, audit, split, join and summarise data sets."
     ),
     "export": Command("pneumoscope.cli.export", "export", "Write a trained run as a bundle or a Keras file."),
     "serve": Command("pneumoscope.cli.serve", "serve", "Serve the web page and the REST interface."),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Download, generate, audit, split, join and summarise data sets.", no_args_is_help=True)
+app = typer.Typer(help="Download, draw, audit, split, join and summarise data sets.", no_args_is_help=True)
 
 
 class SetName(StrEnum):

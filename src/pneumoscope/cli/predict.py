@@ -110,12 +110,11 @@ def predict(
     on_terminal = sys.stdout.isatty()
     # Rows on the terminal show the progress themselves, and a bar among them would break their lines.
     after = math.inf if as_json and on_terminal else 0.0 if method == "occlusion" else SHOWN_AFTER
-    table = on_terminal and sys.stderr.isatty() and out is None and not as_json
     tally: Counter[str] = Counter()
     with ExitStack() as stack:
         stack.enter_context(stops_on_sigterm())
         progress = stack.enter_context(show_progress(keep=False, after=after))
-        explain = stack.enter_context(open_notes(progress, grouped=table))
+        explain = stack.enter_context(open_notes(progress, grouped=sys.stderr.isatty()))
         show = stack.enter_context(open_rows(out, predictor.bundle.manifest, as_json=as_json))
         draw = stack.enter_context(open_images(heatmaps, report, predictor, operating_point, population))
         for one in _results(predictor, _given(paths), progress, method=method if explained else None):

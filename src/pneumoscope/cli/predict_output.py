@@ -121,7 +121,7 @@ def open_notes(progress: Progress, *, grouped: bool) -> Iterator[Callable[[Predi
     progress : Progress
         Receives the lines.
     grouped : bool
-        For a table on the same terminal, which has the names and the reasons.
+        For a terminal, where whole paths would fill the screen; the rows have them.
     """
     names: defaultdict[str, list[str]] = defaultdict(list)
     counts: defaultdict[str, int] = defaultdict(int)
@@ -137,9 +137,11 @@ def open_notes(progress: Progress, *, grouped: bool) -> Iterator[Callable[[Predi
         if len(names[prediction.message]) < NAMES_IN_A_NOTE:
             names[prediction.message].append(prediction.path)
 
-    yield add
-    if counts:
-        _print_notes(names, counts)
+    try:
+        yield add
+    finally:  # an interrupted run says what it has seen
+        if counts:
+            _print_notes(names, counts)
 
 
 def _print_notes(names: dict[str, list[str]], counts: dict[str, int]) -> None:
