@@ -80,7 +80,8 @@ def test_the_glossary_names_words() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_documentation(name: str) -> None:
-    assert hits(name, (REPOSITORY / name).read_text(encoding="utf-8")) == []
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert hits(name, re.sub("</?picture>", "", text)) == [], "but for the element of HTML"
 
 
 def _sentences(tree: ast.Module) -> Iterator[str]:

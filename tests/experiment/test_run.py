@@ -134,7 +134,8 @@ def test_what_another_person_needs_to_run_it_again_is_written(run, lungs):
 def test_progress_is_reported(run):
     _, _, _, progress = run
     steps = progress.steps
-    assert steps[:2] == ["reading training images", "reading validation images"]
+    read = ["building the network", "reading training images", "reading validation images"]
+    assert steps[:3] == read
     assert steps.index("training") < steps.index("exporting") < steps.index("evaluating on test patients")
     assert progress.epochs == [(1, 2), (2, 2)]
 
