@@ -16,28 +16,42 @@ import numpy.typing as npt
 from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import CAUTIONS, DataError
+from pneumoscope.report.canvas import (
+    ALARM,
+    BAR,
+    CALM,
+    FAINT,
+    INK,
+    LINE,
+    TRACK,
+    Canvas,
+    Colour,
+    paragraph,
+    text_width,
+    wrapped,
+    write,
+)
 from pneumoscope.report.rows import decision_text, plain_text, reason_text
 
-__all__ = ["CONTOUR_AT", "METHODS", "Canvas", "colour_at", "draw_prediction", "overlay", "write_png"]
-
-Canvas = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+__all__ = [
+    "CONTOUR_AT",
+    "METHODS",
+    "Canvas",
+    "colour_at",
+    "colours",
+    "draw_prediction",
+    "overlay",
+    "write_png",
+]
 
 IMAGE_SIDE = 720  # pixels on the longer side of the X-ray
 PANEL_WIDTH, PANEL_HEIGHT = 340, 540  # the least height, with `PANEL_BARS` bars
 MARGIN = 18
-LINE = 24
-TEXT_HEIGHT, HEADLINE_HEIGHT = 13, 20
+TEXT_WIDTH = PANEL_WIDTH - 2 * MARGIN
+HEADLINE_HEIGHT = 20
 BAR_HEIGHT, PANEL_BARS = 44, 4
 
-# Blue, green, red, as OpenCV has them.
 BACKGROUND: Colour = (24, 20, 18)
-INK: Colour = (238, 236, 232)
-FAINT: Colour = (158, 150, 142)
-TRACK: Colour = (66, 58, 52)
-BAR: Colour = (200, 150, 70)
-ALARM: Colour = (70, 110, 245)
-CALM: Colour = (130, 190, 90)
 
 STRONGEST_TINT = 0.55
 PNG_HEADER = 33  # bytes of signature and IHDR
@@ -86,7 +100,7 @@ def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: in
     fine = np.clip(cv2.resize(explanation.heatmap, shape, interpolation=cv2.INTER_LINEAR), 0, 1)
     evidence[top : top + shape[1], left : left + shape[0]] = fine
     tint = STRONGEST_TINT * evidence[:, :, None]
-    mixed = ((1 - tint) * image + tint * _colours(evidence)).astype(np.uint8)
+    mixed = ((1 - tint) * image + tint * colours(evidence)).astype(np.uint8)
     outlines, _ = cv2.findContours(
         (evidence >= CONTOUR_AT).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
@@ -127,18 +141,18 @@ def draw_prediction(
     y = _heading(canvas, left, prediction)
     reasons = prediction.message or ", ".join(map(reason_text, prediction.reasons))
     if prediction.p_target is None:
-        _paragraph(canvas, left, y, reasons, INK)
+        paragraph(canvas, left, y, reasons, INK, width=TEXT_WIDTH)
     else:
         y = _probabilities(canvas, left, y, prediction, point)
         if prediction.reasons:
             forced = any(reason not in CAUTIONS for reason in prediction.reasons)
             lead = "Rejected, but predicted on request. " if forced else ""
-            y = _paragraph(canvas, left, y, f"{lead}{reasons}", ALARM) + LINE // 2
+            y = paragraph(canvas, left, y, f"{lead}{reasons}", ALARM, width=TEXT_WIDTH) + LINE // 2
         if explanation is not None:
             _legend(canvas, left, y, explanation)
     bottom = panel_height - MARGIN
-    _text(canvas, left, bottom - LINE, prediction.bundle, FAINT)
-    _text(canvas, left, bottom, NOT_FOR_DIAGNOSIS, FAINT)
+    write(canvas, left, bottom - LINE, prediction.bundle, FAINT)
+    write(canvas, left, bottom, NOT_FOR_DIAGNOSIS, FAINT)
     return canvas
 
 
@@ -162,11 +176,11 @@ def write_png(image: Canvas, path: Path) -> None:
 
 def colour_at(evidence: float) -> Colour:
     """Return the colour of evidence in [0, 1]: blue, green, red."""
-    blue, green, red = _colours(np.array([[evidence]], np.float32))[0, 0].tolist()
+    blue, green, red = colours(np.array([[evidence]], np.float32))[0, 0].tolist()
     return blue, green, red
 
 
-def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
+def colours(evidence: npt.NDArray[np.float32]) -> Canvas:
     """Colour evidence in [0, 1] from dark violet to yellow: perceptually even, safe for the colour-blind."""
     levels = np.rint(evidence * 255).astype(np.uint8)
     coloured: Canvas = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
@@ -174,16 +188,16 @@ def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
 
 
 def _heading(canvas: Canvas, left: int, prediction: Prediction) -> int:
-    y, width = MARGIN + LINE, PANEL_WIDTH - 2 * MARGIN
-    for line in _wrapped(plain_text(Path(prediction.path).name), width)[:2]:
-        _text(canvas, left, y, line, FAINT)
+    y, width = MARGIN + LINE, TEXT_WIDTH
+    for line in wrapped(plain_text(Path(prediction.path).name), width)[:2]:
+        write(canvas, left, y, line, FAINT)
         y += LINE
     colour = INK
     if prediction.positive is not None and not prediction.uncertain:
         colour = ALARM if prediction.positive else CALM
     y += LINE // 2
-    for line in _wrapped(decision_text(prediction), width, height=HEADLINE_HEIGHT, bold=True)[:3]:
-        _text(canvas, left, y, line, colour, height=HEADLINE_HEIGHT, bold=True)
+    for line in wrapped(decision_text(prediction), width, height=HEADLINE_HEIGHT, bold=True)[:3]:
+        write(canvas, left, y, line, colour, height=HEADLINE_HEIGHT, bold=True)
         y += LINE + 6
     return y + LINE // 2
 
@@ -202,8 +216,8 @@ def _probabilities(
     right = canvas.shape[1] - MARGIN
     for number, (name, value) in enumerate(_bars(prediction)):
         shown = f"{value:.1%}"
-        _text(canvas, left, y, _wrapped(name, right - left - _text_width(shown) - MARGIN)[0], INK)
-        _text(canvas, right, y, shown, INK, align_right=True)
+        write(canvas, left, y, wrapped(name, right - left - text_width(shown) - MARGIN)[0], INK)
+        write(canvas, right, y, shown, INK, align_right=True)
         canvas[y + 8 : y + 16, left:right] = TRACK
         canvas[y + 8 : y + 16, left : left + round(value * (right - left))] = BAR
         if number == 0 and point is not None:
@@ -212,81 +226,29 @@ def _probabilities(
         y += BAR_HEIGHT
     if point is not None:
         population = "" if point.population == ANY_POPULATION else f", {point.population}"
-        y = _paragraph(canvas, left, y, f"| {point.name}: {point.threshold:.1%}{population}", FAINT)
+        y = paragraph(
+            canvas, left, y, f"| {point.name}: {point.threshold:.1%}{population}", FAINT, width=TEXT_WIDTH
+        )
     if prediction.prediction_set or prediction.uncertain:
         classes = ", ".join(prediction.prediction_set) or "no class"
-        y = _paragraph(canvas, left, y, f"not ruled out: {classes}", FAINT)
+        y = paragraph(canvas, left, y, f"not ruled out: {classes}", FAINT, width=TEXT_WIDTH)
     return y + LINE // 2
 
 
 def _legend(canvas: Canvas, left: int, y: int, explanation: Explanation) -> None:
     right = canvas.shape[1] - MARGIN
     ramp = np.linspace(0, 1, right - left, dtype=np.float32)[None].repeat(10, axis=0)
-    y = _paragraph(canvas, left, y, f"evidence for {explanation.finding}", INK)
-    y = _paragraph(canvas, left, y, f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}", FAINT)
-    canvas[y - 4 : y + 6, left:right] = _colours(ramp)
+    y = paragraph(canvas, left, y, f"evidence for {explanation.finding}", INK, width=TEXT_WIDTH)
+    y = paragraph(
+        canvas,
+        left,
+        y,
+        f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}",
+        FAINT,
+        width=TEXT_WIDTH,
+    )
+    canvas[y - 4 : y + 6, left:right] = colours(ramp)
     at = left + round(CONTOUR_AT * (right - left))
     canvas[y - 8 : y + 10, at : at + 2] = INK
-    _text(canvas, left, y + 28, "none", FAINT)
-    _text(canvas, right, y + 28, "strongest", FAINT, align_right=True)
-
-
-def _paragraph(canvas: Canvas, left: int, y: int, text: str, colour: Colour) -> int:
-    for line in _wrapped(text, PANEL_WIDTH - 2 * MARGIN):
-        _text(canvas, left, y, line, colour)
-        y += LINE
-    return y
-
-
-def _wrapped(text: str, width: int, *, height: int = TEXT_HEIGHT, bold: bool = False) -> list[str]:
-    """Break text into lines of at most `width` pixels; a word that is longer is broken too."""
-
-    def fits(line: str) -> bool:
-        return _text_width(line, height, bold=bold) <= width
-
-    lines = [""]
-    for word in _drawable(text).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if fits(longer):
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            if not fits(lines[-1] + letter):
-                lines.append("")
-            lines[-1] += letter
-    return [line for line in lines if line] or [""]
-
-
-def _drawable(text: str) -> str:
-    """Replace characters that OpenCV's fonts do not have."""
-    return text.encode("ascii", "replace").decode("ascii")
-
-
-def _text_width(text: str, height: int = TEXT_HEIGHT, *, bold: bool = False) -> int:
-    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 2 if bold else 1
-    (width, _), _ = cv2.getTextSize(text, font, _font_scale(height), thickness)
-    return int(width)
-
-
-def _font_scale(height: int) -> float:
-    return height / 21  # capitals of this font are 21 pixels high at scale 1
-
-
-def _text(
-    canvas: Canvas,
-    x: int,
-    y: int,
-    text: str,
-    colour: Colour,
-    *,
-    height: int = TEXT_HEIGHT,
-    bold: bool = False,
-    align_right: bool = False,
-) -> None:
-    """Write one line with its baseline at `y`, starting or ending at `x`."""
-    shown = _drawable(text)
-    if align_right:
-        x -= _text_width(shown, height, bold=bold)
-    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 2 if bold else 1
-    cv2.putText(canvas, shown, (x, y), font, _font_scale(height), colour, thickness, cv2.LINE_AA)
+    write(canvas, left, y + 28, "none", FAINT)
+    write(canvas, right, y + 28, "strongest", FAINT, align_right=True)
