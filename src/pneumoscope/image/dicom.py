@@ -118,15 +118,15 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     )
 
 
-def read_header(name: str, path: Path, limits: Limits) -> pydicom.Dataset:
+def read_header(name: str, source: Path | bytes, limits: Limits) -> pydicom.Dataset:
     """Read a DICOM file up to its pixel data; values are parsed when they are asked for.
 
     Parameters
     ----------
     name : str
         What to call the file in messages.
-    path : Path
-        The file, with or without preamble.
+    source : Path or bytes
+        The file, with or without preamble, or its content.
     limits : Limits
         Bounds on the size once inflated.
 
@@ -137,11 +137,12 @@ def read_header(name: str, path: Path, limits: Limits) -> pydicom.Dataset:
     """
     with lenient_pydicom():
         try:
-            with path.open("rb") as file:
+            with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
                 head = file.read(HEAD_BYTES)
                 if DEFLATED.encode() in head:
                     _check_inflated(name, head + file.read(), limits)
-            return pydicom.dcmread(path, force=True, stop_before_pixels=True)
+                file.seek(0)
+                return pydicom.dcmread(file, force=True, stop_before_pixels=True)
         except CUT_OFF as error:
             detail = "the DICOM file ends too early; send the image again"
             raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
