@@ -142,7 +142,18 @@ def priority_name(value: int) -> str:
 
 
 class JournalError(DataError):
-    """A journal that cannot be used: damaged, of another version, or on a full disk."""
+    """A journal that cannot be used: damaged, of another version, or on a full disk.
+
+    Parameters
+    ----------
+    message : str
+    passing : bool
+        It may work later: nothing is wrong with the file itself.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class Journal:
