@@ -8,7 +8,7 @@ they were sent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,21 @@ class Outbox:
         Its name.
     longest_wait : float
         Seconds; what has waited for so long comes first.
+    on_sent : callable
+        Called for each result of which all objects have arrived, with the time when its last image was
+        received.
     """
 
-    def __init__(self, journal: Journal, folder: Path, destination: str, longest_wait: float) -> None:
-        self.journal = journal
+    def __init__(
+        self,
+        journal: Journal,
+        folder: Path,
+        destination: str,
+        longest_wait: float,
+        *,
+        on_sent: Callable[[float], None] = lambda _received: None,
+    ) -> None:
+        self.journal, self._on_sent = journal, on_sent
         self._folder, self._destination, self._longest_wait = folder, destination, longest_wait
 
     def due(self, postponed: Collection[int], most: int) -> list[QueuedDelivery]:
@@ -104,12 +115,21 @@ class Outbox:
                 destination=self._destination,
                 objects=[one.object.sop_instance for one in deliveries],
             )
+        self._tell(deliveries)
 
-    def failed(
-        self, delivery: QueuedDelivery, why: str, *, dead: bool, certain: bool = False
-    ) -> None:
-        """Note a failure; `certain`: the object did not arrive."""
-        state = "dead" if dead else "pending" if certain else "sending"
+    def _tell(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        marks = ", ".join("?" * len(deliveries))
+        for row in self.journal.rows(
+            "SELECT r.last_received FROM results r WHERE r.id IN (SELECT o.result FROM objects o JOIN deliveries d"
+            f" ON d.object = o.id WHERE d.id IN ({marks})) AND NOT EXISTS (SELECT 1 FROM objects o JOIN"
+            " deliveries d ON d.object = o.id WHERE o.result = r.id AND d.destination = ? AND d.state != 'sent')",
+            (*(one.id for one in deliveries), self._destination),
+        ):
+            self._on_sent(row["last_received"])
+
+    def failed(self, delivery: QueuedDelivery, why: str, *, dead: bool) -> None:
+        """Note a failure; the object may have arrived all the same."""
+        state = "dead" if dead else "sending"
         with self.journal.change() as connection:
             connection.execute(
                 "UPDATE deliveries SET state = ?, tries = tries + 1, detail = ?, changed = ? WHERE id = ?",

@@ -156,10 +156,11 @@ class Receiver:
     def stop(self) -> None:
         """Close the port and all associations."""
         self.stopping = True
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.shutdown()
-        for assoc in self._server.active_associations:
+        server.shutdown()
+        for assoc in server.active_associations:
             assoc.abort(block=False)
             assoc.kill()
 
@@ -220,9 +221,7 @@ class Receiver:
             self._intake.accept(received, sop_class, sop_instance, origin)
         except NotAccepted as error:
             self.counts["not_stored"] += 1
-            logger.error(
-                "not stored", extra={"instance": uid_hash(sop_instance)[:12], "why": str(error)}
-            )
+            logger.error("not stored", extra={"instance": uid_hash(sop_instance)[:12], "why": str(error)})
             return OUT_OF_RESOURCES
         return SUCCESS
 
