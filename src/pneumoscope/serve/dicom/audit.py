@@ -1,8 +1,8 @@
 """The audit log: who sent what, which bundle processed it, what was sent where.
 
-Each entry has a hash over itself and the entry before it, so that a change, a removal or an insertion anywhere
-but at the end is found. What was cut off at the end is found where the last hash was noted: ``audit --verify``
-prints it, and takes it with ``--head``. Entries are written in the transaction of what they record.
+Each entry has a hash over itself and the entry before it, so that a change, a removal or an insertion is
+found anywhere but at the end. What was cut off at the end is found where the last hash was noted: ``audit
+--verify`` prints it, and takes it with ``--head``. An entry is written in the transaction of what it records.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ OUTLINE = CodedConcept("111041", "DCM", "Outline")
 REJECTED_FOR_QUALITY = CodedConcept("113001", "DCM", "Rejected for Quality Reasons")
 
 THRESHOLD = CodedConcept("threshold", SCHEME, "Threshold of the operating point")
-CLASS_PROBABILITY = CodedConcept("class-probability", SCHEME, "Probability of a class")
+CLASS_PROBABILITY = CodedConcept("p_class", SCHEME, "Probability of a class")
 MODEL_CLASS = CodedConcept("class", SCHEME, "Class of the model")
-CLASS_NOT_RULED_OUT = CodedConcept("not-ruled-out", SCHEME, "Class that is not ruled out")
+CLASS_NOT_RULED_OUT = CodedConcept("not_ruled_out", SCHEME, "Class that is not ruled out")
 COVERAGE = CodedConcept("coverage", SCHEME, "Coverage of the prediction set")
 REASON = CodedConcept("reason", SCHEME, "Reason why the image was not predicted")
 CAUTION = CodedConcept("caution", SCHEME, "Caution about the prediction")
@@ -106,9 +106,9 @@ def plain(text: str, length: int | None = None) -> str:
 
 
 def private(value: str) -> CodedConcept:
-    """Return a concept of the private scheme for a name that the model or the program gives."""
+    """Return a concept of the private scheme for a class of the model, or for the code of a reason."""
     meaning = plain(value.replace("_", " "), MAX_MEANING) or "unnamed"
-    code = re.sub(r"[^A-Za-z0-9]+", "-", meaning).strip("-").lower() or "unnamed"
+    code = re.sub(r"[^A-Za-z0-9]+", "_", meaning).strip("_").lower() or "unnamed"
     return CodedConcept(code, SCHEME, meaning)
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role
-from pynetdicom.sop_class import (
-    StorageCommitmentPushModel,  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
 )
 
@@ -93,7 +93,9 @@ class Committer:
         while not self._stopping:
             self._wake.clear()
             try:
-                for row in self._journal.rows("SELECT * FROM commitments WHERE state = 'pending' ORDER BY id"):
+                for row in self._journal.rows(
+                    "SELECT * FROM commitments WHERE state = 'pending' ORDER BY id"
+                ):
                     if self._postponed.get(row["id"], 0.0) <= time.monotonic() and not self._stopping:
                         self._respond(row)
             except JournalError as error:
@@ -170,7 +172,8 @@ class Committer:
 
 
 def _report(transaction: str, items: Sequence[tuple[str, str]], reasons: Sequence[int]) -> Dataset:
-    stored, failed = [], []
+    stored: list[Dataset] = []
+    failed: list[Dataset] = []
     for (sop_class, sop_instance), reason in zip(items, reasons, strict=True):
         one = Dataset()
         one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = sop_class, sop_instance

@@ -18,8 +18,8 @@ from pneumoscope.model.bundle import Bundle
 
 __all__ = [
     "Delivery",
-    "OutgoingObject",
     "Outcome",
+    "OutgoingObject",
     "PublishedObject",
     "ResultOptions",
     "Sender",

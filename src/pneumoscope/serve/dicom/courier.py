@@ -80,7 +80,7 @@ class Courier:
         sender: Sender | None = None
         last_use = time.monotonic()
         try:
-            while not self._stopping:
+            while True:
                 self.alive = time.monotonic()
                 self._wake.clear()
                 try:
@@ -95,6 +95,8 @@ class Courier:
                         self.failure = error
                         return
                     logger.error("journal not written", extra={"why": str(error)})
+                if self._stopping:  # nothing is due, or the journal cannot be written
+                    return
                 if sender is not None and time.monotonic() - last_use > IDLE_SECONDS:
                     sender.close()
                     sender = None
@@ -145,7 +147,9 @@ class Courier:
         self, sender: Sender, batch: Sequence[QueuedDelivery], deliveries: Sequence[Delivery]
     ) -> None:
         pairs = list(zip(batch, deliveries, strict=True))
-        arrived = [one for one, delivery in pairs if delivery.outcome in {Outcome.SENT, Outcome.ALREADY_THERE}]
+        arrived = [
+            one for one, delivery in pairs if delivery.outcome in {Outcome.SENT, Outcome.ALREADY_THERE}
+        ]
         self._outbox.sent(arrived)
         self._settled(arrived, Outcome.SENT)
         unsure = [(one, delivery) for one, delivery in pairs if delivery.outcome is Outcome.RETRY]

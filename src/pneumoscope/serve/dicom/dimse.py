@@ -18,8 +18,9 @@ from copy import deepcopy
 from typing import Any, cast
 
 from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import MODE_ACCEPTOR, Association
+from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.pdu_primitives import P_DATA
@@ -227,7 +228,7 @@ class NodeServer(ThreadedAssociationServer):
         self._open: dict[str, NodeAssociation] = {}
         self._started = f"{time.time_ns():x}"
         self.rejected = 0
-        super().__init__(*arguments, request_handler=_Handler, **options)
+        super().__init__(*arguments, **(options | {"request_handler": _Handler}))
 
     @property
     def open_links(self) -> frozenset[str]:
@@ -266,7 +267,7 @@ class NodeServer(ThreadedAssociationServer):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return client, address
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, _request: Any, _client_address: Any) -> bool:
         """Return whether one more connection is within the limit, and count it."""
         with self._lock:
             if self._connections >= self._max_connections:
@@ -296,6 +297,7 @@ class NodeServer(ThreadedAssociationServer):
         """Make the TLS handshake within the time limit, however slowly its bytes arrive."""
         end = time.monotonic() + self.idle_seconds
         client.setblocking(False)
+        ready: tuple[list[Any], list[Any], list[Any]]
         while True:
             try:
                 client.do_handshake()
@@ -308,6 +310,6 @@ class NodeServer(ThreadedAssociationServer):
                 raise TimeoutError("the TLS handshake takes too long")
         client.settimeout(self.idle_seconds)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
         """Log that a connection failed, without its content."""
         logger.warning("connection failed")

@@ -28,12 +28,11 @@ INPUT_MEASURES = {
 OF_GATE = {"lung_area": 4, "lung_balance": 5, "lung_certainty": 6}
 
 
-def input_measures(bundle: Bundle, explained: ExplainedPrediction) -> dict[str, float]:
+def input_measures(explained: ExplainedPrediction) -> dict[str, float]:
     """Return the measures of an image; none where it was rejected before it was standardised.
 
     Parameters
     ----------
-    bundle : Bundle
     explained : ExplainedPrediction
     """
     standardised = explained.standardised

@@ -16,7 +16,7 @@ from typing import Any
 
 from pneumoscope.errors import DataError
 
-__all__ = ["JOURNAL_FILE", "Journal", "JournalError", "PRIORITIES", "priority_name"]
+__all__ = ["JOURNAL_FILE", "PRIORITIES", "Journal", "JournalError", "priority_name"]
 
 JOURNAL_FILE = "journal.sqlite"
 SCHEMA_VERSION = 1
@@ -45,7 +45,8 @@ CREATE TABLE instances (
   link TEXT NOT NULL,
   received REAL NOT NULL,
   state TEXT NOT NULL CHECK (state IN
-    ('received', 'predicted', 'composed', 'reported', 'ignored', 'parked', 'unreportable', 'conflict', 'purged')),
+    ('received', 'predicted', 'composed', 'reported', 'ignored', 'parked', 'unreportable', 'conflict',
+     'purged')),
   tries INTEGER NOT NULL DEFAULT 0,
   detail TEXT NOT NULL DEFAULT '',
   priority INTEGER NOT NULL DEFAULT 0,

@@ -1,7 +1,7 @@
 """Logs as JSON lines, made so that no attribute of a patient can be in one.
 
-A record of the node has a fixed text and named values, which are hashes of UIDs, AE titles, addresses, counts
-and reasons. Of any other library's record only its place is kept: pydicom and pynetdicom quote what they read.
+A record of the node has a fixed text and named values: hashes of UIDs, AE titles, addresses, counts, reasons.
+Of any other library's record only its place is kept: pydicom and pynetdicom quote what they read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str, stream: IO[str] | None = None) -> None:
-    """Send all logs, warnings and errors of threads as JSON lines to a stream, standard error if not given."""
+    """Send all logs, warnings and errors of threads as JSON lines to a stream, standard error by default."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()

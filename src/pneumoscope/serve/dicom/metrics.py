@@ -31,12 +31,13 @@ class NodeMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.received = Counter(
-            f"{PREFIX}_received", "Datasets accepted", ["via", "how"], registry=registry
-        )
+        self.received = Counter(f"{PREFIX}_received", "Datasets accepted", ["via", "how"], registry=registry)
         self.images = Counter(f"{PREFIX}_images", "Images processed", ["status"], registry=registry)
         self.image_seconds = Histogram(
-            f"{PREFIX}_image_seconds", "Reading and predicting one image", buckets=IMAGE_SECONDS, registry=registry
+            f"{PREFIX}_image_seconds",
+            "Reading and predicting one image",
+            buckets=IMAGE_SECONDS,
+            registry=registry,
         )
         self.study_seconds = Histogram(
             f"{PREFIX}_study_seconds",
@@ -45,7 +46,10 @@ class NodeMetrics:
             registry=registry,
         )
         self.deliveries = Counter(
-            f"{PREFIX}_deliveries", "Attempts to send an object", ["destination", "outcome"], registry=registry
+            f"{PREFIX}_deliveries",
+            "Attempts to send an object",
+            ["destination", "outcome"],
+            registry=registry,
         )
         self.restarts = Counter(f"{PREFIX}_worker_restarts", "Workers replaced", registry=registry)
         self._server: WSGIServer | None = None
@@ -120,7 +124,8 @@ class _Now(Collector):
             queue.add_metric([row[0], row[1]], row[2])
         yield queue
         length, oldest = journal.rows(
-            "SELECT count(*), min(received) FROM instances WHERE state IN ('received', 'predicted', 'composed')"
+            "SELECT count(*), min(received) FROM instances"
+            " WHERE state IN ('received', 'predicted', 'composed')"
         )[0]
         unsent = journal.value(
             "SELECT min(r.last_received) FROM deliveries d JOIN objects o ON o.id = d.object"

@@ -11,9 +11,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pneumoscope import __version__
 from pneumoscope.errors import DataError, PneumoscopeError
@@ -25,7 +25,7 @@ from pneumoscope.serve.dicom.config import MB, DestinationConfig, NodeConfig
 from pneumoscope.serve.dicom.courier import Courier
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
-from pneumoscope.serve.dicom.journal import Journal, JournalError, now
+from pneumoscope.serve.dicom.journal import Journal, now
 from pneumoscope.serve.dicom.metrics import NodeMetrics
 from pneumoscope.serve.dicom.outbox import Outbox
 from pneumoscope.serve.dicom.processor import WORKER_MODULE, Processor
@@ -35,13 +35,14 @@ from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
-__all__ = ["Node", "lock_folder", "run_node"]
+__all__ = ["OnReady", "lock_folder", "run_node"]
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
 STOP_SECONDS = 60.0  # for associations, images and objects in hand when the node stops
 BEAT = 5.0
+OnReady = Callable[[int, int | None], None]
 STUCK_SECONDS = 300.0  # without a sign of life of a part, the watchdog is not told that all is well
 
 
@@ -71,7 +72,7 @@ def lock_folder(folder: Path) -> IO[str]:
     return file
 
 
-def run_node(config: NodeConfig, on_ready: Callable[[int, int | None], None] = lambda _port, _metrics: None) -> None:
+def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: None) -> None:
     """Run a node until SIGTERM or Ctrl-C; what is in hand is finished.
 
     Parameters
@@ -85,26 +86,8 @@ def run_node(config: NodeConfig, on_ready: Callable[[int, int | None], None] = l
     PneumoscopeError
         If it cannot start, or the journal fails while it runs.
     """
-    asyncio.run(Node(config).run(on_ready))
 
-
-class Node:
-    """A node; see `run_node`.
-
-    Parameters
-    ----------
-    config : NodeConfig
-    """
-
-    def __init__(self, config: NodeConfig) -> None:
-        self._config = config
-        self._metrics = NodeMetrics()
-        self._stop = asyncio.Event()
-        self._failure: PneumoscopeError | None = None
-
-    async def run(self, on_ready: Callable[[int, int | None], None]) -> None:
-        """Start, work, stop."""
-        config = self._config
+    async def run() -> None:
         bundle = load_bundle(config.bundle, allow_draft=False)
         bundle.manifest.operating_point(config.process.operating_point)
         store = Store(config.folder)
@@ -115,97 +98,93 @@ class Node:
             left = store.clear_incoming()
             _record_start(journal, config, bundle)
             logger.info("starting", extra={"bundle": bundle.identity, "mode": config.mode, "removed": left})
-            pool = WorkerPool(
-                bundle.path,
-                workers=config.process.workers or available_cpus(),
-                limits=WorkerLimits(config.process.seconds, config.process.memory_mb * MB),
-                on_restart=self._metrics.restarts.inc,
-                module=WORKER_MODULE,
-            )
-            await pool.start()
-            try:
-                await self._work(on_ready, bundle, store, journal, pool)
-            finally:
-                await pool.stop()
+            await _Node(config, bundle, store, journal).run(on_ready)
             with journal.change() as connection:
                 audit.record(connection, "stopped")
-        if self._failure is not None:
-            raise self._failure
 
-    async def _work(
-        self,
-        on_ready: Callable[[int, int | None], None],
-        bundle: Bundle,
-        store: Store,
-        journal: Journal,
-        pool: WorkerPool,
-    ) -> None:
-        config, metrics = self._config, self._metrics
-        longest_wait = config.priority.longest_wait_minutes * 60
-        couriers = [self._courier(one, journal, longest_wait) for one in config.destinations]
-        if config.mode == "shadow":
-            couriers = []
+    asyncio.run(run())
 
-        def accepted(how: Accepted, origin: Origin) -> None:
-            metrics.received.labels(origin.via, str(how)).inc()
-            processor.wake()
 
-        def built() -> None:
-            for courier in couriers:
-                courier.wake()
+class _Node:
+    """The parts of a node, and what they tell each other."""
 
-        intake = Intake(
-            store, journal, min_free_bytes=config.limits.min_free_mb * MB, on_accepted=accepted
+    def __init__(self, config: NodeConfig, bundle: Bundle, store: Store, journal: Journal) -> None:
+        self._config, self._journal = config, journal
+        self._stop = asyncio.Event()
+        self._failure: PneumoscopeError | None = None
+        metrics = self._metrics = NodeMetrics()
+        limits, longest_wait = config.limits, config.priority.longest_wait_minutes * 60
+        self._pool = WorkerPool(
+            bundle.path,
+            workers=config.process.workers or available_cpus(),
+            limits=WorkerLimits(config.process.seconds, config.process.memory_mb * MB),
+            on_restart=metrics.restarts.inc,
+            module=WORKER_MODULE,
         )
-        committer = Committer(config, journal)
-        receiver = Receiver(
-            config,
-            intake,
-            journal,
-            on_closed=lambda: processor.wake(),
-            on_commitment=committer.wake,
+        intake = Intake(store, journal, min_free_bytes=limits.min_free_mb * MB, on_accepted=self._on_accepted)
+        self._committer = Committer(config, journal)
+        self._receiver = Receiver(
+            config, intake, journal, on_closed=self._on_closed, on_commitment=self._committer.wake
         )
-
-        def image(status: str, seconds: float) -> None:
-            metrics.images.labels(status).inc()
-            metrics.image_seconds.observe(seconds)
-
-        processor = Processor(
+        self._processor = Processor(
             config,
             bundle,
             Queue(journal, longest_wait),
             store,
-            pool,
-            open_links=lambda: receiver.open_links,
-            on_built=built,
-            on_image=image,
+            self._pool,
+            open_links=lambda: self._receiver.open_links,
+            on_built=self._on_built,
+            on_image=self._on_image,
         )
-        metrics.watch(journal, store, lambda: _values(receiver, pool, couriers))
-        files = FileIntake(intake, pool, config.limits)
-        sources = [FolderWatch(one, files) for one in config.folders]
-        pulls = [WebPull(one, files, journal) for one in config.pull]
-        metrics_port = self._open_metrics()
+        live = config.mode == "live"
+        self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
+        files = FileIntake(intake, self._pool, limits)
+        self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
+        self._sources += [WebPull(one, files, journal) for one in config.pull]
+        metrics.watch(journal, store, self._values)
+
+    async def run(self, on_ready: OnReady) -> None:
+        """Start, work, stop."""
+        await self._pool.start()
         try:
-            port = _listen(receiver, config)
-            for part in (*couriers, committer):
-                part.start()
+            metrics_port = self._open_metrics()
+            port = self._listen()
+            for courier in self._couriers:
+                courier.start()
+            self._committer.start()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
-            tasks = [loop.create_task(self._watched(one.run())) for one in (processor, *sources, *pulls)]
+            work = [self._processor.run(), *(source.run() for source in self._sources)]
+            tasks = [loop.create_task(self._watched(one)) for one in work]
             on_ready(port, metrics_port)
             _notify("READY=1")
-            await self._wait(processor, couriers)
+            await self._wait()
             _notify("STOPPING=1")
-            await self._finish(receiver, processor, tasks)
-            for courier in couriers:
-                await asyncio.to_thread(courier.stop, STOP_SECONDS)
-            await asyncio.to_thread(committer.stop, 5.0)
+            await self._finish(tasks)
         finally:
-            receiver.stop()
-            metrics.close()
+            self._receiver.stop()
+            self._metrics.close()
+            await self._pool.stop()
+        if self._failure is not None:
+            raise self._failure
 
-    def _courier(self, one: DestinationConfig, journal: Journal, longest_wait: float) -> Courier:
+    def _on_accepted(self, how: Accepted, origin: Origin) -> None:
+        self._metrics.received.labels(origin.via, str(how)).inc()
+        self._processor.wake()
+
+    def _on_closed(self) -> None:
+        self._processor.wake()
+
+    def _on_built(self) -> None:
+        for courier in self._couriers:
+            courier.wake()
+
+    def _on_image(self, status: str, seconds: float) -> None:
+        self._metrics.images.labels(status).inc()
+        self._metrics.image_seconds.observe(seconds)
+
+    def _courier(self, one: DestinationConfig, longest_wait: float) -> Courier:
         def outcome(destination: str, what: str) -> None:
             self._metrics.deliveries.labels(destination, what).inc()
 
@@ -215,56 +194,57 @@ class Node:
         return Courier(
             one,
             self._config.retry,
-            Outbox(journal, self._config.folder, one.name, longest_wait, on_sent=delivered),
+            Outbox(self._journal, self._config.folder, one.name, longest_wait, on_sent=delivered),
             lambda: open_sender(one, self._config.aet),
             on_outcome=outcome,
         )
 
-    async def _watched(self, work: object) -> None:
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a part; the node stops where one fails."""
         try:
-            await work  # type: ignore[misc]
-        except JournalError as error:
+            await work
+        except PneumoscopeError as error:
             self._failure = error
-            self._stop.set()
         except asyncio.CancelledError:
             raise
         except Exception as error:
             logger.critical("a part of the node failed", extra={"error": type(error).__name__})
             self._failure = PneumoscopeError(f"a part of the node failed with {type(error).__name__}")
-            self._stop.set()
             raise
+        finally:
+            self._stop.set()
 
-    async def _wait(self, processor: Processor, couriers: list[Courier]) -> None:
+    async def _wait(self) -> None:
         """Wait for the end, and tell the watchdog that all parts are alive."""
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), BEAT)
-            failed = next((one.failure for one in couriers if one.failure is not None), None)
+            failed = next((one.failure for one in self._couriers if one.failure is not None), None)
             if failed is not None:
                 self._failure = failed
                 self._stop.set()
-            oldest = min(one.alive for one in (processor, *couriers))
+            oldest = min([self._processor.alive, *(courier.alive for courier in self._couriers)])
             if time.monotonic() - oldest < STUCK_SECONDS:
                 _notify("WATCHDOG=1")
 
-    async def _finish(
-        self, receiver: Receiver, processor: Processor, tasks: list[asyncio.Task[None]]
-    ) -> None:
-        """Let associations, images and results in hand end."""
+    async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Let associations, images, results and objects in hand end."""
         logger.info("stopping")
-        receiver.refuse_new()
+        self._receiver.refuse_new()
         end = time.monotonic() + STOP_SECONDS
-        while receiver.open_links and time.monotonic() < end:
+        while self._receiver.open_links and time.monotonic() < end:
             await asyncio.sleep(0.1)
-        receiver.stop()
-        processor.stop()
+        self._receiver.stop()
+        self._processor.stop()
         for task in tasks[1:]:
             task.cancel()
         await asyncio.wait(tasks, timeout=max(1.0, end - time.monotonic()))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for courier in self._couriers:
+            await asyncio.to_thread(courier.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._committer.stop, BEAT)
 
     def _open_metrics(self) -> int | None:
         where = self._config.metrics
@@ -276,6 +256,28 @@ class Node:
             raise DataError(
                 f"metrics cannot be served on {where.host}:{where.port} ({error.strerror}); set metrics.port"
             ) from error
+
+    def _listen(self) -> int:
+        where = self._config.listen
+        try:
+            return self._receiver.start()
+        except OSError as error:
+            raise DataError(
+                f"cannot listen on {where.host}:{where.port} ({error.strerror}); set listen.host and "
+                "listen.port"
+            ) from error
+
+    def _values(self) -> dict[str, float]:
+        counts = self._receiver.counts
+        return {
+            "associations_open": len(self._receiver.open_links),
+            "associations_accepted": counts["accepted"],
+            "associations_rejected": counts["rejected"],
+            "connections_rejected": self._receiver.rejected_connections,
+            "datasets_not_stored": counts["not_stored"],
+            "workers_alive": self._pool.alive,
+            "destinations_unreachable": sum(not courier.reachable for courier in self._couriers),
+        }
 
 
 def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
@@ -291,29 +293,6 @@ def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
         # What was not sent because of mode shadow stays held: a switch to live sends new results only.
         if config.mode == "shadow":
             connection.execute("UPDATE deliveries SET state = 'held' WHERE state = 'pending'")
-
-
-def _listen(receiver: Receiver, config: NodeConfig) -> int:
-    where = config.listen
-    try:
-        return receiver.start()
-    except OSError as error:
-        raise DataError(
-            f"cannot listen on {where.host}:{where.port} ({error.strerror}); set listen.host and listen.port"
-        ) from error
-
-
-def _values(receiver: Receiver, pool: WorkerPool, couriers: list[Courier]) -> dict[str, float]:
-    counts = receiver.counts
-    return {
-        "associations_open": len(receiver.open_links),
-        "associations_accepted": counts["accepted"],
-        "associations_rejected": counts["rejected"],
-        "connections_rejected": receiver.rejected_connections,
-        "datasets_not_stored": counts["not_stored"],
-        "workers_alive": pool.alive,
-        "destinations_unreachable": sum(not courier.reachable for courier in couriers),
-    }
 
 
 def _notify(state: str) -> None:

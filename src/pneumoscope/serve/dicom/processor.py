@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
@@ -160,9 +159,9 @@ class Processor:
 
     def _keep(self, image: QueuedImage, head: dict[str, Any], pieces: list[bytes], seconds: float) -> None:
         """Record what a worker found in an image."""
-        facts = head.get("facts")
+        facts: dict[str, Any] = head.get("facts") or {}
         why = head.get("error") or head.get("ignore")
-        study = facts["study_uid"] if facts else None
+        study = str(facts.get("study_uid") or "")
         if not why and not study:
             why = "it has no Study Instance UID"
         if why:
@@ -273,5 +272,3 @@ class Processor:
 
 
 WORKER_MODULE = "pneumoscope.serve.dicom.worker"
-
-

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.serve.dicom import audit
-from pneumoscope.serve.dicom.journal import PRIORITIES, Journal, now
+from pneumoscope.serve.dicom.journal import Journal, now
 
 __all__ = [
     "BuiltObject",
@@ -122,8 +122,8 @@ class Queue:
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
         """Return the image to predict next, but none of those that are taken."""
         rows = self.journal.rows(
-            f"SELECT {COLUMNS} FROM instances WHERE state = 'received'"
-            " ORDER BY (received < ?) DESC, (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
+            f"SELECT {COLUMNS} FROM instances WHERE state = 'received' ORDER BY (received < ?) DESC,"
+            " (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
             (now() - self._longest_wait, now() - self._longest_wait, len(taken) + 1),
         )
         return next((QueuedImage(**row) for row in rows if row["id"] not in taken), None)
@@ -133,10 +133,10 @@ class Queue:
         facts, row = outcome.facts, outcome.row
         with self.journal.change() as connection:
             connection.execute(
-                "UPDATE instances SET state = 'predicted', detail = '', study_uid = ?, modality = ?, body_part = ?,"
-                " view = ?, age_band = ?, scanner = ?, site = ?, bundle = ?, status = ?, reasons = ?,"
-                " positive = ?, p_target = ?, prediction = ?, inputs = ?, destinations = ?, predicted = ?,"
-                " seconds = ?, priority = max(priority, ?) WHERE id = ?",
+                "UPDATE instances SET state = 'predicted', detail = '', study_uid = ?, modality = ?,"
+                " body_part = ?, view = ?, age_band = ?, scanner = ?, site = ?, bundle = ?, status = ?,"
+                " reasons = ?, positive = ?, p_target = ?, prediction = ?, inputs = ?, destinations = ?,"
+                " predicted = ?, seconds = ?, priority = max(priority, ?) WHERE id = ?",
                 (
                     *(facts[name] for name in ("study_uid", "modality", "body_part", "view", "age_band")),
                     *(facts["scanner"], facts["site"], bundle, row["status"], json.dumps(row["reasons"])),
@@ -169,8 +169,8 @@ class Queue:
         known = facts or {}
         with self.journal.change() as connection:
             connection.execute(
-                "UPDATE instances SET state = ?, detail = ?, study_uid = ?, modality = ?, view = ?, scanner = ?,"
-                " site = ?, predicted = ? WHERE id = ?",
+                "UPDATE instances SET state = ?, detail = ?, study_uid = ?, modality = ?, view = ?,"
+                " scanner = ?, site = ?, predicted = ? WHERE id = ?",
                 (
                     *(state, detail, known.get("study_uid"), known.get("modality"), known.get("view")),
                     *(known.get("scanner"), known.get("site"), now(), image.id),
@@ -271,12 +271,15 @@ class Queue:
 
     def built(self, result: QueuedResult, objects: Sequence[BuiltObject], *, live: bool) -> list[str]:
         """Record the objects of a result, to be sent where it goes; return those destinations."""
-        state = "pending" if live else "held"
         with self.journal.change() as connection:
             row = connection.execute(
-                "SELECT state, destinations FROM results WHERE id = ?", (result.id,)
+                "SELECT destinations, EXISTS (SELECT 1 FROM result_images JOIN instances ON id = instance"
+                " WHERE result = results.id AND via = 'rebuild') AS known_before FROM results WHERE id = ?",
+                (result.id,),
             ).fetchone()
             destinations: list[str] = json.loads(row["destinations"])
+            # Under a journal that was lost it may have been sent: the destination is asked first.
+            state = "held" if not live else "sending" if row["known_before"] else "pending"
             for one in objects:
                 number = connection.execute(
                     "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
@@ -330,6 +333,3 @@ def _reported(connection: sqlite3.Connection, result: int) -> None:
     within = "(SELECT instance FROM result_images WHERE result = ?)"
     connection.execute(f"UPDATE instances SET state = 'reported' WHERE id IN {within}", (result,))
     connection.execute(f"DELETE FROM artefacts WHERE instance IN {within}", (result,))
-
-
-assert PRIORITIES["routine"] == 0, "the default in the schema"

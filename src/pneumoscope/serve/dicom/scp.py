@@ -13,13 +13,13 @@ import pynetdicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import (
-    ComputedRadiographyImageStorage,  # type: ignore[attr-defined]
-    DigitalXRayImageStorageForPresentation,  # type: ignore[attr-defined]
-    DigitalXRayImageStorageForProcessing,  # type: ignore[attr-defined]
-    SecondaryCaptureImageStorage,  # type: ignore[attr-defined]
-    StorageCommitmentPushModel,  # type: ignore[attr-defined]
-    Verification,  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    StorageCommitmentPushModel,
+    Verification,
 )
 
 from pneumoscope import __version__
@@ -115,7 +115,7 @@ class Receiver:
         ae.maximum_associations = limits.max_associations
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = limits.idle_seconds
         tls = config.listen.tls
-        self._server = ae.make_server(
+        server = ae.make_server(
             (config.listen.host, config.listen.port),
             contexts=_contexts(),
             ssl_context=None if tls is None else server_context(tls),
@@ -132,12 +132,13 @@ class Receiver:
             max_connections=limits.max_connections,
             idle_seconds=limits.idle_seconds,
         )
-        ae._servers.append(self._server)
+        ae._servers.append(server)
+        self._server = cast(NodeServer, server)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="dicom-listen", daemon=True
+            target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="dicom-listen", daemon=True
         )
         self._thread.start()
-        return int(self._server.server_address[1])
+        return int(server.server_address[1])
 
     @property
     def open_links(self) -> frozenset[str]:
@@ -226,7 +227,7 @@ class Receiver:
         return SUCCESS
 
     def _action(self, event: evt.Event) -> tuple[int, None]:
-        """Journal a request for storage commitment (PS3.4 J.3.2); the response comes on another association."""
+        """Journal a request for storage commitment (PS3.4 J.3.2); the report goes on another association."""
         assoc = cast(NodeAssociation, event.assoc)
         name = assoc.requestor.ae_title.strip()
         caller = self._callers.get(name)

@@ -43,7 +43,7 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
     buffer = io.BytesIO()
     buffer.write(bytes(128) + b"DICM")
     write_file_meta_info(
-        buffer,
+        buffer,  # type: ignore[arg-type]
         create_file_meta(
             sop_class_uid=sop_class,  # type: ignore[arg-type]
             sop_instance_uid=sop_instance,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""TLS contexts of the node, after DICOM's BCP 195 profile (PS3.15 B.9): TLS 1.2 or later, forward secrecy, AEAD.
+"""TLS contexts of the node, after DICOM's BCP 195 profile (PS3.15 B.9): TLS 1.2 or later, forward secrecy.
 
 A context is for one direction: a server's context makes no client connections.
 """

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pydicom
 
 from pneumoscope.domain import Explanation, age_band
@@ -62,9 +63,9 @@ def respond(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> R
     -------
     Response
         For ``predict`` the ``facts`` of the header, the ``route``, and either why to ``ignore`` the image or
-        its ``row``, ``size``, ``heatmap`` and ``inputs``, then heat map (PNG) and preview (JPEG). For ``head`` the UIDs and the
-        ``offset`` of the dataset. For ``build`` the ``objects`` and their files. ``error`` where it cannot be
-        done, in a line without an attribute of the patient.
+        its ``row``, ``size``, ``heatmap`` and ``inputs``, then heat map (PNG) and preview (JPEG). For
+        ``head`` the UIDs and the ``offset`` of the dataset. For ``build`` the ``objects`` and their files.
+        ``error`` where it cannot be done, in a line without an attribute of the patient.
     """
     kinds = {"predict": _predict, "head": _head, "build": _build}
     try:
@@ -118,7 +119,7 @@ def _outcome(predictor: Predictor, job: dict[str, Any], explained: ExplainedPred
         "row": prediction_row(prediction),
         "size": None if radiograph is None else (radiograph.height, radiograph.width),
         "heatmap": explanation and {"finding": explanation.finding, "region": explanation.region},
-        "inputs": input_measures(predictor.bundle, explained),
+        "inputs": input_measures(explained),
     }
 
 
@@ -154,7 +155,7 @@ def _heatmap(explanation: Explanation | None) -> bytes:
     return worker.heatmap_png(explanation) if explanation else b""
 
 
-def _head(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Response:
+def _head(_predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Response:
     (data,) = pieces
     try:
         header = read_header(job["name"], data, Limits(max_bytes=job["max_inflated"]))
@@ -231,8 +232,11 @@ def _source(one: dict[str, Any], bundle: Bundle, heatmap: bytes, preview: bytes)
     )
 
 
-def _grey(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)  # type: ignore[no-any-return]
+def _grey(data: bytes) -> npt.NDArray[np.uint8]:
+    levels: npt.NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if levels is None:
+        raise PneumoscopeError("the journal holds a damaged heat map or preview")
+    return levels
 
 
 if __name__ == "__main__":
