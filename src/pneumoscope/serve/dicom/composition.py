@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pneumoscope import __version__
 from pneumoscope.domain import OperatingPoint, Radiograph
 from pneumoscope.image.decode import DEFAULT_LIMITS
-from pneumoscope.image.dicom import lenient_pydicom, read_header
+from pneumoscope.image.dicom import read_header
 from pneumoscope.report.region import Region, strongest_region
 from pneumoscope.serve.dicom.codes import plain
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
@@ -69,8 +69,7 @@ class ReportedImage:
     @property
     def side(self) -> str:
         """The side of the patient that the region lies on; empty where the header does not tell."""
-        with lenient_pydicom():
-            orientation = self.header.get("PatientOrientation")
+        orientation = self.header.get("PatientOrientation")
         if self.region is None or not orientation or self.image.width is None:
             return ""
         towards = str(orientation[0])[:1]  # along a row, from its first column
@@ -82,9 +81,8 @@ class ReportedImage:
     @property
     def caption(self) -> str:
         """Which image of the study this is, by what viewers show: numbers of series and image, and view."""
-        with lenient_pydicom():
-            numbers = [self.header.get(name) for name in ("SeriesNumber", "InstanceNumber")]
-            view = str(self.header.get("ViewPosition") or "")
+        numbers = [self.header.get(name) for name in ("SeriesNumber", "InstanceNumber")]
+        view = str(self.header.get("ViewPosition") or "")
         named = [
             f"{name} {number}"
             for name, number in zip(("series", "image"), numbers, strict=True)
@@ -96,7 +94,7 @@ class ReportedImage:
 
 
 class Composition:
-    """A result with the headers of its images.
+    """A result with the headers of its images; to be used within `lenient_pydicom`.
 
     Parameters
     ----------

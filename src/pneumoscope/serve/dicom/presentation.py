@@ -17,7 +17,6 @@ from highdicom.pr import (
 )
 from pydicom.dataset import Dataset
 
-from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.image.dicom_header import DAMAGED, number, numbers, text
 from pneumoscope.report.statements import RESEARCH_USE, conclusion
 from pneumoscope.serve.dicom.codes import plain
@@ -39,8 +38,7 @@ def presentation_states(composition: Composition, number: int) -> list[Dataset]:
     states: list[Dataset] = []
     for one in composition.predicted:
         try:
-            with lenient_pydicom():
-                state = _state(composition, one, number, len(states) + 1)
+            state = _state(composition, one, number, len(states) + 1)
         except DAMAGED as error:
             logger.warning("no presentation state: %s in the header of the image", type(error).__name__)
             continue

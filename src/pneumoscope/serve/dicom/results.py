@@ -38,7 +38,17 @@ def build_results(study: StudyResult, options: ResultOptions) -> list[Dataset]:
     PneumoscopeError
         If the header of an image cannot be read, or lacks a UID that its result needs.
     """
-    composition = Composition(study, options)
+    with lenient_pydicom():  # values of the images go into the objects as they are, right or wrong
+        return _built(Composition(study, options), options)
+
+
+def is_own_object(dataset: Dataset) -> bool:
+    """Return whether an object was made here: an archive that forwards everything sends it back."""
+    with lenient_pydicom():
+        return str(dataset.get("Manufacturer") or "") == MANUFACTURER
+
+
+def _built(composition: Composition, options: ResultOptions) -> list[Dataset]:
     captured = composition.predicted if options.secondary_capture else []
     reported = composition.predicted if options.structured_report else []
     if options.rejections in {"secondary_capture", "both"}:
@@ -54,9 +64,3 @@ def build_results(study: StudyResult, options: ResultOptions) -> list[Dataset]:
     if options.presentation_state:
         objects += presentation_states(composition, first + 2)
     return objects
-
-
-def is_own_object(dataset: Dataset) -> bool:
-    """Return whether an object was made here: an archive that forwards everything sends it back."""
-    with lenient_pydicom():
-        return str(dataset.get("Manufacturer") or "") == MANUFACTURER

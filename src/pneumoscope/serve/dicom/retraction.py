@@ -66,10 +66,14 @@ def build_retraction(
     why = plain(reason)
     if not objects or len({one.study_uid for one in objects}) != 1 or not why:
         raise DataError("a retraction needs the objects of one study and a reason: give both")
+    with lenient_pydicom():
+        return _built(objects, why, made)
+
+
+def _built(objects: Sequence[PublishedObject], why: str, made: datetime.datetime) -> list[Dataset]:
     headers = [read_header("a result that was sent", one.path, DEFAULT_LIMITS) for one in objects]
     key = (*sorted(one.sop_instance for one in objects), why, made.isoformat())
-    with lenient_pydicom():
-        named = [int(value) for header in headers if (value := number(header, "SeriesNumber"))]
+    named = [int(value) for header in headers if (value := number(header, "SeriesNumber"))]
     series = max(named, default=FIRST_SERIES - 1) + 1
     selection = _selection(objects, why, made, key, series)
     notice = _notice(objects[0].study_uid, sorted(set(named)), why, made, key, series + 1)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
-from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.report.capture import Capture, draw_capture
 from pneumoscope.report.statements import RESEARCH_USE, conclusion
 from pneumoscope.serve.dicom.codes import SOURCE, plain
@@ -62,9 +61,7 @@ def secondary_capture(composition: Composition, one: ReportedImage, number: int,
     )
     source.PurposeOfReferenceCodeSequence = [SOURCE]
     dataset.SourceImageSequence = [source]
-    with lenient_pydicom():
-        burned_in = str(one.header.get("BurnedInAnnotation") or "")
-    if burned_in == "YES" and one.radiograph is not None:
+    if one.header.get("BurnedInAnnotation") == "YES" and one.radiograph is not None:
         dataset.BurnedInAnnotation = "YES"  # the X-ray in the capture shows it as well
     return composition.finish(dataset, one)
 

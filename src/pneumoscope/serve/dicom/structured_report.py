@@ -37,7 +37,6 @@ from pydicom.sr.codedict import codes
 from pneumoscope import __version__
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import CAUTIONS
-from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.report.statements import (
     RESEARCH_USE,
     caution_statements,
@@ -164,8 +163,7 @@ def _image_library(images: Sequence[ReportedImage]) -> ContainerContentItem:
 def _library_entry(one: ReportedImage) -> ImageContentItem:
     entry = _image(one.reference, SOURCE)
     context = RelationshipTypeValues.HAS_ACQ_CONTEXT
-    with lenient_pydicom():
-        modality = str(one.header.get("Modality") or "")
+    modality = str(one.header.get("Modality") or "")
     known = {code.value: code for code in (getattr(codes.cid29, name) for name in codes.cid29.dir())}
     items: list[ContentItem] = []
     if modality in known:
