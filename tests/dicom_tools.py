@@ -24,7 +24,12 @@ def run_tool(*command: str | Path, check: bool = True) -> str:
     """Run a tool; return its output and its messages."""
     require_tools(str(command[0]))
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, errors="replace", timeout=60, check=False
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+        check=False,
     )
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

@@ -106,7 +106,12 @@ def predicted(p_target: float = 0.8, **fields: Any) -> Prediction:
 def rejected(*reasons: str, message: str = "Not a frontal view: give a frontal chest X-ray.") -> Prediction:
     """Return the prediction of an image that was rejected."""
     return Prediction(
-        "image.dcm", "rejected", reasons or ("lateral_view",), target="pneumonia", bundle="tiny@0", message=message
+        "image.dcm",
+        "rejected",
+        reasons or ("lateral_view",),
+        target="pneumonia",
+        bundle="tiny@0",
+        message=message,
     )
 
 
@@ -118,7 +123,12 @@ def hot_spot(row: float = 0.3, column: float = 0.25, *, peak: float = 1.0, side:
 
 
 def source(
-    folder: Path, dataset: Dataset, prediction: Prediction, *, syntax: str = ExplicitVRLittleEndian, **fields: Any
+    folder: Path,
+    dataset: Dataset,
+    prediction: Prediction,
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    **fields: Any,
 ) -> SourceImage:
     """Store the header of an image as a file, with what was found in it."""
     data = as_file(dataset, syntax)

@@ -11,7 +11,9 @@ from pneumoscope.domain import CodedConcept, Estimate, OperatingPoint, Populatio
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor
 
-pytest.importorskip("highdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'")
+pytest.importorskip(
+    "highdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+)
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,11 @@ def test_several_images_are_several_captures_and_groups(tiny, tmp_path):
     images = [
         source(
             tmp_path,
-            header(SOPInstanceUID=f"{STUDY}.{series}.1", SeriesInstanceUID=f"{STUDY}.{series}", SeriesNumber=series),
+            header(
+                SOPInstanceUID=f"{STUDY}.{series}.1",
+                SeriesInstanceUID=f"{STUDY}.{series}",
+                SeriesNumber=series,
+            ),
             predicted(0.3 + series / 10),
         )
         for series in (1, 2, 3)
@@ -160,7 +164,9 @@ def test_several_images_are_several_captures_and_groups(tiny, tmp_path):
 
 
 def test_a_capture_is_uncompressed_rgb_without_identifiers(tiny, tmp_path):
-    (capture,) = made(study(tiny, source(tmp_path, header(), predicted())), ResultOptions(structured_report=False))
+    (capture,) = made(
+        study(tiny, source(tmp_path, header(), predicted())), ResultOptions(structured_report=False)
+    )
     assert capture.PhotometricInterpretation == "RGB" and capture.SamplesPerPixel == 3
     assert capture.PlanarConfiguration == 0 and capture.BitsAllocated == 8
     assert capture.BurnedInAnnotation == "NO" and capture.ConversionType == "WSD"
@@ -171,9 +177,14 @@ def test_a_capture_is_uncompressed_rgb_without_identifiers(tiny, tmp_path):
 
 
 def test_the_pixels_do_not_depend_on_the_patient(tiny, tmp_path):
-    names = [{"PatientName": "A^B", "PatientID": "1"}, {"PatientName": "C^D", "PatientID": "2", "PatientAge": "091Y"}]
+    names = [
+        {"PatientName": "A^B", "PatientID": "1"},
+        {"PatientName": "C^D", "PatientID": "2", "PatientAge": "091Y"},
+    ]
     drawn = [
-        made(study(tiny, source(tmp_path, header(**one), predicted())), ResultOptions(structured_report=False))
+        made(
+            study(tiny, source(tmp_path, header(**one), predicted())), ResultOptions(structured_report=False)
+        )
         for one in names
     ]
     assert drawn[0][0].PixelData == drawn[1][0].PixelData
@@ -187,7 +198,9 @@ def test_burned_in_annotation_of_the_image_is_stated(tiny, tmp_path):
 
 
 def test_an_image_without_a_preview_is_reported_in_words(tiny, tmp_path):
-    image = source(tmp_path, header(), rejected("truncated", message="the file ends too early; send it again"))
+    image = source(
+        tmp_path, header(), rejected("truncated", message="the file ends too early; send it again")
+    )
     (capture, report) = made(study(tiny, replace(image, height=None, width=None)), ResultOptions())
     assert capture.Columns < 700 and "too early" in texts(report)
 
@@ -276,7 +289,9 @@ def test_own_objects_are_recognised(tiny, tmp_path):
 
 
 def test_times_are_those_of_the_result(tiny, tmp_path):
-    for one in made(study(tiny, source(tmp_path, header(), predicted()), made=MADE.replace(hour=23, microsecond=7))):
+    for one in made(
+        study(tiny, source(tmp_path, header(), predicted()), made=MADE.replace(hour=23, microsecond=7))
+    ):
         assert one.InstanceCreationTime == "230607"
         for keyword in ("ContentTime", "PresentationCreationTime", "TimeOfSecondaryCapture"):
             assert str(one.get(keyword, "230607")) == "230607"

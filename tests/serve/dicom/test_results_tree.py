@@ -16,6 +16,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from bundles import make_bundle
+from pneumoscope.domain import Target
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.serve.dicom.contracts import ResultOptions
 from pneumoscope.serve.dicom.results import build_results
@@ -263,11 +265,15 @@ def test_the_region_is_in_pixels_of_the_source_image(groups):
     points = np.array(region.GraphicData).reshape(-1, 2)
     assert region.GraphicType == "POLYLINE" and (points[0] == points[-1]).all() and len(points) > 6
     # The spot: 25% and 30% of a map over 20 to 80% of 500 columns and 10 to 90% of 400 rows.
-    assert points[:-1].mean(axis=0) == pytest.approx([500 * (0.2 + 0.6 * 0.25), 400 * (0.1 + 0.8 * 0.3)], abs=4)
+    assert points[:-1].mean(axis=0) == pytest.approx(
+        [500 * (0.2 + 0.6 * 0.25), 400 * (0.1 + 0.8 * 0.3)], abs=4
+    )
     (image,) = children(region)
     assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.826.0.1.3680043.10.1.1.1"
     texts = " ".join(one.TextValue for one in children(groups[0]) if one.ValueType == "TEXT")
-    assert "left half of the image, upper third (right side of the patient)" in texts or "middle third" in texts
+    assert (
+        "left half of the image, upper third (right side of the patient)" in texts or "middle third" in texts
+    )
 
 
 def test_every_reference_is_listed_as_evidence(report):
@@ -300,14 +306,15 @@ def test_the_document_is_unverified_preliminary_and_complete(report):
 
 
 def test_a_finding_without_a_code_gets_a_private_one(tmp_path: Path):
-    from bundles import make_bundle  # noqa: PLC0415
-    from pneumoscope.domain import Target
-
     bundle = make_bundle(tmp_path / "bundle", target=Target("infiltrate", ("bacterial", "viral")))
     image = source(tmp_path, header(), predicted(target="infiltrate", decision="infiltrate"))
-    report = next(one for one in build_results(study(bundle, image), ResultOptions()) if one.SOPClassUID == SR)
+    report = next(
+        one for one in build_results(study(bundle, image), ResultOptions()) if one.SOPClassUID == SR
+    )
     (group,) = named(report, "126010")[0].ContentSequence
     (code,) = named(group, "121071")[0].ConceptCodeSequence
-    assert (code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning) == ("infiltrate", OWN, "infiltrate")
-
-
+    assert (code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning) == (
+        "infiltrate",
+        OWN,
+        "infiltrate",
+    )

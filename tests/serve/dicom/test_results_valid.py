@@ -38,7 +38,9 @@ def real(predictor: Predictor, path: Path) -> SourceImage:
         read = pydicom.dcmread(path, stop_before_pixels=True)
         uids = str(read.SOPClassUID), str(read.SOPInstanceUID)
     result, fields = explained(predictor, path)
-    return SourceImage(path, *uids, hashlib.sha256(path.read_bytes()).hexdigest(), result.prediction, **fields)
+    return SourceImage(
+        path, *uids, hashlib.sha256(path.read_bytes()).hexdigest(), result.prediction, **fields
+    )
 
 
 def values(errors: set[str]) -> set[str]:
@@ -59,7 +61,9 @@ def test_no_object_of_a_real_image_has_an_error(dicom_files, shipped, tmp_path, 
         wrong = values(errors_of(path))
         for made in written(folder, build_results(study(shipped.bundle, image), ALL)):
             found = {
-                line for line in errors_of(made) if "contains invalid data values" not in line and not values({line}) & wrong
+                line
+                for line in errors_of(made)
+                if "contains invalid data values" not in line and not values({line}) & wrong
             }
             assert not found, (path.name, made.name, found)
             made.unlink()
@@ -67,10 +71,12 @@ def test_no_object_of_a_real_image_has_an_error(dicom_files, shipped, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def wrapped(shared_data: Path, shipped: Predictor, tmp_path_factory: pytest.TempPathFactory) -> list[SourceImage]:
+def wrapped(
+    shared_data: Path, shipped: Predictor, tmp_path_factory: pytest.TempPathFactory
+) -> list[SourceImage]:
     """Three JPEGs of one study, wrapped as DX."""
     folder = tmp_path_factory.mktemp("dx")
-    jpegs = sorted((shared_data / "kermany-original").rglob("*.jpeg"))[:: 200][:3]
+    jpegs = sorted((shared_data / "kermany-original").rglob("*.jpeg"))[::200][:3]
     images = []
     for number, jpeg in enumerate(jpegs, 1):
         path = folder / f"{number}.dcm"
@@ -91,9 +97,17 @@ def test_no_object_of_a_wrapped_jpeg_has_an_error(wrapped, shipped, tmp_path):
     [
         {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Wang^XiaoDong=\u738b^\u5c0f\u6771"},
         {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Buc^J\u00e9r\u00f4me"},
-        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"},
-        {"SpecificCharacterSet": ["ISO 2022 IR 13", "ISO 2022 IR 87"], "PatientName": "\uff94\uff8f\uff80\uff9e=\u5c71\u7530"},
-        dict.fromkeys(["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"]),
+        {
+            "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
+            "PatientName": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce",
+        },
+        {
+            "SpecificCharacterSet": ["ISO 2022 IR 13", "ISO 2022 IR 87"],
+            "PatientName": "\uff94\uff8f\uff80\uff9e=\u5c71\u7530",
+        },
+        dict.fromkeys(
+            ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"]
+        ),
         dict.fromkeys(["AccessionNumber", "ReferringPhysicianName", "StudyID"]),
         {"PatientName": "N" * 64, "OtherPatientNames": ["A^B", "C^D"]},
         {"PhotometricInterpretation": "MONOCHROME1", "PatientAge": "003M"},
@@ -111,11 +125,15 @@ def test_odd_patients_and_missing_attributes_are_valid(tiny: Bundle, tmp_path, e
 def test_a_retraction_is_valid(tiny: Bundle, tmp_path):
     objects = build_results(study(tiny, source(tmp_path, header(), predicted())), ALL)
     published = [
-        PublishedObject(path, one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPClassUID, one.SOPInstanceUID)
+        PublishedObject(
+            path, one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPClassUID, one.SOPInstanceUID
+        )
         for path, one in zip(written(tmp_path, objects), objects, strict=True)
     ]
     (tmp_path / "out").mkdir()
-    paths = written(tmp_path / "out", build_retraction(published, "The radiologist found no pneumonia.", MADE))
+    paths = written(
+        tmp_path / "out", build_retraction(published, "The radiologist found no pneumonia.", MADE)
+    )
     for path in paths:
         assert not errors_of(path), path
     tree = sr_tree(paths[0])

@@ -126,15 +126,14 @@ class DicomWebClient:
             self.close()
             if not kept:
                 raise WebError(f"the server closed the connection ({type(error).__name__})") from error
+            # It had closed a connection that was idle: once more on a new one.
+            return self.request(method, path, query=query, headers=headers, body=body, max_bytes=max_bytes)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             raise WebError(f"no response ({_why(error)})") from error
-        # The server had closed a connection that was idle: once more on a new one.
-        try:
-            return self._exchange(method, target, sent, body, max_bytes)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except WebError:
             self.close()
-            raise WebError(f"no response ({_why(error)})") from error
+            raise
 
     def close(self) -> None:
         """Close the connection; the next request opens another one."""
@@ -150,22 +149,29 @@ class DicomWebClient:
         connection = self._connection
         connection.request(method, target, body=iter(body) if body else None, headers=dict(headers))
         response = connection.getresponse()
-        ends, read = time.monotonic() + TOTAL * self._timeout, bytearray()
-        while chunk := response.read1(CHUNK):
-            read += chunk
-            if len(read) > max_bytes:
-                self.close()
-                raise WebError(f"a response of more than {max_bytes:,} bytes")
-            if time.monotonic() > ends:
-                self.close()
-                raise WebError(f"a response that took more than {TOTAL * self._timeout:g} s")
-        missing = response.length or 0
-        if missing:
-            raise http.client.IncompleteRead(b"", missing)
+        body_read = self._read(response, max_bytes)
         named = {name.lower(): value for name, value in response.getheaders()}
         if response.will_close:
             self.close()
-        return Response(response.status, named, bytes(read))
+        return Response(response.status, named, body_read)
+
+    def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        """Read a body piece by piece, so that neither its size nor its time is without a limit."""
+        ends, length, read = time.monotonic() + TOTAL * self._timeout, response.length, bytearray()
+        while length is None or len(read) < length:
+            # `read1` of Python 3.11 does not know what is left and would wait for more.
+            chunk = response.read1(CHUNK if length is None else min(CHUNK, length - len(read)))
+            if not chunk:
+                break
+            read += chunk
+            if len(read) > max_bytes:
+                raise WebError(f"a response of more than {max_bytes:,} bytes")
+            if time.monotonic() > ends:
+                raise WebError(f"a response that took more than {TOTAL * self._timeout:g} s")
+        if length is not None and len(read) < length:
+            raise http.client.IncompleteRead(bytes(read), length - len(read))
+        response.close()
+        return bytes(read)
 
     def _open(self) -> http.client.HTTPConnection:
         if self._secure:
