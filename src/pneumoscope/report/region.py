@@ -58,9 +58,11 @@ def strongest_region(explanation: Explanation, height: int, width: int) -> Regio
     scale = FINE / max(rows, columns)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     fine = cv2.resize(explanation.heatmap, size, interpolation=cv2.INTER_LINEAR)
-    row, column = np.unravel_index(int(fine.argmax()), fine.shape)
-    if fine[row, column] < CONTOUR_AT:
+    if fine.max() < CONTOUR_AT:
         return None
+    # Maps of 8 bits have several strongest places: the one in their middle.
+    strongest = np.argwhere(fine == fine.max())
+    row, column = strongest[np.abs(strongest - strongest.mean(axis=0)).sum(axis=1).argmin()]
     _, labels = cv2.connectedComponents((fine >= CONTOUR_AT).astype(np.uint8))
     part = (labels == labels[row, column]).astype(np.uint8)
     contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
