@@ -163,7 +163,7 @@ def test_what_is_said_to_be_stored_must_be_found(server, stow, objects):
     server.qido = lambda: (200, [{"00080018": {"Value": ["1.2.3.0"]}}])
     deliveries = stow.send(objects)
     assert outcomes(deliveries) == [Outcome.SENT, *[Outcome.RETRY] * 3]
-    assert deliveries[1].detail == "said to be stored, but not found there"
+    assert deliveries[1].detail == "acknowledged, but not found there"
     server.qido = lambda: (503, b"")
     assert outcomes(stow.send(objects)) == [Outcome.RETRY] * 4
 

@@ -17,7 +17,7 @@ STORED, FAILED = "00081199", "00081198"  # Referenced SOP Sequence, Failed SOP S
 SOP_INSTANCE, REASON = "00081155", "00081197"
 QUERIED = "00080018"
 
-# The whole request was refused: one bad object can be the cause, or their number.
+# The whole request was rejected: one bad object can be the cause, or their number.
 TO_BE_DIVIDED = {400, 409, 413, 415}
 
 
@@ -109,13 +109,13 @@ class StowSender:
         found = self.present(said) if said and self._query else frozenset(one.sop_instance for one in said)
         if found is None:
             return [
-                Delivery(one.sop_instance, Outcome.RETRY, "said to be stored, but the query failed")
+                Delivery(one.sop_instance, Outcome.RETRY, "acknowledged, but the query failed")
                 if one.outcome == Outcome.SENT
                 else one
                 for one in deliveries
             ]
         return [
-            Delivery(one.sop_instance, Outcome.RETRY, "said to be stored, but not found there")
+            Delivery(one.sop_instance, Outcome.RETRY, "acknowledged, but not found there")
             if one.outcome == Outcome.SENT and one.sop_instance not in found
             else one
             for one in deliveries
