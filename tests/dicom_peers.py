@@ -40,10 +40,12 @@ from images import grey_levels
 from pneumoscope.cli import main
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.status import NodeStatus, read_status
 
 __all__ = [
     "PATIENT",
+    "SECRETS",
     "Archive",
     "Ended",
     "Orthanc",
@@ -64,6 +66,9 @@ ROOT = "1.2.826.0.1.3680043.10.5"
 
 PATIENT = {"PatientName": "Zauberbaum^Ottokar", "PatientID": "PID-77-4711", "PatientBirthDate": "19430612"}
 """Of every image that these tests send: no log may have any of it."""
+
+SECRETS = ("Zauberbaum", "Ottokar", "4711", "19430612", "12.06.1943", "Wagenknecht", "ACC-")
+"""Parts of what names the patient, the visit or the physician in those images."""
 
 RESULT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage)
 
@@ -149,8 +154,7 @@ def radiograph(number: int = 0, *, study: int | None = None, seed: int | None = 
 
 def send(port: int, images: Sequence[bytes], *, aet: str = "MODALITY", host: str = "127.0.0.1") -> list[int | None]:
     """Send images over one association; return the status of each, None where there was no response."""
-    ae = AE(ae_title=aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
+    ae = OutgoingAE(aet, 30)
     ae.add_requested_context(DigitalXRayImageStorageForPresentation, [ExplicitVRLittleEndian])
     ae.add_requested_context(ComputedRadiographyImageStorage, [ExplicitVRLittleEndian])
     statuses: list[int | None] = []

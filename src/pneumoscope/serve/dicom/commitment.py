@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role
+from pynetdicom import build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.journal import Journal, JournalError
+from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.tls import client_context
 
 __all__ = ["Committer", "committed"]
@@ -33,6 +34,7 @@ NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0112, 0x0119
 ALL_STORED, SOME_FAILED = 1, 2
 MOST_TRIES = 30
 LOOK_AGAIN = 5.0
+SECONDS = 30.0  # for connection and response
 LONGEST_PAUSE = 300.0
 
 
@@ -139,8 +141,7 @@ class Committer:
     ) -> str:
         """Send the report; return an empty string, or why it did not arrive."""
         assert caller.port is not None, "a request of a caller without a port is rejected"
-        ae = AE(ae_title=self._config.aet)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
+        ae = OutgoingAE(self._config.aet, SECONDS)
         ae.add_requested_context(StorageCommitmentPushModel)
         tls = None if caller.tls is None else (client_context(caller.tls), caller.tls.server_name or host)
         association = ae.associate(

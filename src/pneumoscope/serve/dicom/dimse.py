@@ -285,6 +285,9 @@ class NodeServer(ThreadedAssociationServer):
                     request, server_side=True, do_handshake_on_connect=False
                 )
                 self._shake_hands(client)
+            elif not client.recv(1, socket.MSG_PEEK):
+                # A probe of a load balancer. pynetdicom would keep its association until the time limit.
+                raise ConnectionError("closed without a word")
             self.finish_request(client, client_address)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             logger.info("connection closed", extra={"why": type(error).__name__})

@@ -120,9 +120,12 @@ class Queue:
         self._longest_wait = longest_wait
 
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
-        """Return the image to predict next, but none of those that are taken."""
+        """Return the image to predict next, but none of those that are taken.
+
+        One that crashed or outlasted its limit is tried again when no other is waiting.
+        """
         rows = self.journal.rows(
-            f"SELECT {COLUMNS} FROM instances WHERE state = 'received' ORDER BY (received < ?) DESC,"
+            f"SELECT {COLUMNS} FROM instances WHERE state = 'received' ORDER BY tries, (received < ?) DESC,"
             " (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
             (now() - self._longest_wait, now() - self._longest_wait, len(taken) + 1),
         )

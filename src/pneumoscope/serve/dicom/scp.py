@@ -112,7 +112,8 @@ class Receiver:
         ae.implementation_class_uid = IMPLEMENTATION_UID
         ae.implementation_version_name = f"PNEUMO_{__version__}"[:16]
         ae.maximum_pdu_size = limits.max_pdu
-        ae.maximum_associations = limits.max_associations
+        # Its own count has connections without an association; `_why_not` has not.
+        ae.maximum_associations = limits.max_connections
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = limits.idle_seconds
         tls = config.listen.tls
         server = ae.make_server(
@@ -191,8 +192,10 @@ class Receiver:
         """Return why an association is rejected, and result, source and reason of PS3.8 9.3.4."""
         if self.stopping:
             return "the node is stopping", (2, 3, 1)
-        if self._server is not None and len(self._server.open_links) > self._config.limits.max_associations:
-            return "too many associations", (2, 3, 2)
+        if self._server is not None:
+            established = sum(one.is_established for one in self._server.active_associations)
+            if established >= self._config.limits.max_associations:
+                return "too many associations", (2, 3, 2)
         if not self._config.any_called_aet and called != self._config.aet:
             return "another called AE title", (1, 1, 7)
         if not self._config.callers:

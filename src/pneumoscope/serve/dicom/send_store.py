@@ -11,7 +11,7 @@ from typing import Self
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Comprehensive3DSRStorage,
@@ -25,6 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.config import DestinationConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject
+from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.statuses import outcome_of_status
 
 __all__ = ["StoreSender"]
@@ -59,10 +60,8 @@ class StoreSender:
 
     def __init__(self, destination: DestinationConfig, calling_aet: str, tls: ssl.SSLContext | None) -> None:
         self._destination, self._tls = destination, tls
-        self._ae = AE(ae_title=calling_aet)
+        self._ae = OutgoingAE(calling_aet, destination.timeout)
         self._ae.requested_contexts = [build_context(one, SYNTAXES) for one in CLASSES]
-        self._ae.acse_timeout = self._ae.dimse_timeout = destination.timeout
-        self._ae.connection_timeout = self._ae.network_timeout = destination.timeout
         self._association: Association | None = None
         self._why = ""
 
@@ -184,8 +183,8 @@ class StoreSender:
 
 def _listed(responses: Iterator[tuple[Dataset, Dataset | None]]) -> set[str] | None:
     found: set[str] = set()
-    for answer, identifier in responses:
-        status = _status(answer)
+    for response, identifier in responses:
+        status = _status(response)
         if status in PENDING and identifier is not None:
             with lenient_pydicom():
                 found.add(str(identifier.get("SOPInstanceUID") or ""))

@@ -28,6 +28,7 @@ from pneumoscope.serve.dicom.config import RuleConfig
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
 from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.inputs import input_measures
+from pneumoscope.serve.dicom.logs import set_up_logs
 from pneumoscope.serve.dicom.results import build_results, is_own_object
 from pneumoscope.serve.dicom.routing import ImageFacts, route
 from pneumoscope.serve.workers import worker
@@ -42,6 +43,7 @@ GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Process jobs until standard input ends; see `pneumoscope.serve.workers.worker.main`."""
+    set_up_logs("warning")  # libraries quote what they read, also in warnings
     return worker.main(arguments, respond)
 
 
