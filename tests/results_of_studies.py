@@ -151,7 +151,7 @@ def source(
 def study(bundle: Bundle, *images: SourceImage, **fields: Any) -> StudyResult:
     """Return the result of a study."""
     with lenient_pydicom():
-        uid = pydicom.dcmread(images[0].path, stop_before_pixels=True).get("StudyInstanceUID")
+        uid = pydicom.dcmread(images[0].path, stop_before_pixels=True, force=True).get("StudyInstanceUID")
     return StudyResult(**({"study_uid": uid, "images": images, "bundle": bundle, "made": MADE} | fields))
 
 
