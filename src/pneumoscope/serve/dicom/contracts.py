@@ -140,7 +140,7 @@ class Outcome(StrEnum):
     """What became of an object that was to be sent."""
 
     SENT = "sent"
-    """The destination has stored it and has said so."""
+    """The destination has stored it and has confirmed that."""
     ALREADY_THERE = "already there"
     """The destination had it before."""
     RETRY = "retry"
