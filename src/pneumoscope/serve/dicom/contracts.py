@@ -146,7 +146,7 @@ class Outcome(StrEnum):
     RETRY = "retry"
     """Not stored, or not known whether; to be tried later, asking the destination first."""
     FAILED = "failed"
-    """The destination refuses this object for good: a class it does not take, a dataset it rejects."""
+    """The destination does not take this object at all: it rejects the class or the dataset."""
 
 
 @dataclass(frozen=True, slots=True)
