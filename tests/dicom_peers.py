@@ -176,7 +176,7 @@ def send(port: int, images: Sequence[bytes], *, aet: str = "MODALITY", host: str
     return statuses
 
 
-def write_config(folder: Path, bundle: Path, **settings: Any) -> Path:
+def write_config(folder: Path, bundle: Path, /, **settings: Any) -> Path:
     """Write node.yaml for a node on this machine; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {

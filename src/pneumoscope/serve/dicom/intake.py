@@ -129,13 +129,34 @@ class Intake:
             else self.store.image_name(sop_instance)
         )
         self.store.keep(received, name)
+        try:
+            self._journal_file(received, sop_class, sop_instance, origin, name, again, conflict=conflict)
+        except JournalError:
+            self.store.remove(name)
+            raise
+        if again is not None:
+            return Accepted.DUPLICATE
+        return Accepted.CONFLICT if conflict else Accepted.NEW
+
+    def _journal_file(
+        self,
+        received: ReceivedFile,
+        sop_class: str,
+        sop_instance: str,
+        origin: Origin,
+        name: str,
+        again: int | None,
+        *,
+        conflict: bool,
+    ) -> None:
+        """Enter a stored file; `again` is the number of the same image that was purged."""
         with self._journal.change() as connection:
-            if again is not None:  # it was purged here; what was made of it was sent
+            if again is not None:  # what was made of it was sent
                 connection.execute(
                     "UPDATE instances SET state = 'reported', file = ? WHERE id = ?", (name, again)
                 )
                 audit.record(connection, "duplicate", instance=sop_instance, caller=origin.caller)
-                return Accepted.DUPLICATE
+                return
             connection.execute(
                 "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
                 " received, state, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -154,4 +175,3 @@ class Intake:
                 caller=origin.caller,
                 via=origin.via,
             )
-        return Accepted.CONFLICT if conflict else Accepted.NEW

@@ -224,7 +224,8 @@ class Journal:
         code = getattr(why, "sqlite_errorcode", 0) & 0xFF
         if code in PASSING:
             return JournalError(
-                f"{self.path}: the journal cannot be written ({reason}); free space on its disk"
+                f"{self.path}: the journal cannot be written ({reason}); free space on its disk",
+                passing=True,
             )
         return JournalError(
             f"{self.path}: the journal is damaged ({reason}); stop the node and run 'pneumoscope dicom "

@@ -204,6 +204,7 @@ class _Node:
         try:
             await work
         except PneumoscopeError as error:
+            logger.critical("a part of the node failed", extra={"why": str(error)})
             self._failure = error
         except asyncio.CancelledError:
             raise

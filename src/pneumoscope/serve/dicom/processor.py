@@ -94,7 +94,7 @@ class Processor:
                 if not error.passing:
                     raise
                 logger.error("journal not written", extra={"why": str(error)})
-                await asyncio.sleep(LOOK_AGAIN)
+                await asyncio.sleep(LOOK_AGAIN)  # what was not recorded is done again
                 continue
             try:
                 await asyncio.wait_for(self._wake.wait(), TICK if waiting else LOOK_AGAIN)
