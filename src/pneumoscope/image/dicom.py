@@ -29,18 +29,19 @@ from pneumoscope.image.greys import GreyPipeline, Window, to_grey
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
 from pneumoscope.image.lookup import optional_table, read_palette
 
-__all__ = ["read_dicom", "read_patient_key"]
+__all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient_key"]
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
+HEAD_BYTES = 4096  # that hold the file meta information
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
 GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @contextmanager
-def _lenient_pydicom() -> Iterator[None]:
+def lenient_pydicom() -> Iterator[None]:
     """Read what is readable, without pydicom's warnings about values that break the standard.
 
     Both settings are global to the process, hence the lock; only the header is read under it. pydicom
@@ -90,7 +91,7 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     UnreadableImageError
         With any of the reasons for an image that cannot be read.
     """
-    with _lenient_pydicom():
+    with lenient_pydicom():
         try:
             header = _read_header(name, data, limits)
         except CUT_OFF as error:
@@ -117,9 +118,42 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     )
 
 
+def read_header(name: str, source: Path | bytes, limits: Limits) -> pydicom.Dataset:
+    """Read a DICOM file up to its pixel data; values are parsed when they are asked for.
+
+    Parameters
+    ----------
+    name : str
+        What to call the file in messages.
+    source : Path or bytes
+        The file, with or without preamble, or its content.
+    limits : Limits
+        Bounds on the size once inflated.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it is no DICOM data set, or inflates to more than the limit.
+    """
+    with lenient_pydicom():
+        try:
+            with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+                if DEFLATED.encode() in head:
+                    _check_inflated(name, head + file.read(), limits)
+                file.seek(0)
+                return pydicom.dcmread(file, force=True, stop_before_pixels=True)
+        except CUT_OFF as error:
+            detail = "the DICOM file ends too early; send the image again"
+            raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
+        except DAMAGED as error:
+            detail = "damaged DICOM header; send the image again"
+            raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+
+
 def read_patient_key(path: Path) -> str | None:
     """Return the salted key of the patient that a file's header names; None where it has no Patient ID."""
-    with _lenient_pydicom():
+    with lenient_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
             return patient_key(text(dataset, "PatientID"))
@@ -175,7 +209,7 @@ def _unsupported(name: str, what: str) -> UnreadableImageError:
 
 def _check_inflated(name: str, data: bytes, limits: Limits) -> None:
     """Check the size of a deflated data set before pydicom inflates all of it at once."""
-    if DEFLATED.encode() not in data[:4096]:
+    if DEFLATED.encode() not in data[:HEAD_BYTES]:
         return
     if data[132:138] != b"\x02\0\0\0UL":
         raise _unsupported(name, "a deflated data set and no file meta group length")

@@ -17,29 +17,41 @@ import numpy.typing as npt
 from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import CAUTIONS, DataError
+from pneumoscope.report.canvas import (
+    ALARM,
+    BAR,
+    CALM,
+    FAINT,
+    INK,
+    LINE,
+    TRACK,
+    Canvas,
+    Colour,
+    text_width,
+    wrapped,
+    write,
+)
 from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text
 
-__all__ = ["CONTOUR_AT", "METHODS", "Canvas", "colour_at", "draw_prediction", "overlay", "write_png"]
-
-Canvas = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+__all__ = [
+    "CONTOUR_AT",
+    "METHODS",
+    "Canvas",
+    "colour_at",
+    "colours",
+    "draw_prediction",
+    "overlay",
+    "write_png",
+]
 
 IMAGE_SIDE = 560  # pixels on the longer side of the X-ray
 LEAST_WIDTH = 900
 PANEL_HEIGHT = 300  # below the images; grows with bars and texts, and what is not used is cut off
 GAP, MARGIN = 6, 28
-LINE = 25
-TEXT_HEIGHT, HEADLINE_HEIGHT = 14, 21
+HEADLINE_HEIGHT = 21
 BAR_HEIGHT = 44
 
-# Blue, green, red, as OpenCV has them.
 BACKGROUND: Colour = (24, 20, 18)
-INK: Colour = (238, 236, 232)
-FAINT: Colour = (158, 150, 142)
-TRACK: Colour = (66, 58, 52)
-BAR: Colour = (200, 150, 70)
-ALARM: Colour = (70, 110, 245)
-CALM: Colour = (130, 190, 90)
 CAUTION: Colour = (90, 190, 240)
 
 STRONGEST_TINT = 0.55
@@ -89,7 +101,7 @@ def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: in
     fine = np.clip(cv2.resize(explanation.heatmap, shape, interpolation=cv2.INTER_LINEAR), 0, 1)
     evidence[top : top + shape[1], left : left + shape[0]] = fine
     tint = STRONGEST_TINT * evidence[:, :, None]
-    mixed = ((1 - tint) * image + tint * _colours(evidence)).astype(np.uint8)
+    mixed = ((1 - tint) * image + tint * colours(evidence)).astype(np.uint8)
     outlines, _ = cv2.findContours(
         (evidence >= CONTOUR_AT).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
@@ -165,11 +177,11 @@ def write_png(image: Canvas, path: Path) -> None:
 
 def colour_at(evidence: float) -> Colour:
     """Return the colour of evidence in [0, 1]: blue, green, red."""
-    blue, green, red = _colours(np.array([[evidence]], np.float32))[0, 0].tolist()
+    blue, green, red = colours(np.array([[evidence]], np.float32))[0, 0].tolist()
     return blue, green, red
 
 
-def _colours(evidence: npt.NDArray[np.float32]) -> Canvas:
+def colours(evidence: npt.NDArray[np.float32]) -> Canvas:
     """Colour evidence in [0, 1] from dark violet to yellow: perceptually even, safe for the colour-blind."""
     levels = np.rint(evidence * 255).astype(np.uint8)
     coloured: Canvas = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
@@ -191,14 +203,14 @@ class _Column:
 
     def write(self, text: str, colour: Colour, *, most: int | None = None) -> None:
         """Write text, in at most so many lines."""
-        for line in _wrapped(text, self.width)[:most]:
-            _text(self.canvas, self.left, self.y, line, colour)
+        for line in wrapped(text, self.width)[:most]:
+            write(self.canvas, self.left, self.y, line, colour)
             self.y += LINE
 
     def headline(self, text: str, colour: Colour) -> None:
         self.y += LINE // 3
-        for line in _wrapped(text, self.width, height=HEADLINE_HEIGHT, bold=True)[:3]:
-            _text(self.canvas, self.left, self.y, line, colour, height=HEADLINE_HEIGHT, bold=True)
+        for line in wrapped(text, self.width, height=HEADLINE_HEIGHT, bold=True)[:3]:
+            write(self.canvas, self.left, self.y, line, colour, height=HEADLINE_HEIGHT, bold=True)
             self.y += LINE + 6
 
 
@@ -228,8 +240,8 @@ def _probabilities(column: _Column, prediction: Prediction, point: OperatingPoin
     classes = [item for item in prediction.probabilities.items() if item[0] != prediction.target]
     for number, (name, value) in enumerate([(prediction.target, prediction.p_target or 0.0), *classes]):
         y, shown = column.y, percent_text(value)
-        _text(canvas, left, y, _wrapped(name, column.width - _text_width(shown) - MARGIN)[0], INK)
-        _text(canvas, right, y, shown, INK, align_right=True)
+        write(canvas, left, y, wrapped(name, column.width - text_width(shown) - MARGIN)[0], INK)
+        write(canvas, right, y, shown, INK, align_right=True)
         canvas[y + 8 : y + 16, left:right] = TRACK
         canvas[y + 8 : y + 16, left : left + round(value * column.width)] = BAR
         if number == 0 and point is not None:
@@ -247,65 +259,11 @@ def _legend(column: _Column, explanation: Explanation) -> None:
     column.write(f"evidence for {explanation.finding}", INK)
     column.write(f"{METHODS[explanation.method]}; contour at {CONTOUR_AT:.0%}", FAINT)
     y = column.y
-    canvas[y - 4 : y + 6, left:right] = _colours(
+    canvas[y - 4 : y + 6, left:right] = colours(
         np.linspace(0, 1, column.width, dtype=np.float32)[None].repeat(10, axis=0)
     )
     at = left + round(CONTOUR_AT * column.width)
     canvas[y - 8 : y + 10, at : at + 2] = INK
-    _text(canvas, left, y + 28, "none", FAINT)
-    _text(canvas, right, y + 28, "strongest", FAINT, align_right=True)
+    write(canvas, left, y + 28, "none", FAINT)
+    write(canvas, right, y + 28, "strongest", FAINT, align_right=True)
     column.y = y + 28 + 2 * LINE - LINE // 2
-
-
-def _wrapped(text: str, width: int, *, height: int = TEXT_HEIGHT, bold: bool = False) -> list[str]:
-    """Break text into lines of at most `width` pixels; a word that is longer is broken too."""
-
-    def fits(line: str) -> bool:
-        return _text_width(line, height, bold=bold) <= width
-
-    lines = [""]
-    for word in _drawable(text).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if fits(longer):
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            if not fits(lines[-1] + letter):
-                lines.append("")
-            lines[-1] += letter
-    return [line for line in lines if line] or [""]
-
-
-def _drawable(text: str) -> str:
-    """Replace characters that OpenCV's fonts do not have."""
-    return text.encode("ascii", "replace").decode("ascii")
-
-
-def _text_width(text: str, height: int = TEXT_HEIGHT, *, bold: bool = False) -> int:
-    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 2 if bold else 1
-    (width, _), _ = cv2.getTextSize(text, font, _font_scale(height), thickness)
-    return int(width)
-
-
-def _font_scale(height: int) -> float:
-    return height / 21  # capitals of this font are 21 pixels high at scale 1
-
-
-def _text(
-    canvas: Canvas,
-    x: int,
-    y: int,
-    text: str,
-    colour: Colour,
-    *,
-    height: int = TEXT_HEIGHT,
-    bold: bool = False,
-    align_right: bool = False,
-) -> None:
-    """Write one line with its baseline at `y`, starting or ending at `x`."""
-    shown = _drawable(text)
-    if align_right:
-        x -= _text_width(shown, height, bold=bold)
-    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 2 if bold else 1
-    cv2.putText(canvas, shown, (x, y), font, _font_scale(height), colour, thickness, cv2.LINE_AA)

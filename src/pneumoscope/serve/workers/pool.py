@@ -8,19 +8,20 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.serve.workers.frames import Buffer, Job, Response, read_frame, write_frame
+from pneumoscope.serve.workers.frames import Buffer, Response, read_frame, write_frame
 
 __all__ = ["JobStopped", "WorkerLimits", "WorkerPool"]
 
 START_TIMEOUT = 120.0  # seconds to load the libraries and the model on a busy machine
 PAUSE_AFTER_FAILED_START = 1.0
+WORKER_MODULE = "pneumoscope.serve.workers.worker"
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class JobStopped(PneumoscopeError):
 
 @dataclass(eq=False, slots=True)
 class _QueuedJob:
-    job: Job
-    data: Buffer
+    job: Mapping[str, Any]
+    pieces: tuple[Buffer, ...]
     response: asyncio.Future[Response] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -58,8 +59,8 @@ class _QueuedJob:
 class _Worker:
     """One worker process. Its methods block; all but `kill` must be called from one thread."""
 
-    def __init__(self, bundle: Path, memory: int) -> None:
-        self._bundle, self._memory = bundle, memory
+    def __init__(self, module: str, bundle: Path, memory: int) -> None:
+        self._module, self._bundle, self._memory = module, bundle, memory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,7 +78,7 @@ class _Worker:
         EOFError, OSError, ValueError
             If the process cannot be started or ends.
         """
-        command = [sys.executable, "-m", "pneumoscope.serve.workers.worker"]
+        command = [sys.executable, "-m", self._module]
         command += ["--bundle", str(self._bundle), "--memory", str(self._memory)]
         self._process = subprocess.Popen(
             command,
@@ -91,7 +92,7 @@ class _Worker:
         if "ready" not in head:
             raise PneumoscopeError(str(head.get("error", "a worker did not start")))
 
-    def run(self, job: Job, data: Buffer) -> Response:
+    def run(self, job: Mapping[str, Any], pieces: Sequence[Buffer]) -> Response:
         """Run one job.
 
         Raises
@@ -101,7 +102,7 @@ class _Worker:
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        write_frame(process.stdin, job, [data])
+        write_frame(process.stdin, job, pieces)
         return read_frame(process.stdout)
 
     def kill(self) -> None:
@@ -135,6 +136,8 @@ class WorkerPool:
         Time and memory of one job.
     on_restart : callable, optional
         Called each time a worker is replaced.
+    module : str
+        The module that a worker runs: this package's own, or one that calls its `main` with other jobs.
     """
 
     def __init__(
@@ -144,11 +147,12 @@ class WorkerPool:
         workers: int,
         limits: WorkerLimits = WorkerLimits(),
         on_restart: Callable[[], None] = lambda: None,
+        module: str = WORKER_MODULE,
     ) -> None:
         self.workers = workers
         self._limits = limits
         self._on_restart = on_restart
-        self._workers = [_Worker(bundle, limits.memory) for _ in range(workers)]
+        self._workers = [_Worker(module, bundle, limits.memory) for _ in range(workers)]
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope-worker")
         self._jobs: asyncio.Queue[_QueuedJob] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -199,14 +203,14 @@ class WorkerPool:
         for worker in self._workers:
             worker.close()
 
-    async def run(self, job: Job, data: Buffer) -> Response:
+    async def run(self, job: Mapping[str, Any], *pieces: Buffer) -> Response:
         """Run one job in the next free worker.
 
         Parameters
         ----------
-        job : Job
-            What to do.
-        data : bytes or bytearray
+        job : mapping
+            What to do: a `pneumoscope.serve.workers.frames.Job`, or what another `module` takes.
+        *pieces : bytes or bytearray
             Content of the image file.
 
         Returns
@@ -219,7 +223,7 @@ class WorkerPool:
         JobStopped
             If the job took too long or its worker ended.
         """
-        queued = _QueuedJob(job, data)
+        queued = _QueuedJob(job, pieces)
         self._jobs.put_nowait(queued)
         return await queued.response
 
@@ -233,7 +237,7 @@ class WorkerPool:
                 continue
             try:
                 response = await self._timed(
-                    worker, self._limits.seconds, worker.run, queued.job, queued.data
+                    worker, self._limits.seconds, worker.run, queued.job, queued.pieces
                 )
             except (EOFError, OSError, ValueError, JobStopped) as error:
                 if not queued.response.done():

@@ -1,7 +1,8 @@
-"""Predictions as JSON values: the row that a worker returns, and the row of a job that was stopped."""
+"""Predictions as JSON values: the row that a worker returns, its reverse, and the row of a stopped job."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pneumoscope.domain import Prediction
@@ -9,7 +10,7 @@ from pneumoscope.errors import Reason
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.report.rows import plain_text
 
-__all__ = ["prediction_row", "stopped"]
+__all__ = ["prediction_of", "prediction_row", "stopped"]
 
 DECIMALS = 6
 
@@ -33,6 +34,23 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "uncertain": prediction.uncertain,
         "message": prediction.message,
     }
+
+
+def prediction_of(row: Mapping[str, Any], bundle: Bundle) -> Prediction:
+    """Return the prediction that a row was made of, but for the rounding of its probabilities.
+
+    Parameters
+    ----------
+    row : mapping
+        Of `prediction_row`.
+    bundle : Bundle
+        That predicted it, for the coverage of prediction sets, which the row does not have.
+    """
+    lists = {name: tuple(row[name]) for name in ("reasons", "prediction_set")}
+    alpha = None
+    if row["population"] is not None:
+        alpha = bundle.manifest.calibration_for(row["population"]).conformal_alpha
+    return Prediction(**{**row, **lists}, set_coverage=None if alpha is None else 1 - alpha)
 
 
 def stopped(name: str, bundle: Bundle, message: str) -> Prediction:

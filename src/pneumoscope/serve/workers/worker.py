@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -36,8 +36,19 @@ HEATMAP_SIDE = 256
 PREVIEW_QUALITY = 92
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Load the bundle, report that it is ready, and process jobs until standard input ends."""
+Respond = Callable[[Predictor, Any, list[bytes]], Response]
+
+
+def main(arguments: Sequence[str] | None = None, respond_to: Respond | None = None) -> int:
+    """Load the bundle, report that it is ready, and process jobs until standard input ends.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Of the process if not given.
+    respond_to : callable, optional
+        Makes the response to a job and its pieces; `respond` if not given.
+    """
     parser = argparse.ArgumentParser(prog="pneumoscope.serve.workers.worker")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--memory", type=int, required=True)
@@ -62,9 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_frame(responses, {"ready": predictor.bundle.identity})
             while True:
                 job, pieces = read_frame(jobs)
-                write_frame(responses, *respond(predictor, cast(Job, job), pieces[0]))
+                write_frame(responses, *(respond_to or _respond)(predictor, job, pieces))
                 pieces.clear()
     return 0
+
+
+def _respond(predictor: Predictor, job: Any, pieces: list[bytes]) -> Response:
+    return respond(predictor, cast(Job, job), pieces[0])
 
 
 def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
@@ -94,7 +109,7 @@ def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
         message = "reading this image takes more memory than one upload may use; export it smaller"
         explained = ExplainedPrediction(stopped(job["name"], predictor.bundle, message))
         preview = b""
-    prediction = _decided(predictor, explained.prediction, job["operating_point"])
+    prediction = decided(predictor, explained.prediction, job["operating_point"])
     explanation = explained.explanation if job["heatmap"] else None
     head = {
         "row": prediction_row(prediction),
@@ -104,7 +119,7 @@ def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
     return head, [heatmap_png(explanation) if explanation else b"", preview]
 
 
-def _decided(predictor: Predictor, prediction: Prediction, operating_point: str | None) -> Prediction:
+def decided(predictor: Predictor, prediction: Prediction, operating_point: str | None) -> Prediction:
     """Decide at the named point of the image's population, or at its default if it has no such point."""
     if operating_point is None or prediction.p_target is None:
         return prediction

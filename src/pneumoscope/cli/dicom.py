@@ -1,0 +1,303 @@
+"""`pneumoscope dicom`: the DICOM node, and what its operator does to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumoscope.cli.common import NOTHING_DONE, SOME_LEFT_OUT
+from pneumoscope.errors import require_extra
+
+if TYPE_CHECKING:
+    from pneumoscope.serve.dicom.config import NodeConfig
+    from pneumoscope.serve.dicom.journal import Journal
+    from pneumoscope.serve.dicom.monthly import MonthlyReport, Share
+    from pneumoscope.serve.dicom.status import NodeStatus
+    from pneumoscope.serve.dicom.store import Store
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Run a DICOM node: receive X-rays, predict, send results back.", no_args_is_help=True)
+
+Config = Annotated[
+    Path, typer.Option("--config", metavar="YAML", help="Configuration of the node, node.yaml.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+@app.command()
+def serve(config: Config) -> None:
+    """Run the node until SIGTERM or Ctrl-C; what is in hand is finished first."""
+    settings = _settings(config)
+    from pneumoscope.serve.dicom.logs import set_up_logs
+    from pneumoscope.serve.dicom.node import run_node
+
+    set_up_logs(settings.log_level)
+
+    def announce(port: int, metrics: int | None) -> None:
+        where = f"{settings.aet}@{settings.listen.host}:{port}"
+        shown = "" if metrics is None else f"; metrics http://{settings.metrics.host}:{metrics}/metrics"
+        typer.echo(f"{where}  (mode {settings.mode}{shown}; Ctrl-C stops)", err=True)
+
+    run_node(settings, announce)
+
+
+@app.command()
+def status(config: Config, as_json: AsJson = False) -> None:
+    """Show queue, deliveries, worklist, and what needs a person; exit code 3 if something does."""
+    from pneumoscope.serve.dicom.status import read_status
+
+    settings, journal, _ = _opened(config)
+    found = read_status(journal, settings.priority.longest_wait_minutes * 60)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        _show_status(found, settings.mode)
+    if found.needs_attention:
+        raise typer.Exit(SOME_LEFT_OUT)
+
+
+@app.command()
+def echo(config: Config) -> None:
+    """Ask every destination whether it responds; exit code 3 if one does not."""
+    settings = _settings(config)
+    from pneumoscope.serve.dicom.senders import open_sender
+
+    failures = 0
+    for destination in settings.destinations:
+        with open_sender(destination, settings.aet) as sender:
+            why = sender.echo()
+        typer.echo(f"{destination.name}: {why or 'responds'}")
+        failures += bool(why)
+    if failures:
+        raise typer.Exit(SOME_LEFT_OUT)
+
+
+@app.command()
+def retry(
+    config: Config,
+    parked: Annotated[bool, typer.Option(help="Images that crashed or took too long.")] = False,
+    failed: Annotated[bool, typer.Option(help="Results that could not be built.")] = False,
+    dead: Annotated[bool, typer.Option(help="Objects on the dead-letter list.")] = False,
+    held: Annotated[bool, typer.Option(help="Objects that mode shadow did not send.")] = False,
+) -> None:
+    """Let the node try again what it gave up."""
+    from pneumoscope.serve.dicom.maintenance import retry as again
+
+    if not (parked or failed or dead or held):
+        raise typer.BadParameter("name what to try again: --parked, --failed, --dead or --held")
+    _, journal, _ = _opened(config)
+    done = again(journal, parked=parked, failed=failed, dead=dead, held=held)
+    typer.echo(", ".join(f"{count} {name}" for name, count in done.items()))
+
+
+@app.command()
+def purge(
+    config: Config,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 30d, 12h or 8w.")],
+) -> None:
+    """Remove stored images and results of that age; the journal keeps what reports need."""
+    from pneumoscope.serve.dicom.maintenance import purge as remove
+
+    age = _age(older_than)
+    _, journal, store = _opened(config)
+    done = remove(journal, store, age)
+    typer.echo(f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def export(
+    config: Config,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
+    study: Annotated[str | None, typer.Option(metavar="UID", help="One study only.")] = None,
+    images: Annotated[bool, typer.Option("--images", help="Copy the received images as well.")] = False,
+) -> None:
+    """Write the journal's table of images, and copies of the result objects."""
+    from pneumoscope.serve.dicom.maintenance import export as write
+
+    _, journal, store = _opened(config)
+    count = write(journal, store, out, study=study, images=images)
+    typer.echo(f"{count} images in {out / 'images.csv'}")
+    if not count:
+        raise typer.Exit(NOTHING_DONE)
+
+
+@app.command()
+def audit(
+    config: Config,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of hashes.")] = False,
+    head: Annotated[
+        str | None, typer.Option(metavar="HASH", help="A hash noted before, which the log must have.")
+    ] = None,
+) -> None:
+    """Print the audit log as JSON lines, or verify it; exit code 4 if it was changed."""
+    from pneumoscope.serve.dicom.audit import verify as check
+
+    _, journal, _ = _opened(config)
+    if verify or head:
+        found = check(journal, head)
+        typer.echo(f"{found.entries} entries, last hash {found.head}")
+        if found.fault:
+            typer.echo(f"error: the audit log is not intact: {found.fault}", err=True)
+            raise typer.Exit(NOTHING_DONE)
+        return
+    for row in journal.rows("SELECT * FROM audit ORDER BY seq"):
+        line = {"seq": row["seq"], "at": row["at"], "event": row["event"], **json.loads(row["detail"])}
+        typer.echo(json.dumps(line | {"hash": row["hash"]}))
+
+
+@app.command()
+def retract(
+    uid: Annotated[str, typer.Argument(metavar="UID", help="Of a study, an image, or a result object.")],
+    config: Config,
+    reason: Annotated[
+        str, typer.Option(help="Why, without name or number of the patient: it is shown with the images.")
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Process the images again, with new results.")
+    ] = False,
+) -> None:
+    """Retract results that a radiologist rejects, wherever they were sent."""
+    with require_extra("dicom", "retracting results"):
+        from pneumoscope.serve.dicom.maintenance import retract as take_back
+
+    _, journal, store = _opened(config)
+    count = take_back(journal, store, uid, reason, again=again)
+    typer.echo(f"{count} {'result' if count == 1 else 'results'} retracted")
+
+
+@app.command()
+def rebuild(config: Config) -> None:
+    """Set a damaged journal aside and make a new one from the stored images; the node must not run."""
+    settings = _settings(config)
+    from pneumoscope.serve.dicom.maintenance import rebuild as make_anew
+    from pneumoscope.serve.dicom.node import lock_folder
+    from pneumoscope.serve.dicom.store import Store
+
+    store = Store(settings.folder)
+    with lock_folder(settings.folder):
+        aside, taken = make_anew(settings.folder, store)
+    typer.echo(f"{taken} images taken into a new journal" + (f"; the old one is in {aside}" if aside else ""))
+
+
+@app.command()
+def report(
+    config: Config,
+    month: Annotated[str, typer.Option(metavar="YYYY-MM", help="Such as 2026-11.")],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="Compare with this month, not with the bundle.")
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Radiologists' verdicts: study_uid or sop_instance, verdict [, site]."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report a month: volumes, rejections, positives by scanner and view, drift, verdicts."""
+    from pneumoscope.model.bundle import load_bundle
+    from pneumoscope.serve.dicom.monthly import monthly_report
+
+    settings, journal, _ = _opened(config)
+    made = monthly_report(journal, load_bundle(settings.bundle), month, baseline=baseline, verdicts=verdicts)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(made), indent=2))
+    else:
+        _show_report(made)
+
+
+def _settings(path: Path) -> NodeConfig:
+    with require_extra("dicom", "the DICOM node"):
+        import highdicom  # noqa: F401
+        import pynetdicom  # noqa: F401
+    from pneumoscope.serve.dicom.config import load_config
+
+    return load_config(path)
+
+
+def _opened(path: Path) -> tuple[NodeConfig, Journal, Store]:
+    settings = _settings(path)
+    from pneumoscope.serve.dicom.journal import Journal
+    from pneumoscope.serve.dicom.store import Store
+
+    return settings, Journal(settings.folder), Store(settings.folder)
+
+
+def _age(text: str) -> datetime.timedelta:
+    match = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no age; give it as 30d, 12h or 8w", param_hint="--older-than")
+    return datetime.timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def _show_status(found: NodeStatus, mode: str) -> None:
+    def line(name: str, values: dict[str, int]) -> None:
+        typer.echo(f"{name}: {', '.join(f'{count} {state}' for state, count in values.items()) or 'none'}")
+
+    typer.echo(f"mode: {mode}")
+    line("images", found.instances)
+    line("results", found.results)
+    for destination, values in found.deliveries.items():
+        line(f"to {destination}", values)
+    for name, seconds in (
+        ("oldest image in hand", found.oldest_seconds),
+        ("last image received", found.last_received_seconds),
+    ):
+        if seconds is not None:
+            typer.echo(f"{name}: {seconds:.0f} s ago")
+    for title, rows in (
+        ("worklist", found.worklist),
+        ("parked", found.parked),
+        ("conflicts", found.conflicts),
+        ("results not built", found.failed),
+        ("not delivered", found.dead),
+    ):
+        if rows:
+            typer.echo(f"{title}:")
+            for row in rows:
+                typer.echo("  " + "  ".join(str(value) for value in row.values()))
+
+
+def _show_report(made: MonthlyReport) -> None:
+    typer.echo(f"{made.month}: {made.images} images received, {made.studies} results, bundle {made.bundle}")
+    for name, values in (
+        ("senders", made.callers),
+        ("states", made.states),
+        ("predictions", made.statuses),
+        ("reasons of rejection", made.reasons),
+    ):
+        typer.echo(f"{name}: {', '.join(f'{key} {count}' for key, count in values.items()) or 'none'}")
+    if made.seconds:
+        shown = ", ".join(f"{name} {value:g} s" for name, value in made.seconds.items())
+        typer.echo(f"from the last image to the result: {shown}")
+    for name, groups in made.positives.items():
+        typer.echo(f"share of positives by {name}:")
+        for group, share in groups.items():
+            typer.echo(f"  {group}: {_share(share)}")
+    typer.echo("drift (population stability index; below 0.1 stable, 0.25 or more changed):")
+    for one in made.drift:
+        index = f"{one.index:.3f}" if one.index is not None else "too few images"
+        typer.echo(f"  {one.name}: {index} ({one.images} images, against {one.against})")
+    for site, measures in made.verdicts.items():
+        shown = "; ".join(f"{name} {_share(share)}" for name, share in measures.items())
+        typer.echo(f"against radiologists, {site}: {shown}")
+    if made.unmatched:
+        typer.echo(f"{made.unmatched} verdicts have no prediction in this month")
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _share(share: Share) -> str:
+    if share.value is None or share.interval is None:
+        return "none"
+    low, high = share.interval
+    return f"{share.value:.3f} [{low:.3f}, {high:.3f}] ({share.count} of {share.total})"

@@ -1,0 +1,190 @@
+"""Storage commitment: telling a sender what the node has stored and journalled (PS3.4 annex J).
+
+The response goes on a new association to the port that the caller's configuration names: the only way that
+every sender must take (PS3.4 J.3.3).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+from pynetdicom import build_role
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+)
+
+from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig
+from pneumoscope.serve.dicom.journal import Journal, JournalError
+from pneumoscope.serve.dicom.outgoing import OutgoingAE
+from pneumoscope.serve.dicom.tls import client_context
+
+__all__ = ["Committer", "committed"]
+
+logger = logging.getLogger(__name__)
+
+NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0112, 0x0119
+ALL_STORED, SOME_FAILED = 1, 2
+MOST_TRIES = 30
+LOOK_AGAIN = 5.0
+SECONDS = 30.0  # for connection and response
+LONGEST_PAUSE = 300.0
+
+
+def committed(journal: Journal, items: Sequence[tuple[str, str]]) -> list[int]:
+    """Return for each class and instance 0 if it is stored, else the reason (PS3.4 J.4).
+
+    Parameters
+    ----------
+    journal : Journal
+    items : sequence of (str, str)
+        SOP Class and SOP Instance UIDs.
+    """
+    reasons = []
+    for sop_class, sop_instance in items:
+        rows = journal.rows(
+            "SELECT sop_class FROM instances WHERE sop_instance = ? AND state NOT IN ('purged', 'conflict')",
+            (sop_instance,),
+        )
+        if not rows:
+            reasons.append(NO_SUCH_INSTANCE)
+        else:
+            reasons.append(0 if any(row["sop_class"] == sop_class for row in rows) else CLASS_CONFLICT)
+    return reasons
+
+
+class Committer:
+    """A thread that responds to the requests in the journal.
+
+    Parameters
+    ----------
+    config : NodeConfig
+    journal : Journal
+    """
+
+    def __init__(self, config: NodeConfig, journal: Journal) -> None:
+        self._config, self._journal = config, journal
+        self._callers = {caller.aet: caller for caller in config.callers}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._postponed: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is a request."""
+        self._wake.set()
+
+    def stop(self, seconds: float) -> None:
+        """Finish the response in hand, for so long at most."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                for row in self._journal.rows(
+                    "SELECT * FROM commitments WHERE state = 'pending' ORDER BY id"
+                ):
+                    if self._postponed.get(row["id"], 0.0) <= time.monotonic() and not self._stopping:
+                        self._respond(row)
+            except JournalError as error:
+                logger.error("storage commitment", extra={"why": str(error)})
+            self._wake.wait(LOOK_AGAIN)
+
+    def _respond(self, row: sqlite3.Row) -> None:
+        caller = self._callers.get(row["caller"])
+        items = [(one[0], one[1]) for one in json.loads(row["items"])]
+        reasons = committed(self._journal, items)
+        why = "the caller is not in the configuration any more"
+        if caller is not None:
+            why = self._send(caller, row["host"], row["transaction_uid"], items, reasons)
+        dead = bool(why) and (caller is None or row["tries"] + 1 >= MOST_TRIES)
+        with self._journal.change() as connection:
+            connection.execute(
+                "UPDATE commitments SET state = ?, tries = tries + 1 WHERE id = ?",
+                ("dead" if dead else "pending" if why else "sent", row["id"]),
+            )
+            if dead or not why:
+                audit.record(
+                    connection,
+                    "commitment not delivered" if dead else "committed",
+                    caller=row["caller"],
+                    instances=len(items),
+                    missing=sum(reason != 0 for reason in reasons),
+                )
+        if why:
+            logger.warning("storage commitment not delivered", extra={"caller": row["caller"], "why": why})
+            self._postponed[row["id"]] = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** row["tries"])
+        else:
+            self._postponed.pop(row["id"], None)
+
+    def _send(
+        self,
+        caller: CallerConfig,
+        host: str,
+        transaction: str,
+        items: Sequence[tuple[str, str]],
+        reasons: Sequence[int],
+    ) -> str:
+        """Send the report; return an empty string, or why it did not arrive."""
+        assert caller.port is not None, "a request of a caller without a port is rejected"
+        ae = OutgoingAE(self._config.aet, SECONDS)
+        ae.add_requested_context(StorageCommitmentPushModel)
+        tls = None if caller.tls is None else (client_context(caller.tls), caller.tls.server_name or host)
+        association = ae.associate(
+            host,
+            caller.port,
+            ae_title=caller.aet,
+            # The node is the provider of the service although it opens the association.
+            ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
+            tls_args=tls,
+        )
+        if not association.is_established:
+            return "no association"
+        try:
+            event = SOME_FAILED if any(reasons) else ALL_STORED
+            status, _ = association.send_n_event_report(
+                _report(transaction, items, reasons),
+                event,
+                StorageCommitmentPushModel,
+                StorageCommitmentPushModelInstance,
+            )
+        except (RuntimeError, ValueError) as error:
+            return type(error).__name__
+        finally:
+            if association.is_established:
+                association.release()
+        if "Status" not in status:
+            return "no response"
+        return "" if status.Status == 0 else f"status {status.Status:04X}"
+
+
+def _report(transaction: str, items: Sequence[tuple[str, str]], reasons: Sequence[int]) -> Dataset:
+    stored: list[Dataset] = []
+    failed: list[Dataset] = []
+    for (sop_class, sop_instance), reason in zip(items, reasons, strict=True):
+        one = Dataset()
+        one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = sop_class, sop_instance
+        if reason:
+            one.FailureReason = reason
+        (failed if reason else stored).append(one)
+    report = Dataset()
+    report.TransactionUID = transaction
+    if stored:
+        report.ReferencedSOPSequence = stored
+    if failed:
+        report.FailedSOPSequence = failed
+    return report

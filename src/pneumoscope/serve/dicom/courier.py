@@ -1,0 +1,200 @@
+"""Sending results to one destination: retry, back-off, and the dead-letter list."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pneumoscope.serve.dicom.config import DestinationConfig, RetryConfig
+from pneumoscope.serve.dicom.contracts import Delivery, Outcome, Sender
+from pneumoscope.serve.dicom.journal import JournalError
+from pneumoscope.serve.dicom.outbox import Outbox, QueuedDelivery
+
+__all__ = ["Courier"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN = 1.0  # seconds after which the journal is looked at even if nothing was announced
+IDLE_SECONDS = 5.0  # that a connection stays open after the last object
+
+
+class Courier:
+    """A thread that sends what is due to one destination.
+
+    Parameters
+    ----------
+    destination : DestinationConfig
+    retry : RetryConfig
+    outbox : Outbox
+    open_sender : callable
+        Makes the sender.
+    on_outcome : callable
+        Called with each outcome.
+    """
+
+    def __init__(
+        self,
+        destination: DestinationConfig,
+        retry: RetryConfig,
+        outbox: Outbox,
+        open_sender: Callable[[], Sender],
+        *,
+        on_outcome: Callable[[str, str], None] = lambda _destination, _outcome: None,
+    ) -> None:
+        self.destination = destination
+        self._retry, self._outbox, self._open_sender = retry, outbox, open_sender
+        self._on_outcome = on_outcome
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"send-{destination.name}", daemon=True)
+        # By the clock that no one sets: until when an object waits, and since when it is uncertain.
+        self._postponed: dict[int, float] = {}
+        self._uncertain_since: dict[int, float] = {}
+        self._unreachable = 0
+        self._not_before = 0.0
+        self.failure: JournalError | None = None
+        self.alive = time.monotonic()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there may be something to send."""
+        self._wake.set()
+
+    def stop(self, seconds: float) -> None:
+        """Finish the objects in hand, for so long at most."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(seconds)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the destination responded when it was last tried."""
+        return self._unreachable == 0
+
+    def _run(self) -> None:
+        sender: Sender | None = None
+        last_use = time.monotonic()
+        try:
+            while True:
+                self.alive = time.monotonic()
+                self._wake.clear()
+                try:
+                    due = self._due()
+                    if due:
+                        sender = sender or self._open_sender()
+                        self._round(sender, due)
+                        last_use = time.monotonic()
+                        continue
+                except JournalError as error:
+                    if not error.passing:
+                        self.failure = error
+                        return
+                    logger.error("journal not written", extra={"why": str(error)})
+                if self._stopping:  # nothing is due, or the journal cannot be written
+                    return
+                if sender is not None and time.monotonic() - last_use > IDLE_SECONDS:
+                    sender.close()
+                    sender = None
+                self._wake.wait(LOOK_AGAIN)
+        finally:
+            if sender is not None:
+                sender.close()
+
+    def _due(self) -> list[QueuedDelivery]:
+        now = time.monotonic()
+        if now < self._not_before:
+            return []
+        self._postponed = {number: end for number, end in self._postponed.items() if end > now}
+        due = self._outbox.due(self._postponed, self.destination.batch)
+        for one in due:
+            if one.uncertain:
+                since = self._uncertain_since.setdefault(one.id, now)
+                if now - since < self._retry.settle_seconds:
+                    self._postponed[one.id] = since + self._retry.settle_seconds
+        return [one for one in due if one.id not in self._postponed]
+
+    def _round(self, sender: Sender, due: Sequence[QueuedDelivery]) -> None:
+        """Send a batch, after asking for what may have arrived already."""
+        uncertain = [one for one in due if one.uncertain]
+        certain = [one for one in due if not one.uncertain]
+        if uncertain and self.destination.query:
+            present = sender.present([one.object for one in uncertain])
+            if present is None:
+                # Others may be sent: a destination that takes objects may have no query at the moment.
+                self._postpone(uncertain)
+                if not certain:
+                    self._out_of_reach(sender.echo())
+                    return
+                uncertain = []
+            else:
+                there = [one for one in uncertain if one.object.sop_instance in present]
+                self._outbox.sent(there, before=True)
+                self._settled(there, Outcome.ALREADY_THERE)
+                uncertain = [one for one in uncertain if one.object.sop_instance not in present]
+        batch = [*uncertain, *certain]
+        if not batch:
+            return
+        self._outbox.sending(batch)
+        deliveries = sender.send([one.object for one in batch])
+        self._record(sender, batch, deliveries)
+
+    def _record(
+        self, sender: Sender, batch: Sequence[QueuedDelivery], deliveries: Sequence[Delivery]
+    ) -> None:
+        pairs = list(zip(batch, deliveries, strict=True))
+        arrived = [
+            one for one, delivery in pairs if delivery.outcome in {Outcome.SENT, Outcome.ALREADY_THERE}
+        ]
+        self._outbox.sent(arrived)
+        self._settled(arrived, Outcome.SENT)
+        unsure = [(one, delivery) for one, delivery in pairs if delivery.outcome is Outcome.RETRY]
+        for one, delivery in pairs:
+            if delivery.outcome is Outcome.FAILED:
+                self._outbox.failed(one, delivery.detail, dead=True)
+                self._settled([one], Outcome.FAILED)
+                self._log("not delivered", delivery.detail)
+        if arrived or len(unsure) < len(pairs):
+            self._unreachable = 0
+        if not unsure:
+            return
+        now = time.monotonic()
+        for one, _ in unsure:
+            self._uncertain_since[one.id] = now
+        why = sender.echo() if not arrived else ""
+        if why:
+            self._out_of_reach(why)
+            return
+        self._unreachable = 0
+        for one, delivery in unsure:
+            dead = one.tries + 1 >= self._retry.tries
+            self._outbox.failed(one, delivery.detail, dead=dead)
+            self._postponed[one.id] = now + self._pause(one.tries)
+            self._on_outcome(self.destination.name, "failed" if dead else "retry")
+        self._log("to be sent again", unsure[0][1].detail)
+
+    def _settled(self, deliveries: Sequence[QueuedDelivery], outcome: Outcome) -> None:
+        for one in deliveries:
+            self._uncertain_since.pop(one.id, None)
+            self._on_outcome(self.destination.name, outcome.name.lower())
+
+    def _postpone(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        end = time.monotonic() + self._pause(self._unreachable)
+        self._postponed |= {one.id: end for one in deliveries}
+
+    def _out_of_reach(self, why: str) -> None:
+        """Wait, longer each time; the objects are not to blame."""
+        self._not_before = time.monotonic() + self._pause(self._unreachable)
+        self._unreachable += 1
+        self._on_outcome(self.destination.name, "unreachable")
+        self._log("destination not reached", why or "it has no query now")
+
+    def _pause(self, failures: int) -> float:
+        return min(self._retry.longest_seconds, self._retry.first_seconds * 2.0 ** min(failures, 30))
+
+    def _log(self, what: str, why: str) -> None:
+        logger.warning(what, extra={"destination": self.destination.name, "why": why})

@@ -1,0 +1,218 @@
+"""A small DICOMweb client: one kept connection, and limits on time and size of each response."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import time
+import urllib.parse
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import DataError, PneumoscopeError
+
+__all__ = ["DICOM_JSON", "DicomWebClient", "Response", "WebError", "authorization", "multipart_related"]
+
+DICOM_JSON = "application/dicom+json"
+
+CHUNK = 1 << 16
+MAX_RESPONSE = 8_000_000
+TOTAL = 10  # times the time limit of one step that a whole response may take
+
+
+class WebError(PneumoscopeError):
+    """No response, or one that is too long; in a line without any attribute of a patient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response.
+
+    Parameters
+    ----------
+    status : int
+    headers : mapping of str to str
+        Names in lower case.
+    body : bytes
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body as JSON; None where it is empty or no JSON."""
+        try:
+            return json.loads(self.body) if self.body else None
+        except (ValueError, RecursionError):
+            return None
+
+
+class DicomWebClient:
+    """Sends requests to one DICOMweb server, one at a time, over a connection that is kept open.
+
+    Parameters
+    ----------
+    url : str
+        Root of the service, such as ``https://pacs.example/dicom-web``.
+    tls : SSLContext, optional
+        For ``https``; the system's default one if not given.
+    authorization : str, optional
+        Value of the header of that name.
+    timeout : float
+        Seconds for the connection and each read or write; ten times as long for a whole response.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        authorization: str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise DataError(f"{url}: not the address of a DICOMweb server; give http:// or https://")
+        self._root = parts.path.rstrip("/")
+        self._host, self._port = parts.hostname, parts.port
+        self._secure, self._tls = parts.scheme == "https", tls
+        self._headers = {"Authorization": authorization} if authorization else {}
+        self._timeout = timeout
+        self._connection: http.client.HTTPConnection | None = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Sequence[bytes] = (),
+        max_bytes: int = MAX_RESPONSE,
+    ) -> Response:
+        """Send a request and read its response; redirections are not followed.
+
+        Parameters
+        ----------
+        method, path : str
+            The path below the root, with a leading slash.
+        query : mapping or sequence of pairs, optional
+        headers : mapping, optional
+        body : sequence of bytes
+            Parts of the body, sent one after the other with Content-Length: some servers accept a chunked
+            STOW-RS request and store nothing of it.
+        max_bytes : int
+            The longest body that is read.
+
+        Raises
+        ------
+        WebError
+            If there is no complete response in time, or it is longer than that.
+        """
+        target = self._root + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        sent = {"Accept": DICOM_JSON, **self._headers, **(headers or {})}
+        if body or method == "POST":
+            sent["Content-Length"] = str(sum(map(len, body)))
+        kept = self._connection is not None
+        try:
+            return self._exchange(method, target, sent, body, max_bytes)
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
+            self.close()
+            if not kept:
+                raise WebError(f"the server closed the connection ({type(error).__name__})") from error
+            # It had closed a connection that was idle: once more on a new one.
+            return self.request(method, path, query=query, headers=headers, body=body, max_bytes=max_bytes)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise WebError(f"no response ({_why(error)})") from error
+        except WebError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: Sequence[bytes], max_bytes: int
+    ) -> Response:
+        if self._connection is None:
+            self._connection = self._open()
+        connection = self._connection
+        connection.request(method, target, body=iter(body) if body else None, headers=dict(headers))
+        response = connection.getresponse()
+        body_read = self._read(response, max_bytes)
+        named = {name.lower(): value for name, value in response.getheaders()}
+        if response.will_close:
+            self.close()
+        return Response(response.status, named, body_read)
+
+    def _read(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        """Read a body piece by piece, so that neither its size nor its time is without a limit."""
+        ends, length, read = time.monotonic() + TOTAL * self._timeout, response.length, bytearray()
+        while length is None or len(read) < length:
+            # `read1` of Python 3.11 does not know what is left and would wait for more.
+            chunk = response.read1(CHUNK if length is None else min(CHUNK, length - len(read)))
+            if not chunk:
+                break
+            read += chunk
+            if len(read) > max_bytes:
+                raise WebError(f"a response of more than {max_bytes:,} bytes")
+            if time.monotonic() > ends:
+                raise WebError(f"a response that took more than {TOTAL * self._timeout:g} s")
+        if length is not None and len(read) < length:
+            raise http.client.IncompleteRead(bytes(read), length - len(read))
+        response.close()
+        return bytes(read)
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self._secure:
+            context = self._tls or ssl.create_default_context()
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+
+
+def multipart_related(
+    parts: Sequence[bytes], media_type: str = "application/dicom"
+) -> tuple[str, list[bytes]]:
+    """Return the Content-Type and the pieces of a multipart/related body (PS3.18 8.6.1.2)."""
+    boundary = uuid.uuid4().hex
+    head = f"--{boundary}\r\nContent-Type: {media_type}\r\n\r\n".encode()
+    pieces = [piece for part in parts for piece in (head, part, b"\r\n")]
+    pieces.append(f"--{boundary}--\r\n".encode())
+    return f'multipart/related; type="{media_type}"; boundary={boundary}', pieces
+
+
+def authorization(token_file: Path | None, password_file: Path | None) -> str | None:
+    """Return the Authorization header of a bearer token or of ``user:password``, each the text of a file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or is empty.
+    """
+    path = token_file or password_file
+    if path is None:
+        return None
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read; give a text file that the node may read") from error
+    if not secret or len(secret.splitlines()) != 1:
+        raise DataError(f"{path}: must hold one line with the {'token' if token_file else 'user:password'}")
+    return f"Bearer {secret}" if token_file else f"Basic {base64.b64encode(secret.encode()).decode()}"
+
+
+def _why(error: Exception) -> str:
+    """Return the kind of an error; its text may quote what a server sent."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "timed out" if isinstance(error, TimeoutError) else type(error).__name__

@@ -1,0 +1,349 @@
+"""What an operator does to a node's journal and files: retry, purge, export, retract, rebuild.
+
+All but `rebuild` may be done while the node runs: it sees the change within a second.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from pneumoscope.data.tables import write_rows
+from pneumoscope.errors import DataError
+from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
+from pneumoscope.report.rows import csv_safe
+from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.contracts import PublishedObject
+from pneumoscope.serve.dicom.header import encode
+from pneumoscope.serve.dicom.intake import Intake, Origin
+from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, now
+from pneumoscope.serve.dicom.retraction import build_retraction
+from pneumoscope.serve.dicom.store import Store, file_head
+
+__all__ = ["REBUILT", "Purged", "export", "purge", "rebuild", "retract", "retry"]
+
+REBUILT = "rebuild"
+"""Way in of images that a new journal was made of."""
+
+PIECE = 1 << 20
+EXPORTED = (
+    *("sop_instance", "study_uid", "caller", "via", "received", "state", "detail", "modality", "body_part"),
+    *("view", "age_band", "scanner", "site", "bundle", "status", "reasons", "positive", "p_target"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge removed: images, result objects, bytes."""
+
+    images: int
+    objects: int
+    bytes: int
+
+
+def retry(
+    journal: Journal, *, parked: bool = False, failed: bool = False, dead: bool = False, held: bool = False
+) -> dict[str, int]:
+    """Let the node try again; return how many of each.
+
+    Parameters
+    ----------
+    journal : Journal
+    parked : bool
+        Images that crashed or outlasted their limit.
+    failed : bool
+        Results that could not be built.
+    dead : bool
+        Objects on the dead-letter list; the destination is asked before they are sent.
+    held : bool
+        Objects that mode shadow did not send.
+    """
+    changes = {
+        "parked": (
+            parked,
+            "UPDATE instances SET state = 'received', tries = 0, detail = '' WHERE state = 'parked'",
+        ),
+        "failed": (
+            failed,
+            "UPDATE results SET state = 'composed', tries = 0, detail = '' WHERE state = 'failed'",
+        ),
+        "dead": (dead, "UPDATE deliveries SET state = 'sending', tries = 0 WHERE state = 'dead'"),
+        "held": (held, "UPDATE deliveries SET state = 'pending' WHERE state = 'held'"),
+    }
+    with journal.change() as connection:
+        done = {
+            name: connection.execute(statement).rowcount
+            for name, (asked, statement) in changes.items()
+            if asked
+        }
+        audit.record(connection, "retry", **done)
+    return done
+
+
+def purge(journal: Journal, store: Store, older_than: datetime.timedelta) -> Purged:
+    """Remove stored images and result objects; what the journal says about them stays, for reports.
+
+    Kept are images that are not finished, and those with a result that has not arrived everywhere. What was
+    removed cannot be retracted, exported or processed again.
+
+    Parameters
+    ----------
+    journal : Journal
+    store : Store
+    older_than : timedelta
+        Since the image was received.
+    """
+    limit = now() - older_than.total_seconds()
+    rows = journal.rows(
+        "SELECT id, file FROM instances WHERE received < ? AND state IN"
+        " ('reported', 'ignored', 'unreportable', 'conflict') AND NOT EXISTS (SELECT 1 FROM result_images ri"
+        " JOIN objects o ON o.result = ri.result JOIN deliveries d ON d.object = o.id"
+        " WHERE ri.instance = instances.id AND d.state IN ('pending', 'sending', 'dead'))",
+        (limit,),
+    )
+    images = [(row["id"], row["file"]) for row in rows]
+    removed = objects = 0
+    for number, file in images:
+        with journal.change() as connection:
+            connection.execute("UPDATE instances SET state = 'purged' WHERE id = ?", (number,))
+            mine = connection.execute(
+                "SELECT o.file FROM objects o JOIN result_images ri ON ri.result = o.result"
+                " WHERE ri.instance = ? AND NOT EXISTS (SELECT 1 FROM result_images x JOIN instances i"
+                " ON i.id = x.instance WHERE x.result = o.result AND i.state != 'purged')",
+                (number,),
+            ).fetchall()
+        removed += store.remove(file)
+        for row in mine:
+            size = store.remove(row["file"])
+            removed += size
+            objects += size > 0
+    with journal.change() as connection:
+        audit.record(connection, "purged", images=len(images), objects=objects, before=limit)
+    return Purged(len(images), objects, removed)
+
+
+def export(
+    journal: Journal, store: Store, out: Path, *, study: str | None = None, images: bool = False
+) -> int:
+    """Write what the journal says about images as ``images.csv``, and copies of the result objects.
+
+    Parameters
+    ----------
+    journal : Journal
+    store : Store
+    out : Path
+        Made if absent.
+    study : str, optional
+        Study Instance UID; all studies if not given.
+    images : bool
+        Copy the received images as well.
+
+    Returns
+    -------
+    int
+        Number of images in the table.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written.
+    """
+    where, values = ("WHERE study_uid = ?", (study,)) if study else ("", ())
+    rows = journal.rows(f"SELECT {', '.join(EXPORTED)}, file FROM instances {where} ORDER BY id", values)
+    objects = journal.rows(f"SELECT file FROM objects {where} ORDER BY id", values)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_rows(out / "images.csv", (_exported(row) for row in rows), EXPORTED)
+        files = [row["file"] for row in objects] + ([row["file"] for row in rows] if images else [])
+        for file in files:
+            source = store.folder / file
+            if source.is_file():
+                shutil.copyfile(source, out / Path(file).name)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); name another folder") from error
+    return len(rows)
+
+
+def _exported(row: sqlite3.Row) -> dict[str, object]:
+    values = {name: "" if row[name] is None else row[name] for name in EXPORTED}
+    return {name: csv_safe(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def retract(journal: Journal, store: Store, uid: str, reason: str, *, again: bool = False) -> int:
+    """Retract the results of a study, or the one that holds an image or object; return how many.
+
+    Objects that have not been sent are withdrawn; for the others a retraction goes to every destination that
+    has them.
+
+    Parameters
+    ----------
+    journal : Journal
+    store : Store
+    uid : str
+        Study Instance UID, or SOP Instance UID of an image or a result object.
+    reason : str
+        Without any attribute of the patient.
+    again : bool
+        Process the images again; the new result has UIDs of its own.
+
+    Raises
+    ------
+    DataError
+        If there is no such result, or its objects were purged.
+    """
+    results = journal.rows(
+        "SELECT DISTINCT r.id, r.study_uid FROM results r JOIN result_images ri ON ri.result = r.id"
+        " JOIN instances i ON i.id = ri.instance LEFT JOIN objects o ON o.result = r.id"
+        " WHERE r.state = 'built' AND ? IN (r.study_uid, i.sop_instance, o.sop_instance)",
+        (uid,),
+    )
+    if not results:
+        raise DataError(f"{uid}: no result of this study, image or object; see 'pneumoscope dicom export'")
+    for row in results:
+        _retract(journal, store, row["id"], row["study_uid"], reason, again=again)
+    return len(results)
+
+
+def _retract(journal: Journal, store: Store, result: int, study: str, reason: str, *, again: bool) -> None:
+    made = datetime.datetime.now(datetime.UTC).astimezone().replace(microsecond=0)
+    objects = journal.rows("SELECT * FROM objects WHERE result = ? ORDER BY id", (result,))
+    published = [
+        PublishedObject(
+            store.folder / row["file"],
+            row["study_uid"],
+            row["series_uid"],
+            row["sop_class"],
+            row["sop_instance"],
+        )
+        for row in objects
+    ]
+    if missing := [one for one in published if not one.path.is_file()]:
+        raise DataError(
+            f"{study}: {len(missing)} of its result objects were purged, so it cannot be retracted"
+        )
+    files = []
+    for one in build_retraction(published, reason, made):
+        name = store.result_name(str(one.SOPInstanceUID))
+        store.write(name, encode(one))
+        files.append((one, name))
+    with journal.change() as connection:
+        where = {
+            row["destination"]: "held" if row["held"] else "pending"
+            for row in connection.execute(
+                "SELECT d.destination, min(d.state = 'held') AS held FROM deliveries d JOIN objects o"
+                " ON o.id = d.object WHERE o.result = ? AND d.state IN ('sent', 'sending', 'dead', 'held')"
+                " GROUP BY 1",
+                (result,),
+            )
+        }
+        connection.execute(
+            "UPDATE deliveries SET state = 'withdrawn', changed = ? WHERE state IN ('pending', 'held')"
+            " AND object IN (SELECT id FROM objects WHERE result = ?)",
+            (now(), result),
+        )
+        for one, name in files:
+            number = connection.execute(
+                "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
+                " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    *(result, str(one.SOPInstanceUID), str(one.SOPClassUID), str(one.SeriesInstanceUID)),
+                    *(study, name),
+                ),
+            ).fetchone()[0]
+            connection.executemany(
+                "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
+                [(number, destination, state, now()) for destination, state in where.items()],
+            )
+        connection.execute(
+            "UPDATE results SET state = 'retracted', detail = ? WHERE id = ?", (reason, result)
+        )
+        if again:
+            connection.execute(
+                "UPDATE instances SET state = 'received', tries = 0, revision = revision + 1 WHERE id IN"
+                " (SELECT instance FROM result_images WHERE result = ?) AND state = 'reported'",
+                (result,),
+            )
+        audit.record(
+            connection, "retracted", study=study, reason=reason, again=again, destinations=sorted(where)
+        )
+
+
+def rebuild(folder: Path, store: Store) -> tuple[Path | None, int]:
+    """Set a damaged journal aside and make a new one from the stored images, which are processed again.
+
+    UIDs of results are derived from their images, so a destination that is asked recognises what it has.
+    What was purged, retracted or set aside as a conflict is not known to the new journal.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the node, which must not run.
+    store : Store
+
+    Returns
+    -------
+    aside : Path or None
+        Where the old journal is now.
+    images : int
+        Taken into the new one.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written.
+    """
+    aside = _set_aside(folder)
+    journal = Journal(folder, create=True)
+    intake, taken = Intake(store, journal), 0
+    try:
+        with journal.change() as connection:
+            audit.record(connection, "rebuilt", aside=aside.name if aside else "")
+        for path in sorted((folder / "images").glob("*/*.dcm")):
+            if _take_again(path, store, intake):
+                taken += 1
+    finally:
+        journal.close()
+    return aside, taken
+
+
+def _set_aside(folder: Path) -> Path | None:
+    journal = folder / JOURNAL_FILE
+    if not journal.exists():
+        return None
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    aside = folder / f"damaged-{stamp}"
+    try:
+        aside.mkdir()
+        for suffix in ("", "-wal", "-shm"):
+            part = journal.with_name(journal.name + suffix)
+            if part.exists():
+                part.replace(aside / part.name)
+    except OSError as error:
+        raise DataError(f"{aside}: the journal cannot be set aside ({error.strerror})") from error
+    return aside
+
+
+def _take_again(path: Path, store: Store, intake: Intake) -> bool:
+    """Take a stored file in; the node wrote its file meta information itself."""
+    try:
+        meta = pydicom.filereader.read_file_meta_info(path)
+        uids = [
+            str(meta[name].value)
+            for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
+        ]
+        head = file_head(*uids)
+    except (*CUT_OFF, *DAMAGED):
+        return False
+    with path.open("rb") as file:
+        if file.read(len(head)) != head:
+            return False
+        received = store.receive(head, path.stat().st_size)
+        while piece := file.read(PIECE):
+            received.write(piece)
+    intake.accept(received, uids[0], uids[1], Origin(REBUILT, REBUILT.upper(), REBUILT))
+    return True

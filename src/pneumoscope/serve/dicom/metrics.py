@@ -1,0 +1,153 @@
+"""Prometheus metrics of the node: what happened since it started, and what the journal and the disk say now.
+
+No label holds anything of a patient. Silence must alarm as well: alert on
+``pneumoscope_node_last_received_timestamp_seconds`` as on errors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pneumoscope.serve.dicom.journal import Journal, JournalError, now
+from pneumoscope.serve.dicom.store import Store
+
+__all__ = ["NodeMetrics"]
+
+STUDY_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
+IMAGE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+PREFIX = "pneumoscope_node"
+
+
+class NodeMetrics:
+    """The metrics of one node."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.received = Counter(f"{PREFIX}_received", "Datasets accepted", ["via", "how"], registry=registry)
+        self.images = Counter(f"{PREFIX}_images", "Images processed", ["status"], registry=registry)
+        self.image_seconds = Histogram(
+            f"{PREFIX}_image_seconds",
+            "Reading and predicting one image",
+            buckets=IMAGE_SECONDS,
+            registry=registry,
+        )
+        self.study_seconds = Histogram(
+            f"{PREFIX}_study_seconds",
+            "From the last image of a study to its results at a destination",
+            buckets=STUDY_SECONDS,
+            registry=registry,
+        )
+        self.deliveries = Counter(
+            f"{PREFIX}_deliveries",
+            "Attempts to send an object",
+            ["destination", "outcome"],
+            registry=registry,
+        )
+        self.restarts = Counter(f"{PREFIX}_worker_restarts", "Workers replaced", registry=registry)
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def watch(self, journal: Journal, store: Store, values: Callable[[], dict[str, float]]) -> None:
+        """Add what is read when the metrics are requested.
+
+        Parameters
+        ----------
+        journal : Journal
+        store : Store
+        values : callable
+            Further gauges by name.
+        """
+        self.registry.register(_Now(journal, store, values))
+
+    def serve(self, host: str, port: int) -> int:
+        """Serve ``/metrics``; return the port.
+
+        Raises
+        ------
+        OSError
+            If the address cannot be used.
+        """
+        self._server, self._thread = start_http_server(port, host, self.registry)
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+class _Now(Collector):
+    """Gauges from the journal."""
+
+    def __init__(self, journal: Journal, store: Store, values: Callable[[], dict[str, float]]) -> None:
+        self._journal, self._store, self._values = journal, store, values
+
+    def describe(self) -> Iterable[Metric]:
+        """Name no metric in advance: they are read from a journal that may not be open yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read journal, disk and values."""
+        try:
+            yield from self._journal_gauges()
+            broken = 0.0
+        except JournalError:
+            broken = 1.0
+        yield _gauge("journal_failed", "1 if the journal cannot be read", broken)
+        yield _gauge("disk_free_bytes", "Free space on the disk of the folder", self._store.free_bytes)
+        for name, value in self._values().items():
+            yield _gauge(name, name.replace("_", " ").capitalize(), value)
+
+    def _journal_gauges(self) -> Iterator[Metric]:
+        journal = self._journal
+        yield _family(
+            "instances", "Images in the journal", "state",
+            journal.rows("SELECT state, count(*) FROM instances GROUP BY state"),
+        )  # fmt: skip
+        yield _family(
+            "results", "Results in the journal", "state",
+            journal.rows("SELECT state, count(*) FROM results GROUP BY state"),
+        )  # fmt: skip
+        queue = GaugeMetricFamily(
+            f"{PREFIX}_objects", "Objects by destination and state", labels=["destination", "state"]
+        )
+        for row in journal.rows("SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2"):
+            queue.add_metric([row[0], row[1]], row[2])
+        yield queue
+        length, oldest = journal.rows(
+            "SELECT count(*), min(received) FROM instances"
+            " WHERE state IN ('received', 'predicted', 'composed')"
+        )[0]
+        unsent = journal.value(
+            "SELECT min(r.last_received) FROM deliveries d JOIN objects o ON o.id = d.object"
+            " JOIN results r ON r.id = o.result WHERE d.state IN ('pending', 'sending')"
+        )
+        last = journal.value("SELECT max(received) FROM instances")
+        yield _gauge("queue_length", "Images that are accepted and not reported yet", length)
+        yield _gauge("queue_oldest_seconds", "Age of the oldest of them", _age(oldest))
+        yield _gauge("unsent_oldest_seconds", "Age of the oldest study with an unsent result", _age(unsent))
+        yield _gauge("last_received_timestamp_seconds", "When the last image was accepted", last or 0.0)
+
+
+def _age(since: float | None) -> float:
+    return 0.0 if since is None else max(0.0, now() - since)
+
+
+def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", help, value=float(value))
+
+
+def _family(name: str, help: str, label: str, rows: Iterable[Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", help, labels=[label])
+    for row in rows:
+        family.add_metric([row[0]], row[1])
+    return family

@@ -1,0 +1,140 @@
+"""The state of a node as its journal has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pneumoscope.serve.dicom.journal import Journal, now, priority_name
+from pneumoscope.serve.dicom.store import uid_hash
+
+__all__ = ["NodeStatus", "read_status"]
+
+MOST_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What ``pneumoscope dicom status`` shows.
+
+    Parameters
+    ----------
+    instances, results : dict of str to int
+        How many are in each state.
+    deliveries : dict of str to dict of str to int
+        By destination.
+    oldest_seconds : float or None
+        Age of the oldest image that is not reported yet.
+    last_received_seconds : float or None
+        Since the last image.
+    worklist : list of dict
+        Studies that are in hand, first the one that comes first: ``study``, ``priority``, ``positive``,
+        ``minutes``.
+    parked, conflicts, failed, dead : list of dict
+        What needs a person, the latest first, with its reason.
+    """
+
+    instances: dict[str, int]
+    results: dict[str, int]
+    deliveries: dict[str, dict[str, int]]
+    oldest_seconds: float | None
+    last_received_seconds: float | None
+    worklist: list[dict[str, Any]]
+    parked: list[dict[str, Any]]
+    conflicts: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    dead: list[dict[str, Any]]
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether something waits for a person."""
+        return bool(self.parked or self.conflicts or self.failed or self.dead)
+
+
+def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
+    """Read the state of a node.
+
+    Parameters
+    ----------
+    journal : Journal
+    longest_wait : float
+        Seconds after which a study comes first.
+    """
+    oldest = journal.value(
+        "SELECT min(received) FROM instances WHERE state IN ('received', 'predicted', 'composed')"
+    )
+    last = journal.value("SELECT max(received) FROM instances")
+    deliveries: dict[str, dict[str, int]] = {}
+    for row in journal.rows(
+        "SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2 ORDER BY 1, 2"
+    ):
+        deliveries.setdefault(row[0], {})[row[1]] = row[2]
+    return NodeStatus(
+        instances=_counts(journal, "instances"),
+        results=_counts(journal, "results"),
+        deliveries=deliveries,
+        oldest_seconds=_since(oldest),
+        last_received_seconds=_since(last),
+        worklist=_worklist(journal, longest_wait),
+        parked=_instances(journal, "parked"),
+        conflicts=_instances(journal, "conflict"),
+        failed=[
+            {"study": row["study_uid"], "why": row["detail"]}
+            for row in journal.rows(
+                "SELECT study_uid, detail FROM results WHERE state = 'failed' ORDER BY id DESC LIMIT ?",
+                (MOST_LISTED,),
+            )
+        ],
+        dead=[
+            {"object": row[0], "destination": row[1], "why": row[2]}
+            for row in journal.rows(
+                "SELECT o.sop_instance, d.destination, d.detail FROM deliveries d JOIN objects o"
+                " ON o.id = d.object WHERE d.state = 'dead' ORDER BY d.id DESC LIMIT ?",
+                (MOST_LISTED,),
+            )
+        ],
+    )
+
+
+def _counts(journal: Journal, table: str) -> dict[str, int]:
+    return {
+        row[0]: row[1] for row in journal.rows(f"SELECT state, count(*) FROM {table} GROUP BY 1 ORDER BY 1")
+    }
+
+
+def _instances(journal: Journal, state: str) -> list[dict[str, Any]]:
+    rows = journal.rows(
+        "SELECT sop_instance, detail, file FROM instances WHERE state = ? ORDER BY id DESC LIMIT ?",
+        (state, MOST_LISTED),
+    )
+    return [
+        {"instance": row["sop_instance"], "log": uid_hash(row["sop_instance"])[:12], "why": row["detail"],
+         "file": row["file"]}
+        for row in rows
+    ]  # fmt: skip
+
+
+def _worklist(journal: Journal, longest_wait: float) -> list[dict[str, Any]]:
+    late = now() - longest_wait
+    rows = journal.rows(
+        "SELECT study_uid, max(priority) AS priority, max(coalesce(positive, 0)) AS positive,"
+        " min(received) AS received FROM instances WHERE state IN ('predicted', 'composed') OR id IN ("
+        "SELECT ri.instance FROM result_images ri JOIN objects o ON o.result = ri.result JOIN deliveries d"
+        " ON d.object = o.id WHERE d.state IN ('pending', 'sending')) GROUP BY study_uid"
+        " ORDER BY (min(received) < ?) DESC, CASE WHEN min(received) < ? THEN 0 ELSE max(priority) END DESC,"
+        " min(received) LIMIT ?",
+        (late, late, MOST_LISTED),
+    )
+    return [
+        {
+            "study": row["study_uid"],
+            "priority": priority_name(row["priority"]),
+            "positive": bool(row["positive"]),
+            "minutes": round(max(0.0, now() - row["received"]) / 60, 1),
+        }
+        for row in rows
+    ]
+
+
+def _since(moment: float | None) -> float | None:
+    return None if moment is None else round(max(0.0, now() - moment), 1)

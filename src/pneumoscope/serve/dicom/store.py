@@ -1,0 +1,256 @@
+"""Files of the node: each is complete and on disk, or it is not there.
+
+A file is written under a temporary name, flushed to the disk (fsync), renamed, and its folder is flushed as
+well. Its name is a hash of the SOP Instance UID: what a sender calls its image never becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import IO
+
+from pydicom.filewriter import write_file_meta_info
+from pynetdicom.dsutils import create_file_meta
+
+from pneumoscope.errors import DataError
+
+__all__ = ["ReceivedFile", "Store", "file_head", "uid_hash"]
+
+BUFFER = 1 << 20
+
+
+def uid_hash(uid: str) -> str:
+    """Return the name under which an instance is stored and logged: 64 hexadecimal digits."""
+    return hashlib.sha256(uid.encode()).hexdigest()
+
+
+def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
+    """Return preamble, prefix and file meta information of a stored dataset (PS3.10 7.1).
+
+    Raises
+    ------
+    ValueError
+        If one of the UIDs is none.
+    """
+    for uid in (sop_class, sop_instance, transfer_syntax):
+        if not 0 < len(uid) <= 64 or not set(uid) <= set("0123456789."):
+            raise ValueError("not a UID")
+    buffer = io.BytesIO()
+    buffer.write(bytes(128) + b"DICM")
+    write_file_meta_info(
+        buffer,  # type: ignore[arg-type]
+        create_file_meta(
+            sop_class_uid=sop_class,  # type: ignore[arg-type]
+            sop_instance_uid=sop_instance,  # type: ignore[arg-type]
+            transfer_syntax=transfer_syntax,  # type: ignore[arg-type]
+        ),
+    )
+    return buffer.getvalue()
+
+
+class ReceivedFile:
+    """A dataset while it arrives. Writing never raises: what went wrong is kept in `failure`.
+
+    pynetdicom writes to it as to a temporary file; the names of the methods are those that it calls.
+
+    Parameters
+    ----------
+    path : Path
+        Temporary name.
+    head : bytes
+        Preamble and file meta information.
+    max_bytes : int
+        Of the dataset; what comes beyond is not kept.
+    """
+
+    def __init__(self, path: Path, head: bytes, max_bytes: int) -> None:
+        self.path = path
+        self.name = str(path)
+        self.bytes = 0
+        self.failure = ""
+        self._max_bytes = max_bytes
+        self._sha256 = hashlib.sha256()
+        self._file: IO[bytes] | None = None
+        try:
+            self._file = path.open("xb", buffering=BUFFER)
+            self._file.write(head)
+        except OSError as error:
+            self._fail(f"the disk does not take it ({error.strerror})")
+
+    @property
+    def file(self) -> ReceivedFile:
+        """Itself: pynetdicom flushes ``file`` after each fragment."""
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the dataset without the file meta information."""
+        return self._sha256.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the dataset."""
+        if self.failure or self._file is None:
+            return
+        self.bytes += len(data)
+        if self.bytes > self._max_bytes:
+            self._fail(f"it has more than {self._max_bytes / 1e6:g} MB")
+            return
+        self._sha256.update(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._fail(f"the disk does not take it ({error.strerror})")
+
+    def flush(self) -> None:
+        """Do nothing: `finish` flushes, once."""
+
+    def finish(self) -> bool:
+        """Flush the file to the disk; return whether all of it is there."""
+        if self._file is None or self.failure:
+            return False
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._fail(f"the disk does not take it ({error.strerror})")
+            return False
+        self.close()
+        return not self.failure
+
+    def close(self) -> None:
+        """Close the file, without flushing it to the disk."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                file.close()
+            except OSError as error:
+                self.failure = self.failure or f"the disk does not take it ({error.strerror})"
+
+    def discard(self) -> None:
+        """Close and remove the file, unless it was renamed."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self.discard()
+
+
+class Store:
+    """The files of a node below one folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent, readable by this user only.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.incoming = folder / "incoming"
+        try:
+            for one in (
+                folder,
+                self.incoming,
+                *(folder / name for name in ("images", "conflicts", "results")),
+            ):
+                one.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another") from error
+
+    def clear_incoming(self) -> int:
+        """Remove what had not arrived completely when the node ended; return how many files it was."""
+        found = list(self.incoming.iterdir())
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def receive(self, head: bytes, max_bytes: int) -> ReceivedFile:
+        """Begin a file."""
+        return ReceivedFile(self.incoming / f"{secrets.token_hex(16)}.part", head, max_bytes)
+
+    def image_name(self, sop_instance: str) -> str:
+        """Return the place of an image, relative to the folder."""
+        digest = uid_hash(sop_instance)
+        return f"images/{digest[:2]}/{digest}.dcm"
+
+    def conflict_name(self, sop_instance: str, sha256: str) -> str:
+        """Return the place of an image whose UID another image has."""
+        return f"conflicts/{uid_hash(sop_instance)[:32]}-{sha256[:32]}.dcm"
+
+    def result_name(self, sop_instance: str) -> str:
+        """Return the place of a result object."""
+        digest = uid_hash(sop_instance)
+        return f"results/{digest[:2]}/{digest}.dcm"
+
+    def keep(self, received: ReceivedFile, name: str) -> None:
+        """Give a finished file its name, and flush its folder.
+
+        Raises
+        ------
+        OSError
+            If the disk does not allow it.
+        """
+        target = self.folder / name
+        self._make_parent(target)
+        received.path.replace(target)
+        _flush_folder(target.parent)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the node's own; one of that name is replaced.
+
+        Raises
+        ------
+        OSError
+            If the disk does not allow it.
+        """
+        target = self.folder / name
+        self._make_parent(target)
+        draft = self.incoming / f"{secrets.token_hex(16)}.part"
+        try:
+            with draft.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+        _flush_folder(target.parent)
+
+    def remove(self, name: str) -> int:
+        """Remove a file; return its size in bytes, 0 where there was none."""
+        path = self.folder / name
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+    @property
+    def free_bytes(self) -> int:
+        """Free space on the disk."""
+        return shutil.disk_usage(self.folder).free
+
+    def _make_parent(self, target: Path) -> None:
+        if not target.parent.is_dir():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            _flush_folder(target.parent.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

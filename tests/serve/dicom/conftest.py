@@ -1,0 +1,47 @@
+"""Fixtures of the tests of the DICOM node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundles import make_bundle
+from pneumoscope.domain import CodedConcept, Estimate, OperatingPoint, Population, Target
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.predict.predictor import Predictor
+
+pytest.importorskip(
+    "highdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that states everything a report can say of it."""
+    point = OperatingPoint(
+        "balanced",
+        0.5,
+        criterion="near the maximum of Youden's J",
+        chosen_on="a validation split",
+        sensitivity=Estimate(0.93),
+        specificity=Estimate(0.91),
+    )
+    return make_bundle(
+        tmp_path_factory.mktemp("dicom") / "bundle",
+        target=Target("pneumonia", ("bacterial", "viral"), CodedConcept("233604007", "SCT", "Pneumonia")),
+        calibration={"operating_points": (point,), "conformal": (0.1, 0.1, 0.1), "conformal_alpha": 0.1},
+        validated=(Population("children", (1, 5), ("AP",), hospital="H\u00f4pital d'enfants"),),
+    )
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Predictor:
+    """The bundle that ships with the package."""
+    return Predictor.load(workers=1)
+
+
+@pytest.fixture(scope="session")
+def dicom_files(shared_data: Path) -> list[Path]:
+    """The DICOM files of the shared data that are images with a study."""
+    return [path for path in sorted((shared_data / "dicom").glob("*.dcm")) if path.stem != "not_dicom_html"]

@@ -1,0 +1,195 @@
+"""The node from end to end: images in, results at an archive, and what its operator can do."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from dicom_peers import SECRETS, Archive, radiograph, running_node, send, until, write_config
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+SC = "1.2.840.10008.5.1.4.1.1.7"
+KOS = "1.2.840.10008.5.1.4.1.1.88.59"
+
+
+def config_of(folder: Path, tiny, archive: Archive, **settings) -> Path:
+    live = {"mode": "live", "destinations": [archive.destination()]}
+    return write_config(folder, tiny.path, **(live | settings))
+
+
+@pytest.fixture
+def archive():
+    with Archive() as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, tiny):
+    """A node and its archive, shared: each test sends images of its own."""
+    folder = tmp_path_factory.mktemp("node")
+    with (
+        Archive() as archive,
+        running_node(config_of(folder, tiny, archive, log_level="debug"), folder / "log") as node,
+    ):
+        yield node, archive
+
+
+def reported(archive: Archive, study: int, sop_class: str = "") -> list:
+    """Return what the archive has of a study of `radiograph`."""
+    objects = list(archive.stored.values())
+    return [
+        one
+        for one in objects
+        if one.StudyInstanceUID.endswith(f".1.{study}") and one.SOPClassUID.startswith(sop_class)
+    ]
+
+
+def test_images_become_results_in_their_study(system):
+    """Two images of one study, one of another, and one of them once more."""
+    node, archive = system
+    before = node.metrics()
+    images = [radiograph(101, study=1), radiograph(102, study=1), radiograph(103, study=3)]
+    assert send(node.port, images) == [0, 0, 0]
+    until(lambda: len(reported(archive, 1)) == 3 and len(reported(archive, 3)) == 2)
+    assert send(node.port, images[:1]) == [0]
+    time.sleep(0.5)
+    assert len(reported(archive, 1, SR)) == 1
+    assert len(reported(archive, 1, SC)) == 2
+    assert set(archive.attempts.values()) == {1}
+    sources = archive.sources()
+    assert [sources[f"1.2.826.0.1.3680043.10.5.1.{one}"] for one in ("1.101", "1.102", "3.103")] == [1] * 3
+    for one in reported(archive, 1):
+        assert str(one.PatientName) == "Zauberbaum^Ottokar"
+        assert one.AccessionNumber == "ACC-1"
+    metrics = node.metrics()
+
+    def more(name: str) -> float:
+        return metrics[f"pneumoscope_node_{name}"] - before.get(f"pneumoscope_node_{name}", 0)
+
+    assert more('received_total{how="new",via="store"}') == 3
+    assert more('received_total{how="duplicate",via="store"}') == 1
+    assert more("study_seconds_count") == 2
+    assert metrics["pneumoscope_node_queue_length"] == 0
+    assert metrics["pneumoscope_node_disk_free_bytes"] > 0
+
+
+def test_another_image_under_a_known_uid_is_kept_apart(system):
+    node, archive = system
+    assert send(node.port, [radiograph(5), radiograph(5, seed=6)]) == [0, 0]
+    until(lambda: len(reported(archive, 5)) == 2)
+    done = node.command("status", "--json")
+    (conflict,) = json.loads(done.out)["conflicts"]
+    assert done.code == 3, "it needs a person"
+    assert (node.folder / conflict["file"]).is_file()
+
+
+def test_a_retracted_result_is_taken_back_and_made_again(system):
+    node, archive = system
+    send(node.port, [radiograph(7)])
+    before = until(lambda: len(reported(archive, 7)) == 2 and reported(archive, 7))
+    uids = {str(one.SOPInstanceUID) for one in before}
+    done = node.command("retract", str(before[0].StudyInstanceUID), "--reason", "wrong side", "--again")
+    assert done == (0, "1 result retracted\n", "")
+    until(lambda: len(reported(archive, 7, KOS)) == 1 and len(reported(archive, 7, SR)) == 2)
+    text = str(reported(archive, 7, KOS)[0])
+    assert all(uid in text for uid in uids)
+    assert node.command("retract", "1.2.3", "--reason", "x").code == 4
+    assert set(archive.attempts.values()) == {1}
+
+
+def test_a_second_node_does_not_start_on_the_same_folder(system):
+    node, _ = system
+    second = node.command("serve")
+    assert second.code == 4
+    assert "another node uses this folder" in second.err
+    assert len(second.err.splitlines()) == 1
+    assert node.command("rebuild").code == 4
+
+
+def test_no_attribute_of_the_patient_in_any_log(system, tmp_path):
+    """Odd images as well: libraries quote what they cannot read."""
+    node, archive = system
+    odd = [
+        radiograph(12, PatientBirthDate="12.06.1943"),
+        radiograph(13, Rows=9),
+        radiograph(14, PatientAge="Zauberbaum"),
+        radiograph(15, SpecificCharacterSet="ISO_IR 999"),
+    ]
+    assert send(node.port, odd) == [0] * 4
+    until(lambda: node.metrics()["pneumoscope_node_queue_length"] == 0)
+    until(lambda: node.metrics()["pneumoscope_node_unsent_oldest_seconds"] == 0)
+    log = "".join(node.log)
+    assert "accepted" in log
+    texts = [log, node.command("audit").out, node.command("status").out, node.command("status", "--json").out]
+    node.command("export", "--out", str(tmp_path / "out"))
+    texts.append((tmp_path / "out" / "images.csv").read_text())
+    texts.append(node.command("report", "--month", time.strftime("%Y-%m")).out)
+    for text in texts:
+        assert text
+        assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_report_export_purge_and_audit(system, tmp_path):
+    """The last test with this node: it removes everything."""
+    node, archive = system
+    send(node.port, [radiograph(21), radiograph(22, Modality="CT")])
+    until(lambda: len(reported(archive, 21)) == len(reported(archive, 22)) == 2)
+    until(lambda: not {"pending", "sending"} & set(node.status().deliveries["pacs"]))
+    assert not node.status().dead
+    month = time.strftime("%Y-%m")
+    report = json.loads(node.command("report", "--month", month, "--json").out)
+    assert report["images"] == sum(node.status().instances.values())
+    assert report["reasons"]["not_a_chest_radiograph"] >= 1
+    study = "1.2.826.0.1.3680043.10.5.1.21"
+    exported = node.command("export", "--out", str(tmp_path / "out"), "--study", study, "--images")
+    assert exported.out.startswith("1 images in")
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
+    assert node.command("purge", "--older-than", "1h").out.startswith("0 images")
+    assert node.command("purge", "--older-than", "soon").code == 2
+    time.sleep(1.1)
+    assert not node.command("purge", "--older-than", "0h").out.startswith("0 images")
+    assert not list((node.folder / "results").rglob("*.dcm"))
+    assert not list((node.folder / "images").rglob("*.dcm"))
+    again = send(node.port, [radiograph(21)])
+    time.sleep(0.5)
+    assert again == [0], "what was processed and purged is accepted, and not reported twice"
+    assert set(archive.attempts.values()) == {1}
+    log = [json.loads(line) for line in node.command("audit").out.splitlines()]
+    events = [one["event"] for one in log]
+    assert events[0] == "started"
+    assert {"received", "predicted", "built", "sent", "purged"} <= set(events)
+    checked = node.command("audit", "--verify", "--head", log[3]["hash"])
+    assert checked.code == 0
+    assert log[-1]["hash"] in checked.out
+    assert node.command("audit", "--head", "0" * 63 + "1").code == 4
+
+
+def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
+    shadow = config_of(tmp_path, tiny, archive, mode="shadow")
+    with running_node(shadow) as node:
+        assert send(node.port, [radiograph(1)]) == [0]
+        until(lambda: node.status().instances == {"reported": 1})
+        assert node.status().deliveries == {"pacs": {"held": 2}}
+    assert not archive.stored
+    live = config_of(tmp_path, tiny, archive)
+    with running_node(live) as node:
+        time.sleep(1)
+        assert not archive.stored, "a switch to live sends new results only"
+        assert node.command("retry", "--held").out == "2 held\n"
+        until(lambda: len(archive.stored) == 2)
+
+
+def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive):
+    archive.delay = 0.2
+    with running_node(config_of(tmp_path, tiny, archive)) as node:
+        assert send(node.port, [radiograph(number) for number in range(5)]) == [0] * 5
+        until(lambda: archive.stored)
+    left = node.status()
+    assert sum(left.instances.values()) == 5
+    assert set(left.deliveries["pacs"]) == {"sent"}, "what was built was sent as well"
+    with running_node(node.config):
+        until(lambda: len(archive.stored) == 10)
+    assert set(archive.attempts.values()) == {1}
