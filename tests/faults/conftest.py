@@ -12,7 +12,9 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.model.bundle import Bundle
 
-pytest.importorskip("pynetdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'")
+pytest.importorskip(
+    "pynetdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+)
 
 LONG = os.environ.get("PNEUMOSCOPE_FAULTS") == "long"
 

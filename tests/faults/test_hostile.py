@@ -105,9 +105,7 @@ def memory_of(node: RunningNode) -> int:
     """Return the resident memory of the node and its workers, in bytes."""
     parent = node.process.pid
     pids = [parent] + [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if _parent(path) == parent
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == parent
     ]
     return max(_resident(pid) for pid in pids)
 

@@ -65,7 +65,10 @@ def test_the_example_is_valid():
         ({"folder": "x", "destinations": [{"name": "a"}]}, "needs host"),
         ({"folder": "x", "destinations": [{"name": "a", "kind": "dicomweb", "url": "ftp://x"}]}, "http"),
         ({"folder": "x", "destinations": [{**PACS, "name": "a/b"}]}, "letters, digits"),
-        ({"folder": "x", "destinations": [{**PACS, "tls": {"certificate": "c"}}]}, "both certificate and key"),
+        (
+            {"folder": "x", "destinations": [{**PACS, "tls": {"certificate": "c"}}]},
+            "both certificate and key",
+        ),
         ({"folder": "x", "limits": {"max_pdu": 10}}, "limits.max_pdu"),
         ({"folder": "x", "pull": [{"name": "A", "url": "x"}]}, "pull.0.url"),
     ],

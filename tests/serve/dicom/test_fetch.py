@@ -58,7 +58,8 @@ def files(tmp_path, pool, journal) -> FileIntake:
 
 def rows(journal: Journal) -> list[tuple]:
     return [
-        tuple(row) for row in journal.rows("SELECT sop_instance, via, caller FROM instances ORDER BY sop_instance")
+        tuple(row)
+        for row in journal.rows("SELECT sop_instance, via, caller FROM instances ORDER BY sop_instance")
     ]
 
 
@@ -150,7 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             one = self.path.rsplit("/", 1)[1]
             kind = 'multipart/related; type="application/dicom"; boundary="xx"'
-            body = b"--xx\r\nContent-Type: application/dicom\r\n\r\n" + self.server.images[one] + b"\r\n--xx--"
+            body = (
+                b"--xx\r\nContent-Type: application/dicom\r\n\r\n" + self.server.images[one] + b"\r\n--xx--"
+            )
         self.send_response(self.server.status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -197,7 +200,10 @@ def test_a_server_that_fails(loop, files, journal, server):
 
 @given(st.lists(st.binary(max_size=60).filter(lambda part: b"--b" not in part), max_size=4))
 def test_the_parts_of_a_multipart_body(parts):
-    body = b"".join(b"\r\n--b\r\nContent-Type: application/dicom\r\n\r\n" + part for part in parts) + b"\r\n--b--\r\n"
+    body = (
+        b"".join(b"\r\n--b\r\nContent-Type: application/dicom\r\n\r\n" + part for part in parts)
+        + b"\r\n--b--\r\n"
+    )
     assert dicom_parts("multipart/related; boundary=b", body) == parts
     assert dicom_parts('Multipart/Related; boundary="b"', body.removeprefix(b"\r\n")) == parts
 

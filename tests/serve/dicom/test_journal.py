@@ -21,7 +21,9 @@ def journal(tmp_path):
     journal.close()
 
 
-def add(journal: Journal, number: int, *, priority: int = 0, age: float = 0.0, state: str = "received", **more):
+def add(
+    journal: Journal, number: int, *, priority: int = 0, age: float = 0.0, state: str = "received", **more
+):
     values = {
         "sop_instance": f"1.2.{number}", "sop_class": DX, "sha256": "0", "bytes": 1, "file": f"f{number}",
         "via": "store", "caller": "A", "link": f"l{number}", "received": now() - age, "state": state,
@@ -98,7 +100,10 @@ def test_the_audit_log_is_append_only(journal):
         ("UPDATE audit SET at = '2020' WHERE seq = 1", "entry 1 was changed"),
         ("DELETE FROM audit WHERE seq = 2", "entry 2 is missing"),
         ("DELETE FROM audit WHERE seq > 3", "2 entries at the end are missing"),
-        ("UPDATE audit SET hash = (SELECT hash FROM audit WHERE seq = 2) WHERE seq = 5", "entry 5 was changed"),
+        (
+            "UPDATE audit SET hash = (SELECT hash FROM audit WHERE seq = 2) WHERE seq = 5",
+            "entry 5 was changed",
+        ),
     ],
 )
 def test_what_was_done_around_the_program_is_found(tmp_path, journal, change, fault):
@@ -165,4 +170,6 @@ def test_a_positive_image_raises_the_rest_of_its_study(journal):
     add(journal, 3, state="predicted", positive=0, priority=1, **same)
     later = queue.compose("9", "b", 1)
     assert journal.value("SELECT priority FROM results WHERE id = ?", (later,)) == 1
-    assert [row[0] for row in journal.rows("SELECT instance FROM result_images WHERE result = ?", (later,))] == [3]
+    assert [
+        row[0] for row in journal.rows("SELECT instance FROM result_images WHERE result = ?", (later,))
+    ] == [3]

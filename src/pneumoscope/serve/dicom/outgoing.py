@@ -12,7 +12,7 @@ import ssl
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.transport import AddressInformation, AssociationSocket, T_CONNECT
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 __all__ = ["ClosingSocket", "OutgoingAE"]
 
