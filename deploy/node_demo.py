@@ -1,4 +1,4 @@
-"""The whole round on one machine: Orthanc as the archive, the node, ten X-rays sent, results listed with links.
+"""The whole round on one machine: Orthanc as the archive, the node, ten X-rays, results listed with links.
 
 Run by ``make node-demo``. Orthanc stays up until Enter is pressed if this runs in a terminal.
 """

@@ -51,7 +51,7 @@ def test_it_is_durable(journal):
 def test_a_transaction_that_fails_leaves_nothing(journal):
     with pytest.raises(ZeroDivisionError), journal.change() as connection:
         audit.record(connection, "received")
-        1 / 0
+        _ = 1 / 0
     assert journal.value("SELECT count(*) FROM audit") == 0
     filled(journal, 1)
     assert audit.verify(journal).entries == 1
@@ -173,3 +173,13 @@ def test_a_positive_image_raises_the_rest_of_its_study(journal):
     assert [
         row[0] for row in journal.rows("SELECT instance FROM result_images WHERE result = ?", (later,))
     ] == [3]
+
+
+def test_a_study_of_very_many_images_has_several_results(journal):
+    for number in range(120):
+        add(journal, number, state="predicted", positive=0, study_uid="9", destinations="[]")
+    queue = Queue(journal, 3600)
+    while queue.studies_in_hand():
+        queue.compose("9", "b", 1)
+    counts = journal.rows("SELECT count(*) FROM result_images GROUP BY result ORDER BY result")
+    assert [row[0] for row in counts] == [50, 50, 20]

@@ -38,9 +38,9 @@ def fill(journal: Journal, scores, *, month=11, inputs=None, **more) -> None:
     with journal.change() as connection:
         for number, score in enumerate(scores, start=first):
             row = {
-                "sop_instance": f"1.2.{number}", "sop_class": "1", "sha256": str(number), "bytes": 1, "file": "f",
-                "via": "store", "caller": "CR1", "link": "l", "received": received, "state": "reported",
-                "study_uid": f"9.{number}", "status": "ok", "reasons": "[]", "positive": int(score > 0.74),
+                "sop_instance": f"1.2.{number}", "sop_class": "1", "sha256": str(number), "bytes": 1,
+                "file": "f", "via": "store", "caller": "CR1", "link": "l", "received": received,
+                "state": "reported", "study_uid": f"9.{number}", "status": "ok", "reasons": "[]", "positive": int(score > 0.74),
                 "p_target": score, "scanner": "Model 1", "view": "PA", "site": "North",
                 "inputs": json.dumps({} if inputs is None else inputs(number)),
             } | more  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
+import sys
 from pathlib import Path
 
 import pydicom
@@ -10,6 +12,7 @@ import pytest
 
 from dicom_peers import radiograph, running_node, running_orthanc, until, write_config
 from dicom_tools import errors_of, require_tools, sr_tree
+from images import write_image
 from pneumoscope.model.bundle import default_bundle_path
 
 pytestmark = pytest.mark.slow
@@ -53,8 +56,6 @@ def test_real_images_by_storescu(tmp_path, orthanc, dicom_files):
 def test_dicomweb_in_and_out(tmp_path, orthanc):
     """Images that the archive has are fetched (WADO-RS), and their results stored there (STOW-RS)."""
     require_tools("storescu")
-    import datetime
-
     today = f"{datetime.datetime.now().astimezone():%Y%m%d}"
     for number in (31, 32):
         orthanc.upload(radiograph(number, StudyDate=today))
@@ -79,17 +80,17 @@ def test_dicomweb_in_and_out(tmp_path, orthanc):
 def test_the_demonstration(tmp_path):
     """`make node-demo`, with two images."""
     require_tools("storescu")
-    from images import write_image
-
     for number in range(2):
         write_image(tmp_path / f"{number}.png", number)
     script = Path(__file__).parents[3] / "deploy" / "node_demo.py"
-    import sys
-
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=200, check=False,
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("/preview") == 2
     assert "All results are in the archive" in done.stdout
