@@ -1,4 +1,4 @@
-"""The DICOM node under load: images a minute over four associations; seconds to a result in Orthanc when idle.
+"""The DICOM node under load: images a minute over four associations; seconds to a result when idle.
 
 ::
 

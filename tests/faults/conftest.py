@@ -32,7 +32,7 @@ class Size:
 
 @pytest.fixture(scope="session")
 def size() -> Size:
-    short = Size(kills=2, instances=16, datasets=150, associations=60)
+    short = Size(kills=1, instances=12, datasets=40, associations=40)
     long = Size(kills=200, instances=2000, datasets=10_000, associations=5_000)
     given = {
         name: int(os.environ[f"PNEUMOSCOPE_FAULTS_{name.upper()}"])

@@ -40,7 +40,8 @@ def fill(journal: Journal, scores, *, month=11, inputs=None, **more) -> None:
             row = {
                 "sop_instance": f"1.2.{number}", "sop_class": "1", "sha256": str(number), "bytes": 1,
                 "file": "f", "via": "store", "caller": "CR1", "link": "l", "received": received,
-                "state": "reported", "study_uid": f"9.{number}", "status": "ok", "reasons": "[]", "positive": int(score > 0.74),
+                "state": "reported", "study_uid": f"9.{number}", "status": "ok", "reasons": "[]",
+                "positive": int(score > 0.74),
                 "p_target": score, "scanner": "Model 1", "view": "PA", "site": "North",
                 "inputs": json.dumps({} if inputs is None else inputs(number)),
             } | more  # fmt: skip
