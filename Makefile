@@ -32,6 +32,9 @@ IMAGE ?=
 
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
+# `make node-demo` sends X-rays of this folder.
+NODE_XRAYS ?= $(if $(filter command line environment,$(origin XRAYS)),$(XRAYS),$(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-original))
+
 # `make bundle` trains the shipped model on these: images, lung masks of the same names, adults as additional
 # training data, and images of other kinds for the gate to reject.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
@@ -40,13 +43,15 @@ ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
 NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
 SHIPPED := src/pneumoscope/bundles/default
 
-.PHONY: help setup demo test check docs screenshots tutorial bundle clean
+.PHONY: help setup demo node-demo test check faults docs screenshots tutorial bundle clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup    virtual environment $(VENV) with everything in it; CPU=1 without CUDA'
 	@echo 'make demo     train on real X-rays, evaluate and predict; DATA=folder on others, DATA=phantoms on drawn ones'
+	@echo 'make node-demo Orthanc as archive, the DICOM node, ten X-rays; XRAYS=folder'
 	@echo 'make test     run the tests'
+	@echo 'make faults   the long fault tests of the DICOM node: hours'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
 	@echo 'make screenshots  images of the documentation, from the running program; EVALUATED=folder of an evaluation'
@@ -114,6 +119,10 @@ else
 	@echo 'The shipped model was trained on more, and for longer:  $(BIN)/pneumoscope demo'
 endif
 
+node-demo: $(INSTALLED)
+	@test -d '$(NODE_XRAYS)' || { echo 'make node-demo XRAYS=folder' >&2; exit 2; }
+	$(BIN)/python deploy/node_demo.py '$(NODE_XRAYS)'
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
@@ -123,6 +132,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+# What was measured is appended to build/faults.jsonl; docs/reference/reliability.md has it.
+faults: $(INSTALLED)
+	mkdir -p build
+	PNEUMOSCOPE_FAULTS=long PNEUMOSCOPE_FAULTS_OUT=build/faults.jsonl $(BIN)/python -m pytest tests/faults --durations=0
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict

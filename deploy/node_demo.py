@@ -1,4 +1,4 @@
-"""The whole round on one machine: Orthanc as the archive, the node, ten X-rays sent, results listed with links.
+"""The whole round on one machine: Orthanc as the archive, the node, ten X-rays, results listed with links.
 
 Run by ``make node-demo``. Orthanc stays up until Enter is pressed if this runs in a terminal.
 """
@@ -39,7 +39,9 @@ def main() -> int:
     if missing:
         print(f"error: {', '.join(missing)} not found; apt-get install orthanc orthanc-dicomweb dcmtk")
         return 4
-    files = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    files = sorted(
+        path for path in options.images.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+    )
     if not files:
         print(f"error: {options.images}: no JPEG or PNG in this folder")
         return 4
@@ -61,13 +63,24 @@ def _round(folder: Path, files: list[Path], began: float) -> int:
         _wait(lambda: _listens(ports["node"]), "the node")
         print(f"Orthanc {_get(url + '/system')['Version']} and the node are up ({_since(began)})")
         subprocess.run(
-            ["storescu", "-aec", "PNEUMOSCOPE", "127.0.0.1", str(ports["node"]), *sorted(folder.glob("*.dcm"))],
+            [
+                "storescu",
+                "-aec",
+                "PNEUMOSCOPE",
+                "127.0.0.1",
+                str(ports["node"]),
+                *sorted(folder.glob("*.dcm")),
+            ],
             check=True,
         )
         sent = time.monotonic()
         _wait(lambda: len(_results(url, studies)) == len(studies), "results")
-        print(f"All results are in the archive, {time.monotonic() - sent:.1f} s after the last image was sent\n")
-        for study, captures in sorted(_results(url, studies).items(), key=lambda item: studies.index(item[0])):
+        print(
+            f"All results are in the archive, {time.monotonic() - sent:.1f} s after the last image was sent\n"
+        )
+        for study, captures in sorted(
+            _results(url, studies).items(), key=lambda item: studies.index(item[0])
+        ):
             print(f"{files[studies.index(study)].name}: {_text(url, captures[0])}")
             print(f"  {url}/instances/{captures[0]}/preview")
         print(f"\nAll studies: {url}/app/explorer.html   (done in {_since(began)})")
@@ -119,7 +132,9 @@ def _start_orthanc(folder: Path, ports: dict[str, int]) -> subprocess.Popen[byte
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "orthanc.log").open("w") as log:
-        return subprocess.Popen([str(_program("Orthanc")), str(folder / "orthanc.json")], stdout=log, stderr=log)
+        return subprocess.Popen(
+            [str(_program("Orthanc")), str(folder / "orthanc.json")], stdout=log, stderr=log
+        )
 
 
 def _start_node(folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:

@@ -91,7 +91,9 @@ def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.
         time.sleep(every)
 
 
-def radiograph(number: int = 0, *, study: int | None = None, seed: int | None = None, **elements: Any) -> bytes:
+def radiograph(
+    number: int = 0, *, study: int | None = None, seed: int | None = None, **elements: Any
+) -> bytes:
     """Return a DX image as a DICOM file; its UIDs follow from the numbers.
 
     Parameters
@@ -152,7 +154,9 @@ def radiograph(number: int = 0, *, study: int | None = None, seed: int | None = 
     return buffer.getvalue()
 
 
-def send(port: int, images: Sequence[bytes], *, aet: str = "MODALITY", host: str = "127.0.0.1") -> list[int | None]:
+def send(
+    port: int, images: Sequence[bytes], *, aet: str = "MODALITY", host: str = "127.0.0.1"
+) -> list[int | None]:
     """Send images over one association; return the status of each, None where there was no response."""
     ae = OutgoingAE(aet, 30)
     ae.add_requested_context(DigitalXRayImageStorageForPresentation, [ExplicitVRLittleEndian])
@@ -240,7 +244,9 @@ class RunningNode:
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as response:
             lines = response.read().decode().splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        return {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")
+        }
 
     def command(self, *words: str) -> Ended:
         """Run ``pneumoscope dicom`` with this configuration, in this process."""
@@ -361,7 +367,13 @@ class Archive:
 
     def destination(self, **settings: Any) -> dict[str, Any]:
         """Return its entry in node.yaml."""
-        return {"name": "pacs", "aet": self.aet, "host": "127.0.0.1", "port": self.port, "timeout": 10} | settings
+        return {
+            "name": "pacs",
+            "aet": self.aet,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "timeout": 10,
+        } | settings
 
     def of_class(self, sop_class: str) -> list[Dataset]:
         """Return what it has of a class."""
@@ -458,7 +470,9 @@ class Orthanc:
 def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     """Run Orthanc with its DICOMweb plug-in, or skip where it is not installed."""
     plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-    program = next((path for path in map(Path, ("/usr/sbin/Orthanc", "/usr/bin/Orthanc")) if path.exists()), None)
+    program = next(
+        (path for path in map(Path, ("/usr/sbin/Orthanc", "/usr/bin/Orthanc")) if path.exists()), None
+    )
     if program is None or not plugin.exists():
         pytest.skip("Orthanc is absent: apt-get install orthanc orthanc-dicomweb")
     folder.mkdir(parents=True, exist_ok=True)
@@ -497,5 +511,3 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     finally:
         process.terminate()
         process.wait(30)
-
-

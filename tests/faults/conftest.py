@@ -12,7 +12,9 @@ import pytest
 from bundles import make_bundle
 from pneumoscope.model.bundle import Bundle
 
-pytest.importorskip("pynetdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'")
+pytest.importorskip(
+    "pynetdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+)
 
 LONG = os.environ.get("PNEUMOSCOPE_FAULTS") == "long"
 
@@ -30,7 +32,7 @@ class Size:
 
 @pytest.fixture(scope="session")
 def size() -> Size:
-    short = Size(kills=2, instances=16, datasets=150, associations=60)
+    short = Size(kills=1, instances=12, datasets=40, associations=40)
     long = Size(kills=200, instances=2000, datasets=10_000, associations=5_000)
     given = {
         name: int(os.environ[f"PNEUMOSCOPE_FAULTS_{name.upper()}"])

@@ -88,9 +88,7 @@ def test_a_worker_that_hangs(tmp_path, tiny, hanging_worker):
     journal = Journal(config.folder, create=True)
 
     async def process() -> float:
-        pool = WorkerPool(
-            tiny.path, workers=1, limits=WorkerLimits(seconds=3.0), module=hanging_worker
-        )
+        pool = WorkerPool(tiny.path, workers=1, limits=WorkerLimits(seconds=3.0), module=hanging_worker)
         await pool.start()
         queue = Queue(journal, 3600)
         processor = Processor(config, tiny, queue, store, pool, open_links=frozenset)
@@ -113,7 +111,9 @@ def test_a_worker_that_hangs(tmp_path, tiny, hanging_worker):
         for number, accession in enumerate(("HANG", "CRASH", "FINE"), start=1):
             data = radiograph(number, AccessionNumber=accession)
             uid = f"1.2.826.0.1.3680043.10.5.1.{number}.{number}"
-            received = store.receive(file_head("1.2.840.10008.5.1.4.1.1.1.1", uid, "1.2.840.10008.1.2.1"), 10**7)
+            received = store.receive(
+                file_head("1.2.840.10008.5.1.4.1.1.1.1", uid, "1.2.840.10008.1.2.1"), 10**7
+            )
             received.write(data[144 + int.from_bytes(data[140:144], "little") :])
             intake.accept(received, "1.2.840.10008.5.1.4.1.1.1.1", uid, Origin("store", "A", str(number)))
         others = asyncio.run(process())

@@ -101,7 +101,7 @@ def test_a_journal_that_is_damaged_while_the_node_runs(tmp_path, tiny):
         for name in ("journal.sqlite", "journal.sqlite-wal"):
             with (node.folder / name).open("r+b") as file:
                 file.write(b"\xa5" * 8192)
-        accepted = [0] + send(node.port, [radiograph(2)])
+        accepted = [0, *send(node.port, [radiograph(2)])]
     finally:
         kill(node)
     with pytest.raises(JournalError, match="rebuild"):

@@ -32,7 +32,7 @@ def nested(depth: int) -> bytes:
     return head * depth
 
 
-def fuzzed(rng: random.Random, number: int) -> tuple[bytes, bytes, bytes]:
+def fuzzed(rng: random.Random, number: int) -> tuple[bytes, bytes, bytes]:  # noqa: PLR0912
     """Return a damaged dataset, its SOP Instance UID as the command has it, and its transfer syntax."""
     good = bytearray(dataset_of(number))
     uid, syntax = f"1.2.826.0.1.3680043.10.5.1.{number}.{number}".encode(), EXPLICIT
@@ -105,9 +105,7 @@ def memory_of(node: RunningNode) -> int:
     """Return the resident memory of the node and its workers, in bytes."""
     parent = node.process.pid
     pids = [parent] + [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if _parent(path) == parent
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == parent
     ]
     return max(_resident(pid) for pid in pids)
 
@@ -129,10 +127,10 @@ def _resident(pid: int) -> int:
 
 @pytest.mark.parametrize("share", [1.0, 0.1], ids=["received and predicted", "reported as well"])
 def test_fuzzed_datasets_and_pdus(tmp_path, tiny, size, record, share):
-    """All of them through reception and prediction, a tenth through the results as well, which take longer."""
+    """All of them are received and predicted; a tenth is reported as well, which takes longer."""
     rng, count = random.Random(size.seed + round(10 * share)), round(size.datasets * share)
     accepted = rejected = most = 0
-    outside = {path for path in tmp_path.rglob("*")}
+    outside = set(tmp_path.rglob("*"))
     with Archive() as archive:
         config = write_config(
             tmp_path,
@@ -164,7 +162,7 @@ def test_fuzzed_datasets_and_pdus(tmp_path, tiny, size, record, share):
             assert node.process.poll() is None
             status, log = node.status(), "".join(node.log)
             assert not list((node.folder / "incoming").iterdir())
-        found = {path for path in tmp_path.rglob("*")} - outside
+        found = set(tmp_path.rglob("*")) - outside
     allowed = (tmp_path / "node", tmp_path / "node.yaml")
     assert not [path for path in found if not any(path.is_relative_to(one) for one in allowed)]
     for path in (tmp_path / "node" / "images").rglob("*.dcm"):

@@ -58,7 +58,7 @@ def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, tiny, size, record)
             sender.start()
         done, expected = 0, size.instances / max(1, size.kills)
         while done < size.kills:
-            # Spread over the whole run: the next one once its share of the images was accepted, or soon after.
+            # Spread over the whole run: the next one once its share of the images was accepted.
             end = time.monotonic() + 20
             while sum(len(one.accepted) for one in senders) < done * expected and time.monotonic() < end:
                 time.sleep(0.02)

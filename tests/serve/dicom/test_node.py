@@ -111,7 +111,7 @@ def test_a_second_node_does_not_start_on_the_same_folder(system):
 
 def test_no_attribute_of_the_patient_in_any_log(system, tmp_path):
     """Odd images as well: libraries quote what they cannot read."""
-    node, archive = system
+    node, _ = system
     odd = [
         radiograph(12, PatientBirthDate="12.06.1943"),
         radiograph(13, Rows=9),

@@ -72,6 +72,12 @@ class Courier:
         self._thread.join(seconds)
 
     @property
+    def stuck(self) -> bool:
+        """Whether it has taken longer over a batch than all of its time-outs allow."""
+        longest = 2 * (self.destination.batch + 2) * self.destination.timeout
+        return time.monotonic() - self.alive > longest + IDLE_SECONDS
+
+    @property
     def reachable(self) -> bool:
         """Whether the destination responded when it was last tried."""
         return self._unreachable == 0

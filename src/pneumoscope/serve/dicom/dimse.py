@@ -23,10 +23,13 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
+from pneumoscope.serve.dicom.outgoing import ClosingSocket
 from pneumoscope.serve.dicom.store import ReceivedFile, Store, file_head
 
 __all__ = ["MESSAGE_BYTES", "NodeAssociation", "NodeServer"]
@@ -38,6 +41,7 @@ MESSAGE_BYTES = 4_000_000
 
 ASSOCIATE_BYTES = 1_000_000  # of an A-ASSOCIATE-RQ: 128 presentation contexts take about 40 kB
 WAITING_MESSAGES = 2  # an asynchronous operations window is never agreed on
+CLOSING_SECONDS = 5.0
 PIECE = 65_536
 
 
@@ -97,6 +101,21 @@ class _Dimse(DIMSEServiceProvider):
         message._data_set_path = received.path
 
 
+class _Dul(DULServiceProvider):
+    """Ends an association that the state machine has no transition for, such as data after an abort."""
+
+    def run_reactor(self) -> None:
+        """Read and write until the association ends."""
+        try:
+            super().run_reactor()
+        except (InvalidEventError, *CUT_OFF, *DAMAGED) as error:
+            logger.info("association ended", extra={"why": type(error).__name__})
+            self.assoc.is_aborted, self.assoc.is_established = True, False
+            self.assoc._kill = True
+            if self.socket is not None:
+                self.socket.close()
+
+
 class NodeAssociation(Association):
     """An association that the node accepted."""
 
@@ -104,9 +123,12 @@ class NodeAssociation(Association):
         super().__init__(ae, MODE_ACCEPTOR)
         self._server = server
         self.link = link
+        self.dul = _Dul(self)
         self.dimse = _Dimse(self, server.store, server.max_dataset_bytes)
         self.daemon = True
         self.dul.daemon = True
+        # For the other side to close after an abort; 30 s otherwise.
+        self.dul.artim_timer.timeout = min(server.idle_seconds, CLOSING_SECONDS)
 
     def run_reactor(self) -> None:
         """Serve until the end, then remove what did not arrive completely."""
@@ -118,7 +140,7 @@ class NodeAssociation(Association):
             cast(NodeServer, self._server).closed(self)
 
 
-class _Socket(AssociationSocket):
+class _Socket(ClosingSocket):
     """A connection whose PDUs have a largest size and a longest time."""
 
     def __init__(self, assoc: Association, client: socket.socket, *, max_pdu: int, seconds: float) -> None:

@@ -168,12 +168,20 @@ class WebPull:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except WebError as error:
-                logger.warning("server not reached", extra={"caller": self._config.name, "why": str(error)})
-            await asyncio.sleep(self._config.every_seconds)
+        try:
+            while True:
+                try:
+                    await self.look()
+                except WebError as error:
+                    caller = self._config.name
+                    logger.warning("server not reached", extra={"caller": caller, "why": str(error)})
+                await asyncio.sleep(self._config.every_seconds)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
 
     async def look(self) -> int:
         """Look once; return how many images were taken.

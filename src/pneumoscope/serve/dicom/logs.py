@@ -62,5 +62,5 @@ def set_up_logs(level: str, stream: IO[str] | None = None) -> None:
 def _thread_ended(arguments: threading.ExceptHookArgs) -> None:
     name = arguments.thread.name if arguments.thread is not None else ""
     logging.getLogger(f"{OWN}.serve.dicom").error(
-        "a thread ended", extra={"thread": name.split("@")[0], "error": arguments.exc_type.__name__}
+        "a thread ended", extra={"part": name.split("@")[0], "error": arguments.exc_type.__name__}
     )

@@ -197,7 +197,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     share, spread = count / total, Z * Z / total
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends exactly, where rounding would leave them out.
+    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
 
 
 def _bounds(month: str) -> tuple[float, float]:

@@ -224,8 +224,8 @@ class _Node:
             if failed is not None:
                 self._failure = failed
                 self._stop.set()
-            oldest = min([self._processor.alive, *(courier.alive for courier in self._couriers)])
-            if time.monotonic() - oldest < STUCK_SECONDS:
+            stuck = time.monotonic() - self._processor.alive > STUCK_SECONDS
+            if not stuck and not any(courier.stuck for courier in self._couriers):
                 _notify("WATCHDOG=1")
 
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:

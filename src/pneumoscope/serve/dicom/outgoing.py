@@ -1,7 +1,7 @@
 """pynetdicom's requestor with bounds: a connection that waits for the other side does not wait without end.
 
 pynetdicom takes the time limit off a connection once it is open, so that a peer which stops reading would
-hold the sending thread for good, and it does not close the socket of a connection that was not accepted.
+hold the sending thread for good, and it leaves sockets open whose connection was not accepted or was reset.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ import ssl
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.transport import AddressInformation, AssociationSocket, T_CONNECT
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-__all__ = ["OutgoingAE"]
+__all__ = ["ClosingSocket", "OutgoingAE"]
 
 _Tls = tuple[ssl.SSLContext, str] | None
 
 
-class _Socket(AssociationSocket):
+class ClosingSocket(AssociationSocket):
+    """A connection that is closed also where it was not open, or the other side has reset it."""
+
+    def _shutdown_socket(self) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
+
+class _Socket(ClosingSocket):
     def connect(self, primitive: T_CONNECT) -> None:
         """Connect, and keep the time limit for what follows."""
         super().connect(primitive)
         if self.socket is not None:
             self.socket.settimeout(self.assoc.network_timeout)
-
-    def _shutdown_socket(self) -> None:
-        if self.socket is not None:
-            with contextlib.suppress(OSError):  # it was not connected, or is closed
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
 
 
 class OutgoingAE(ApplicationEntity):

@@ -25,6 +25,7 @@ __all__ = [
     "QueuedResult",
 ]
 
+MOST_IMAGES = 50  # of one result; a study of radiographs has a few
 COLUMNS = "id, sop_instance, sop_class, sha256, file, caller, link, tries, received, priority"
 
 
@@ -208,12 +209,12 @@ class Queue:
         return frozenset(row["link"] for row in rows)
 
     def compose(self, study_uid: str, bundle: str, positive_priority: int) -> int:
-        """Put the predicted images of a study into one result; return its number."""
+        """Put the predicted images of a study, the first so many, into one result; return its number."""
         with self.journal.change() as connection:
             images = connection.execute(
                 "SELECT id, revision, priority, positive, destinations, received FROM instances"
-                " WHERE study_uid = ? AND state = 'predicted' ORDER BY sop_instance",
-                (study_uid,),
+                " WHERE study_uid = ? AND state = 'predicted' ORDER BY sop_instance LIMIT ?",
+                (study_uid, MOST_IMAGES),
             ).fetchall()
             destinations = {name for image in images for name in json.loads(image["destinations"])}
             priority = max(image["priority"] for image in images)
@@ -234,9 +235,8 @@ class Queue:
             connection.executemany(
                 "INSERT INTO result_images VALUES (?, ?)", [(number, image["id"]) for image in images]
             )
-            connection.execute(
-                "UPDATE instances SET state = 'composed' WHERE study_uid = ? AND state = 'predicted'",
-                (study_uid,),
+            connection.executemany(
+                "UPDATE instances SET state = 'composed' WHERE id = ?", [(image["id"],) for image in images]
             )
             _raise_study(connection, study_uid, priority)
         return number

@@ -65,7 +65,9 @@ def build_retraction(
     """
     why = plain(reason)
     if not objects or len({one.study_uid for one in objects}) != 1 or not why:
-        raise DataError("a retraction needs the objects of one study and a reason in Latin letters: give both")
+        raise DataError(
+            "a retraction needs the objects of one study and a reason in Latin letters: give both"
+        )
     with lenient_pydicom():
         return _built(objects, why, made)
 

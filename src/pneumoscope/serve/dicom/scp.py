@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -55,6 +57,8 @@ PROCESSING_FAILURE = 0x0110
 NO_SUCH_ACTION = 0x0123
 INVALID_ARGUMENT = 0x0115
 
+REPEATED_SECONDS = 60.0
+MOST_REJECTIONS = 100  # callers, addresses and reasons that are noted in that time
 MOST_ITEMS = 10_000  # of one request for storage commitment
 
 
@@ -96,6 +100,7 @@ class Receiver:
         self._callers = {caller.aet: caller for caller in config.callers}
         self._server: NodeServer | None = None
         self._thread: threading.Thread | None = None
+        self._rejections: dict[tuple[str, str, str], float] = {}
         self.stopping = False
         self.counts: Counter[str] = Counter()
 
@@ -179,14 +184,27 @@ class Receiver:
         if not why:
             self.counts["accepted"] += 1
             return
-        reason, answer = why
+        reason, codes = why
+        # First of all: pynetdicom goes on with the association where a handler raises.
+        assoc.acse.send_reject(*codes)
+        assoc.is_rejected = True
+        assoc.kill()
         self.counts["rejected"] += 1
+        self._note_rejection(caller, host, reason)
+
+    def _note_rejection(self, caller: str, host: str, reason: str) -> None:
+        """Log and journal a rejection, the same one at most once a minute: a peer may repeat it for days."""
+        moment = time.monotonic()
+        last = self._rejections.get((caller, host, reason), -math.inf)
+        if moment - last < REPEATED_SECONDS or len(self._rejections) > MOST_REJECTIONS:
+            self._rejections = {
+                key: at for key, at in self._rejections.items() if moment - at < REPEATED_SECONDS
+            }
+            return
+        self._rejections[caller, host, reason] = moment
         logger.warning("association rejected", extra={"why": reason, "caller": caller, "host": host})
         with self._journal.change() as connection:
             audit.record(connection, "rejected", caller=caller, host=host, why=reason)
-        assoc.acse.send_reject(*answer)
-        assoc.is_rejected = True
-        assoc.kill()
 
     def _why_not(self, caller: str, called: str, host: str) -> tuple[str, tuple[int, int, int]] | None:
         """Return why an association is rejected, and result, source and reason of PS3.8 9.3.4."""

@@ -127,7 +127,8 @@ class StoreSender:
         if self._association is not None and self._association.is_established:
             return self._association
         one = self._destination
-        tls = None if self._tls is None else (self._tls, one.host)
+        name = one.tls.server_name if one.tls is not None else ""
+        tls = None if self._tls is None else (self._tls, name or one.host)
         association = self._ae.associate(
             one.host, one.port, ae_title=one.aet, max_pdu=one.max_pdu, tls_args=tls
         )

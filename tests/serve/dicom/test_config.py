@@ -1,0 +1,118 @@
+"""node.yaml: what is read, and the one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.errors import DataError
+from pneumoscope.serve.dicom.config import NodeConfig, RuleConfig, load_config
+from pneumoscope.serve.dicom.routing import ImageFacts, route
+
+REPOSITORY = Path(__file__).parents[3]
+PACS = {"name": "pacs", "host": "10.0.0.1", "aet": "PACS"}
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "node.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_paths_are_those_from_the_folder_of_the_file(tmp_path):
+    config = load_config(
+        written(
+            tmp_path,
+            {
+                "folder": "node",
+                "bundle": "/models/b",
+                "folders": [{"path": "in", "bad": "bad"}],
+                "listen": {"tls": {"certificate": "c.pem", "key": "k.pem"}},
+            },
+        )
+    )
+    assert config.folder == tmp_path / "node"
+    assert config.bundle == Path("/models/b")
+    assert config.folders[0].path == tmp_path / "in"
+    assert config.listen.tls.certificate == tmp_path / "c.pem"
+    assert config.mode == "shadow", "nothing is sent unless it is said"
+
+
+def test_the_example_is_valid():
+    config = load_config(REPOSITORY / "deploy" / "node.example.yaml")
+    assert config.destinations[0].name == "pacs"
+    assert config.mode == "shadow"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"folder": "x", "listen": {"prot": 3}}, "unknown key 'listen.prot'; did you mean 'port'"),
+        ({"folder": "x", "destination": []}, "did you mean 'destinations'"),
+        ({}, "the key 'folder' is missing"),
+        ([], "must have keys"),
+        ("folder: [", "not YAML"),
+        ({"folder": "x", "mode": "live"}, "mode live needs a destination"),
+        ({"folder": "x", "aet": "A" * 17}, "AE title"),
+        ({"folder": "x", "aet": "A\\B"}, "backslash"),
+        ({"folder": "x", "listen": {"host": "0.0.0.0"}}, "name who may under callers"),
+        ({"folder": "x", "rules": [{"destinations": ["y"]}]}, "unknown destination y"),
+        ({"folder": "x", "destinations": [PACS, PACS]}, "same name"),
+        ({"folder": "x", "destinations": [{"name": "a"}]}, "needs host"),
+        ({"folder": "x", "destinations": [{"name": "a", "kind": "dicomweb", "url": "ftp://x"}]}, "http"),
+        ({"folder": "x", "destinations": [{**PACS, "name": "a/b"}]}, "letters, digits"),
+        (
+            {"folder": "x", "destinations": [{**PACS, "tls": {"certificate": "c"}}]},
+            "both certificate and key",
+        ),
+        ({"folder": "x", "limits": {"max_pdu": 10}}, "limits.max_pdu"),
+        ({"folder": "x", "pull": [{"name": "A", "url": "x"}]}, "pull.0.url"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, content, message):
+    with pytest.raises(DataError) as error:
+        load_config(written(tmp_path, content))
+    assert message in str(error.value)
+    assert str(tmp_path / "node.yaml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="--config"):
+        load_config(tmp_path / "node.yaml")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_configuration_or_an_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("c") / "node.yaml"
+    path.write_bytes(content)
+    try:
+        assert isinstance(load_config(path), NodeConfig)
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+def test_the_first_rule_that_fits_counts():
+    rules = [
+        RuleConfig(modality=("SC",), process=False),
+        RuleConfig(calling_aet=("ER*",), body_part=("CHEST*",), priority="urgent"),
+        RuleConfig(ages=(None, 18), destinations=("children",)),
+        RuleConfig(view=("PA", "AP"), destinations=()),
+    ]
+    both = ("pacs", "children")
+
+    def of(**facts):
+        return route(ImageFacts(**({"calling_aet": "CR1"} | facts)), rules, both)
+
+    assert of(modality="SC").process is False
+    assert of(calling_aet="ER2", body_part="chest pa").priority == "urgent"
+    assert of(calling_aet="XER", body_part="CHEST").priority == "routine"
+    assert of(age=17.9).destinations == ("children",)
+    assert of(age=18.0).destinations == both
+    assert of(view="AP").destinations == ()
+    assert of().destinations == both, "an age that is not stated fits no rule on age"
+    assert of().rule is None

@@ -1,0 +1,224 @@
+"""Other ways in: files in a folder, and images of a DICOMweb server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_peers import radiograph
+from pneumoscope.serve.dicom.config import FolderConfig, Limits, PullConfig
+from pneumoscope.serve.dicom.dicomweb import WebError
+from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull, dicom_parts
+from pneumoscope.serve.dicom.intake import Intake
+from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.processor import WORKER_MODULE
+from pneumoscope.serve.dicom.store import Store
+from pneumoscope.serve.workers.pool import WorkerPool
+
+
+@pytest.fixture(scope="module")
+def loop():
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def pool(loop, tiny):
+    """One worker for all of these tests."""
+    pool = loop.run(_started(tiny))
+    yield pool
+    loop.run(pool.stop())
+
+
+async def _started(tiny) -> WorkerPool:
+    pool = WorkerPool(tiny.path, workers=1, module=WORKER_MODULE)
+    await pool.start()
+    return pool
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(Store(tmp_path / "node").folder, create=True)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def files(tmp_path, pool, journal) -> FileIntake:
+    return FileIntake(Intake(Store(tmp_path / "node"), journal), pool, Limits(max_dataset_mb=1))
+
+
+def rows(journal: Journal) -> list[tuple]:
+    return [
+        tuple(row)
+        for row in journal.rows("SELECT sop_instance, via, caller FROM instances ORDER BY sop_instance")
+    ]
+
+
+def uid(number: int) -> str:
+    return f"1.2.826.0.1.3680043.10.5.1.{number}.{number}"
+
+
+def test_files_of_a_folder(tmp_path, loop, files, journal):
+    inbox = tmp_path / "in"
+    config = FolderConfig(path=inbox, done=inbox / "done", bad=inbox / "bad", name="INBOX")
+    (inbox / "sub").mkdir(parents=True)
+    (inbox / "a.dcm").write_bytes(radiograph(1))
+    (inbox / "sub" / "b").write_bytes(radiograph(2))
+    (inbox / "no-preamble.dcm").write_bytes(radiograph(3)[132:])
+    (inbox / "page.dcm").write_bytes(b"<html>" * 100)
+    (inbox / "large.dcm").write_bytes(bytes(1_100_000))
+    (inbox / "empty.dcm").write_bytes(b"")
+    (inbox / ".hidden").write_bytes(radiograph(4))
+    (inbox / "link.dcm").symlink_to("/etc/passwd")
+    watch = FolderWatch(config, files)
+    assert loop.run(watch.look()) == 0, "they may still be written to"
+    (inbox / "a.dcm").write_bytes(radiograph(1) + b"\0\0")
+    assert loop.run(watch.look()) == 2
+    assert rows(journal) == [(uid(2), "folder", "INBOX"), (uid(3), "folder", "INBOX")]
+    (inbox / "a.dcm").write_bytes(radiograph(1))
+    loop.run(watch.look())
+    assert loop.run(watch.look()) == 1
+    assert [row[0] for row in rows(journal)] == [uid(1), uid(2), uid(3)]
+    assert sorted(path.name for path in (inbox / "done").iterdir()) == ["a.dcm", "b", "no-preamble.dcm"]
+    assert sorted(path.name for path in (inbox / "bad").iterdir()) == ["large.dcm", "page.dcm"]
+    assert (inbox / ".hidden").exists()
+    assert (inbox / "link.dcm").is_symlink()
+    # A file is stored as a C-STORE of it would be: the same image by another way is a duplicate.
+    stored = journal.row("SELECT sha256, bytes FROM instances WHERE sop_instance = ?", (uid(2),))
+    data = radiograph(2)
+    assert stored["bytes"] == len(data) - 144 - int.from_bytes(data[140:144], "little")
+
+
+def test_files_are_deleted_where_nothing_else_is_said(tmp_path, loop, files, journal):
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    (inbox / "a.dcm").write_bytes(radiograph(1))
+    watch = FolderWatch(FolderConfig(path=inbox, bad=tmp_path / "bad"), files)
+    loop.run(watch.look())
+    assert loop.run(watch.look()) == 1
+    assert not list(inbox.iterdir())
+    assert rows(journal) == [(uid(1), "folder", "FOLDER")]
+
+
+class _Server(ThreadingHTTPServer):
+    """A DICOMweb server with a few images."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.images = {uid(number): radiograph(number) for number in (1, 2)}
+        self.asked: list[str] = []
+        self.status = 200
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/dicom-web"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        kind, body = "application/dicom+json", b""
+        if self.server.status != 200:
+            pass
+        elif self.path.startswith("/dicom-web/instances?"):
+            rows = [
+                {
+                    "0020000D": {"vr": "UI", "Value": [one.rsplit(".", 1)[0]]},
+                    "0020000E": {"vr": "UI", "Value": [one.rsplit(".", 1)[0] + ".0"]},
+                    "00080018": {"vr": "UI", "Value": [one]},
+                }
+                for one in self.server.images
+            ]
+            if "offset=0" not in self.path or "Modality=DX" not in self.path:
+                rows = []
+            body = json.dumps([*rows, {"00080018": {"Value": ["../../etc"]}}, "x", {}]).encode()
+        else:
+            one = self.path.rsplit("/", 1)[1]
+            kind = 'multipart/related; type="application/dicom"; boundary="xx"'
+            body = (
+                b"--xx\r\nContent-Type: application/dicom\r\n\r\n" + self.server.images[one] + b"\r\n--xx--"
+            )
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server():
+    server = _Server()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_of_a_server(loop, files, journal, server):
+    server.images["1.2.826.5"] = b"<html>no image</html>"
+    pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX", "CR"), days=3), files, journal)
+    assert loop.run(pull.look()) == 2
+    assert rows(journal) == [(uid(1), "web", "PACS"), (uid(2), "web", "PACS")]
+    today = datetime.datetime.now().astimezone().date()
+    first = today - datetime.timedelta(days=2)
+    assert f"StudyDate={first:%Y%m%d}-{today:%Y%m%d}" in server.asked[0]
+    server.asked.clear()
+    assert loop.run(pull.look()) == 0
+    assert not [path for path in server.asked if "/studies/" in path], "what is known is not fetched again"
+    server.images[uid(3)] = radiograph(3)
+    assert loop.run(pull.look()) == 1
+    pull.close()
+
+
+def test_a_server_that_fails(loop, files, journal, server):
+    pull = WebPull(PullConfig(name="PACS", url=server.url), files, journal)
+    server.status = 500
+    with pytest.raises(WebError, match="HTTP status 500"):
+        loop.run(pull.look())
+    server.shutdown()
+    server.server_close()
+    other = WebPull(PullConfig(name="PACS", url=server.url, timeout=2), files, journal)
+    with pytest.raises(WebError):
+        loop.run(other.look())
+    pull.close()
+
+
+@given(st.lists(st.binary(max_size=60).filter(lambda part: b"--b" not in part), max_size=4))
+def test_the_parts_of_a_multipart_body(parts):
+    body = (
+        b"".join(b"\r\n--b\r\nContent-Type: application/dicom\r\n\r\n" + part for part in parts)
+        + b"\r\n--b--\r\n"
+    )
+    assert dicom_parts("multipart/related; boundary=b", body) == parts
+    assert dicom_parts('Multipart/Related; boundary="b"', body.removeprefix(b"\r\n")) == parts
+
+
+@given(st.text(max_size=60), st.binary(max_size=100))
+def test_any_body_has_parts_or_none(content_type, body):
+    assert isinstance(dicom_parts(content_type, body), list)
+
+
+def test_names_in_logs_are_hashes(caplog, tmp_path, loop, files):
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    (inbox / "Zauberbaum.dcm").write_bytes(b"<html>")
+    watch = FolderWatch(FolderConfig(path=inbox, bad=tmp_path / "bad"), files)
+    with caplog.at_level("DEBUG"):
+        loop.run(watch.look())
+        loop.run(watch.look())
+    assert not re.search("Zauberbaum", str([vars(record) for record in caplog.records]))

@@ -1,0 +1,411 @@
+"""The receiver: what it accepts, what it rejects, and what it does not wait for."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
+
+from dicom_peers import free_port, radiograph, send, until
+from dicom_raw import RawAssociation, pdu
+from dicom_tools import require_tools
+from pneumoscope.image.frames import TRANSFER_SYNTAXES
+from pneumoscope.serve.dicom.commitment import Committer, committed
+from pneumoscope.serve.dicom.config import (
+    CallerConfig,
+    Limits,
+    ListenConfig,
+    NodeConfig,
+    TlsClientConfig,
+    TlsServerConfig,
+)
+from pneumoscope.serve.dicom.intake import Intake
+from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.outgoing import OutgoingAE
+from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, Receiver, transfer_syntaxes
+from pneumoscope.serve.dicom.store import Store, file_head
+from pneumoscope.serve.dicom.tls import client_context
+
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+OUT_OF_RESOURCES = 0xA700
+
+
+@contextmanager
+def receiving(folder: Path, **settings):
+    """Run a receiver without workers; gives it, its port and its journal."""
+    config = NodeConfig(**({"folder": folder / "node", "listen": ListenConfig(port=0)} | settings))
+    store = Store(config.folder)
+    journal = Journal(config.folder, create=True)
+    receiver = Receiver(config, Intake(store, journal), journal)
+    port = receiver.start()
+    try:
+        yield receiver, port, journal
+    finally:
+        receiver.stop()
+        until(lambda: not receiver.open_links, 10)
+        journal.close()
+
+
+def instances(journal: Journal) -> list[str]:
+    return [row["sop_instance"] for row in journal.rows("SELECT sop_instance FROM instances ORDER BY id")]
+
+
+def dataset_of(number: int) -> bytes:
+    data = radiograph(number)
+    return data[144 + int.from_bytes(data[140:144], "little") :]
+
+
+def uid_of(number: int) -> bytes:
+    return f"1.2.826.0.1.3680043.10.5.1.{number}.{number}".encode()
+
+
+def test_what_is_stored_is_what_was_sent(tmp_path):
+    with receiving(tmp_path) as (_, port, journal):
+        assert send(port, [radiograph(1)]) == [0]
+        (row,) = journal.rows("SELECT * FROM instances")
+    path = tmp_path / "node" / row["file"]
+    stored, sent = pydicom.dcmread(path), pydicom.dcmread(io.BytesIO(radiograph(1)))
+    assert stored == sent
+    assert stored.file_meta.MediaStorageSOPInstanceUID == sent.SOPInstanceUID
+    assert "1.2.826" not in row["file"], "a UID is no path"
+    assert path.stat().st_mode & 0o077 == 0 or path.parent.parent.stat().st_mode & 0o077 == 0
+    assert row["caller"] == "MODALITY"
+
+
+def test_every_transfer_syntax_that_can_be_read_is_accepted_uncompressed_first():
+    assert set(transfer_syntaxes()) == set(TRANSFER_SYNTAXES)
+    assert transfer_syntaxes()[:2] == ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+    assert len(STORAGE_CLASSES) == 4
+
+
+def test_classes_that_are_not_processed_are_rejected_at_negotiation(tmp_path):
+    with receiving(tmp_path) as (_, port, _journal):
+        ae = OutgoingAE("A", 10)
+        for sop_class in (CTImageStorage, DigitalXRayImageStorageForPresentation, Verification):
+            ae.add_requested_context(sop_class)
+        association = ae.associate("127.0.0.1", port, ae_title="PNEUMOSCOPE")
+        accepted = {context.abstract_syntax for context in association.accepted_contexts}
+        assert association.send_c_echo().Status == 0
+        association.release()
+    assert accepted == {DigitalXRayImageStorageForPresentation, Verification}
+
+
+@pytest.mark.parametrize(
+    ("calling", "called", "hosts", "accepted"),
+    [
+        (b"CR1", b"PNEUMOSCOPE", ("127.0.0.1",), True),
+        (b"CR2", b"PNEUMOSCOPE", ("127.0.0.1",), False),
+        (b"CR1", b"OTHER", ("127.0.0.1",), False),
+        (b"CR1", b"PNEUMOSCOPE", ("10.1.1.1",), False),
+        (b"CR1", b"PNEUMOSCOPE", (), True),
+    ],
+)
+def test_the_list_of_callers(tmp_path, calling, called, hosts, accepted):
+    callers = (CallerConfig(aet="CR1", hosts=hosts),)
+    with receiving(tmp_path, callers=callers) as (receiver, port, journal):
+        with RawAssociation(port, calling=calling, called=called) as association:
+            assert association.accepted is accepted
+            assert association.response[:1] in (b"\x02", b"\x03")
+            # The rejection is sent first, then noted; a second one within a minute is counted only.
+            RawAssociation(port, calling=calling, called=called).close()
+        until(lambda: receiver.counts["rejected"] == 2 * (not accepted))
+        noted = "SELECT count(*) FROM audit WHERE event = 'rejected'"
+        until(lambda: journal.value(noted) == (not accepted))
+
+
+def test_too_many_associations(tmp_path):
+    with receiving(tmp_path, limits=Limits(max_associations=2)) as (_, port, _journal):
+        with RawAssociation(port) as first, RawAssociation(port) as second, RawAssociation(port) as third:
+            assert (first.accepted, second.accepted, third.accepted) == (True, True, False)
+        until(lambda: send(port, [radiograph(1)]) == [0], 10)
+
+
+def test_too_many_connections(tmp_path):
+    with receiving(tmp_path, limits=Limits(max_connections=3, idle_seconds=1)) as (receiver, port, _journal):
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        silent[-1].settimeout(5)
+        assert silent[-1].recv(1) == b""
+        assert receiver.rejected_connections >= 2
+        until(lambda: send(port, [radiograph(1)]) == [0], 10)
+        for one in silent:
+            one.close()
+
+
+def test_a_dataset_that_is_too_large_is_not_stored_and_the_association_goes_on(tmp_path):
+    with receiving(tmp_path, limits=Limits(max_dataset_mb=1)) as (_, port, journal):
+        with RawAssociation(port) as association:
+            assert association.store(bytes(1_100_000), b"1.2.3") == OUT_OF_RESOURCES
+            assert association.store(dataset_of(2), uid_of(2)) == 0
+        assert instances(journal) == [uid_of(2).decode()]
+        assert not list((tmp_path / "node" / "incoming").iterdir())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pdu(0x04, b"", 2**32 - 1),
+        pdu(0x04, b"", 200_000),
+        pdu(0x04, struct.pack(">LBB", 10_002, 1, 1) + bytes(10_000)) * 500,
+        pdu(0x09, b"abc"),
+        pdu(0x04, struct.pack(">LBB", 4, 77, 3) + b"ab"),
+    ],
+    ids=["four gigabytes", "longer than agreed", "a command without end", "no PDU", "no context"],
+)
+def test_a_peer_beyond_the_bounds_is_cut_off(tmp_path, sent):
+    with receiving(tmp_path) as (_, port, _journal):
+        with RawAssociation(port) as association:
+            with suppress(OSError):
+                association.socket.sendall(sent)
+            assert association.read()[:1] in (b"\x07", b""), "an abort, if anything"
+        assert send(port, [radiograph(1)]) == [0]
+
+
+def test_requests_without_waiting_for_responses_are_cut_off(tmp_path):
+    """No asynchronous operations window is agreed on."""
+    with receiving(tmp_path) as (_, port, _journal), RawAssociation(port) as association:
+        try:
+            for number in range(300):
+                association.socket.sendall(association.command(b"1.2.%d" % number, number=number))
+                association.socket.sendall(association.data(b"x" * 1000, last=True))
+        except OSError:
+            pass
+        statuses = []
+        while (status := association.status()) is not None:
+            statuses.append(status)
+    assert len(statuses) < 300
+
+
+@pytest.mark.filterwarnings(r"ignore:(Invalid value for VR UI|The value length \(65\)):UserWarning")
+@pytest.mark.parametrize("uid", [b"../../etc/passwd", b"1.2/3", b"", b"a" * 64, b"1" * 65])
+def test_what_is_no_uid_is_not_stored(tmp_path, uid):
+    with receiving(tmp_path) as (_, port, journal):
+        with RawAssociation(port) as association:
+            assert association.store(dataset_of(1), uid) != 0
+        assert instances(journal) == []
+        assert send(port, [radiograph(1)]) == [0]
+        assert len(list((tmp_path / "node").rglob("*.dcm"))) == 1
+
+
+def test_an_association_that_ends_within_a_dataset_leaves_nothing(tmp_path):
+    with receiving(tmp_path, limits=Limits(idle_seconds=1)) as (receiver, port, journal):
+        for silence in (0.0, 3.0):
+            with RawAssociation(port) as association:
+                association.socket.sendall(association.command(b"1.2.3"))
+                association.socket.sendall(association.data(bytes(1000), last=False))
+                time.sleep(silence)
+        until(lambda: not receiver.open_links, 10)
+        assert not list((tmp_path / "node" / "incoming").iterdir())
+        assert instances(journal) == []
+
+
+def test_a_pdu_that_arrives_too_slowly(tmp_path):
+    with receiving(tmp_path, limits=Limits(idle_seconds=1)) as (receiver, port, _journal):
+        with RawAssociation(port) as association:
+            raw = association.command(b"1.2.3")
+            began = time.monotonic()
+            try:
+                for byte in raw:
+                    association.socket.sendall(bytes([byte]))
+                    time.sleep(0.1)
+            except OSError:
+                pass
+            assert time.monotonic() - began < 5
+        until(lambda: not receiver.open_links, 10)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and certificates of a node, a known and an unknown client."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is absent")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def run(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    for authority in ("ca", "other"):
+        run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+            "-subj", f"/CN={authority}", "-keyout", f"{authority}.key",
+            "-out", f"{authority}.pem")  # fmt: skip
+    for name, authority in (("node", "ca"), ("client", "ca"), ("stranger", "other")):
+        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
+            "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+def tls_listen(folder: Path) -> ListenConfig:
+    tls = TlsServerConfig(
+        certificate=folder / "node.pem", key=folder / "node.key", client_ca=folder / "ca.pem"
+    )
+    return ListenConfig(port=0, tls=tls)
+
+
+def echoes(port: int, context: ssl.SSLContext) -> bool:
+    ae = OutgoingAE("A", 5)
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", port, ae_title="PNEUMOSCOPE", tls_args=(context, "127.0.0.1"))
+    if not association.is_established:
+        return False
+    good = association.send_c_echo().get("Status") == 0
+    association.release()
+    return good
+
+
+def test_tls_with_certificates_of_clients(tmp_path, certificates):
+    def client(name: str) -> ssl.SSLContext:
+        return client_context(
+            TlsClientConfig(
+                ca=certificates / "ca.pem",
+                certificate=certificates / f"{name}.pem",
+                key=certificates / f"{name}.key",
+            )
+        )
+
+    listen = tls_listen(certificates)
+    with receiving(tmp_path, listen=listen, limits=Limits(idle_seconds=2)) as (_, port, _journal):
+        # A client that connects and stays silent holds up nobody.
+        silent = socket.create_connection(("127.0.0.1", port))
+        assert echoes(port, client("client"))
+        assert not echoes(port, client("stranger"))
+        assert not echoes(port, client_context(TlsClientConfig(ca=certificates / "ca.pem")))
+        assert not echoes(port, client_context(TlsClientConfig(ca=certificates / "other.pem")))
+        weak = client("client")
+        weak.maximum_version = ssl.TLSVersion.TLSv1_2
+        weak.set_ciphers("ECDHE+AES256+SHA384:!AESGCM")
+        assert not echoes(port, weak), "no authenticated encryption"
+        with RawAssociation(port, timeout=5) as plain:
+            assert plain.response == b"", "no association without TLS"
+        silent.settimeout(5)
+        assert silent.recv(1) == b""
+        silent.close()
+
+
+def test_a_node_reports_what_it_has_committed_to(tmp_path):
+    """The report comes on an association of its own, with what is missing and why."""
+    reports: list[Dataset] = []
+    port = free_port()
+
+    def report(event: evt.Event) -> tuple[int, None]:
+        reports.append(event.event_information)
+        reports[-1].kind = event.event_type
+        return 0x0000, None
+
+    modality = AE(ae_title="CR1")
+    modality.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    callers = (CallerConfig(aet="CR1", port=port), CallerConfig(aet="CR2"))
+    with receiving(tmp_path, callers=callers) as (_, node_port, journal):
+        assert send(node_port, [radiograph(1)], aet="CR1") == [0]
+        request = Dataset()
+        request.TransactionUID = "1.2.3.4"
+        request.ReferencedSOPSequence = []
+        for sop_class, uid in ((DX, uid_of(1).decode()), (DX, "1.2.9"), (CTImageStorage, uid_of(1).decode())):
+            one = Dataset()
+            one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = sop_class, uid
+            request.ReferencedSOPSequence.append(one)
+
+        def ask(aet: str) -> int:
+            ae = OutgoingAE(aet, 10)
+            ae.add_requested_context(StorageCommitmentPushModel)
+            association = ae.associate("127.0.0.1", node_port, ae_title="PNEUMOSCOPE")
+            status, _ = association.send_n_action(
+                request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
+            association.release()
+            return int(status.Status)
+
+        assert ask("CR1") == 0
+        assert ask("CR2") == 0x0110, "nobody would hear the report"
+        assert committed(journal, [(DX, uid_of(1).decode())]) == [0]
+        committer = Committer(NodeConfig(folder=tmp_path, callers=callers), journal)
+        committer.start()
+        server = None
+        try:
+            time.sleep(0.5)  # the modality does not listen yet
+            server = modality.start_server(
+                ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)]
+            )
+            until(lambda: committer.wake() or reports, 20)
+            until(lambda: journal.value("SELECT state FROM commitments") == "sent", 10)
+        finally:
+            committer.stop(10)
+            if server is not None:
+                server.shutdown()
+    (found,) = reports
+    assert found.kind == 2
+    assert found.TransactionUID == "1.2.3.4"
+    assert [one.ReferencedSOPInstanceUID for one in found.ReferencedSOPSequence] == [uid_of(1).decode()]
+    failed = {one.ReferencedSOPInstanceUID: one.FailureReason for one in found.FailedSOPSequence}
+    assert failed == {"1.2.9": 0x0112, uid_of(1).decode(): 0x0119}
+
+
+def test_several_associations_at_once(tmp_path):
+    with receiving(tmp_path) as (_, port, journal):
+        results: list[list[int | None]] = [[] for _ in range(4)]
+
+        def push(index: int) -> None:
+            results[index] = send(port, [radiograph(10 * index + number) for number in range(5)])
+
+        threads = [threading.Thread(target=push, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [[0] * 5] * 4
+        assert len(instances(journal)) == 20
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
+def test_dcmtk_sends_in_every_transfer_syntax(tmp_path, dicom_files):
+    """The real files, as they are: nothing is converted."""
+    require_tools("storescu")
+    options = {
+        "Little Endian Implicit": "-xi", "Explicit VR Little Endian": "-xe", "JPEG Lossless": "-xs",
+        "JPEG Extended": "-xx", "JPEG-LS Lossless": "-xt", "JPEG-LS Lossy": "-xu", "RLE": "-xr",
+        "(Lossless Only)": "-xv", "JPEG 2000 Image Compression": "-xw",
+    }  # fmt: skip
+    sent, syntaxes = [], set()
+    with receiving(tmp_path) as (_, port, journal):
+        for path in dicom_files:
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            if header.get("SOPClassUID") not in STORAGE_CLASSES or not header.file_meta:
+                continue
+            name = header.file_meta.TransferSyntaxUID.name
+            option = next(word for part, word in options.items() if part in name)
+            command = ["storescu", "-aec", "PNEUMOSCOPE", "-R", option, "127.0.0.1", str(port), str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, (path.name, done.stderr)
+            sent.append(str(header.SOPInstanceUID))
+            syntaxes.add(str(header.file_meta.TransferSyntaxUID))
+            row = journal.row("SELECT file FROM instances ORDER BY id DESC LIMIT 1")
+            stored = pydicom.dcmread(tmp_path / "node" / row["file"])
+            assert stored.file_meta.TransferSyntaxUID == header.file_meta.TransferSyntaxUID
+            assert stored.get("PixelData") == pydicom.dcmread(path).get("PixelData")
+        assert sorted(instances(journal)) == sorted(set(sent))
+    assert len(syntaxes) >= 7
+
+
+def test_a_head_needs_uids():
+    with pytest.raises(ValueError, match="not a UID"):
+        file_head(DX, "../x", "1.2.840.10008.1.2.1")
