@@ -202,7 +202,9 @@ def test_demo_prints_what_to_believe_it_by(demo: tuple[str, Path]) -> None:
     assert Counter(one["label"] for one in records) == {"normal": 200, "bacterial": 200, "viral": 200}
     for part, members in patients.items():
         assert re.search(rf"^{part}\s+{len(members)}\s", output, re.MULTILINE), "patients of each part"
-    assert len(re.findall(r"AUROC, pneumonia.*\d\.\d+ \[\d\.\d+, \d\.\d+\]", output)) == 2, "with intervals"
+    assert len(re.findall(r"^AUROC\b.* \d\.\d+ \[\d\.\d+, \d\.\d+\]", output, re.MULTILINE)) == 2, (
+        "with intervals"
+    )
     assert "data fetch kermany kermany" in output
     assert "make demo DATA=kermany" in output
 
