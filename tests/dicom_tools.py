@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-__all__ = ["errors_of", "require_tools", "run_tool", "sr_tree"]
+__all__ = ["errors_of", "require_tools", "run_tool", "sr_tree", "tool"]
 
 PACKAGES = {"dciodvfy": "dicom3tools"}
 
@@ -16,15 +18,22 @@ PACKAGES = {"dciodvfy": "dicom3tools"}
 def require_tools(*names: str) -> None:
     """Skip where a tool is absent, and say which package has it."""
     for name in names:
-        if shutil.which(name) is None:
+        if tool(name) is None:
             pytest.skip(f"{name} is absent: apt-get install {PACKAGES.get(name, 'dcmtk')}")
+
+
+def tool(name: str) -> str | None:
+    """Return where a tool is: pynetdicom installs commands of the same names beside Python."""
+    beside = Path(sys.executable).parent
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(one for one in folders if Path(one) != beside))
 
 
 def run_tool(*command: str | Path, check: bool = True) -> str:
     """Run a tool; return its output and its messages."""
     require_tools(str(command[0]))
     done = subprocess.run(
-        [str(word) for word in command],
+        [str(tool(str(command[0]))), *(str(word) for word in command[1:])],
         capture_output=True,
         text=True,
         errors="replace",

@@ -244,7 +244,7 @@ def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, pl
 def test_without_the_packages_for_training_it_says_what_to_install(place, words, message):
     script = "import sys; sys.modules['torch'] = None; from pneumoscope.cli import main; main(sys.argv[1:])"
     done = subprocess.run(
-        [sys.executable, "-c", script, *words], cwd=place, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *words, "-q"], cwd=place, capture_output=True, text=True, check=False
     )
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()

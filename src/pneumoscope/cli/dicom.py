@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Run a DICOM node: receive X-rays, predict, send results back.", no_args_is_help=True)
+app = typer.Typer(help="Run a DICOM node: receive, predict, send results.", no_args_is_help=True)
 
 Config = Annotated[
     Path, typer.Option("--config", metavar="YAML", help="Configuration of the node, node.yaml.")

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from dicom_peers import radiograph, running_node, running_orthanc, until, write_config
-from dicom_tools import errors_of, require_tools, sr_tree
+from dicom_tools import errors_of, require_tools, sr_tree, tool
 from images import write_image
 from pneumoscope.model.bundle import default_bundle_path
 
@@ -36,7 +36,15 @@ def test_real_images_by_storescu(tmp_path, orthanc, dicom_files):
     config = write_config(tmp_path, default_bundle_path(), mode="live", destinations=[destination])
     with running_node(config) as node:
         for path in files:
-            command = ["storescu", "-aec", "PNEUMOSCOPE", "-R", names[path.name], "127.0.0.1", str(node.port)]
+            command = [
+                str(tool("storescu")),
+                "-aec",
+                "PNEUMOSCOPE",
+                "-R",
+                names[path.name],
+                "127.0.0.1",
+                str(node.port),
+            ]
             subprocess.run([*command, str(path)], check=True, timeout=60)
         until(lambda: node.status().deliveries == {"orthanc": {"sent": 6}})
     for path in files:

@@ -27,7 +27,7 @@ from pynetdicom.sop_class import (
 
 from dicom_peers import free_port, radiograph, send, until
 from dicom_raw import RawAssociation, pdu
-from dicom_tools import require_tools
+from dicom_tools import require_tools, tool
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom.commitment import Committer, committed
 from pneumoscope.serve.dicom.config import (
@@ -393,7 +393,16 @@ def test_dcmtk_sends_in_every_transfer_syntax(tmp_path, dicom_files):
                 continue
             name = header.file_meta.TransferSyntaxUID.name
             option = next(word for part, word in options.items() if part in name)
-            command = ["storescu", "-aec", "PNEUMOSCOPE", "-R", option, "127.0.0.1", str(port), str(path)]
+            command = [
+                str(tool("storescu")),
+                "-aec",
+                "PNEUMOSCOPE",
+                "-R",
+                option,
+                "127.0.0.1",
+                str(port),
+                str(path),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 0, (path.name, done.stderr)
             sent.append(str(header.SOPInstanceUID))
