@@ -267,11 +267,13 @@ class RunningNode:
             journal.close()
 
     def end(self) -> None:
-        """Wait until the process has ended, and read the rest of its log."""
+        """Wait until the process has ended, and read the rest of its log, which names no patient."""
         self.process.wait(60)
         self.reader.join(10)
         assert self.process.stderr is not None
         self.process.stderr.close()
+        log = "".join(self.log)
+        assert not [secret for secret in SECRETS if secret in log]
 
 
 def start_node(config: Path, log: Path | None = None, **environment: str) -> RunningNode:

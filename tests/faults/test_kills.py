@@ -49,7 +49,7 @@ def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, tiny, size, record)
             tiny.path,
             mode="live",
             destinations=[archive.destination()],
-            process={"workers": 2},
+            process={"workers": 1},
             metrics={"port": None},
         )
         node: list[RunningNode] = [start_node(config)]

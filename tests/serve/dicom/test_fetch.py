@@ -150,6 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.dumps([*rows, {"00080018": {"Value": ["../../etc"]}}, "x", {}]).encode()
         else:
             one = self.path.rsplit("/", 1)[1]
+            if one not in self.server.images or not self.server.images[one]:
+                self.send_error(404)
+                return
             kind = 'multipart/related; type="application/dicom"; boundary="xx"'
             body = (
                 b"--xx\r\nContent-Type: application/dicom\r\n\r\n" + self.server.images[one] + b"\r\n--xx--"
@@ -171,6 +174,7 @@ def server():
 
 def test_images_of_a_server(loop, files, journal, server):
     server.images["1.2.826.5"] = b"<html>no image</html>"
+    server.images = {"1.2.826.4": b"", **server.images}  # listed, and not there
     pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX", "CR"), days=3), files, journal)
     assert loop.run(pull.look()) == 2
     assert rows(journal) == [(uid(1), "web", "PACS"), (uid(2), "web", "PACS")]
@@ -179,7 +183,8 @@ def test_images_of_a_server(loop, files, journal, server):
     assert f"StudyDate={first:%Y%m%d}-{today:%Y%m%d}" in server.asked[0]
     server.asked.clear()
     assert loop.run(pull.look()) == 0
-    assert not [path for path in server.asked if "/studies/" in path], "what is known is not fetched again"
+    fetched = [path for path in server.asked if "/studies/" in path and not path.endswith("1.2.826.4")]
+    assert not fetched, "what is known is not fetched again"
     server.images[uid(3)] = radiograph(3)
     assert loop.run(pull.look()) == 1
     pull.close()

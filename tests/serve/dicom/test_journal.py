@@ -183,3 +183,18 @@ def test_a_study_of_very_many_images_has_several_results(journal):
         queue.compose("9", "b", 1)
     counts = journal.rows("SELECT count(*) FROM result_images GROUP BY result ORDER BY result")
     assert [row[0] for row in counts] == [50, 50, 20]
+
+
+def test_what_another_bundle_predicted_is_predicted_again(journal):
+    queue = Queue(journal, 3600)
+    same = {"destinations": "[]", "bundle": "old"}
+    add(journal, 1, state="predicted", study_uid="1", **same)
+    add(journal, 2, state="predicted", study_uid="2", **same)
+    add(journal, 3, state="reported", study_uid="3", **same)
+    add(journal, 4, state="predicted", study_uid="4", destinations="[]", bundle="new")
+    queue.compose("2", "old", 1)
+    assert queue.use_bundle("new") == 2
+    states = dict(journal.rows("SELECT sop_instance, state FROM instances"))
+    assert states == {"1.2.1": "received", "1.2.2": "received", "1.2.3": "reported", "1.2.4": "predicted"}
+    assert journal.value("SELECT count(*) FROM results") == 0
+    assert queue.use_bundle("new") == 0

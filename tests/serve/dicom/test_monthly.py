@@ -87,7 +87,7 @@ def test_too_few_images_say_nothing(journal, bundle):
 
 def test_inputs_against_the_gate_of_the_bundle(journal, bundle):
     reference = input_reference(bundle)
-    assert set(reference) == {"lung_area", "lung_balance", "lung_certainty"}
+    assert set(reference) == {"lung_area", "lung_balance"}
     assert 0.05 < reference["lung_area"][0] < 0.6
     rng = np.random.default_rng(0)
     mean, spread = reference["lung_area"]

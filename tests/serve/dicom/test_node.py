@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -182,11 +184,25 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         until(lambda: len(archive.stored) == 2)
 
 
-def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive):
+def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive, monkeypatch):
+    """And systemd is told of start, life and stop (sd_notify)."""
     archive.delay = 0.2
+    notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notices.bind(str(tmp_path / "notify"))
+    notices.settimeout(10)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with running_node(config_of(tmp_path, tiny, archive)) as node:
+        assert notices.recv(100) == b"READY=1"
+        assert notices.recv(100) == b"WATCHDOG=1"
         assert send(node.port, [radiograph(number) for number in range(5)]) == [0] * 5
         until(lambda: archive.stored)
+    notices.settimeout(0.1)
+    with suppress(TimeoutError):
+        while (last := notices.recv(100)) == b"WATCHDOG=1":
+            pass
+    assert last == b"STOPPING=1"
+    notices.close()
+    monkeypatch.delenv("NOTIFY_SOCKET")
     left = node.status()
     assert sum(left.instances.values()) == 5
     assert set(left.deliveries["pacs"]) == {"sent"}, "what was built was sent as well"

@@ -32,6 +32,7 @@ from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom.commitment import Committer, committed
 from pneumoscope.serve.dicom.config import (
     CallerConfig,
+    DestinationConfig,
     Limits,
     ListenConfig,
     NodeConfig,
@@ -42,6 +43,7 @@ from pneumoscope.serve.dicom.intake import Intake
 from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, Receiver, transfer_syntaxes
+from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store, file_head
 from pneumoscope.serve.dicom.tls import client_context
 
@@ -300,6 +302,22 @@ def test_tls_with_certificates_of_clients(tmp_path, certificates):
         silent.settimeout(5)
         assert silent.recv(1) == b""
         silent.close()
+        # As a destination, by the same configuration as in node.yaml.
+        own = {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
+        for tls, good in (
+            ({"ca": certificates / "ca.pem", **own}, True),
+            ({"ca": certificates / "other.pem", **own}, False),
+        ):
+            destination = DestinationConfig(
+                name="x",
+                aet="PNEUMOSCOPE",
+                host="127.0.0.1",
+                port=port,
+                tls=TlsClientConfig(**tls),
+                timeout=5,
+            )
+            with open_sender(destination, "A") as sender:
+                assert (sender.echo() == "") is good
 
 
 def test_a_node_reports_what_it_has_committed_to(tmp_path):

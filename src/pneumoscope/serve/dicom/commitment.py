@@ -20,9 +20,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModelInstance,
 )
 
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig
-from pneumoscope.serve.dicom.journal import Journal, JournalError
+from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.tls import client_context
 
@@ -100,7 +101,7 @@ class Committer:
                 ):
                     if self._postponed.get(row["id"], 0.0) <= time.monotonic() and not self._stopping:
                         self._respond(row)
-            except JournalError as error:
+            except PneumoscopeError as error:  # the journal, or a certificate
                 logger.error("storage commitment", extra={"why": str(error)})
             self._wake.wait(LOOK_AGAIN)
 

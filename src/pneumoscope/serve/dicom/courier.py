@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom.config import DestinationConfig, RetryConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, Sender
 from pneumoscope.serve.dicom.journal import JournalError
@@ -54,7 +55,7 @@ class Courier:
         self._uncertain_since: dict[int, float] = {}
         self._unreachable = 0
         self._not_before = 0.0
-        self.failure: JournalError | None = None
+        self.failure: PneumoscopeError | None = None
         self.alive = time.monotonic()
 
     def start(self) -> None:
@@ -83,6 +84,15 @@ class Courier:
         return self._unreachable == 0
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except PneumoscopeError as error:
+            self.failure = error
+        except Exception as error:
+            self.failure = PneumoscopeError(f"sending to {self.destination.name}: {type(error).__name__}")
+            raise
+
+    def _work(self) -> None:
         sender: Sender | None = None
         last_use = time.monotonic()
         try:
@@ -98,8 +108,7 @@ class Courier:
                         continue
                 except JournalError as error:
                     if not error.passing:
-                        self.failure = error
-                        return
+                        raise
                     logger.error("journal not written", extra={"why": str(error)})
                 if self._stopping:  # nothing is due, or the journal cannot be written
                     return
@@ -126,6 +135,7 @@ class Courier:
 
     def _round(self, sender: Sender, due: Sequence[QueuedDelivery]) -> None:
         """Send a batch, after asking for what may have arrived already."""
+        due = [one for one in due if self._has_file(one)]
         uncertain = [one for one in due if one.uncertain]
         certain = [one for one in due if not one.uncertain]
         if uncertain and self.destination.query:
@@ -148,6 +158,14 @@ class Courier:
         self._outbox.sending(batch)
         deliveries = sender.send([one.object for one in batch])
         self._record(sender, batch, deliveries)
+
+    def _has_file(self, one: QueuedDelivery) -> bool:
+        """Return whether the file of an object is there; an object without is on the dead-letter list."""
+        if one.object.path.is_file():
+            return True
+        self._outbox.failed(one, "its file is missing", dead=True)
+        self._settled([one], Outcome.FAILED)
+        return False
 
     def _record(
         self, sender: Sender, batch: Sequence[QueuedDelivery], deliveries: Sequence[Delivery]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.image.limits import DEFAULT_LIMITS
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
 from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization
@@ -90,16 +90,27 @@ class FolderWatch:
     ----------
     config : FolderConfig
     files : FileIntake
+
+    Raises
+    ------
+    DataError
+        If the folder is not there.
     """
 
     def __init__(self, config: FolderConfig, files: FileIntake) -> None:
+        if not config.path.is_dir():
+            raise DataError(f"{config.path}: no such folder; make it, or change 'folders' in node.yaml")
         self._config, self._files = config, files
         self._seen: dict[Path, tuple[int, int]] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except OSError as error:
+                why = error.strerror
+                logger.error("folder not read", extra={"caller": self._config.name, "why": why})
             await asyncio.sleep(self._config.every_seconds)
 
     async def look(self) -> int:
@@ -194,7 +205,11 @@ class WebPull:
         link, taken = f"web-{time.time_ns():x}", 0
         origin = Origin("web", self._config.name, link)
         for study, series, instance in await asyncio.to_thread(self._new_instances):
-            data = await asyncio.to_thread(self._fetch, study, series, instance)
+            try:
+                data = await asyncio.to_thread(self._fetch, study, series, instance)
+            except WebError as error:  # others may be there
+                logger.warning("image not fetched", extra={"caller": origin.caller, "why": str(error)})
+                continue
             try:
                 if data is None:
                     raise NotDicom("the server gave no DICOM file")

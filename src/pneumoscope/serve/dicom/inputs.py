@@ -50,7 +50,8 @@ def input_measures(explained: ExplainedPrediction) -> dict[str, float]:
 def input_reference(bundle: Bundle) -> dict[str, tuple[float, float]]:
     """Return mean and standard deviation of measures over the chest radiographs that the gate was fitted on.
 
-    Only measures that the gate describes have them; none where the bundle's gate was not fitted.
+    Only measures that the gate describes have them, and of these not the certainty, which is far from a
+    normal distribution; none where the bundle's gate was not fitted.
     """
     statistics = bundle.gate_statistics
     if statistics is None:
@@ -63,5 +64,7 @@ def input_reference(bundle: Bundle) -> dict[str, tuple[float, float]]:
     spread = np.sqrt(np.einsum("ij,ij->i", inverse, inverse))
     first = mean.size - POSITION
     return {
-        name: (float(mean[first + index]), float(spread[first + index])) for name, index in OF_GATE.items()
+        name: (float(mean[first + index]), float(spread[first + index]))
+        for name, index in OF_GATE.items()
+        if name != "lung_certainty"
     }

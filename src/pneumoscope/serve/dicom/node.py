@@ -90,6 +90,7 @@ def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: Non
     async def run() -> None:
         bundle = load_bundle(config.bundle, allow_draft=False)
         bundle.manifest.operating_point(config.process.operating_point)
+        os.umask(0o077)  # everything in the folder is for the node's user only
         store = Store(config.folder)
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock_folder(config.folder))
@@ -126,10 +127,12 @@ class _Node:
         self._receiver = Receiver(
             config, intake, journal, on_closed=self._on_closed, on_commitment=self._committer.wake
         )
+        queue = Queue(journal, longest_wait)
+        queue.use_bundle(bundle.identity)
         self._processor = Processor(
             config,
             bundle,
-            Queue(journal, longest_wait),
+            queue,
             store,
             self._pool,
             open_links=lambda: self._receiver.open_links,
@@ -137,6 +140,8 @@ class _Node:
             on_image=self._on_image,
         )
         live = config.mode == "live"
+        for one in config.destinations:  # a certificate or token that is missing is found now
+            open_sender(one, config.aet).close()
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
         files = FileIntake(intake, self._pool, limits)
         self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]

@@ -120,6 +120,33 @@ class Queue:
         self.journal = journal
         self._longest_wait = longest_wait
 
+    def use_bundle(self, bundle: str) -> int:
+        """Let images be predicted again that another bundle predicted and that are not reported yet.
+
+        Parameters
+        ----------
+        bundle : str
+            Identity of the present one.
+
+        Returns
+        -------
+        int
+            How many images.
+        """
+        with self.journal.change() as connection:
+            old = "(SELECT id FROM results WHERE state IN ('composed', 'failed') AND bundle != ?)"
+            again = connection.execute(
+                "UPDATE instances SET state = 'received', tries = 0"
+                " WHERE (state = 'predicted' AND bundle != ?)"
+                f" OR id IN (SELECT instance FROM result_images WHERE result IN {old})",
+                (bundle, bundle),
+            ).rowcount
+            connection.execute(f"DELETE FROM result_images WHERE result IN {old}", (bundle,))
+            connection.execute(f"DELETE FROM results WHERE id IN {old}", (bundle,))
+            if again:
+                audit.record(connection, "predicted again", images=again, bundle=bundle)
+        return again
+
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
         """Return the image to predict next, but none of those that are taken.
 

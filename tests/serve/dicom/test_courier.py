@@ -1,0 +1,201 @@
+"""Sending: what is asked, sent, tried again and given up, with a sender that does what a test says."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dicom_peers import until
+from pneumoscope.serve.dicom.config import DestinationConfig, RetryConfig
+from pneumoscope.serve.dicom.contracts import Delivery, Outcome
+from pneumoscope.serve.dicom.courier import Courier
+from pneumoscope.serve.dicom.journal import Journal, now
+from pneumoscope.serve.dicom.outbox import Outbox
+
+QUICK = RetryConfig(first_seconds=0.05, longest_seconds=0.2, tries=3, settle_seconds=0.05)
+
+
+class FakeSender:
+    """A destination in memory."""
+
+    def __init__(self) -> None:
+        self.has: set[str] = set()
+        self.calls: list[tuple[str, list[str]]] = []
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.down = False
+        self.no_query = False
+        self.closed = 0
+
+    def present(self, objects):
+        self.calls.append(("ask", [one.sop_instance for one in objects]))
+        return None if self.down or self.no_query else frozenset(self.has)
+
+    def send(self, objects):
+        self.calls.append(("send", [one.sop_instance for one in objects]))
+        deliveries = []
+        for one in objects:
+            planned = self.outcomes.get(one.sop_instance, [])
+            outcome = Outcome.RETRY if self.down else planned.pop(0) if planned else Outcome.SENT
+            if outcome is Outcome.SENT:
+                self.has.add(one.sop_instance)
+            deliveries.append(Delivery(one.sop_instance, outcome, "status A700"))
+        return deliveries
+
+    def echo(self):
+        return "no association" if self.down else ""
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path, create=True)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def sender():
+    return FakeSender()
+
+
+@pytest.fixture
+def start(tmp_path, journal, sender):
+    """Return a function that starts a courier; it is stopped at the end."""
+    started: list[Courier] = []
+
+    def begin(**settings) -> Courier:
+        destination = DestinationConfig(name="pacs", host="x", **settings)
+        outbox = Outbox(journal, tmp_path, "pacs", 3600)
+        courier = Courier(destination, QUICK, outbox, lambda: sender)
+        started.append(courier)
+        courier.start()
+        return courier
+
+    yield begin
+    for courier in started:
+        courier.stop(10)
+
+
+def add(
+    journal: Journal, folder: Path, uid: str, *, state: str = "pending", priority: int = 0, file: bool = True
+):
+    if file:
+        (folder / uid).write_bytes(b"x")
+    with journal.change() as connection:
+        result = connection.execute(
+            "INSERT INTO results (study_uid, made, revision, bundle, state, priority, destinations,"
+            " first_received, last_received) VALUES ('1', '', 0, 'b', 'built', ?, '[]', ?, ?)",
+            (priority, now(), now()),
+        ).lastrowid
+        number = connection.execute(
+            "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
+            " VALUES (?, ?, '1', '1', '1', ?)",
+            (result, uid, uid),
+        ).lastrowid
+        connection.execute(
+            "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, 'pacs', ?, 0)",
+            (number, state),
+        )
+
+
+def states(journal: Journal) -> dict[str, str]:
+    return dict(
+        journal.rows("SELECT o.sop_instance, d.state FROM deliveries d JOIN objects o ON o.id = d.object")
+    )
+
+
+def test_new_objects_are_sent_without_asking_the_first_ones_first(tmp_path, journal, sender, start):
+    add(journal, tmp_path, "a")
+    add(journal, tmp_path, "b", priority=2)
+    start(batch=1)
+    until(lambda: states(journal) == {"a": "sent", "b": "sent"}, 10)
+    assert sender.calls == [("send", ["b"]), ("send", ["a"])]
+
+
+def test_what_may_have_arrived_is_asked_for(tmp_path, journal, sender, start):
+    """One has arrived before the crash, the other has not."""
+    sender.has.add("a")
+    add(journal, tmp_path, "a", state="sending")
+    add(journal, tmp_path, "b", state="sending")
+    start()
+    until(lambda: states(journal) == {"a": "sent", "b": "sent"}, 10)
+    assert sender.calls == [("ask", ["a", "b"]), ("send", ["b"])]
+
+
+def test_a_destination_without_a_query_gets_it_again(tmp_path, journal, sender, start):
+    add(journal, tmp_path, "a", state="sending")
+    start(query=False)
+    until(lambda: states(journal) == {"a": "sent"}, 10)
+    assert sender.calls == [("send", ["a"])]
+
+
+def test_a_query_that_fails_is_not_taken_for_a_no(tmp_path, journal, sender, start):
+    sender.no_query = True
+    add(journal, tmp_path, "a", state="sending")
+    start()
+    until(lambda: len(sender.calls) > 2, 10)
+    add(journal, tmp_path, "b")
+    until(lambda: states(journal)["b"] == "sent", 10)
+    assert states(journal)["a"] == "sending"
+    sender.no_query = False
+    until(lambda: states(journal)["a"] == "sent", 10)
+
+
+def test_an_object_that_fails_while_others_do_not_is_given_up(tmp_path, journal, sender, start):
+    sender.outcomes = {"a": [Outcome.RETRY] * 3, "b": [Outcome.FAILED], "c": [Outcome.RETRY]}
+    for uid in "abc":
+        add(journal, tmp_path, uid)
+    start()
+    until(lambda: states(journal) == {"a": "dead", "b": "dead", "c": "sent"}, 20)
+    tries = dict(
+        journal.rows("SELECT o.sop_instance, d.tries FROM deliveries d JOIN objects o ON o.id = d.object")
+    )
+    assert tries == {"a": 3, "b": 1, "c": 1}
+
+
+def test_a_destination_that_is_down_is_not_the_fault_of_an_object(tmp_path, journal, sender, start):
+    sender.down = True
+    add(journal, tmp_path, "a")
+    courier = start()
+    until(lambda: len(sender.calls) > 5, 20)
+    assert states(journal) == {"a": "sending"}
+    assert journal.value("SELECT tries FROM deliveries") == 0
+    assert not courier.reachable
+    sender.down = False
+    until(lambda: states(journal) == {"a": "sent"}, 20)
+    assert courier.reachable
+
+
+def test_an_object_whose_file_is_missing(tmp_path, journal, sender, start):
+    add(journal, tmp_path, "a", file=False)
+    add(journal, tmp_path, "b")
+    start()
+    until(lambda: states(journal) == {"a": "dead", "b": "sent"}, 10)
+
+
+def test_a_stop_sends_what_is_due_and_closes(tmp_path, journal, sender, start):
+    courier = start()
+    for number in range(30):
+        add(journal, tmp_path, f"o{number}")
+    courier.stop(10)
+    assert set(states(journal).values()) == {"sent"}
+    assert sender.closed == 1
+
+
+def test_a_sender_that_breaks_stops_the_node(tmp_path, journal, sender, start, monkeypatch):
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+
+    def broken(_objects):
+        raise AttributeError("Zauberbaum")
+
+    sender.send = broken
+    add(journal, tmp_path, "a")
+    courier = start()
+    until(lambda: courier.failure, 10)
+    assert str(courier.failure) == "sending to pacs: AttributeError"
+    time.sleep(0.1)
+    assert states(journal) == {"a": "sending"}
