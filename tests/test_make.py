@@ -21,6 +21,8 @@ PINS = dict(
 )
 CUDA_BYTES = 3_000_000
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     quiet = {"MAKEFLAGS": "--no-print-directory", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -30,7 +32,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | quiet | environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=540,
         check=False,
     )
 
