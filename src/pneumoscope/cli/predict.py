@@ -111,17 +111,20 @@ def predict(
     # Rows on the terminal show the progress themselves, and a bar among them would break their lines.
     after = math.inf if as_json and on_terminal else 0.0 if method == "occlusion" else SHOWN_AFTER
     tally: Counter[str] = Counter()
-    with ExitStack() as stack:
+    with ExitStack() as bar, ExitStack() as stack:
         stack.enter_context(stops_on_sigterm())
-        progress = stack.enter_context(show_progress(keep=False, after=after))
+        progress = bar.enter_context(show_progress(keep=False, after=after))
         explain = stack.enter_context(open_notes(progress, grouped=sys.stderr.isatty()))
         show = stack.enter_context(open_rows(out, predictor.bundle.manifest, as_json=as_json))
         draw = stack.enter_context(open_images(heatmaps, report, predictor, operating_point, population))
-        for one in _results(predictor, _given(paths), progress, method=method if explained else None):
-            tally[one.prediction.status] += 1
-            explain(one.prediction)
-            show(one.prediction)
-            draw(one)
+        try:
+            for one in _results(predictor, _given(paths), progress, method=method if explained else None):
+                tally[one.prediction.status] += 1
+                explain(one.prediction)
+                show(one.prediction)
+                draw(one)
+        finally:
+            bar.close()  # before the rows and notes that are printed at the end
     if not tally:
         raise DataError("no image was given; name files, or a folder or manifest with images")
     if out is not None or tally.total() > SUMMARY_FROM:
