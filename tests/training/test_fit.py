@@ -12,8 +12,8 @@ from pneumoscope.data.manifest import Record
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training import fit as fit_module
-from pneumoscope.training.dataset import Packed
-from pneumoscope.training.fit import CHECKPOINT_FILE, draw_chances, fit, make_fabric
+from pneumoscope.training.dataset import Packed, draw_chances
+from pneumoscope.training.fit import CHECKPOINT_FILE, fit, make_fabric
 from pneumoscope.training.history import HISTORY_FILE, Epoch
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.recipe import Recipe, Sampling

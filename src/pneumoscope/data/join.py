@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
+from pneumoscope.data.split import group_records
 from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import DataError
 
@@ -39,6 +40,8 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     ------
     DataError
         If there is no set, an image is in two of them, or a set has no split.
+    MissingExtraError
+        If scipy is not installed.
     """
     if not manifests:
         raise DataError("no data sets to join; name at least one manifest")
@@ -49,12 +52,12 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
                 f"{manifest.root}: an image has no split; split it first with 'pneumoscope data split'"
             )
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
-    records = [
+    records = tuple(
         _record(record, manifest, root, given.get(number, ""))
         for number, manifest in enumerate(manifests)
         for record in manifest.records
-    ]
-    return Manifest(_held_out_together(records), root, _description(manifests))
+    )
+    return _held_out_together(Manifest(records, root, _description(manifests)))
 
 
 def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Record:
@@ -66,24 +69,16 @@ def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Reco
     return replace(record, path=path, patient_id=f"{prefix}{record.patient_id}", age=age, view=view)
 
 
-def _held_out_together(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Return the records on the last side of the split that their patient or a copy of their image is on."""
-    side: dict[str, int] = {}
-
-    def keys(record: Record) -> list[str]:
-        return [f"patient {record.patient_id}", *([f"content {record.sha256}"] if record.sha256 else [])]
-
-    # A copy links two patients, so the sides are raised until none changes.
-    changed = True
-    while changed:
-        changed = False
-        for record in records:
-            last = max([SPLITS.index(record.split), *(side.get(key, 0) for key in keys(record))])
-            for key in keys(record):
-                if side.get(key, -1) < last:
-                    side[key] = last
-                    changed = True
-    return tuple(replace(record, split=SPLITS[side[keys(record)[0]]]) for record in records)
+def _held_out_together(manifest: Manifest) -> Manifest:
+    """Put each record on the last side of the split that its patient or a copy of its image is on."""
+    sides = [SPLITS.index(record.split) for record in manifest.records]
+    for group in group_records(manifest):
+        last = max(sides[position] for position in group)
+        for position in group:
+            sides[position] = last
+    return manifest.with_records(
+        replace(record, split=SPLITS[side]) for record, side in zip(manifest.records, sides, strict=True)
+    )
 
 
 def _description(manifests: Sequence[Manifest]) -> DatasetDescription:

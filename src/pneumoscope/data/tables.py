@@ -68,7 +68,7 @@ _FRONTAL = re.compile(r"\b(ANTERO|POSTERO)[ -](?=ANTERIOR|POSTERIOR)")
 
 def parse_age(text: object) -> float | None:
     """Return an age in years from ``42``, ``042Y`` or ``6M``; None for anything else, or above 130."""
-    found = _AGE.fullmatch(str("" if text is None else text).strip())
+    found = _AGE.fullmatch(parse_text(text))
     if not found:
         return None
     years = float(found[1]) / _PER_YEAR[found[2].upper()]

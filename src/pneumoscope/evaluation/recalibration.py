@@ -301,10 +301,8 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         }
     )
     # One calibration for all images: nothing depends on the population any more.
-    left_out = {CARD_FILE, POPULATIONS_FILE}
-    files: dict[str, bytes | Path] = {
-        name: bundle.path / name for name in parent.files if name not in left_out
-    }
+    kept = parent.files.keys() - {CARD_FILE, POPULATIONS_FILE}
+    files: dict[str, bytes | Path] = {name: bundle.path / name for name in kept}
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
 
 

@@ -30,13 +30,10 @@ from pneumoscope.model.bundle import (
     head_bytes,
     write_bundle,
 )
-from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.manifest import BundleManifest, Calibration
 from pneumoscope.model.results import Evaluation, ExternalValidation, Results, Speed
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.cache import ImageCache
-from pneumoscope.predict.chest import ChestClassifier
-from pneumoscope.predict.gate import Novelty
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
 
@@ -150,15 +147,11 @@ def _predictor(
     bundle: Bundle, gate: FittedGate | None, estimator: FittedPopulations | None, cache: ImageCache | None
 ) -> Predictor:
     """Return the predictor of a bundle, with parts that are not written yet in place of its own."""
-    content, statistics, chest = bundle.manifest, bundle.gate_statistics, bundle.chest_classifier
-    novelty = gate.novelty if gate else Novelty(*statistics) if statistics else None
-    classifier = gate.classifier if gate else ChestClassifier.of(chest) if chest else None
-    pipeline = Pipeline(
-        content.input,
-        gate.limits if gate else content.gate,
-        segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
-        novelty=novelty,
-        classifier=classifier,
+    pipeline = Pipeline.of_bundle(
+        bundle,
+        limits=gate.limits if gate else None,
+        novelty=gate.novelty if gate else None,
+        classifier=gate.classifier if gate else None,
         populations=estimator.classifier if estimator else None,
         cache=cache,
     )

@@ -110,16 +110,8 @@ class Prepared:
 
     def score(self, logits: Floats | None = None) -> RawScore:
         """Return the score of this image with the network's output."""
-        return RawScore(
-            self.path,
-            self.status,
-            self.reasons,
-            logits,
-            self.message,
-            self.age,
-            self.view,
-            self.estimated,
-        )
+        facts = (self.message, self.age, self.view, self.estimated)
+        return RawScore(self.path, self.status, self.reasons, logits, *facts)
 
 
 class Pipeline:
@@ -175,17 +167,40 @@ class Pipeline:
         self._key = self._fingerprint() if cache else ""
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, *, force: bool = False, cache: ImageCache | None = None) -> Pipeline:
-        """Return the pipeline of a bundle: its input spec, gate, lung segmenter and validated populations."""
-        manifest, statistics, classifier = bundle.manifest, bundle.gate_statistics, bundle.chest_classifier
-        populations = bundle.population_classifier
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        limits: GateLimits | None = None,
+        novelty: Novelty | None = None,
+        classifier: ChestClassifier | None = None,
+        populations: PopulationClassifier | None = None,
+        force: bool = False,
+        cache: ImageCache | None = None,
+    ) -> Pipeline:
+        """Return the pipeline of a bundle: its input spec, gate, lung segmenter and validated populations.
+
+        Parameters
+        ----------
+        limits, novelty, classifier, populations
+            In place of the bundle's own, where they are fitted and not written yet.
+        force, cache
+            As for `Pipeline`.
+        """
+        manifest = bundle.manifest
+        if novelty is None and (statistics := bundle.gate_statistics):
+            novelty = Novelty(*statistics)
+        if classifier is None and (chest := bundle.chest_classifier):
+            classifier = ChestClassifier.of(chest)
+        if populations is None and (stored := bundle.population_classifier):
+            populations = PopulationClassifier.of(*stored)
         return cls(
             manifest.input,
-            manifest.gate,
+            limits or manifest.gate,
             segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
-            novelty=Novelty(*statistics) if statistics else None,
-            classifier=ChestClassifier.of(classifier) if classifier else None,
-            populations=PopulationClassifier.of(*populations) if populations else None,
+            novelty=novelty,
+            classifier=classifier,
+            populations=populations,
             validated=manifest.validated,
             force=force,
             cache=cache,
@@ -362,16 +377,8 @@ class Pipeline:
             return None
         facts = entry.facts
         reasons = tuple(Reason(reason) for reason in facts["reasons"])
-        found = Prepared(
-            item.label,
-            facts["status"],
-            reasons,
-            facts["message"],
-            None,
-            entry.input,
-            facts["age"],
-            facts["view"],
-        )
+        stated = (facts["age"], facts["view"])
+        found = Prepared(item.label, facts["status"], reasons, facts["message"], None, entry.input, *stated)
         return self._complete(found, item)
 
     def _stored(self, key: str, one: Prepared) -> Prepared:

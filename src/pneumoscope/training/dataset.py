@@ -18,6 +18,7 @@ from pneumoscope.image.standardise import Standardised, mask_of_input
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline, Prepared
+from pneumoscope.training.sections import Sampling
 
 __all__ = [
     "MAX_REJECTED",
@@ -28,6 +29,7 @@ __all__ = [
     "check_packed",
     "check_split",
     "class_indices",
+    "draw_chances",
     "input_items",
     "joined",
     "pack",
@@ -312,3 +314,10 @@ def _box_mask(image: Standardised, boxes: tuple[ShareBox, ...]) -> npt.NDArray[n
 def _left_out(one: Prepared) -> LeftOut:
     reason = next(reason for reason in one.reasons if reason not in CAUTIONS)
     return LeftOut(one.path, one.status, reason.value, one.message)
+
+
+def draw_chances(records: Sequence[Record], sampling: Sampling) -> npt.NDArray[np.float64]:
+    """Return the chance of each image in a draw, up to a factor, shape (N,); see `Sampling`."""
+    groups = [(record.source, record.label, record.view) for record in records]
+    sizes = collections.Counter(groups)
+    return np.array([sizes[group] ** (sampling.exponent - 1) for group in groups], np.float64)

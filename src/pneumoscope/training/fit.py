@@ -12,8 +12,6 @@ import os
 import pickle
 import struct
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,20 +24,18 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from pneumoscope.data.manifest import Record
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
-from pneumoscope.training.dataset import Packed
+from pneumoscope.training.dataset import Packed, draw_chances
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
 from pneumoscope.training.loss import MultiTask, Targets, cross_entropy
 from pneumoscope.training.networks import Network, freeze, set_training
-from pneumoscope.training.recipe import Phase, Recipe, Sampling
+from pneumoscope.training.recipe import Phase, Recipe
 
 __all__ = [
     "CHECKPOINT_FILE",
     "cpu_has_bf16",
-    "draw_chances",
     "fit",
     "make_fabric",
     "predict_logits",
@@ -234,7 +230,9 @@ class _Trainer:
         else:
             assert self.recipe.sampling is not None
             draws = self.recipe.sampling.images or len(self.train)
-            order = torch.multinomial(self.chances, draws, replacement=True, generator=generator)
+            order = torch.multinomial(
+                torch.from_numpy(self.chances), draws, replacement=True, generator=generator
+            )
         # Every process must take as many steps as the others: they wait for each other at each.
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         whole = len(order) // processes * processes
@@ -355,13 +353,6 @@ class _Trainer:
 def _mix(seed: int, epoch: int, stream: int) -> int:
     """Return one seed for a (seed, epoch, stream) triple."""
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
-
-
-def draw_chances(records: Sequence[Record], sampling: Sampling) -> Tensor:
-    """Return the chance of each image in a draw, up to a factor, shape (N,); see `Sampling`."""
-    groups = [(record.source, record.label, record.view) for record in records]
-    sizes = Counter(groups)
-    return torch.tensor([sizes[group] ** (sampling.exponent - 1) for group in groups], dtype=torch.float64)
 
 
 def _average(network: Network, decay: float) -> ModelEmaV3:
