@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pneumoscope import load_bundle
+from pneumoscope.evaluation.tables import markdown_table
+from pneumoscope.evaluation.tables import with_interval as stated
 
 if TYPE_CHECKING:
-    from pneumoscope import Estimate
     from pneumoscope.model.manifest import BundleManifest
     from pneumoscope.model.results import ExternalValidation
 
@@ -156,12 +157,6 @@ def write_measured(rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
-
-
 def with_interval(row: Row | None, metric: str) -> str:
     """Return a metric of a run with its interval."""
     if row is None or not row[metric]:
@@ -172,7 +167,7 @@ def with_interval(row: Row | None, metric: str) -> str:
 def all_runs(rows: Sequence[Row]) -> str:
     """Return the table of every run."""
     columns = ["recipe", "data", "classes", "input", "split", "seed", "epochs", "training"]
-    return table(
+    return markdown_table(
         [*columns, *METRICS.values()],
         [
             [
@@ -193,7 +188,7 @@ def all_runs(rows: Sequence[Row]) -> str:
 
 def claims_table(claims: Sequence[Row]) -> str:
     """Return the published claims with their pages."""
-    return table(
+    return markdown_table(
         ["recipe", "the page", "its claim"], [[f"`{c['recipe']}`", link(c), c["claim"]] for c in claims]
     )
 
@@ -243,7 +238,7 @@ def published_table(rows: Sequence[Row], claims: Sequence[Row]) -> str:
         for row in runs.values():
             line += [with_interval(row, "accuracy_classes"), with_interval(row, "auroc")]
         cells.append([*line, how_run(runs)])
-    return table([*columns, "run"], cells)
+    return markdown_table([*columns, "run"], cells)
 
 
 def demonstration_table(rows: Sequence[Row]) -> str:
@@ -258,7 +253,7 @@ def demonstration_table(rows: Sequence[Row]) -> str:
         for row in rows
         if row["recipe"] == DEMONSTRATION
     ]
-    return table(["images", *shown, "run"], cells)
+    return markdown_table(["images", *shown, "run"], cells)
 
 
 def draw(rows: Sequence[Row], claims: Sequence[Row], path: Path, theme: str) -> None:
@@ -302,14 +297,6 @@ def draw(rows: Sequence[Row], claims: Sequence[Row], path: Path, theme: str) -> 
         figure.savefig(path, metadata={"Date": None})
 
 
-def stated(estimate: Estimate) -> str:
-    """Return a value with its interval."""
-    if estimate.value is None:
-        return NONE
-    value = f"{estimate.value:.3f}"
-    return value if estimate.low is None else f"{value} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
 def shipped_table(manifest: BundleManifest) -> str:
     """Return what the card of a bundle says, its own evaluation beside every external validation."""
     results = manifest.results
@@ -339,7 +326,7 @@ def shipped_table(manifest: BundleManifest) -> str:
     lines["rejected by the gate"] = [
         NONE if one.not_evaluated is None else str(one.not_evaluated.rejected) for one in sets.values()
     ]
-    return table(["", *sets], [[name, *cells] for name, cells in lines.items()])
+    return markdown_table(["", *sets], [[name, *cells] for name, cells in lines.items()])
 
 
 def population(own: ExternalValidation) -> str:

@@ -103,8 +103,6 @@ def on_terminal(command: list[str], folder: Path) -> str:
         os.close(ours)
         code = process.wait(TIMEOUT)
     shown = screen(printed.decode().replace("\r\n", "\n"))
-    # On a slow machine the bar of a long step is left among the lines.
-    shown = re.sub(r"(?m)^[a-z ]+ ━+.*\n?", "", shown)
     if code not in {0, 3}:
         raise RuntimeError(f"{shlex.join(command)}: exit code {code}\n{shown}")
     return shown

@@ -1,4 +1,4 @@
-"""Fixtures that every room shares."""
+"""Fixtures and settings that all tests share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow now and then; that is no fault of the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # Workers that run side by side have a processor each: more threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,7 @@ def test_help(command):
     done = CliRunner().invoke(typer.main.get_command(dicom.app), [command, "--help"])
     assert done.exit_code == 0
     assert "--config" in done.output
+    assert ("--json" in done.output) is (command != "serve")
 
 
 def test_no_node_yet(tmp_path, capsys):
@@ -55,9 +58,26 @@ def test_no_node_yet(tmp_path, capsys):
     assert run(capsys, "retry", "--config", str(config))[0] == 2
 
 
-def test_a_port_in_use(tmp_path, capsys):
-    import socket
+def test_json(tmp_path, capsys):
+    config = tmp_path / "node.yaml"
+    with socket.socket() as none:
+        none.bind(("127.0.0.1", 0))  # not listening
+        peer = f"host: 127.0.0.1, port: {none.getsockname()[1]}, aet: PACS"
+        config.write_text(f"folder: node\ndestinations: [{{name: pacs, {peer}}}]\n")
+        code, out, _ = run(capsys, "echo", "--config", str(config), "--json")
+    assert code == 3
+    assert json.loads(out)["pacs"]["responds"] is False
+    assert json.loads(out)["pacs"]["reason"]
+    code, out, _ = run(capsys, "rebuild", "--config", str(config), "--json")
+    assert (code, json.loads(out)) == (0, {"images": 0, "old_journal": None})
+    code, out, _ = run(capsys, "retry", "--dead", "--config", str(config), "--json")
+    assert (code, json.loads(out)) == (0, {"dead": 0})
+    code, out, err = run(capsys, "retract", "1.2", "--reason", "x", "--config", str(config), "--json")
+    assert (code, out) == (4, "")
+    assert "no result of this study" in err
 
+
+def test_a_port_in_use(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

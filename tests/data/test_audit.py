@@ -50,7 +50,7 @@ def test_hash_tells_images_apart_and_has_none_for_a_blank():
     assert perceptual_hash(np.full((90, 80), 0.4, np.float32)) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(0, 300), seed=st.integers(0, 1000), limit=st.integers(0, 256))
 def test_near_pairs_agree_with_comparing_one_by_one(count, seed, limit):
     count = min(count, 40) if count % 7 else count

@@ -39,7 +39,7 @@ DESCRIPTIONS = st.builds(
 )
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(description=DESCRIPTIONS)
 def test_what_is_written_is_read(tmp_path, description):
     write_description(tmp_path, description)
@@ -95,7 +95,7 @@ def test_a_wrong_file_is_one_line_with_file_and_key(tmp_path, text, key):
     assert "\n" not in message
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode()))
 def test_any_bytes_give_a_description_or_one_error(tmp_path, content):
     (tmp_path / "dataset.yaml").write_bytes(content)

@@ -37,7 +37,7 @@ def touch(folder, *names):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(RECORDS, unique_by=lambda record: record.path, min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path, suffix, records):
     manifest = Manifest(tuple(records), tmp_path)
@@ -106,7 +106,7 @@ def test_wrong_tables_are_named(tmp_path, text, message):
     assert "m.csv" in str(caught.value) or "listed twice" in str(caught.value)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".csv", ".parquet", ".npz"]))
 def test_any_bytes_give_a_manifest_or_one_error(tmp_path, content, suffix):
     file = tmp_path / f"m{suffix}"

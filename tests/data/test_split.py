@@ -34,7 +34,7 @@ def sides(manifest, key):
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), patients=st.integers(30, 120))
 def test_no_patient_is_divided_and_every_record_has_a_split(seed, patients):
     result = split(made(patients, seed), seed=seed)
@@ -155,7 +155,7 @@ def test_folds_are_stratified_whatever_the_order():
     assert any(not np.array_equal(a, b) for a, b in zip(folds(manifest, 5, seed=3), held_out, strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     labels=st.lists(st.sampled_from(["normal", "viral", "rare", "rarer"]), min_size=2, max_size=30),
     patients=st.lists(st.integers(0, 12), min_size=30, max_size=30),

@@ -59,7 +59,7 @@ def test_vector_undoes_scale_and_bias():
 
 
 @given(st.integers(2, 4), st.integers(5, 60), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_vector_is_never_less_likely_than_temperature(k, n, seed):
     rng = np.random.default_rng(seed)
     logits, labels = 3 * rng.normal(size=(n, k)), rng.integers(0, k, n)
@@ -94,7 +94,6 @@ def scores_and_truth(draw):
 
 
 @given(scores_and_truth())
-@settings(deadline=None)
 def test_operating_points_reach_what_they_state(case):
     p, truth = case
     points = choose_operating_points(p, truth, n_boot=0)
@@ -190,7 +189,7 @@ def test_conformal_sets_cover_each_class():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(8, 60), st.floats(0.05, 0.4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_patients_copies_are_no_new_evidence(seed, patients, alpha):
     """One row a patient and five copies of it give the same threshold; just above it more are missed."""
     rng = np.random.default_rng(seed)
@@ -239,7 +238,6 @@ def test_rows_of_unknown_subtype_fit_temperature_but_no_conformal_threshold():
 
 
 @given(scores_and_truth(), st.integers(1, 4))
-@settings(deadline=None)
 def test_weights_are_counts(case, often):
     p, truth = case
     weights = 1.0 + np.arange(len(p)) % often

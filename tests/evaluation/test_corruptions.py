@@ -65,7 +65,7 @@ def test_the_image_moves_away_from_clean_with_the_strength(corruption, image):
 
 
 @pytest.mark.parametrize("corruption", EVERY, ids=by_name)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_image_stays_an_image(corruption, data):
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
@@ -117,7 +117,7 @@ def test_lanczos_is_that_of_pillow(image):
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60), aspect=st.floats(0.3, 3), side=st.integers(1, 80))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_and_aspects(height, width, aspect, side):
     pixels = np.full((height, width), 0.25, np.float32)
     stretched = at_aspect(pixels, aspect)

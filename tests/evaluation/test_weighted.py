@@ -25,7 +25,6 @@ def two_class(draw):
 
 
 @given(two_class())
-@settings(deadline=None)
 def test_ranking_is_scikit_learns(case):
     scores, truth, counts = case
     weights = np.stack([np.ones_like(counts), counts])
@@ -37,7 +36,6 @@ def test_ranking_is_scikit_learns(case):
 
 
 @given(two_class())
-@settings(deadline=None)
 def test_a_weight_is_a_repetition(case):
     scores, truth, counts = case
     again = np.repeat(np.arange(len(scores)), counts.astype(int))
@@ -55,7 +53,6 @@ def test_a_weight_is_a_repetition(case):
 
 
 @given(two_class())
-@settings(deadline=None)
 def test_rates_are_scikit_learns(case):
     scores, truth, w = case
     called = scores >= 0.5
@@ -78,7 +75,7 @@ def test_rates_are_scikit_learns(case):
 
 
 @given(st.integers(2, 5), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_multiclass_mcc_and_brier_are_scikit_learns(k, seed):
     rng = np.random.default_rng(seed)
     truth = np.r_[np.arange(k), rng.integers(0, k, 30)]

@@ -135,7 +135,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_mutated_files(data: bytes) -> None:
     predict(data)
@@ -166,7 +166,7 @@ MAGIC = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(MAGIC), st.binary(max_size=400))
 def test_random_bytes(magic: bytes, rest: bytes) -> None:
     predict(magic + rest)

@@ -83,7 +83,7 @@ maps = st_numpy.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(maps)
 def test_any_map_gives_a_box_inside_the_image(probability):
     field = lung_field(probability)

@@ -257,7 +257,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(images, specs, st.sampled_from([two_lungs, no_lungs, lambda pixels: pixels, lambda p: 1 - p]))
 def test_any_image_gives_finite_grey_levels_of_the_right_shape(pixels, spec, segment):
     result = standardise(radiograph(pixels), spec, segment)

@@ -107,7 +107,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(key=st.sampled_from(sorted(STORED)), value=JSON)
 def test_a_damaged_manifest_is_one_clear_line(tmp_path_factory, key, value):
     folder = tmp_path_factory.getbasetemp() / "damaged-format-1"

@@ -264,7 +264,7 @@ grey = st_numpy.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grey, st.integers(0, 2**32 - 1))
 def test_any_image_and_any_lungs_end_in_a_decision(pixels, seed):
     radiograph = Radiograph(pixels, "x.png", "png", *pixels.shape)

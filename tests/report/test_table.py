@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -58,7 +58,6 @@ def printed(predictions: Sequence[Prediction], **options: object) -> str:
     return file.getvalue()
 
 
-@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(WIDTHS), st.booleans())
 def test_any_name_is_one_line_that_fits(names, width, deep):
     paths = [f"{FOLDER}/{'a/' * 30 if deep else ''}{name}" for name in names]

@@ -84,7 +84,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configs, st.integers(0, 2**31), st.sampled_from([0.0, 1.0, None]))
 def test_any_setting_gives_finite_grey_levels(config, seed, level):
     images = smooth_images(3, 32) if level is None else torch.full((3, 1, 32, 32), level)

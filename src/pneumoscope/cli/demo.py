@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.common import make_folder, one_opencv_thread
+from pneumoscope.cli.common import bundle_facts, make_folder, one_opencv_thread, print_json
 from pneumoscope.errors import require_extra
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
@@ -106,7 +106,6 @@ def _remarks(samples: Sequence[Sample], predictions: Sequence[Prediction], targe
 def _print_json(
     out: Path, bundle: Bundle, samples: Sequence[Sample], predictions: Sequence[Prediction]
 ) -> None:
-    from pneumoscope.cli.common import print_json
     from pneumoscope.report.rows import to_row
 
     manifest = bundle.manifest
@@ -117,7 +116,7 @@ def _print_json(
         rows.append(row | {"true_label": sample.label, "heatmap": str(drawn)})
     print_json(
         {
-            "bundle": {"identity": bundle.identity, "path": str(bundle.path)},
+            "bundle": bundle_facts(bundle),
             "report": str(out / REPORT),
             "images": len(rows),
             "predictions": rows,

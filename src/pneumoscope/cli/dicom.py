@@ -6,12 +6,13 @@ import dataclasses
 import datetime
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.common import NOTHING_DONE, SOME_LEFT_OUT
+from pneumoscope.cli.common import NOTHING_DONE, SOME_LEFT_OUT, print_json
 from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def status(config: Config, as_json: AsJson = False) -> None:
     settings, journal, _ = _opened(config)
     found = read_status(journal, settings.priority.longest_wait_minutes * 60)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        print_json(dataclasses.asdict(found))
     else:
         _show_status(found, settings.mode)
     if found.needs_attention:
@@ -66,18 +67,20 @@ def status(config: Config, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def echo(config: Config) -> None:
+def echo(config: Config, as_json: AsJson = False) -> None:
     """Ask every destination whether it responds; exit code 3 if one does not."""
     settings = _settings(config)
     from pneumoscope.serve.dicom.senders import open_sender
 
-    failures = 0
+    reasons: dict[str, str | None] = {}
     for destination in settings.destinations:
         with open_sender(destination, settings.aet) as sender:
-            why = sender.echo()
-        typer.echo(f"{destination.name}: {why or 'responds'}")
-        failures += bool(why)
-    if failures:
+            reasons[destination.name] = why = sender.echo() or None
+        if not as_json:
+            typer.echo(f"{destination.name}: {why or 'responds'}")
+    if as_json:
+        print_json({name: {"responds": why is None, "reason": why} for name, why in reasons.items()})
+    if any(reasons.values()):
         raise typer.Exit(SOME_LEFT_OUT)
 
 
@@ -88,6 +91,7 @@ def retry(
     failed: Annotated[bool, typer.Option(help="Results that could not be built.")] = False,
     dead: Annotated[bool, typer.Option(help="Objects on the dead-letter list.")] = False,
     held: Annotated[bool, typer.Option(help="Objects that mode shadow did not send.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let the node try again what it gave up."""
     from pneumoscope.serve.dicom.maintenance import retry as again
@@ -96,13 +100,14 @@ def retry(
         raise typer.BadParameter("name what to try again: --parked, --failed, --dead or --held")
     _, journal, _ = _opened(config)
     done = again(journal, parked=parked, failed=failed, dead=dead, held=held)
-    typer.echo(", ".join(f"{count} {name}" for name, count in done.items()))
+    _show_done(as_json, done, ", ".join(f"{count} {name}" for name, count in done.items()))
 
 
 @app.command()
 def purge(
     config: Config,
     older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 30d, 12h or 8w.")],
+    as_json: AsJson = False,
 ) -> None:
     """Remove stored images and results of that age; the journal keeps what reports need."""
     from pneumoscope.serve.dicom.maintenance import purge as remove
@@ -110,7 +115,8 @@ def purge(
     age = _age(older_than)
     _, journal, store = _opened(config)
     done = remove(journal, store, age)
-    typer.echo(f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB")
+    line = f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB"
+    _show_done(as_json, dataclasses.asdict(done), line)
 
 
 @app.command()
@@ -119,13 +125,15 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
     study: Annotated[str | None, typer.Option(metavar="UID", help="One study only.")] = None,
     images: Annotated[bool, typer.Option("--images", help="Copy the received images as well.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the journal's table of images, and copies of the result objects."""
     from pneumoscope.serve.dicom.maintenance import export as write
 
     _, journal, store = _opened(config)
     count = write(journal, store, out, study=study, images=images)
-    typer.echo(f"{count} images in {out / 'images.csv'}")
+    table = out / "images.csv"
+    _show_done(as_json, {"images": count, "table": str(table)}, f"{count} images in {table}")
     if not count:
         raise typer.Exit(NOTHING_DONE)
 
@@ -137,6 +145,7 @@ def audit(
     head: Annotated[
         str | None, typer.Option(metavar="HASH", help="A hash noted before, which the log must have.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the audit log as JSON lines, or verify it; exit code 4 if it was changed."""
     from pneumoscope.serve.dicom.audit import verify as check
@@ -144,7 +153,7 @@ def audit(
     _, journal, _ = _opened(config)
     if verify or head:
         found = check(journal, head)
-        typer.echo(f"{found.entries} entries, last hash {found.head}")
+        _show_done(as_json, dataclasses.asdict(found), f"{found.entries} entries, last hash {found.head}")
         if found.fault:
             typer.echo(f"error: the audit log is not intact: {found.fault}", err=True)
             raise typer.Exit(NOTHING_DONE)
@@ -164,6 +173,7 @@ def retract(
     again: Annotated[
         bool, typer.Option("--again", help="Process the images again, with new results.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Retract results that a radiologist rejects, wherever they were sent."""
     with require_extra("dicom", "retracting results"):
@@ -171,11 +181,11 @@ def retract(
 
     _, journal, store = _opened(config)
     count = take_back(journal, store, uid, reason, again=again)
-    typer.echo(f"{count} {'result' if count == 1 else 'results'} retracted")
+    _show_done(as_json, {"retracted": count}, f"{count} {'result' if count == 1 else 'results'} retracted")
 
 
 @app.command()
-def rebuild(config: Config) -> None:
+def rebuild(config: Config, as_json: AsJson = False) -> None:
     """Set a damaged journal aside and make a new one from the stored images; the node must not run."""
     settings = _settings(config)
     from pneumoscope.serve.dicom.maintenance import rebuild as make_anew
@@ -185,7 +195,8 @@ def rebuild(config: Config) -> None:
     store = Store(settings.folder)
     with lock_folder(settings.folder):
         aside, taken = make_anew(settings.folder, store)
-    typer.echo(f"{taken} images taken into a new journal" + (f"; the old one is in {aside}" if aside else ""))
+    line = f"{taken} images taken into a new journal" + (f"; the old one is in {aside}" if aside else "")
+    _show_done(as_json, {"images": taken, "old_journal": str(aside) if aside else None}, line)
 
 
 @app.command()
@@ -210,7 +221,7 @@ def report(
     settings, journal, _ = _opened(config)
     made = monthly_report(journal, load_bundle(settings.bundle), month, baseline=baseline, verdicts=verdicts)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(made), indent=2))
+        print_json(dataclasses.asdict(made))
     else:
         _show_report(made)
 
@@ -230,6 +241,14 @@ def _opened(path: Path) -> tuple[NodeConfig, Journal, Store]:
     from pneumoscope.serve.dicom.store import Store
 
     return settings, Journal(settings.folder), Store(settings.folder)
+
+
+def _show_done(as_json: bool, facts: Mapping[str, object], line: str) -> None:
+    """Print what a command did, for a program or for a person."""
+    if as_json:
+        print_json(facts)
+    else:
+        typer.echo(line)
 
 
 def _age(text: str) -> datetime.timedelta:

@@ -208,8 +208,9 @@ def reliability(scored: ScoredSet) -> Figure:
     counts = np.bincount(bins, minlength=weighted.N_BINS)
     full = np.flatnonzero(counts)
     predicted = np.bincount(bins, p, weighted.N_BINS)[full] / counts[full]
-    observed = np.bincount(bins, truth, weighted.N_BINS)[full] / counts[full]
-    low, high = _wilson(observed, counts[full])
+    hits = np.bincount(bins, truth, weighted.N_BINS)[full]
+    observed = hits / counts[full]
+    low, high = weighted.wilson(hits, counts[full])
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
     ax.vlines(predicted, low, high, color=ACCENT, alpha=0.4, linewidth=4)
     ax.plot(predicted, observed, "o-", color=ACCENT, linewidth=1.6, markersize=6)
@@ -219,14 +220,6 @@ def reliability(scored: ScoredSet) -> Figure:
     below.grid(visible=False, axis="x")
     _titles(below, f"predicted probability of {scored.target.name}", "images")
     return figure
-
-
-def _wilson(share: FloatArray, n: Any) -> tuple[FloatArray, FloatArray]:
-    """95% interval of a share (Wilson, 1927)."""
-    z = 1.959964
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return middle - half, middle + half
 
 
 def score_histograms(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:

@@ -8,7 +8,8 @@ only, say) is NaN there.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import TypeVar
+from statistics import NormalDist
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,11 +32,13 @@ __all__ = [
     "ratio",
     "replicates",
     "share",
+    "wilson",
 ]
 
 N_BINS = 15
 
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 # Weights of one block of resamples: 4 million float64 are 32 MB.
 _BLOCK = 4_000_000
 
@@ -109,6 +112,21 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=out, where=denominator > 0)
     return out
+
+
+def wilson(hits: Any, total: Any) -> tuple[FloatArray, FloatArray]:
+    """Return both ends of the 95% interval of a share (Wilson, 1927), for counts or arrays of them.
+
+    Parameters
+    ----------
+    hits, total : int or ndarray
+        Of which `total` is above 0.
+    """
+    share, spread = hits / total, Z * Z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * np.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    # At the ends exactly, where rounding would leave them out.
+    return np.where(hits == 0, 0.0, middle - half), np.where(hits == total, 1.0, middle + half)
 
 
 def patient_weights(patient_index: IntArray, resamples: int, rng: np.random.Generator) -> FloatArray:

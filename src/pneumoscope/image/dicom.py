@@ -29,7 +29,7 @@ from pneumoscope.image.greys import GreyPipeline, Window, to_grey
 from pneumoscope.image.limits import Limits, check_bytes, check_pixels
 from pneumoscope.image.lookup import optional_table, read_palette
 
-__all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient_key"]
+__all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient_key", "transfer_syntax"]
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 HEAD_BYTES = 4096  # that hold the file meta information
@@ -69,6 +69,20 @@ class _Header:
     described: dict[str, Any]
 
 
+@contextmanager
+def _reading_header(name: str) -> Iterator[None]:
+    """Read leniently; what pydicom raises for a file that is cut off or damaged becomes the error of it."""
+    with lenient_pydicom():
+        try:
+            yield
+        except CUT_OFF as error:
+            detail = "the DICOM file ends too early; send the image again"
+            raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
+        except DAMAGED as error:
+            detail = "damaged DICOM header; send the image again"
+            raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+
+
 def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     """Read a DICOM file with one frame.
 
@@ -91,15 +105,8 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
     UnreadableImageError
         With any of the reasons for an image that cannot be read.
     """
-    with lenient_pydicom():
-        try:
-            header = _read_header(name, data, limits)
-        except CUT_OFF as error:
-            detail = "the DICOM file ends too early; send the image again"
-            raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
-        except DAMAGED as error:
-            detail = "damaged DICOM header; send the image again"
-            raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+    with _reading_header(name):
+        header = _read_header(name, data, limits)
     frame = decode_frame(name, header.frame, header.syntax, header.layout, limits)
     try:
         pixels, restored = to_grey(frame, header.greys)
@@ -135,20 +142,15 @@ def read_header(name: str, source: Path | bytes, limits: Limits) -> pydicom.Data
     UnreadableImageError
         If it is no DICOM data set, or inflates to more than the limit.
     """
-    with lenient_pydicom():
-        try:
-            with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-                if DEFLATED.encode() in head:
-                    _check_inflated(name, head + file.read(), limits)
-                file.seek(0)
-                return pydicom.dcmread(file, force=True, stop_before_pixels=True)
-        except CUT_OFF as error:
-            detail = "the DICOM file ends too early; send the image again"
-            raise UnreadableImageError(name, Reason.TRUNCATED, detail) from error
-        except DAMAGED as error:
-            detail = "damaged DICOM header; send the image again"
-            raise UnreadableImageError(name, Reason.CORRUPT, detail) from error
+    with (
+        _reading_header(name),
+        BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+    ):
+        head = file.read(HEAD_BYTES)
+        if DEFLATED.encode() in head:
+            _check_inflated(name, head + file.read(), limits)
+        file.seek(0)
+        return pydicom.dcmread(file, force=True, stop_before_pixels=True)
 
 
 def read_patient_key(path: Path) -> str | None:
@@ -186,7 +188,7 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
             f"{frames:.0f} frames in one DICOM object; a radiograph has one: export the right frame alone"
         )
         raise UnreadableImageError(name, Reason.MULTI_FRAME, detail)
-    syntax_uid = _transfer_syntax(dataset)
+    syntax_uid = transfer_syntax(dataset)
     syntax = TRANSFER_SYNTAXES.get(syntax_uid)
     if syntax is None:
         raise _unsupported(name, f"transfer syntax {pydicom.uid.UID(syntax_uid).name or 'unknown'}")
@@ -218,7 +220,7 @@ def _check_inflated(name: str, data: bytes, limits: Limits) -> None:
     check_bytes(name, len(inflated), limits)
 
 
-def _transfer_syntax(dataset: pydicom.Dataset) -> str:
+def transfer_syntax(dataset: pydicom.Dataset) -> str:
     """Return the UID that the file states, or the one that its encoding shows."""
     stated = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if stated:

@@ -19,7 +19,7 @@ from pneumoscope.serve.dicom.dicomweb import WebError
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull, dicom_parts
 from pneumoscope.serve.dicom.intake import Intake
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.processor import WORKER_MODULE
+from pneumoscope.serve.dicom.node import WORKER_MODULE
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.workers.pool import WorkerPool
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.weighted import wilson
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.serve.dicom.inputs import INPUT_MEASURES, input_reference
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.monthly import monthly_report, stability_index, wilson
+from pneumoscope.serve.dicom.monthly import monthly_report, stability_index
 
 MONTH = "2026-11"
 

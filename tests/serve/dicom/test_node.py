@@ -146,13 +146,15 @@ def test_report_export_purge_and_audit(system, tmp_path):
     assert report["images"] == sum(node.status().instances.values())
     assert report["reasons"]["not_a_chest_radiograph"] >= 1
     study = "1.2.826.0.1.3680043.10.5.1.21"
-    exported = node.command("export", "--out", str(tmp_path / "out"), "--study", study, "--images")
-    assert exported.out.startswith("1 images in")
+    exported = node.command("export", "--out", str(tmp_path / "out"), "--study", study, "--images", "--json")
+    assert json.loads(exported.out) == {"images": 1, "table": str(tmp_path / "out" / "images.csv")}
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
     assert node.command("purge", "--older-than", "1h").out.startswith("0 images")
     assert node.command("purge", "--older-than", "soon").code == 2
     time.sleep(1.1)
-    assert not node.command("purge", "--older-than", "0h").out.startswith("0 images")
+    removed = json.loads(node.command("purge", "--older-than", "0h", "--json").out)
+    assert removed["images"]
+    assert removed["bytes"] > removed["objects"] > removed["images"]
     assert not list((node.folder / "results").rglob("*.dcm"))
     assert not list((node.folder / "images").rglob("*.dcm"))
     again = send(node.port, [radiograph(21)])
@@ -163,9 +165,9 @@ def test_report_export_purge_and_audit(system, tmp_path):
     events = [one["event"] for one in log]
     assert events[0] == "started"
     assert {"received", "predicted", "built", "sent", "purged"} <= set(events)
-    checked = node.command("audit", "--verify", "--head", log[3]["hash"])
+    checked = node.command("audit", "--verify", "--head", log[3]["hash"], "--json")
     assert checked.code == 0
-    assert log[-1]["hash"] in checked.out
+    assert json.loads(checked.out) == {"entries": len(log), "head": log[-1]["hash"], "fault": ""}
     assert node.command("audit", "--head", "0" * 63 + "1").code == 4
 
 

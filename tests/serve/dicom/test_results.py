@@ -94,7 +94,7 @@ def test_the_place_of_the_file_and_its_name_are_no_part_of_a_uid(tiny, tmp_path)
     assert uids(study(tiny, replace(image, path=moved, prediction=renamed))) == uids(study(tiny, image))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=st.floats(0, 1), other=st.floats(0, 1))
 def test_uids_follow_the_probability_to_six_decimals(tiny, tmp_path, one, other):
     image = source(tmp_path, header(), predicted(), explanation=None, preview=None)

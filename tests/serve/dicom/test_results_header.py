@@ -79,7 +79,7 @@ def test_japanese_names_keep_their_escape_sequences(charset):
     assert str(result.PatientName).split("=")[1] == "\u5c71\u7530^\u592a\u90ce"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.binary(min_size=1, max_size=90).filter(lambda value: value.rstrip(b" \0") == value),
     charset=st.sampled_from(["ISO_IR 100", "ISO_IR 192", "ISO_IR 13", "\\ISO 2022 IR 87", "UNKNOWN", None]),
@@ -188,7 +188,7 @@ def test_read_header_limits_what_a_deflated_file_inflates_to():
     assert read_header("image", bomb, DEFAULT_LIMITS).PatientID == "P-17"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.binary(max_size=300))
 def test_read_header_reads_any_bytes_or_says_that_it_cannot(data):
     try:

@@ -237,7 +237,7 @@ def test_a_response_without_end_is_cut_off(server):
     client.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

@@ -241,7 +241,7 @@ def test_png_bombs(server):
     assert row_of(send(server, "overflowing.png", overflowing))["status"] != "ok"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(READER.mutated())
 def test_damaged_images(server, data):
     row = row_of(send(server, "case", data))
@@ -249,13 +249,13 @@ def test_damaged_images(server, data):
     assert (row["status"] == "ok") == (row["p_target"] is not None)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(READER.MAGIC), st.binary(max_size=400))
 def test_bytes_that_begin_like_images(server, magic, rest):
     assert row_of(send(server, "case", magic + rest))["status"] in {"rejected", "unreadable", "ok"}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=300), st.booleans())
 def test_bytes_that_are_no_form(server, data, begins_well):
     body = f"--{BOUNDARY}\r\n".encode() + data if begins_well else data

@@ -32,7 +32,7 @@ def test_the_interface_is_as_described(server):
         modes = GenerationMode if operation.body else [GenerationMode.POSITIVE]
         for mode in modes:
 
-            @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def promises_hold(case):
                 case.call_and_validate(checks=CHECKS, timeout=60)

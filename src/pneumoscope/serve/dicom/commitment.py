@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.background import Background
 from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
@@ -61,7 +61,7 @@ def committed(journal: Journal, items: Sequence[tuple[str, str]]) -> list[int]:
     return reasons
 
 
-class Committer:
+class Committer(Background):
     """A thread that responds to the requests in the journal.
 
     Parameters
@@ -71,26 +71,10 @@ class Committer:
     """
 
     def __init__(self, config: NodeConfig, journal: Journal) -> None:
+        super().__init__("commitment")
         self._config, self._journal = config, journal
         self._callers = {caller.aet: caller for caller in config.callers}
-        self._wake = threading.Event()
-        self._stopping = False
         self._postponed: dict[int, float] = {}
-        self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that there is a request."""
-        self._wake.set()
-
-    def stop(self, seconds: float) -> None:
-        """Finish the response in hand, for so long at most."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stopping:

@@ -196,10 +196,10 @@ class Sender(Protocol):
 
     def __enter__(self) -> Self:
         """Return itself."""
-        ...
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
-        ...
+        self.close()

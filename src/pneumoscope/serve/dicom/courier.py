@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from pneumoscope.errors import PneumoscopeError
+from pneumoscope.serve.dicom.background import Background
 from pneumoscope.serve.dicom.config import DestinationConfig, RetryConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, Sender
 from pneumoscope.serve.dicom.journal import JournalError
@@ -21,7 +21,7 @@ LOOK_AGAIN = 1.0  # seconds after which the journal is looked at even if nothing
 IDLE_SECONDS = 5.0  # that a connection stays open after the last object
 
 
-class Courier:
+class Courier(Background):
     """A thread that sends what is due to one destination.
 
     Parameters
@@ -44,12 +44,10 @@ class Courier:
         *,
         on_outcome: Callable[[str, str], None] = lambda _destination, _outcome: None,
     ) -> None:
+        super().__init__(f"send-{destination.name}")
         self.destination = destination
         self._retry, self._outbox, self._open_sender = retry, outbox, open_sender
         self._on_outcome = on_outcome
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"send-{destination.name}", daemon=True)
         # By the clock that no one sets: until when an object waits, and since when it is uncertain.
         self._postponed: dict[int, float] = {}
         self._uncertain_since: dict[int, float] = {}
@@ -57,20 +55,6 @@ class Courier:
         self._not_before = 0.0
         self.failure: PneumoscopeError | None = None
         self.alive = time.monotonic()
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that there may be something to send."""
-        self._wake.set()
-
-    def stop(self, seconds: float) -> None:
-        """Finish the objects in hand, for so long at most."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(seconds)
 
     @property
     def stuck(self) -> bool:

@@ -16,7 +16,15 @@ from typing import Any
 
 from pneumoscope.errors import DataError, PneumoscopeError
 
-__all__ = ["DICOM_JSON", "DicomWebClient", "Response", "WebError", "authorization", "multipart_related"]
+__all__ = [
+    "DICOM_JSON",
+    "DicomWebClient",
+    "Response",
+    "WebError",
+    "authorization",
+    "first_value",
+    "multipart_related",
+]
 
 DICOM_JSON = "application/dicom+json"
 
@@ -216,3 +224,10 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+def first_value(item: Any, tag: str) -> str:
+    """Return the first value of an element of the DICOM JSON model as text; empty where there is none."""
+    element = item.get(tag) if isinstance(item, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
+    return str(values[0]) if isinstance(values, list) and values else ""

@@ -18,7 +18,7 @@ from typing import Any
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.image.limits import DEFAULT_LIMITS
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
-from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization
+from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization, first_value
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.store import file_head
@@ -229,7 +229,7 @@ class WebPull:
         for modality in self._config.modalities:
             query = [("StudyDate", f"{first:%Y%m%d}-{today:%Y%m%d}"), ("Modality", modality)]
             for one in self._listed(query):
-                uids = tuple(_first(one, tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
+                uids = tuple(first_value(one, tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
                 if all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids):
                     found[uids[2]] = (uids[0], uids[1], uids[2])
         return [uids for instance, uids in found.items() if not self._known(instance)]
@@ -282,12 +282,6 @@ def dicom_parts(content_type: str, body: bytes) -> list[bytes]:
         if found:
             parts.append(content)
     return parts
-
-
-def _first(row: dict[str, Any], tag: str) -> str:
-    element = row.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    return str(values[0]) if isinstance(values, list) and values else ""
 
 
 def _move(path: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ from pneumoscope.serve.dicom.contracts import PublishedObject
 from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.intake import Intake, Origin
 from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, now
+from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
 from pneumoscope.serve.dicom.retraction import build_retraction
 from pneumoscope.serve.dicom.store import Store, file_head
 
@@ -226,11 +227,12 @@ def _retract(journal: Journal, store: Store, result: int, study: str, reason: st
         raise DataError(
             f"{study}: {len(missing)} of its result objects were purged, so it cannot be retracted"
         )
-    files = []
+    made_now = []
     for one in build_retraction(published, reason, made):
         name = store.result_name(str(one.SOPInstanceUID))
         store.write(name, encode(one))
-        files.append((one, name))
+        uids = (str(one.SOPInstanceUID), str(one.SOPClassUID), str(one.SeriesInstanceUID), study)
+        made_now.append(BuiltObject(*uids, file=name))
     with journal.change() as connection:
         where = {
             row["destination"]: "held" if row["held"] else "pending"
@@ -246,19 +248,7 @@ def _retract(journal: Journal, store: Store, result: int, study: str, reason: st
             " AND object IN (SELECT id FROM objects WHERE result = ?)",
             (now(), result),
         )
-        for one, name in files:
-            number = connection.execute(
-                "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
-                " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    *(result, str(one.SOPInstanceUID), str(one.SOPClassUID), str(one.SeriesInstanceUID)),
-                    *(study, name),
-                ),
-            ).fetchone()[0]
-            connection.executemany(
-                "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
-                [(number, destination, state, now()) for destination, state in where.items()],
-            )
+        enter_objects(connection, result, made_now, where)
         connection.execute(
             "UPDATE results SET state = 'retracted', detail = ? WHERE id = ?", (reason, result)
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +19,17 @@ import numpy as np
 
 from pneumoscope.data.tables import read_rows, require_columns
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.weighted import wilson
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.serve.dicom.inputs import INPUT_MEASURES, input_reference
 from pneumoscope.serve.dicom.journal import Journal
 
-__all__ = ["Drift", "MonthlyReport", "Share", "monthly_report", "stability_index", "wilson"]
+__all__ = ["Drift", "MonthlyReport", "Share", "monthly_report", "stability_index"]
 
 STABLE, CHANGED = 0.1, 0.25
 FEWEST = 50  # images below which a stability index says nothing
 BINS = 10
 LEAST_SHARE = 1e-4
-Z = NormalDist().inv_cdf(0.975)
 
 TRUE = frozenset({"1", "yes", "true", "positive", "pos", "present"})
 FALSE = frozenset({"0", "no", "false", "negative", "neg", "absent"})
@@ -51,7 +50,10 @@ class Share:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Its 95% interval; None of nothing."""
-        return wilson(self.count, self.total) if self.total else None
+        if not self.total:
+            return None
+        low, high = wilson(self.count, self.total)
+        return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +192,6 @@ def stability_index(shares: Sequence[float], reference: Sequence[float]) -> floa
         for one in (shares, reference)
     )
     return float(((now - before) * np.log(now / before)).sum())
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95% interval of a share (Wilson, 1927)."""
-    share, spread = count / total, Z * Z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    # At the ends exactly, where rounding would leave them out.
-    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
 
 
 def _bounds(month: str) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
 from pneumoscope.serve.dicom.journal import Journal, now
 from pneumoscope.serve.dicom.metrics import NodeMetrics
 from pneumoscope.serve.dicom.outbox import Outbox
-from pneumoscope.serve.dicom.processor import WORKER_MODULE, Processor
+from pneumoscope.serve.dicom.processor import Processor
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
@@ -39,6 +39,7 @@ __all__ = ["OnReady", "lock_folder", "run_node"]
 
 logger = logging.getLogger(__name__)
 
+WORKER_MODULE = "pneumoscope.serve.dicom.worker"
 LOCK_FILE = "lock"
 STOP_SECONDS = 60.0  # for associations, images and objects in hand when the node stops
 BEAT = 5.0

@@ -269,6 +269,3 @@ class Processor:
             self._store.write(name, content)
             objects.append(BuiltObject(**one, file=name))
         return self._queue.built(result, objects, live=self._config.mode == "live")
-
-
-WORKER_MODULE = "pneumoscope.serve.dicom.worker"

@@ -23,6 +23,7 @@ __all__ = [
     "Queue",
     "QueuedImage",
     "QueuedResult",
+    "enter_objects",
 ]
 
 MOST_IMAGES = 50  # of one result; a study of radiographs has a few
@@ -310,19 +311,7 @@ class Queue:
             destinations: list[str] = json.loads(row["destinations"])
             # Under a journal that was lost it may have been sent: the destination is asked first.
             state = "held" if not live else "sending" if row["known_before"] else "pending"
-            for one in objects:
-                number = connection.execute(
-                    "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
-                    " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-                    (
-                        *(result.id, one.sop_instance, one.sop_class, one.series_uid),
-                        *(one.study_uid, one.file),
-                    ),
-                ).fetchone()[0]
-                connection.executemany(
-                    "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
-                    [(number, name, state, now()) for name in destinations],
-                )
+            enter_objects(connection, result.id, objects, dict.fromkeys(destinations, state))
             connection.execute(
                 "UPDATE results SET state = 'built', detail = '', built = ? WHERE id = ?", (now(), result.id)
             )
@@ -347,6 +336,22 @@ class Queue:
             if failed:
                 audit.record(connection, "not built", study=result.study_uid, why=why)
         return failed
+
+
+def enter_objects(
+    connection: sqlite3.Connection, result: int, objects: Sequence[BuiltObject], states: Mapping[str, str]
+) -> None:
+    """Enter stored objects of a result, each with a delivery to every destination, in the given state."""
+    for one in objects:
+        number = connection.execute(
+            "INSERT INTO objects (result, sop_instance, sop_class, series_uid, study_uid, file)"
+            " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+            (result, one.sop_instance, one.sop_class, one.series_uid, one.study_uid, one.file),
+        ).fetchone()[0]
+        connection.executemany(
+            "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
+            [(number, destination, state, now()) for destination, state in states.items()],
+        )
 
 
 def _raise_study(connection: sqlite3.Connection, study_uid: str, priority: int) -> None:

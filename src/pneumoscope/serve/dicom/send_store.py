@@ -5,8 +5,6 @@ from __future__ import annotations
 import ssl
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -24,7 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.config import DestinationConfig
-from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject
+from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject, Sender
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.statuses import outcome_of_status
 
@@ -46,7 +44,7 @@ PENDING = {0xFF00, 0xFF01}
 LOST = "the association ended before the response"
 
 
-class StoreSender:
+class StoreSender(Sender):
     """Sends objects to a storage SCP; see `pneumoscope.serve.dicom.contracts.Sender`.
 
     Parameters
@@ -111,16 +109,6 @@ class StoreSender:
         association, self._association = self._association, None
         if association is not None and association.is_established:
             association.release()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release the association."""
-        self.close()
 
     def _established(self) -> Association | None:
         """Return the association, opened again where it ended; None, with `_why`, where it cannot be."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
 
-from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject
-from pneumoscope.serve.dicom.dicomweb import DicomWebClient, Response, WebError, multipart_related
+from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject, Sender
+from pneumoscope.serve.dicom.dicomweb import (
+    DicomWebClient,
+    Response,
+    WebError,
+    first_value,
+    multipart_related,
+)
 from pneumoscope.serve.dicom.statuses import outcome_of_status
 
 __all__ = ["StowSender"]
@@ -21,7 +25,7 @@ QUERIED = "00080018"
 TO_BE_DIVIDED = {400, 409, 413, 415}
 
 
-class StowSender:
+class StowSender(Sender):
     """Sends objects to a DICOMweb server; see `pneumoscope.serve.dicom.contracts.Sender`.
 
     Parameters
@@ -54,7 +58,7 @@ class StowSender:
             listed = response.json()
             if response.status != 200 or not isinstance(listed, list):
                 return None
-            found |= expected & {_value(one, QUERIED) for one in listed}
+            found |= expected & {first_value(one, QUERIED) for one in listed}
         return frozenset(found)
 
     def send(self, objects: Sequence[OutgoingObject]) -> list[Delivery]:
@@ -75,16 +79,6 @@ class StowSender:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        self.close()
 
     def _send(self, batch: Sequence[OutgoingObject]) -> list[Delivery]:
         content_type, body = multipart_related([one.path.read_bytes() for one in batch])
@@ -140,14 +134,7 @@ def _references(response: Response, sequence: str) -> dict[str, int]:
     values = items.get("Value", []) if isinstance(items, dict) else []
     found = {}
     for item in values if isinstance(values, list) else []:
-        uid, reason = _value(item, SOP_INSTANCE), _value(item, REASON)
+        uid, reason = first_value(item, SOP_INSTANCE), first_value(item, REASON)
         if uid:
             found[uid] = int(reason) if reason.isdigit() else 0
     return found
-
-
-def _value(item: Any, tag: str) -> str:
-    """Return the first value of an element of the DICOM JSON model as text; empty where there is none."""
-    element = item.get(tag) if isinstance(item, dict) else None
-    values = element.get("Value") if isinstance(element, dict) else None
-    return str(values[0]) if isinstance(values, list) and values else ""

@@ -19,7 +19,7 @@ import pydicom
 
 from pneumoscope.domain import Explanation, age_band
 from pneumoscope.errors import PneumoscopeError, Reason, UnreadableImageError
-from pneumoscope.image.dicom import read_header
+from pneumoscope.image.dicom import read_header, transfer_syntax
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, text
 from pneumoscope.image.limits import Limits
 from pneumoscope.model.bundle import Bundle
@@ -162,17 +162,13 @@ def _head(_predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Re
     try:
         header = read_header(job["name"], data, Limits(max_bytes=job["max_inflated"]))
         described = describe(header)
-        meta = getattr(header, "file_meta", None)
-        syntax = str(meta.get("TransferSyntaxUID") or "") if meta is not None else ""
-        implicit, little = header.original_encoding
+        syntax = transfer_syntax(header)
     except UnreadableImageError as error:
         return {"error": error.detail}, []
     except (*CUT_OFF, *DAMAGED):
         return {"error": "damaged DICOM header"}, []
     if not described["sop_class"] or not described["sop_uid"]:
         return {"error": "no DICOM image: it has no SOP Class and Instance UID"}, []
-    if not syntax:
-        syntax = "1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2")
     return {
         "sop_class": described["sop_class"],
         "sop_instance": described["sop_uid"],
