@@ -1,7 +1,7 @@
 """Make the real X-rays that ship: the samples of the package, and the training set of the repository.
 
-The samples are children of the Kermany set that the shipped model was not trained on, a lateral view, a hand,
-an image with inverted grey levels and a DICOM file. The training set is 600 images, 200 of each class, of
+The samples are children of the Kermany set that the shipped model was not trained on, a shoulder, a hand, an
+image with inverted grey levels and a DICOM file. The training set is 600 images, 200 of each class, of
 whole patients from the part that the shipped model was trained on, so that its test patients stay held out
 whatever is trained on them.
 
@@ -51,7 +51,7 @@ MAX_ASPECT = 2.5  # beyond it an image is rejected as cropped
 
 KERMANY = "Kermany, Zhang, Goldbaum; Mendeley Data, version 2, doi:10.17632/rscbjbr9sj.2; CC BY 4.0"
 FRACATLAS = "Abedeen et al., Scientific Data 2023; figshare, doi:10.6084/m9.figshare.22363012; CC BY 4.0"
-NOT_RECORDED = "not recorded"
+RECOGNISED = "FracAtlas, recognised by its content and size, since the copy does not state it; reduced"
 
 Image = npt.NDArray[np.uint8]
 
@@ -109,6 +109,11 @@ CHILDREN = (
     ),
 )
 
+LIMBS = (
+    ("shoulder.jpeg", "shoulder", "limb-221", "A shoulder with one lung beside it; half a chest."),
+    ("hand.jpeg", "hand", "limb-224", "A hand and wrist; no chest."),
+)
+
 
 def main() -> None:
     """Run the command line."""
@@ -138,22 +143,9 @@ def make_samples(data: Path, held_out: Manifest, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     records = {record.path: record for record in held_out}
     samples = [sample_of(child, records, data, out) for child in CHILDREN]
-    (out / "lateral.jpeg").write_bytes((data / "not-chest" / "lateral-14.jpg").read_bytes())
-    (out / "hand.jpeg").write_bytes((data / "not-chest" / "limb-224.jpg").read_bytes())
-    samples += [
-        Sample(
-            *("lateral.jpeg", "lateral view", "lateral-14", "A chest from the side; no frontal view."),
-            source="a public repository of radiographs; the copy does not state which",
-            licence=NOT_RECORDED,
-            attribution=NOT_RECORDED,
-        ),
-        Sample(
-            *("hand.jpeg", "hand", "limb-224", "A hand and wrist; no chest."),
-            source="FracAtlas, recognised by its content and size, since the copy does not state it; reduced",
-            licence="CC BY 4.0",
-            attribution=FRACATLAS,
-        ),
-    ]
+    for name, label, limb, content in LIMBS:
+        (out / name).write_bytes((data / "not-chest" / f"{limb}.jpg").read_bytes())
+        samples.append(Sample(name, label, limb, content, RECOGNISED, "CC BY 4.0", FRACATLAS))
     with (out / SAMPLES_TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, Sample.__dataclass_fields__, lineterminator="\n")
         table.writeheader()

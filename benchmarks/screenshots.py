@@ -121,7 +121,7 @@ def visit(page: Page, out: Path, name: str) -> None:
     expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
     choose(page, FIRST)
     save(page, out / f"page-{name}.jpg")
-    choose(page, "lateral.jpeg")
+    choose(page, "shoulder.jpeg")
     save(page, out / f"rejected-{name}.jpg")
 
 

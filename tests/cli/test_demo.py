@@ -79,7 +79,7 @@ def test_what_is_no_frontal_chest_is_rejected_and_one_child_is_predicted_wrongly
 
 def test_the_lines_below_the_table_say_why(done):
     result, _ = done
-    for words in ("subtle.jpeg: wrong. ", "inverted.jpeg: ", "lateral.jpeg: ", "hand.jpeg: "):
+    for words in ("subtle.jpeg: wrong. ", "inverted.jpeg: ", "shoulder.jpeg: ", "hand.jpeg: "):
         assert f"\n{words}" in result.stdout
     assert "\n5 of 6 decisions agree with the true labels; 2 images rejected.\n" in result.stdout
 

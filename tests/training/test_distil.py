@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,10 @@ from pneumoscope.model.manifest import Provenance, TrainingData
 from pneumoscope.predict import pipeline
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.predictor import Predictor
-from pneumoscope.training.distil import check_teacher, teacher_probabilities
-from pneumoscope.training.recipe import load_recipe
+from pneumoscope.training.distil import check_teacher, taught_images, teacher_probabilities
+from pneumoscope.training.recipe import Distillation, load_recipe
 
-STUDENT = load_recipe("default")
+STUDENT = load_recipe("small")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_teacher_gives_a_probability_for_every_image(tmp_path):
     manifest = write_phantoms(tmp_path / "phantoms", n=6, size=64)
     paths = [manifest.resolve(record) for record in manifest.records]
     bundle = make_bundle(tmp_path / "bundle")
-    rows = teacher_probabilities(bundle, manifest)
+    rows = teacher_probabilities(bundle, manifest, bundle.manifest.classes)
     assert rows.shape == (6, 3)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-5)
@@ -94,9 +96,13 @@ def test_a_teacher_gives_a_probability_for_every_image(tmp_path):
 def test_a_second_pass_takes_the_images_from_the_cache(tmp_path, monkeypatch):
     manifest = write_phantoms(tmp_path / "phantoms", n=6, size=64)
     bundle = make_bundle(tmp_path / "bundle")
-    first = teacher_probabilities(bundle, manifest, cache=ImageCache(tmp_path / "cache"))
+    first = teacher_probabilities(
+        bundle, manifest, bundle.manifest.classes, cache=ImageCache(tmp_path / "cache")
+    )
     monkeypatch.setattr(pipeline, "read_radiograph", lambda *_, **__: pytest.fail("decoded again"))
-    again = teacher_probabilities(bundle, manifest, cache=ImageCache(tmp_path / "cache"))
+    again = teacher_probabilities(
+        bundle, manifest, bundle.manifest.classes, cache=ImageCache(tmp_path / "cache")
+    )
     np.testing.assert_allclose(first, again, atol=0.02)  # inputs in the cache have 8 bits
 
 
@@ -104,4 +110,32 @@ def test_an_image_that_a_teacher_cannot_read_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     images = Manifest((Record("broken.png", "normal", "p"),), tmp_path)
     with pytest.raises(DataError, match=r"broken\.png"):
-        teacher_probabilities(make_bundle(tmp_path / "bundle"), images)
+        teacher_probabilities(make_bundle(tmp_path / "bundle"), images, ("normal", "bacterial", "viral"))
+
+
+def test_a_teacher_of_some_sources_predicts_only_these(data, tmp_path):
+    """After `data join` the paths start at a folder further up, and the student may have more classes."""
+    recipe = STUDENT.model_copy(
+        update={
+            "classes": (*STUDENT.output_classes, "other"),
+            "distillation": Distillation(teacher="small", sources=("phantom",)),
+        }
+    )
+    more = tuple(
+        Record(f"more/{number}.png", "other", f"m{number}", "train", source="more") for number in range(3)
+    )
+    own = (
+        replace(record, path=f"{data.root.name}/{record.path}", source="phantom") for record in data.records
+    )
+    joined = Manifest((*own, *more), data.root.parent)
+    assert len(taught_images(recipe, joined)) == len(data)
+    teacher = make_bundle(tmp_path / "a", provenance=trained_on(data))
+    check_teacher(teacher, recipe, joined)
+    moved = joined.with_records(replace(record, split="train") for record in joined.records)
+    with pytest.raises(RecipeError, match="same split"):
+        check_teacher(teacher, recipe, moved)
+    with pytest.raises(RecipeError, match="same split"):
+        check_teacher(make_bundle(tmp_path / "b", provenance=trained_on(joined)), recipe, joined)
+    rows = teacher_probabilities(teacher, taught_images(recipe, joined), recipe.output_classes)
+    assert rows.shape == (len(data), 4)
+    assert not rows[:, 3].any()

@@ -303,6 +303,18 @@ def test_weights_survive_a_round_trip(tmp_path):
     assert set(load_file(tmp_path / "model.safetensors")) == set(first.state_dict())
 
 
+def test_a_run_continues_from_the_whole_network_of_another(tmp_path):
+    spec = NetworkSpec(name="tf_efficientnet_lite0", pyramid=16)
+    network = build_network(spec, 3, pretrained=False, seed=1)
+    save_weights(network, tmp_path / "model.safetensors")
+    again = build_network(spec, 3, weights=tmp_path / "model.safetensors", seed=2)
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network.eval()(images)[0], again.eval()(images)[0])
+    assert "model.safetensors, sha256" in again.weights_source
+    with pytest.raises(RecipeError, match="does not hold the weights of this recipe's network"):
+        build_network(spec, 4, weights=tmp_path / "model.safetensors")
+
+
 def test_weights_of_another_network_are_rejected_in_one_line(tmp_path):
     save_weights(build_network(TINY, 2), tmp_path / "two.safetensors")
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 9)

@@ -18,7 +18,7 @@ def samples(
     """Write eight real X-rays into a folder, with samples.csv: source, licence and true label of each.
 
     Children with and without pneumonia, one of them hard to see, one with inverted grey levels, one as a
-    DICOM file; a lateral view and a hand, which are to be rejected. `pneumoscope demo` predicts them.
+    DICOM file; a shoulder and a hand, which are to be rejected. `pneumoscope demo` predicts them.
     """
     from pneumoscope.data.samples import SAMPLES_TABLE, write_samples
 

@@ -15,7 +15,7 @@ from pneumoscope.evaluation import (
     fit_populations,
     sign_bundle,
 )
-from pneumoscope.experiment.images import are_of, by_data_set
+from pneumoscope.experiment.images import are_of, by_data_set, whole_radiographs
 from pneumoscope.experiment.plan import RECIPE_FILE
 from pneumoscope.experiment.run_folder import Origin
 from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle
@@ -60,8 +60,12 @@ def exported(
 def calibrated(
     origin: Origin, bundle: Bundle, images: Manifest, cache: ImageCache | None, progress: Progress
 ) -> Bundle:
-    """Fit the gate on training images and calibrator and thresholds on validation images; write once."""
+    """Fit the gate on training images and calibrator and thresholds on validation images; write once.
+
+    All of it is fitted on whole radiographs, since no other image is to be predicted later.
+    """
     recipe, manifest = origin.experiment.recipe, origin.manifest
+    images, held_out = (whole_radiographs(part, recipe) for part in (images, manifest.subset("val")))
     progress.step("fitting the gate on training patients")
     gate = fit_gate(
         bundle,
@@ -73,13 +77,11 @@ def calibrated(
     estimator = None
     if len(recipe.populations) > 1:
         progress.step("fitting the classifier of populations")
-        estimator = fit_populations(
-            bundle, images, manifest.subset("val"), recipe.populations, progress=progress
-        )
+        estimator = fit_populations(bundle, images, held_out, recipe.populations, progress=progress)
     progress.step("calibrating on validation patients")
     return calibrate_bundle(
         bundle,
-        manifest.subset("val"),
+        held_out,
         gate=gate,
         method=recipe.calibration,
         copies=recipe.calibration_copies,
@@ -110,7 +112,7 @@ def evaluated(
     }
     evaluation = evaluate_bundle(
         bundle,
-        origin.manifest.subset("test"),
+        whole_radiographs(origin.manifest.subset("test"), recipe),
         out,
         evaluated_on=origin.part("test"),
         about={name: fact for name, fact in about.items() if fact},

@@ -35,6 +35,7 @@ __all__ = [
     "lung_segmenter",
     "pack_images",
     "prepare_manifest",
+    "whole_radiographs",
     "with_additional",
 ]
 
@@ -157,6 +158,13 @@ def by_data_set(train: Manifest, first: Manifest) -> dict[str, Manifest]:
         for name, part in parts.items()
         if part.size
     }
+
+
+def whole_radiographs(manifest: Manifest, recipe: Recipe) -> Manifest:
+    """Leave out the images of the recipe's `lungs_only` sources, which are for training the network only."""
+    return manifest.with_records(
+        record for record in manifest.records if record.source not in recipe.lungs_only
+    )
 
 
 def are_of(records: Sequence[Record], first: Manifest) -> npt.NDArray[np.bool_]:

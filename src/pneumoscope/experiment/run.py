@@ -41,7 +41,7 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
 from pneumoscope.training.dataset import Packed, check_packed
-from pneumoscope.training.distil import check_teacher, teacher_probabilities
+from pneumoscope.training.distil import check_teacher, taught_images, teacher_probabilities
 from pneumoscope.training.fit import fit, make_fabric
 from pneumoscope.training.networks import Network, build_network, check_size
 from pneumoscope.training.pretrain import pretrain
@@ -331,15 +331,19 @@ def _teacher_rows(
 ) -> npt.NDArray[np.float32]:
     """Return the mean probabilities of teachers for the training images, shape (N, K).
 
-    Rows of additional images are 0, since the teacher was not trained on their population.
+    Rows of additional images, and of sources that the recipe does not name for the teacher, are 0, since it
+    was not trained on their population.
     """
     for teacher in teachers:
         check_teacher(teacher, recipe, manifest)
-    own = np.flatnonzero(are_of(train_set.records, manifest))
+    own = np.flatnonzero(are_of(train_set.records, taught_images(recipe, manifest)))
     images = manifest.with_records(train_set.records[row] for row in own)
     rows = np.zeros((len(train_set), len(recipe.output_classes)), np.float32)
     rows[own] = np.mean(
-        [teacher_probabilities(teacher, images, cache=cache, progress=progress) for teacher in teachers],
+        [
+            teacher_probabilities(teacher, images, recipe.output_classes, cache=cache, progress=progress)
+            for teacher in teachers
+        ],
         axis=0,
     )
     return rows

@@ -24,7 +24,7 @@ from pneumoscope.errors import RecipeError
 from pneumoscope.training.pretrained import installed_weights, read_checkpoint, to_timm
 from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec
 
-__all__ = ["short", "timm_backbone"]
+__all__ = ["file_source", "short", "timm_backbone"]
 
 HUB_TIMEOUT = 10.0
 # What torch, safetensors and timm raise for a file that is no checkpoint or that of another network, and the
@@ -97,12 +97,17 @@ def timm_backbone(spec: NetworkSpec, *, pretrained: bool, weights: Path | None) 
 def _weights_source(model: nn.Module, weights: Path | None, package: str) -> str:
     config = cast(dict[str, Any], model.pretrained_cfg)
     if weights is not None:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        return f"{config['architecture']} ({weights.name}, sha256 {digest[:12]})"
+        return file_source(config["architecture"], weights)
     if package:
         return f"{config['architecture']} (package {package})"
     name = ".".join(part for part in (config["architecture"], config.get("tag")) if part)
     return f"{name} ({config.get('hf_hub_id') or config.get('url')})"
+
+
+def file_source(architecture: str, weights: Path) -> str:
+    """Return what provenance says of weights from a file."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return f"{architecture} ({weights.name}, sha256 {digest[:12]})"
 
 
 def _cached_weights(name: str) -> Path | None:

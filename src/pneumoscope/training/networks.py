@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pneumoscope.errors import RecipeError
-from pneumoscope.training.backbones import short, timm_backbone
+from pneumoscope.training.backbones import file_source, short, timm_backbone
 from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec
 
 __all__ = [
@@ -200,7 +200,7 @@ def build_network(
         Overrides `spec.pretrained`.
     weights : Path, optional
         A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of an installed package's
-        or the hub's.
+        or the hub's; or what `save_weights` wrote for such a network, to continue from.
     seed : int, optional
         Of the weights that start at random.
 
@@ -211,6 +211,10 @@ def build_network(
     """
     if seed is not None:
         torch.manual_seed(seed)
+    if weights is not None and _is_whole_network(weights):
+        network = load_weights(build_network(spec, classes, pretrained=False), weights)
+        network.weights_source = file_source(spec.name, weights)
+        return network
     requested = spec.pretrained if pretrained is None else pretrained
     mean, std = (GREY_MEAN,) * spec.channels, (GREY_STD,) * spec.channels
     source = ""
@@ -312,6 +316,17 @@ def save_weights(network: Network, path: Path) -> None:
     """Write the weights as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(state, path)
+
+
+def _is_whole_network(path: Path) -> bool:
+    """Whether a file was written by `save_weights`: a timm checkpoint does not hold the normalisation."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"mean", "std"} <= set(file.keys())
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_weights(network: Network, path: Path) -> Network:

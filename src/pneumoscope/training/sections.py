@@ -101,10 +101,14 @@ class Distillation(Strict):
         trained first, unless bundles are given in its place.
     trust : float
         Share of the loss that follows the teacher and not the label.
+    sources : tuple of str
+        Sources of the images that the teacher was trained on, where the data set has others too; all if
+        empty. It predicts no image of another source.
     """
 
     teacher: str
     trust: float = Field(default=0.5, ge=0, le=1)
+    sources: tuple[str, ...] = ()
 
 
 class Pretraining(Strict):
