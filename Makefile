@@ -35,13 +35,15 @@ PYTEST_OPTIONS ?= -n 2 --dist worksteal
 # `make node-demo` sends X-rays of this folder.
 NODE_XRAYS ?= $(if $(filter command line environment,$(origin XRAYS)),$(XRAYS),$(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-original))
 
-# `make bundle` trains the shipped model on these: images, lung masks of the same names, adults as additional
-# training data, and images of other kinds for the gate to reject.
+# `make bundle` trains the shipped model on these: images of children, lung masks of the same names, two sets of
+# adults, and images of other kinds for the gate to reject.
 XRAYS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-224)
 MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
-ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
+NIH ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
+ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/adults)
 NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
 SHIPPED := src/pneumoscope/bundles/default
+MADE := build/bundle
 
 .PHONY: help setup demo node-demo test check faults docs screenshots tutorial bundle clean
 .DEFAULT_GOAL := help
@@ -56,7 +58,7 @@ help:
 	@echo 'make docs     build the documentation into build/docs'
 	@echo 'make screenshots  images of the documentation, from the running program; EVALUATED=folder of an evaluation'
 	@echo 'make tutorial run the walkthrough notebook and all commands of README and tutorial, and write their output'
-	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder ADULTS=folder NOT_CHEST=folder'
+	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder NIH=folder ADULTS=folder NOT_CHEST=folder'
 	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
 
 setup: $(INSTALLED)
@@ -148,23 +150,41 @@ tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_page.py
 	$(BIN)/python notebooks/build_outputs.py
 
-bundle: $(INSTALLED) build/bundle/run/report.html
+bundle: $(INSTALLED) $(MADE)/run/report.html
 	rm -rf $(SHIPPED)
-	$(BIN)/pneumoscope export build/bundle/run --out $(SHIPPED)
+	$(BIN)/pneumoscope export $(MADE)/run --out $(SHIPPED)
 
-# Each step is done once; the training continues from its last epoch.
-build/bundle/lungs/lungs.onnx:
+# Each step is done once; trainings continue from their last epoch.
+$(MADE)/lungs/lungs.onnx:
 	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
-	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out build/bundle/lungs
+	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out $(@D)
 
-build/bundle/adults.csv:
-	mkdir -p build/bundle
-	$(BIN)/pneumoscope data split '$(ADULTS)' --fractions 0.7,0.15,0.15 --out $@
+# What a set states about itself: ages and views of images that have none.
+$(MADE)/children/all.csv:
+	mkdir -p $(@D)
+	test -f '$(XRAYS)/dataset.yaml' || echo 'population: {name: children, ages: [1, 5], views: [AP]}' > $(@D)/dataset.yaml
+	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@
 
-build/bundle/run/report.html: build/bundle/lungs/lungs.onnx $(if $(ADULTS),build/bundle/adults.csv)
-	$(BIN)/pneumoscope train default --data '$(XRAYS)' --lungs build/bundle/lungs/lungs.onnx \
-		$(if $(ADULTS),--additional build/bundle/adults.csv) \
-		$(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out build/bundle/run --resume
+$(MADE)/nih/all.csv:
+	mkdir -p $(@D)
+	$(BIN)/pneumoscope data split '$(NIH)' --out $@
+
+$(MADE)/adults/all.csv:
+	mkdir -p $(@D)
+	test -f '$(ADULTS)/dataset.yaml' || echo 'population: {name: adults, ages: [18, 90]}' > $(@D)/dataset.yaml
+	$(BIN)/pneumoscope data split '$(ADULTS)' --out $@
+
+$(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv) $(if $(ADULTS),$(MADE)/adults/all.csv)
+	mkdir -p $(@D)
+	$(BIN)/pneumoscope data join $(MADE)/children/all.csv $(if $(NIH),nih=$(MADE)/nih/all.csv) \
+		$(if $(ADULTS),$(MADE)/adults/all.csv) --out $@
+
+$(MADE)/teacher/report.html: $(MADE)/lungs/lungs.onnx $(MADE)/children/all.csv
+	$(BIN)/pneumoscope train small --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume
+
+$(MADE)/run/report.html: $(MADE)/joined/all.csv $(MADE)/teacher/report.html
+	$(BIN)/pneumoscope train default --data $(MADE)/joined/all.csv --lungs $(MADE)/lungs/lungs.onnx \
+		--teacher $(MADE)/teacher $(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out $(@D) --resume
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -41,7 +41,12 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
 from pneumoscope.training.dataset import Packed, check_packed
-from pneumoscope.training.distil import check_teacher, taught_images, teacher_probabilities
+from pneumoscope.training.distil import (
+    check_teacher,
+    rooted_at_its_images,
+    taught_images,
+    teacher_probabilities,
+)
 from pneumoscope.training.fit import fit, make_fabric
 from pneumoscope.training.networks import Network, build_network, check_size
 from pneumoscope.training.pretrain import pretrain
@@ -52,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_experiment", "train"]
 
-TEACHER_FOLDER = "teacher"
+TEACHER_FOLDER, TEACHER_DATA = "teacher", "teacher-images.csv"
 
 
 def train(
@@ -273,14 +278,7 @@ def _trained(
         Identities of the teachers.
     """
     recipe = experiment.recipe
-    probabilities: npt.NDArray[np.float32] | None = None
-    teachers: tuple[Bundle, ...] = ()
-    if recipe.distillation:
-        paths = _teachers(experiment, progress)
-        fabric.barrier()  # the first process writes the bundle of the teacher
-        progress.step("predicting with the teacher")
-        teachers = tuple(load_bundle(path) for path in paths)
-        probabilities = _teacher_rows(teachers, recipe, manifest, train_set, cache, progress)
+    teachers, probabilities = _predicted_by_teachers(experiment, manifest, train_set, cache, fabric, progress)
     if recipe.pretraining:
         progress.step("pretraining without labels")
         network = pretrain(
@@ -301,17 +299,49 @@ def _trained(
     return network, tuple(teacher.identity for teacher in teachers)
 
 
-def _teachers(experiment: Experiment, progress: Progress) -> tuple[Path, ...]:
-    """Return the given teachers, or train the one of the recipe."""
+def _predicted_by_teachers(
+    experiment: Experiment,
+    manifest: Manifest,
+    train_set: Packed,
+    cache: ImageCache | None,
+    fabric: Fabric,
+    progress: Progress,
+) -> tuple[tuple[Bundle, ...], npt.NDArray[np.float32] | None]:
+    """Return the teachers of the recipe and what they predict for the training images, if it has any."""
+    recipe = experiment.recipe
+    taught = taught_images(recipe, manifest)
+    if recipe.distillation is None:
+        return (), None
+    if not taught.records:
+        sources = ", ".join(recipe.distillation.sources)
+        progress.message(f"no image is of the teacher's sources ({sources}): training without a teacher")
+        return (), None
+    paths = _teachers(experiment, taught, progress)
+    fabric.barrier()  # the first process writes the bundle of the teacher
+    progress.step("predicting with the teacher")
+    teachers = tuple(load_bundle(path) for path in paths)
+    for teacher in teachers:
+        check_teacher(teacher, recipe, manifest)
+    return teachers, _teacher_rows(teachers, recipe, taught, train_set, cache, progress)
+
+
+def _teachers(experiment: Experiment, taught: Manifest, progress: Progress) -> tuple[Path, ...]:
+    """Return the given teachers, or train the one of the recipe, where it has sources of its own on these."""
     student, distillation = experiment.recipe, experiment.recipe.distillation
     if experiment.teachers or distillation is None:
         return experiment.teachers
-    shared = ("classes", "target", "split", "seed")
+    shared: tuple[str, ...] = ("classes", "target", "split", "seed")
+    alike = experiment
+    if distillation.sources:
+        shared = ("split", "seed")
+        data = experiment.out / TEACHER_DATA
+        rooted_at_its_images(taught).write(data)
+        alike = replace(experiment, data=data, additional=None, weights=None, divides=False)
     recipe = load_recipe(distillation.teacher).model_copy(
         update={name: getattr(student, name) for name in shared}
     )
     teacher = replace(
-        experiment,
+        alike,
         recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
         keras=False,
@@ -324,7 +354,7 @@ def _teachers(experiment: Experiment, progress: Progress) -> tuple[Path, ...]:
 def _teacher_rows(
     teachers: tuple[Bundle, ...],
     recipe: Recipe,
-    manifest: Manifest,
+    taught: Manifest,
     train_set: Packed,
     cache: ImageCache | None,
     progress: Progress,
@@ -334,10 +364,8 @@ def _teacher_rows(
     Rows of additional images, and of sources that the recipe does not name for the teacher, are 0, since it
     was not trained on their population.
     """
-    for teacher in teachers:
-        check_teacher(teacher, recipe, manifest)
-    own = np.flatnonzero(are_of(train_set.records, taught_images(recipe, manifest)))
-    images = manifest.with_records(train_set.records[row] for row in own)
+    own = np.flatnonzero(are_of(train_set.records, taught))
+    images = taught.with_records(train_set.records[row] for row in own)
     rows = np.zeros((len(train_set), len(recipe.output_classes)), np.float32)
     rows[own] = np.mean(
         [

@@ -25,7 +25,7 @@ from pneumoscope.predict.predictor import Predictor
 from pneumoscope.training.dataset import input_items
 from pneumoscope.training.recipe import Recipe
 
-__all__ = ["check_teacher", "taught_images", "teacher_probabilities"]
+__all__ = ["check_teacher", "rooted_at_its_images", "taught_images", "teacher_probabilities"]
 
 
 def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
@@ -51,7 +51,7 @@ def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
     fits = set(classes) <= set(student.output_classes) if partial else classes == student.output_classes
     if not fits:
         raise RecipeError(f"{bundle.path}: the teacher has the classes {', '.join(classes)} only")
-    shared = _rooted_at_its_images(taught_images(student, data)) if partial else data
+    shared = rooted_at_its_images(taught_images(student, data)) if partial else data
     if source.split_fingerprint:
         same_split = source.split_fingerprint == shared.split_fingerprint()
     else:
@@ -70,8 +70,8 @@ def taught_images(student: Recipe, data: Manifest) -> Manifest:
     return data.with_records(record for record in data.records if not sources or record.source in sources)
 
 
-def _rooted_at_its_images(manifest: Manifest) -> Manifest:
-    """Name the images from the closest folder above all of them, as their own data set does."""
+def rooted_at_its_images(manifest: Manifest) -> Manifest:
+    """Name images from the closest folder above all of them, as a data set of their own does."""
     if not manifest.records:
         return manifest
     places = [manifest.resolve(record) for record in manifest.records]
