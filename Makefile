@@ -180,10 +180,10 @@ $(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv
 		$(if $(ADULTS),$(MADE)/adults/all.csv) --out $@
 
 $(MADE)/teacher/report.html: $(MADE)/lungs/lungs.onnx $(MADE)/children/all.csv
-	$(BIN)/pneumoscope train small --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume
+	$(BIN)/pneumoscope train default --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume
 
 $(MADE)/run/report.html: $(MADE)/joined/all.csv $(MADE)/teacher/report.html
-	$(BIN)/pneumoscope train default --data $(MADE)/joined/all.csv --lungs $(MADE)/lungs/lungs.onnx \
+	$(BIN)/pneumoscope train hospitals --data $(MADE)/joined/all.csv --lungs $(MADE)/lungs/lungs.onnx \
 		--teacher $(MADE)/teacher $(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out $(@D) --resume
 
 clean:

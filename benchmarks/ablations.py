@@ -1,6 +1,6 @@
-"""Ablations of the recipe `small`: one change at a time, several seeds, one table.
+"""Ablations of the default recipe: one change at a time, several seeds, one table.
 
-Every variant is a run of `pneumoscope train` by a recipe that differs from it in one thing; finished
+Every variant is a run of `pneumoscope train` by a recipe that differs from the default in one thing; finished
 runs are not repeated. Runs are short and images small, so that only the differences are of interest. A gain
 on patients of the series that were trained on may come from marks of the series, so that each run is
 evaluated three times: on held-out patients of the known series; on the normals of a series that no run was
@@ -38,7 +38,7 @@ LIGHT = {"area": [0.9, 1.0], "rotate": 5, "flip": 0.5}
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base recipe: `small` without its teacher, on small images."""
+    """One change of the base recipe: the default without its teacher, on small images."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lungs", type=Path, help="lung segmenter; the shipped one if not given")
     options = parser.parse_args()
-    base = load_recipe("small")
+    base = load_recipe("default")
     write_data(options, base)
     results: dict[str, list[dict[str, Any]]] = {}
     for variant in VARIANTS:

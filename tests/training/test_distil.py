@@ -17,7 +17,7 @@ from pneumoscope.predict.predictor import Predictor
 from pneumoscope.training.distil import check_teacher, taught_images, teacher_probabilities
 from pneumoscope.training.recipe import Distillation, load_recipe
 
-STUDENT = load_recipe("small")
+STUDENT = load_recipe("default")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_teacher_of_some_sources_predicts_only_these(data, tmp_path):
     recipe = STUDENT.model_copy(
         update={
             "classes": (*STUDENT.output_classes, "other"),
-            "distillation": Distillation(teacher="small", sources=("phantom",)),
+            "distillation": Distillation(teacher="default", sources=("phantom",)),
         }
     )
     more = tuple(

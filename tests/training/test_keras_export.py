@@ -118,8 +118,8 @@ def test_export_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_small_recipe_can_be_exported(tmp_path: Path) -> None:
-    network = used(build_network(load_recipe("small").network, 3), 64)
+def test_the_default_recipe_can_be_exported(tmp_path: Path) -> None:
+    network = used(build_network(load_recipe("default").network, 3), 64)
     assert export_keras(network, tmp_path / "model.h5", size=64) <= 1e-3
 
 

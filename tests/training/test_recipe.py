@@ -24,7 +24,7 @@ from pneumoscope.training.recipe import (
 )
 from pneumoscope.training.target import PNEUMONIA, parse_target
 
-PUBLISHED = {"custom-cnn", "inception-v3", "vgg16", "vgg19-first16", "vgg19-two-phase"}
+PUBLISHED = {"custom-cnn", "default", "inception-v3", "vgg16", "vgg19-first16", "vgg19-two-phase"}
 SMALL = {
     "name": "small",
     "description": "For tests.",
