@@ -49,7 +49,7 @@ MADE := build/bundle
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make setup    virtual environment $(VENV) with everything in it; CPU=1 without CUDA'
+	@echo 'make setup    virtual environment $(VENV) with everything in it; CPU=1 TORCH_INDEX=address without CUDA'
 	@echo 'make demo     train on real X-rays, evaluate and predict; DATA=folder on others, DATA=phantoms on drawn ones'
 	@echo 'make node-demo Orthanc as archive, the DICOM node, ten X-rays; XRAYS=folder'
 	@echo 'make test     run the tests'
@@ -86,7 +86,7 @@ endif
 	$(BIN)/pneumoscope data audit '$(DEMO_DATA)' || [ $$? -eq 3 ]
 	@echo; echo '== Split by patient: no patient, and no copy of an image, is in two parts'
 	$(BIN)/pneumoscope data split '$(DEMO_DATA)' --out '$(DEMO)/split.csv' || [ $$? -eq 3 ]
-	@echo; echo '== Train on train, choose and calibrate on val (recipe $(RECIPE); two to three minutes on two cores)'
+	@echo; echo '== Train on train, choose and calibrate on val (recipe $(RECIPE)$(if $(filter data/xrays-sample,$(DATA)),; two to three minutes on two cores))'
 	$(BIN)/pneumoscope train $(RECIPE) --data '$(DEMO)/split.csv' --out '$(DEMO)/run' $(DEMO_TRAIN)
 	@echo; echo '== Evaluate the exported model on the patients of test, with 95% intervals'
 	$(BIN)/pneumoscope evaluate '$(DEMO)/split.csv' --split test --bundle '$(DEMO)/run' --out '$(DEMO)/evaluated'

@@ -179,12 +179,14 @@ def _populations(scored: ScoredSet) -> dict[str, BoolArray]:
 
 def _groups(scored: ScoredSet, populations: Mapping[str, BoolArray]) -> dict[str, BoolArray]:
     """Return masks of the groups that the page offers, shape (N,), by name: all images first."""
-    found = {ALL_IMAGES: np.ones(len(scored), dtype=np.bool_), **populations}
-    for (section, part), mask in subgroup_masks(scored).items():
-        if mask.sum() < len(scored):
-            found.setdefault(subgroup_name(section, part), mask)
-    largest = sorted(found, key=lambda name: -int(found[name].sum()))[:MOST_GROUPS]
-    return {name: mask for name, mask in found.items() if name in largest}
+    always = {ALL_IMAGES: np.ones(len(scored), dtype=np.bool_), **populations}
+    more = {
+        subgroup_name(section, part): mask
+        for (section, part), mask in subgroup_masks(scored).items()
+        if mask.sum() < len(scored)
+    }
+    largest = sorted(more, key=lambda name: -int(more[name].sum()))[: max(0, MOST_GROUPS - len(always))]
+    return always | {name: mask for name, mask in more.items() if name in largest and name not in always}
 
 
 def _measures(

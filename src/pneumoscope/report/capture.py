@@ -29,6 +29,7 @@ from pneumoscope.report.canvas import (
 )
 from pneumoscope.report.overlay import CONTOUR_AT, METHODS, colours, overlay
 from pneumoscope.report.region import Region
+from pneumoscope.report.rows import percent_text
 from pneumoscope.report.statements import (
     RESEARCH_USE,
     caution_statements,
@@ -198,7 +199,7 @@ def _result(panel: Canvas, y: int, capture: Capture) -> int:
 
 
 def _bar(panel: Canvas, y: int, name: str, value: float, threshold: float | None) -> int:
-    right, shown = PANEL_WIDTH - MARGIN, f"{value:.1%}"
+    right, shown = PANEL_WIDTH - MARGIN, percent_text(value)
     room = right - MARGIN - text_width(shown, TEXT) - GAP
     write(panel, MARGIN, y, wrapped(name, room, height=TEXT)[0], INK, height=TEXT)
     write(panel, right, y, shown, INK, height=TEXT, align_right=True)

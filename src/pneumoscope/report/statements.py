@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pneumoscope.domain import ANY_POPULATION, OperatingPoint, Population, Prediction
 from pneumoscope.errors import CAUTIONS, Reason
-from pneumoscope.report.rows import NO_CLASS, decision_text, reason_text
+from pneumoscope.report.rows import NO_CLASS, decision_text, percent_text, reason_text
 
 __all__ = [
     "RESEARCH_USE",
@@ -51,7 +51,7 @@ def probability_statement(prediction: Prediction) -> str:
     assert prediction.p_target is not None
     share = _of_100(prediction.p_target)
     return (
-        f"Probability {prediction.p_target:.1%}: of 100 images like those the model was calibrated on that "
+        f"Probability {percent_text(prediction.p_target)}: of 100 images like those the model was calibrated on that "
         f"get this value, {share} show {prediction.target}. Where {prediction.target} is rarer, fewer do. "
         "It is no measure of severity or extent."
     )

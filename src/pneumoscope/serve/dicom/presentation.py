@@ -18,6 +18,7 @@ from highdicom.pr import (
 from pydicom.dataset import Dataset
 
 from pneumoscope.image.dicom_header import DAMAGED, number, numbers, text
+from pneumoscope.report.rows import percent_text
 from pneumoscope.report.statements import RESEARCH_USE, conclusion
 from pneumoscope.serve.dicom.codes import plain
 from pneumoscope.serve.dicom.composition import Composition, ReportedImage
@@ -50,7 +51,7 @@ def _state(composition: Composition, one: ReportedImage, series: int, instance: 
     image = _displayed(one)
     layer = GraphicLayer(LAYER, order=1, description=RESEARCH_USE)
     prediction = one.image.prediction
-    note = f"{RESEARCH_USE}\r\n{conclusion(prediction)}, probability {prediction.p_target:.1%}"
+    note = f"{RESEARCH_USE}\r\n{conclusion(prediction)}, probability {percent_text(prediction.p_target)}"
     texts = [
         TextObject(
             plain(note.replace("\r\n", ": ")),

@@ -124,12 +124,16 @@ function exportCsv() {
 }
 
 async function takeSamples() {
+  const button = /** @type {HTMLButtonElement} */ (byId("samples"));
+  button.disabled = true; // a second click must not add them twice
   try {
     const { files, samples } = await fetchSamples(api);
     take(files, samples);
   } catch (error) {
     byId("samples-note").textContent = `The samples could not be loaded: ${error instanceof Error ? error.message : error}`;
     announce(byId("samples-note").textContent ?? "");
+  } finally {
+    button.disabled = false;
   }
 }
 

@@ -99,7 +99,7 @@ function overview(images, sorted, when) {
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, image.name),
+      h("th", { scope: "row" }, ...smallImage(image), image.name),
       h("td", {}, `${MARKS[outcome.tone]} ${outcome.short}`),
       ...values.map((value) => h("td", {}, probabilityWords(value))),
     );
@@ -113,6 +113,11 @@ function overview(images, sorted, when) {
     h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...rows)),
     footer(images, when, null),
   );
+}
+
+/** @param {XrayImage} image */
+function smallImage(image) {
+  return image.thumbnail ? [h("img", { src: image.thumbnail.toDataURL("image/jpeg"), alt: "" })] : [];
 }
 
 /**
