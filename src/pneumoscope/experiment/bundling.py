@@ -15,7 +15,7 @@ from pneumoscope.evaluation import (
     fit_populations,
     sign_bundle,
 )
-from pneumoscope.experiment.images import are_of, by_data_set, whole_radiographs
+from pneumoscope.experiment.images import are_of, by_source, whole_radiographs
 from pneumoscope.experiment.plan import RECIPE_FILE
 from pneumoscope.experiment.run_folder import Origin
 from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle
@@ -69,7 +69,7 @@ def calibrated(
     progress.step("fitting the gate on training patients")
     gate = fit_gate(
         bundle,
-        by_data_set(images, manifest),
+        by_source(images),
         others=origin.experiment.not_chest,
         cache=cache,
         progress=progress,

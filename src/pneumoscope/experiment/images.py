@@ -29,7 +29,7 @@ from pneumoscope.training.recipe import Recipe, SplitSpec
 __all__ = [
     "additional_images",
     "are_of",
-    "by_data_set",
+    "by_source",
     "divide",
     "limited",
     "lung_segmenter",
@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+# Images of a source for its rate of rejection to mean something.
+LEAST_OF_A_SOURCE = 100
+OTHER_SOURCES = "training data"
 
 
 def prepare_manifest(
@@ -149,15 +153,14 @@ def with_additional(train: Manifest, added: Manifest | None) -> Manifest:
     return train.with_records([*train.records, *renamed])
 
 
-def by_data_set(train: Manifest, first: Manifest) -> dict[str, Manifest]:
-    """Divide training images into those of the data set itself and those of the additional one."""
-    own = are_of(train.records, first)
-    parts = {"training data": np.flatnonzero(own), "additional training data": np.flatnonzero(~own)}
-    return {
-        name: train.with_records(train.records[row] for row in part)
-        for name, part in parts.items()
-        if part.size
-    }
+def by_source(train: Manifest) -> dict[str, Manifest]:
+    """Divide training images by source; those of small sources, or of none, stay together."""
+    count = Counter(record.source for record in train.records)
+    parts: dict[str, list[Record]] = {}
+    for record in train.records:
+        large = record.source and count[record.source] >= LEAST_OF_A_SOURCE
+        parts.setdefault(record.source if large else OTHER_SOURCES, []).append(record)
+    return {name: train.with_records(records) for name, records in parts.items()}
 
 
 def whole_radiographs(manifest: Manifest, recipe: Recipe) -> Manifest:

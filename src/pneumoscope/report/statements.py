@@ -50,8 +50,9 @@ def probability_statement(prediction: Prediction) -> str:
     """Return what the probability means. Only for an image with a prediction."""
     assert prediction.p_target is not None
     share = _of_100(prediction.p_target)
+    shown = percent_text(prediction.p_target)
     return (
-        f"Probability {percent_text(prediction.p_target)}: of 100 images like those the model was calibrated on that "
+        f"Probability {shown}: of 100 images like those the model was calibrated on that "
         f"get this value, {share} show {prediction.target}. Where {prediction.target} is rarer, fewer do. "
         "It is no measure of severity or extent."
     )

@@ -51,6 +51,7 @@ def _state(composition: Composition, one: ReportedImage, series: int, instance: 
     image = _displayed(one)
     layer = GraphicLayer(LAYER, order=1, description=RESEARCH_USE)
     prediction = one.image.prediction
+    assert prediction.p_target is not None
     note = f"{RESEARCH_USE}\r\n{conclusion(prediction)}, probability {percent_text(prediction.p_target)}"
     texts = [
         TextObject(
