@@ -162,7 +162,7 @@ $(MADE)/lungs/lungs.onnx:
 # What a set states about itself: ages and views of images that have none.
 $(MADE)/children/all.csv:
 	mkdir -p $(@D)
-	test -f '$(XRAYS)/dataset.yaml' || echo 'population: {name: children, ages: [1, 5], views: [AP]}' > $(@D)/dataset.yaml
+	test -f '$(XRAYS)/dataset.yaml' || echo '{name: Kermany et al., population: {name: children, ages: [1, 5], views: [AP]}}' > $(@D)/dataset.yaml
 	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@
 
 $(MADE)/nih/all.csv:
@@ -171,7 +171,7 @@ $(MADE)/nih/all.csv:
 
 $(MADE)/adults/all.csv:
 	mkdir -p $(@D)
-	test -f '$(ADULTS)/dataset.yaml' || echo 'population: {name: adults, ages: [18, 90]}' > $(@D)/dataset.yaml
+	test -f '$(ADULTS)/dataset.yaml' || echo '{name: RSNA and BIMCV, population: {name: adults, ages: [18, 90]}}' > $(@D)/dataset.yaml
 	$(BIN)/pneumoscope data split '$(ADULTS)' --out $@
 
 $(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv) $(if $(ADULTS),$(MADE)/adults/all.csv)

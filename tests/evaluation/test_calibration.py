@@ -224,6 +224,25 @@ def test_sets_cover_a_row_of_a_new_patient_however_many_rows_each_has():
     assert 0.9 - 0.01 <= np.mean(hits) <= 0.94
 
 
+def test_classes_without_labels_of_their_own_get_a_threshold_from_what_there_is():
+    """Subtypes unknown: the set holds one of them. An absent class must be likelier than all others."""
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet([1, 1, 1, 1], 2000)
+    drawn_from = (p[:, :, None].cumsum(axis=1)[:, :, 0] > rng.random((2000, 1))).argmax(axis=1)
+    named = drawn_from < 3
+    possible = np.zeros((2000, 4), bool)
+    possible[drawn_from == 0, 0] = True
+    possible[(drawn_from == 1) | (drawn_from == 2), 1:3] = True
+    new = np.arange(2000) % 2 == 1
+    thresholds = np.array(conformal_thresholds(p[named & ~new], possible[named & ~new], 0.1))
+    assert thresholds[1] == thresholds[2] > 0
+    assert thresholds[3] == 0.5
+    sets = p >= thresholds
+    for classes in ([0], [1, 2]):
+        own = new & possible[:, classes[0]]
+        assert sets[own][:, classes].any(axis=1).mean() == pytest.approx(0.9, abs=0.04)
+
+
 def test_rows_of_unknown_subtype_fit_temperature_but_no_conformal_threshold():
     logits, labels = drawn(3000, 3, 4)
     possible = labels[:, None] == np.arange(3)

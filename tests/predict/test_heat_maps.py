@@ -14,7 +14,13 @@ from onnx import numpy_helper
 
 from bundles import make_bundle
 from images import grey_levels
-from pneumoscope.model.bundle import HEAD_FILE, default_bundle_path, load_bundle, write_bundle
+from pneumoscope.model.bundle import (
+    HEAD_FILE,
+    POPULATIONS_FILE,
+    default_bundle_path,
+    load_bundle,
+    write_bundle,
+)
 from pneumoscope.predict.predictor import Predictor
 
 SIZE = 224
@@ -99,9 +105,10 @@ def against_normal(folder: Path, real: dict[str, list[Path]], **files: bytes) ->
         np.savez(buffer, weight=bundle.head_weight, **arrays)
         return buffer.getvalue()
 
-    # The classifier of frontal chests belongs to the shipped network.
+    # The classifiers of frontal chests and of populations belong to the shipped network.
     gate = bundle.manifest.gate.model_copy(update={"min_chest": None})
-    manifest = bundle.manifest.model_copy(update={"gate": gate})
+    kept = {name: sha for name, sha in bundle.manifest.files.items() if name != POPULATIONS_FILE}
+    manifest = bundle.manifest.model_copy(update={"gate": gate, "files": kept})
     written = write_bundle(folder, manifest, {HEAD_FILE: head(), **files})
     outputs = Predictor.load(folder).outputs_iter(real["normal"])
     background = np.mean([one.features for (one,) in outputs if one.features is not None], axis=0)

@@ -172,7 +172,10 @@ def recalibrate_bundle(
     _check_enough(observed.records, parent.target, manifest.root)
     fitted_on = f"{described_as}{f', each with {copies} augmented copies' if copies else ''}"
     own = parent.calibrations[0]
-    target_only = any(counts[name] < LEAST for name in parent.classes)
+    # A class outside the target may be absent altogether, as other diseases are in many sets.
+    target_only = any(
+        counts[name] < LEAST and (counts[name] > 0 or parent.target.includes(name)) for name in parent.classes
+    )
     fit = _fitter(own, method, fitted_on, target_only=target_only)
     before = _decisions(observed, own, np.flatnonzero(observed.is_original))
     progress.step("fitting on each fold")

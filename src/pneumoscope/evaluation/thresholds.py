@@ -16,6 +16,8 @@ SENSITIVITY_FLOOR = SPECIFICITY_FLOOR = 0.98
 PLATEAU = 0.01
 # Sums of weights that are no whole numbers miss a floor by less.
 ROUNDING = 1e-9
+# Conformal threshold of a class that no label names.
+UNSEEN = 0.5
 
 CRITERIA = {
     "screening": f"sensitivity at least {SENSITIVITY_FLOOR:.2f}",
@@ -184,12 +186,16 @@ def conformal_thresholds(
     one row, drawn at random, of a new patient (Lee, Barber and Willett, Distribution-free inference with
     hierarchical data, 2023).
 
+    A class without a threshold from labels of its own gets that of the labels that leave it open: the set
+    then holds one of the classes that such a label names. For a class that no label names nothing can be
+    guaranteed; it is in the set where it is likelier than all others together.
+
     Parameters
     ----------
     probabilities : ndarray of float64, shape (N, K)
         Calibrated, of images exchangeable with future ones.
     labels : ndarray of int, shape (N,), or of bool, shape (N, K)
-        True classes; or the classes that each label leaves open: rows with more than one are left out.
+        True classes; or the classes that each label leaves open.
     alpha : float
         Share of misses allowed, in (0, 1).
     patients : ndarray of int, shape (N,), optional
@@ -198,7 +204,8 @@ def conformal_thresholds(
     Returns
     -------
     tuple of float, length K
-        0 for a class with too few images to guarantee anything: it is always in the set.
+        0 for a class with too few images to guarantee anything: it is always in the set. 0.5 for a class
+        without any.
 
     Raises
     ------
@@ -211,9 +218,16 @@ def conformal_thresholds(
     possible = classes_left_open(labels, classes)
     known = possible & (possible.sum(axis=1) == 1)[:, None]
     groups = np.arange(len(probabilities)) if patients is None else patients
-    return tuple(
-        _least_kept(probabilities[known[:, k], k], groups[known[:, k]], alpha) for k in range(classes)
-    )
+    likeliest = np.where(possible, probabilities, 0).max(axis=1)
+
+    def threshold(k: int) -> float:
+        own, open_to_it = known[:, k], possible[:, k] & ~known[:, k]
+        if not possible[:, k].any():
+            return UNSEEN
+        found = _least_kept(probabilities[own, k], groups[own], alpha)
+        return found or _least_kept(likeliest[open_to_it], groups[open_to_it], alpha)
+
+    return tuple(threshold(k) for k in range(classes))
 
 
 def _least_kept(p: FloatArray, patients: IntArray, alpha: float) -> float:
