@@ -85,6 +85,16 @@ def test_another_file_of_the_name_is_not_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["normal.jpeg"], "nothing is half written"
 
 
+def test_samples_of_an_earlier_version_are_replaced(tmp_path):
+    write_samples(tmp_path)
+    table = (tmp_path / SAMPLES_TABLE).read_text()
+    (tmp_path / SAMPLES_TABLE).write_text(table.replace("normal", "other"))
+    (tmp_path / "hand.jpeg").write_bytes(b"another hand")
+    write_samples(tmp_path)
+    assert (tmp_path / SAMPLES_TABLE).read_text() == table
+    assert (tmp_path / "hand.jpeg").read_bytes() == (samples_folder() / "hand.jpeg").read_bytes()
+
+
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: cannot write there"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pneumoscope.cli.common import bundle_facts, make_folder, one_opencv_thread, print_json
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import require_extra
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 SAMPLES, HEATMAPS, REPORT = "samples", "heatmaps", "report.html"  # in the folder of the demonstration
+STEP = "predicting the samples"
 
 
 def demo(
@@ -78,10 +80,15 @@ def _predict(out: Path) -> tuple[Bundle, tuple[Sample, ...], list[Prediction]]:
     samples = write_samples(out / SAMPLES)
     predictor = Predictor.load()
     predictions = []
-    with open_images(out / HEATMAPS, out / REPORT, predictor, None, None) as draw:
+    with (
+        show_progress(keep=False, after=1.0) as progress,
+        open_images(out / HEATMAPS, out / REPORT, predictor, None, None) as draw,
+    ):
+        progress.step(STEP)
         for one in predictor.explain_iter([out / SAMPLES / sample.path for sample in samples]):
             draw(one)
             predictions.append(one.prediction)
+            progress.update(len(predictions), len(samples))
     return predictor.bundle, samples, predictions
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -98,8 +99,9 @@ def write_samples(out: Path) -> tuple[Sample, ...]:
     names = [SAMPLES_TABLE, *(sample.path for sample in samples)]
     contents = {name: (source / name).read_bytes() for name in names}
     try:
+        earlier = _written_before(out)
         for name, content in contents.items():
-            if (out / name).exists() and (out / name).read_bytes() != content:
+            if name not in earlier and (out / name).exists() and (out / name).read_bytes() != content:
                 raise DataError(f"{out / name}: is another file of that name; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -107,3 +109,15 @@ def write_samples(out: Path) -> tuple[Sample, ...]:
     except OSError as error:
         raise DataError(f"{out}: cannot write there ({error.strerror}); choose another folder") from error
     return samples
+
+
+def _written_before(out: Path) -> set[str]:
+    """Return the names of files that this or another version wrote, by the table that it left."""
+    try:
+        text = (out / SAMPLES_TABLE).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return set()
+    rows = csv.DictReader(text.splitlines())
+    if rows.fieldnames != list(Sample.__dataclass_fields__):
+        return set()
+    return {SAMPLES_TABLE, *(row["path"] for row in rows if row["path"])}
