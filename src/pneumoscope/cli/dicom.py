@@ -194,9 +194,11 @@ def rebuild(config: Config, as_json: AsJson = False) -> None:
 
     store = Store(settings.folder)
     with lock_folder(settings.folder):
-        aside, taken = make_anew(settings.folder, store)
-    line = f"{taken} images taken into a new journal" + (f"; the old one is in {aside}" if aside else "")
-    _show_done(as_json, {"images": taken, "old_journal": str(aside) if aside else None}, line)
+        done = make_anew(settings.folder, store)
+    old = f"; the old one is in {done.aside}" if done.aside else ""
+    line = f"{done.images} images taken into a new journal, {done.skipped} files skipped{old}"
+    facts = {"images": done.images, "skipped": done.skipped}
+    _show_done(as_json, facts | {"old_journal": str(done.aside) if done.aside else None}, line)
 
 
 @app.command()

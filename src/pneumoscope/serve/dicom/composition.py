@@ -19,6 +19,7 @@ from pneumoscope.report.region import Region, strongest_region
 from pneumoscope.serve.dicom.codes import plain
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
 from pneumoscope.serve.dicom.header import TYPE_2, copy_header, required_uid
+from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 from pneumoscope.serve.dicom.uids import derived_uid
 from pneumoscope.serve.workers.rows import prediction_row
 
@@ -26,8 +27,6 @@ __all__ = ["MANUFACTURER", "Composition", "ReportedImage", "finish", "moment", "
 
 MANUFACTURER = "Pneumoscope"
 """Manufacturer (0008,0070) of every object of ours."""
-
-IMPLEMENTATION_UID = derived_uid("implementation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +181,7 @@ def finish(dataset: Dataset, header: Dataset, made: datetime.datetime) -> Datase
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = "PNEUMOSCOPE"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     dataset.file_meta = meta
     return dataset
 

@@ -3,7 +3,7 @@
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, makes the TLS
 handshake in the thread that accepts connections, and loses the association where a disk is full. The
 subclasses here change just that; they rely on names of version 3.0 that are not public, so the version is
-pinned and `tests/serve/dicom/test_dimse.py` covers each.
+pinned and `tests/serve/dicom/test_receiver.py` covers each.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class _Dimse(DIMSEServiceProvider):
             str(command.AffectedSOPClassUID),
             str(command.AffectedSOPInstanceUID),
             str(context.transfer_syntax[0]),
+            self.assoc.requestor.ae_title.strip(),
         )
         self._open = [one for one in self._open if one.path.exists()]
         received = self._store.receive(head, self._max_bytes)

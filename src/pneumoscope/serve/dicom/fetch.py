@@ -73,7 +73,7 @@ class FileIntake:
     def _keep(self, data: bytes, head: dict[str, Any], origin: Origin) -> None:
         sop_class, sop_instance = head["sop_class"], head["sop_instance"]
         try:
-            start = file_head(sop_class, sop_instance, head["transfer_syntax"])
+            start = file_head(sop_class, sop_instance, head["transfer_syntax"], origin.caller)
         except ValueError as error:
             raise NotDicom("its UIDs are none") from error
         received = self._intake.store.receive(start, self.limits.max_dataset_mb * MB)

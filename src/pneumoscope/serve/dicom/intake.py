@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
 from pneumoscope.serve.dicom.store import ReceivedFile, Store, uid_hash
@@ -45,7 +46,7 @@ class Accepted(StrEnum):
     """Another content under a UID that is known: kept apart, reported, not processed."""
 
 
-class NotAccepted(Exception):
+class NotAccepted(PneumoscopeError):
     """A dataset that could not be stored or journalled; the sender must keep it and send it again."""
 
 

@@ -31,11 +31,10 @@ from pneumoscope.serve.dicom.config import MB, CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.dimse import NodeAssociation, NodeServer
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
-from pneumoscope.serve.dicom.store import ReceivedFile, uid_hash
+from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, ReceivedFile, uid_hash
 from pneumoscope.serve.dicom.tls import server_context
-from pneumoscope.serve.dicom.uids import derived_uid
 
-__all__ = ["IMPLEMENTATION_UID", "STORAGE_CLASSES", "Receiver", "transfer_syntaxes"]
+__all__ = ["STORAGE_CLASSES", "Receiver", "transfer_syntaxes"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,6 @@ STORAGE_CLASSES = (
 )
 """What is accepted; films (modality RG) come as the first or the last."""
 
-IMPLEMENTATION_UID = derived_uid("implementation")
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 
 SUCCESS = 0x0000

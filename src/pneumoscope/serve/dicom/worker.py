@@ -31,14 +31,12 @@ from pneumoscope.serve.dicom.inputs import input_measures
 from pneumoscope.serve.dicom.logs import set_up_logs
 from pneumoscope.serve.dicom.results import build_results, is_own_object
 from pneumoscope.serve.dicom.routing import ImageFacts, route
+from pneumoscope.serve.dicom.store import dataset_offset
 from pneumoscope.serve.workers import worker
 from pneumoscope.serve.workers.frames import Response
 from pneumoscope.serve.workers.rows import prediction_of, prediction_row, stopped
 
 __all__ = ["main", "respond"]
-
-DICOM_PREFIX = slice(128, 132)
-GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,18 +171,8 @@ def _head(_predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Re
         "sop_class": described["sop_class"],
         "sop_instance": described["sop_uid"],
         "transfer_syntax": syntax,
-        "offset": _dataset_offset(data),
+        "offset": dataset_offset(data),
     }, []
-
-
-def _dataset_offset(data: bytes) -> int:
-    """Return where the dataset begins, behind preamble and file meta information (PS3.10 7.1)."""
-    start = 132 if data[DICOM_PREFIX] == b"DICM" else 0
-    if data[start : start + 8] != GROUP_LENGTH:
-        if data[start : start + 2] == b"\x02\x00":
-            raise PneumoscopeError("its file meta information has no length; export it again")
-        return start
-    return start + 12 + int.from_bytes(data[start + 8 : start + 12], "little")
 
 
 def _build(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Response:
