@@ -182,7 +182,36 @@ def test_a_study_of_very_many_images_has_several_results(journal):
     while queue.studies_in_hand():
         queue.compose("9", "b", 1)
     counts = journal.rows("SELECT count(*) FROM result_images GROUP BY result ORDER BY result")
-    assert [row[0] for row in counts] == [50, 50, 20]
+    assert [row[0] for row in counts] == [12] * 10
+
+
+def test_a_result_that_cannot_be_built_is_split(journal):
+    """One image that cannot be reported does not cost the others their result."""
+    queue = Queue(journal, 3600)
+    for number in range(3):
+        add(
+            journal, number, state="predicted", positive=0, study_uid="9", priority=1, prediction="{}",
+            destinations=f'["{number}"]',
+        )  # fmt: skip
+        with journal.change() as connection:
+            values = (number + 1, None, "null", None, None, b"", b"")
+            connection.execute("INSERT INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    queue.compose("9", "b", 1)
+    result = queue.next_result([])
+    assert not queue.not_built(result, "it hangs", most_tries=2, final=False)
+    assert queue.next_result([]).id == result.id
+    assert not queue.not_built(queue.next_result([]), "it hangs", most_tries=2, final=False), "split"
+    alone: list[int] = []
+    while one := queue.next_result(alone):
+        alone.append(one.id)
+        assert len(one.images) == len(one.pieces) / 2 == 1
+        assert (one.study_uid, one.tries, one.priority) == ("9", 0, 1)
+    assert len(alone) == 3 and result.id not in alone
+    places = {row[0] for row in journal.rows("SELECT destinations FROM results")}
+    assert places == {'["0", "1", "2"]'}
+    assert queue.not_built(queue.next_result(alone[1:]), "no series", most_tries=3, final=True)
+    states = [row[0] for row in journal.rows("SELECT state FROM results ORDER BY id")]
+    assert sorted(states) == ["composed", "composed", "failed"]
 
 
 def test_what_another_bundle_predicted_is_predicted_again(journal):

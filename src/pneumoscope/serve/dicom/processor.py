@@ -234,6 +234,7 @@ class Processor:
             "revision": result.revision,
             "options": self._config.results.model_dump(),
             "images": result.images,
+            "max_inflated": self._config.limits.max_inflated_mb * MB,
         }
         name = uid_hash(result.study_uid)[:12]
         try:

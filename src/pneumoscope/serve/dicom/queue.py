@@ -26,7 +26,7 @@ __all__ = [
     "enter_objects",
 ]
 
-MOST_IMAGES = 50  # of one result; a study of radiographs has a few
+MOST_IMAGES = 12  # of one result, which is built within the time and memory of one image
 COLUMNS = "id, sop_instance, sop_class, sha256, file, caller, link, tries, received, priority"
 
 
@@ -244,25 +244,10 @@ class Queue:
                 " WHERE study_uid = ? AND state = 'predicted' ORDER BY sop_instance LIMIT ?",
                 (study_uid, MOST_IMAGES),
             ).fetchall()
-            destinations = {name for image in images for name in json.loads(image["destinations"])}
             priority = max(image["priority"] for image in images)
             if any(image["positive"] for image in images):
                 priority = max(priority, positive_priority)
-            made = datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds")
-            number = connection.execute(
-                "INSERT INTO results (study_uid, made, revision, bundle, state, priority, destinations,"
-                " first_received, last_received) VALUES (?, ?, ?, ?, 'composed', ?, ?, ?, ?)",
-                (
-                    *(study_uid, made, max(image["revision"] for image in images), bundle, priority),
-                    json.dumps(sorted(destinations)),
-                    min(image["received"] for image in images),
-                    max(image["received"] for image in images),
-                ),
-            ).lastrowid
-            assert number is not None
-            connection.executemany(
-                "INSERT INTO result_images VALUES (?, ?)", [(number, image["id"]) for image in images]
-            )
+            number = _enter_result(connection, study_uid, bundle, priority, images)
             connection.executemany(
                 "UPDATE instances SET state = 'composed' WHERE id = ?", [(image["id"],) for image in images]
             )
@@ -326,9 +311,17 @@ class Queue:
         return destinations
 
     def not_built(self, result: QueuedResult, why: str, *, most_tries: int, final: bool) -> bool:
-        """Count a failure to build; return whether it is given up. It may be tried again by a command."""
+        """Count a failure to build; return whether it is given up. It may be tried again by a command.
+
+        A result of several images that is given up becomes one result for each of them, so that an image that
+        cannot be reported costs the others nothing.
+        """
         failed = final or result.tries + 1 >= most_tries
         with self.journal.change() as connection:
+            if failed and len(result.images) > 1:
+                _split_result(connection, result)
+                audit.record(connection, "split", study=result.study_uid, why=why)
+                return False
             connection.execute(
                 "UPDATE results SET tries = tries + 1, detail = ?, state = ? WHERE id = ?",
                 (why, "failed" if failed else "composed", result.id),
@@ -352,6 +345,46 @@ def enter_objects(
             "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
             [(number, destination, state, now()) for destination, state in states.items()],
         )
+
+
+def _enter_result(
+    connection: sqlite3.Connection, study_uid: str, bundle: str, priority: int, images: Sequence[sqlite3.Row]
+) -> int:
+    """Enter a result of these images, to be built; return its number."""
+    destinations = {name for image in images for name in json.loads(image["destinations"])}
+    made = datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds")
+    number = connection.execute(
+        "INSERT INTO results (study_uid, made, revision, bundle, state, priority, destinations,"
+        " first_received, last_received) VALUES (?, ?, ?, ?, 'composed', ?, ?, ?, ?)",
+        (
+            *(study_uid, made, max(image["revision"] for image in images), bundle, priority),
+            json.dumps(sorted(destinations)),
+            min(image["received"] for image in images),
+            max(image["received"] for image in images),
+        ),
+    ).lastrowid
+    assert number is not None
+    connection.executemany(
+        "INSERT INTO result_images VALUES (?, ?)", [(number, image["id"]) for image in images]
+    )
+    return number
+
+
+def _split_result(connection: sqlite3.Connection, result: QueuedResult) -> None:
+    """Put a result of its own for each image in the place of a result."""
+    bundle, places = connection.execute(
+        "SELECT bundle, destinations FROM results WHERE id = ?", (result.id,)
+    ).fetchone()
+    images = connection.execute(
+        "SELECT i.id, i.revision, i.received, ? AS destinations FROM instances i"
+        " JOIN result_images ri ON ri.instance = i.id WHERE ri.result = ? ORDER BY i.sop_instance",
+        (places, result.id),
+    ).fetchall()
+    for image in images:
+        _enter_result(connection, result.study_uid, bundle, result.priority, [image])
+    # After the others are there: SQLite would give its number to the first of them.
+    connection.execute("DELETE FROM result_images WHERE result = ?", (result.id,))
+    connection.execute("DELETE FROM results WHERE id = ?", (result.id,))
 
 
 def _raise_study(connection: sqlite3.Connection, study_uid: str, priority: int) -> None:

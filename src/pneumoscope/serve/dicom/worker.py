@@ -26,7 +26,7 @@ from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
 from pneumoscope.serve.dicom.config import RuleConfig
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
-from pneumoscope.serve.dicom.header import encode
+from pneumoscope.serve.dicom.header import encode, required_uid
 from pneumoscope.serve.dicom.inputs import input_measures
 from pneumoscope.serve.dicom.logs import set_up_logs
 from pneumoscope.serve.dicom.results import build_results, is_own_object
@@ -55,7 +55,7 @@ def respond(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> R
     job : dict
         With ``kind``: ``predict`` (``name``, ``caller``, ``rules``, ``destinations``, ``operating_point``,
         ``max_inflated``, ``sop_class``, ``sop_instance``), ``head`` (``name``, ``max_inflated``), or
-        ``build`` (``study``, ``made``, ``revision``, ``options``, ``images``).
+        ``build`` (``study``, ``made``, ``revision``, ``options``, ``images``, ``max_inflated``).
     pieces : list of bytes
         The file; for ``build`` heat map and preview of each image.
 
@@ -81,7 +81,7 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
     facts: dict[str, Any] = {}
     try:
         header = read_header(job["name"], data, Limits(max_bytes=job["max_inflated"]))
-        facts, own = _facts(header), is_own_object(header)
+        facts, own, why = _facts(header), is_own_object(header), _not_filed(header)
     except UnreadableImageError as error:
         return _unread(predictor, job, error)
     except (*CUT_OFF, *DAMAGED):
@@ -102,6 +102,8 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
         return head | {"ignore": "a result of this program"}, []
     if not where.process:
         return head | {"ignore": f"rule {where.rule}"}, []
+    if why:
+        return head | {"error": why}, []
     try:
         explained = predictor.explain(data, job["name"])
         inverted = Reason.INVERTED in explained.prediction.reasons
@@ -151,6 +153,16 @@ def _facts(header: pydicom.Dataset) -> dict[str, Any]:
     }
 
 
+def _not_filed(header: pydicom.Dataset) -> str:
+    """Return why no result can be filed with an image; empty where one can."""
+    try:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+            required_uid(header, keyword, "the image")
+    except PneumoscopeError as error:
+        return str(error)
+    return ""
+
+
 def _heatmap(explanation: Explanation | None) -> bytes:
     return worker.heatmap_png(explanation) if explanation else b""
 
@@ -187,7 +199,7 @@ def _build(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Re
         datetime.datetime.fromisoformat(job["made"]),
         job["revision"],
     )
-    made = build_results(study, ResultOptions(**job["options"]))
+    made = build_results(study, ResultOptions(**job["options"]), Limits(max_bytes=job["max_inflated"]))
     objects = [
         {
             "sop_class": str(one.SOPClassUID),
