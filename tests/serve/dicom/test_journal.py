@@ -158,6 +158,30 @@ def test_the_order_of_the_queue(journal):
     assert order(Queue(journal, 3600)) == ["1.2.4", "1.2.5", "1.2.3", "1.2.2", "1.2.1", "1.2.6"]
 
 
+def test_the_cap_on_the_longest_wait_holds_for_images_that_crashed(journal):
+    add(journal, 1, age=5000, tries=1)
+    add(journal, 2, age=10, tries=1)
+    add(journal, 3, priority=2)
+    assert order(Queue(journal, 3600)) == ["1.2.1", "1.2.3", "1.2.2"]
+
+
+def test_a_result_that_failed_comes_after_the_others(journal):
+    """And is deferred, so that images come before it, unless it has waited for too long."""
+    queue = Queue(journal, 3600)
+    for number, more in enumerate([{"priority": 2}, {}, {"age": 5000}]):
+        study = {"study_uid": str(number), "destinations": "[]", "positive": 0}
+        add(journal, number, state="predicted", **study, **more)
+        queue.compose(str(number), "b", 1)
+    with journal.change() as connection:
+        connection.execute("UPDATE results SET tries = 1 WHERE study_uid != '1'")
+    taken: list[int] = []
+    found = []
+    while result := queue.next_result(taken):
+        taken.append(result.id)
+        found.append((result.study_uid, bool(result.deferred)))
+    assert found == [("2", False), ("1", False), ("0", True)]
+
+
 def test_a_positive_image_raises_the_rest_of_its_study(journal):
     queue = Queue(journal, 3600)
     same = {"study_uid": "9", "destinations": '["pacs"]'}

@@ -7,7 +7,6 @@ the result are stored. Or it ends as ``ignored`` by a rule, ``parked`` after sev
 
 from __future__ import annotations
 
-import datetime
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.composing import enter_result, raise_study, split_result
 from pneumoscope.serve.dicom.journal import Journal, now
 
 __all__ = [
@@ -84,7 +84,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class QueuedResult:
-    """A result to build: its images as the worker takes them, and heat map and preview of each."""
+    """A result to build: its images as the worker takes them, and heat map and preview of each.
+
+    It is ``deferred`` where building it has failed before: images are predicted first.
+    """
 
     id: int
     study_uid: str
@@ -92,6 +95,7 @@ class QueuedResult:
     revision: int
     priority: int
     tries: int
+    deferred: int
     images: list[dict[str, Any]]
     pieces: list[bytes]
 
@@ -151,12 +155,15 @@ class Queue:
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
         """Return the image to predict next, but none of those that are taken.
 
-        One that crashed or outlasted its limit is tried again when no other is waiting.
+        One that crashed or outlasted its limit is tried again when no other is waiting, or when it has waited
+        for too long.
         """
+        since = now() - self._longest_wait
         rows = self.journal.rows(
-            f"SELECT {COLUMNS} FROM instances WHERE state = 'received' ORDER BY tries, (received < ?) DESC,"
+            f"SELECT {COLUMNS} FROM instances WHERE state = 'received'"
+            " ORDER BY (CASE WHEN received < ? THEN 0 ELSE tries END), (received < ?) DESC,"
             " (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
-            (now() - self._longest_wait, now() - self._longest_wait, len(taken) + 1),
+            (since, since, since, len(taken) + 1),
         )
         return next((QueuedImage(**row) for row in rows if row["id"] not in taken), None)
 
@@ -247,19 +254,22 @@ class Queue:
             priority = max(image["priority"] for image in images)
             if any(image["positive"] for image in images):
                 priority = max(priority, positive_priority)
-            number = _enter_result(connection, study_uid, bundle, priority, images)
+            number = enter_result(connection, study_uid, bundle, priority, images)
             connection.executemany(
                 "UPDATE instances SET state = 'composed' WHERE id = ?", [(image["id"],) for image in images]
             )
-            _raise_study(connection, study_uid, priority)
+            raise_study(connection, study_uid, priority)
         return number
 
     def next_result(self, taken: Collection[int]) -> QueuedResult | None:
-        """Return the result to build next, but none of those that are taken."""
+        """Return the result to build next, but none of those that are taken; the failed ones come last."""
+        since = now() - self._longest_wait
         rows = self.journal.rows(
-            "SELECT id, study_uid, made, revision, priority, tries FROM results WHERE state = 'composed'"
-            " ORDER BY (last_received < ?) DESC, priority DESC, id LIMIT ?",
-            (now() - self._longest_wait, len(taken) + 1),
+            "SELECT id, study_uid, made, revision, priority, tries,"
+            " (tries AND last_received >= ?) AS deferred FROM results WHERE state = 'composed'"
+            " ORDER BY (CASE WHEN last_received < ? THEN 0 ELSE tries END), (last_received < ?) DESC,"
+            " priority DESC, id LIMIT ?",
+            (since, since, since, len(taken) + 1),
         )
         row = next((row for row in rows if row["id"] not in taken), None)
         if row is None:
@@ -319,7 +329,7 @@ class Queue:
         failed = final or result.tries + 1 >= most_tries
         with self.journal.change() as connection:
             if failed and len(result.images) > 1:
-                _split_result(connection, result)
+                split_result(connection, result.id)
                 audit.record(connection, "split", study=result.study_uid, why=why)
                 return False
             connection.execute(
@@ -344,55 +354,6 @@ def enter_objects(
         connection.executemany(
             "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
             [(number, destination, state, now()) for destination, state in states.items()],
-        )
-
-
-def _enter_result(
-    connection: sqlite3.Connection, study_uid: str, bundle: str, priority: int, images: Sequence[sqlite3.Row]
-) -> int:
-    """Enter a result of these images, to be built; return its number."""
-    destinations = {name for image in images for name in json.loads(image["destinations"])}
-    made = datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds")
-    number = connection.execute(
-        "INSERT INTO results (study_uid, made, revision, bundle, state, priority, destinations,"
-        " first_received, last_received) VALUES (?, ?, ?, ?, 'composed', ?, ?, ?, ?)",
-        (
-            *(study_uid, made, max(image["revision"] for image in images), bundle, priority),
-            json.dumps(sorted(destinations)),
-            min(image["received"] for image in images),
-            max(image["received"] for image in images),
-        ),
-    ).lastrowid
-    assert number is not None
-    connection.executemany(
-        "INSERT INTO result_images VALUES (?, ?)", [(number, image["id"]) for image in images]
-    )
-    return number
-
-
-def _split_result(connection: sqlite3.Connection, result: QueuedResult) -> None:
-    """Put a result of its own for each image in the place of a result."""
-    bundle, places = connection.execute(
-        "SELECT bundle, destinations FROM results WHERE id = ?", (result.id,)
-    ).fetchone()
-    images = connection.execute(
-        "SELECT i.id, i.revision, i.received, ? AS destinations FROM instances i"
-        " JOIN result_images ri ON ri.instance = i.id WHERE ri.result = ? ORDER BY i.sop_instance",
-        (places, result.id),
-    ).fetchall()
-    for image in images:
-        _enter_result(connection, result.study_uid, bundle, result.priority, [image])
-    # After the others are there: SQLite would give its number to the first of them.
-    connection.execute("DELETE FROM result_images WHERE result = ?", (result.id,))
-    connection.execute("DELETE FROM results WHERE id = ?", (result.id,))
-
-
-def _raise_study(connection: sqlite3.Connection, study_uid: str, priority: int) -> None:
-    """Give all of a study at least this priority; nothing is lowered."""
-    for table in ("instances", "results"):
-        connection.execute(
-            f"UPDATE {table} SET priority = ? WHERE study_uid = ? AND priority < ?",
-            (priority, study_uid, priority),
         )
 
 
