@@ -311,6 +311,8 @@ def _show_report(made: MonthlyReport) -> None:
     for site, measures in made.verdicts.items():
         shown = "; ".join(f"{name} {_share(share)}" for name, share in measures.items())
         typer.echo(f"against radiologists, {site}: {shown}")
+    if made.other_bundles:
+        typer.echo(f"{made.other_bundles} predictions of other bundles are not in shares, drift and verdicts")
     if made.unmatched:
         typer.echo(f"{made.unmatched} verdicts have no prediction in this month")
     for warning in made.warnings:
