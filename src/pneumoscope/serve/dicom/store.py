@@ -6,6 +6,7 @@ well. Its name is a hash of the SOP Instance UID: what a sender calls its image 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -213,14 +214,17 @@ class Store:
         self.folder = folder
         self.incoming = folder / "incoming"
         try:
+            new = not folder.exists()
             for one in (
                 folder,
                 self.incoming,
                 *(folder / name for name in ("images", "conflicts", "results")),
             ):
                 one.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for one in (folder.parent, folder):  # the names of new folders are on disk as well
-                _flush_folder(one)
+            _flush_folder(folder)  # the names of new folders are on disk as well
+            if new:
+                with contextlib.suppress(PermissionError):  # it may be one that this user cannot list
+                    _flush_folder(folder.parent)
         except OSError as error:
             raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another") from error
 
