@@ -67,10 +67,12 @@ class RawAssociation:
         except (OSError, EOFError):
             return b""
 
-    def store(self, dataset: bytes, instance: bytes, *, piece: int = 16_000) -> int | None:
+    def store(
+        self, dataset: bytes, instance: bytes, *, piece: int = 16_000, sop_class: bytes = DX
+    ) -> int | None:
         """Send a C-STORE; return its status, None where the other side closed."""
         try:
-            self.socket.sendall(self.command(instance))
+            self.socket.sendall(self.command(instance, sop_class=sop_class))
             for start in range(0, max(1, len(dataset)), piece):
                 part = dataset[start : start + piece]
                 last = start + piece >= len(dataset)
@@ -79,10 +81,10 @@ class RawAssociation:
             return None
         return self.status()
 
-    def command(self, instance: bytes, *, number: int = 1) -> bytes:
+    def command(self, instance: bytes, *, number: int = 1, sop_class: bytes = DX) -> bytes:
         """Return the P-DATA with the command of a C-STORE."""
         rest = (
-            element(0, 0x0002, DX)
+            element(0, 0x0002, sop_class)
             + element(0, 0x0100, struct.pack("<H", 1))
             + element(0, 0x0110, struct.pack("<H", number))
             + element(0, 0x0700, struct.pack("<H", 0))

@@ -69,7 +69,7 @@ def test_json(tmp_path, capsys):
     assert json.loads(out)["pacs"]["responds"] is False
     assert json.loads(out)["pacs"]["reason"]
     code, out, _ = run(capsys, "rebuild", "--config", str(config), "--json")
-    assert (code, json.loads(out)) == (0, {"images": 0, "old_journal": None})
+    assert (code, json.loads(out)) == (0, {"images": 0, "skipped": 0, "old_journal": None})
     code, out, _ = run(capsys, "retry", "--dead", "--config", str(config), "--json")
     assert (code, json.loads(out)) == (0, {"dead": 0})
     code, out, err = run(capsys, "retract", "1.2", "--reason", "x", "--config", str(config), "--json")

@@ -194,9 +194,11 @@ def rebuild(config: Config, as_json: AsJson = False) -> None:
 
     store = Store(settings.folder)
     with lock_folder(settings.folder):
-        aside, taken = make_anew(settings.folder, store)
-    line = f"{taken} images taken into a new journal" + (f"; the old one is in {aside}" if aside else "")
-    _show_done(as_json, {"images": taken, "old_journal": str(aside) if aside else None}, line)
+        done = make_anew(settings.folder, store)
+    old = f"; the old one is in {done.aside}" if done.aside else ""
+    line = f"{done.images} images taken into a new journal, {done.skipped} files skipped{old}"
+    facts = {"images": done.images, "skipped": done.skipped}
+    _show_done(as_json, facts | {"old_journal": str(done.aside) if done.aside else None}, line)
 
 
 @app.command()
@@ -309,6 +311,8 @@ def _show_report(made: MonthlyReport) -> None:
     for site, measures in made.verdicts.items():
         shown = "; ".join(f"{name} {_share(share)}" for name, share in measures.items())
         typer.echo(f"against radiologists, {site}: {shown}")
+    if made.other_bundles:
+        typer.echo(f"{made.other_bundles} predictions of other bundles are not in shares, drift and verdicts")
     if made.unmatched:
         typer.echo(f"{made.unmatched} verdicts have no prediction in this month")
     for warning in made.warnings:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import errno
 import json
+import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_peers import radiograph
+from pneumoscope.serve.dicom import fetch
 from pneumoscope.serve.dicom.config import FolderConfig, Limits, PullConfig
 from pneumoscope.serve.dicom.dicomweb import WebError
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull, dicom_parts
@@ -21,7 +24,7 @@ from pneumoscope.serve.dicom.intake import Intake
 from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.node import WORKER_MODULE
 from pneumoscope.serve.dicom.store import Store
-from pneumoscope.serve.workers.pool import WorkerPool
+from pneumoscope.serve.workers.pool import JobStopped, WorkerPool
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,48 @@ def test_files_are_deleted_where_nothing_else_is_said(tmp_path, loop, files, jou
     assert rows(journal) == [(uid(1), "folder", "FOLDER")]
 
 
+def test_a_file_that_cannot_be_moved_holds_up_no_other(tmp_path, loop, files, journal, monkeypatch):
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    (inbox / "a.dcm").write_bytes(b"<html>")
+    (inbox / "b.dcm").write_bytes(radiograph(1))
+    (inbox / "c.dcm").write_bytes(radiograph(2))
+    move = fetch._move
+
+    def stuck(path, folder):
+        if path.name in {"a.dcm", "b.dcm"}:
+            raise PermissionError(13, "Permission denied")
+        move(path, folder)
+
+    monkeypatch.setattr(fetch, "_move", stuck)
+    watch = FolderWatch(FolderConfig(path=inbox, done=tmp_path / "done", bad=tmp_path / "bad"), files)
+    loop.run(watch.look())
+    assert loop.run(watch.look()) == 2
+    assert loop.run(watch.look()) == 0
+    assert [row[0] for row in rows(journal)] == [uid(1), uid(2)]
+    events = [row[0] for row in journal.rows("SELECT event FROM audit")]
+    assert sorted(events) == ["left out", "received", "received"], "nothing is taken again at each look"
+    monkeypatch.undo()
+    loop.run(watch.look())
+    assert not list(inbox.iterdir())
+    assert [path.name for path in (tmp_path / "bad").iterdir()] == ["a.dcm"]
+
+
+def test_a_folder_on_another_file_system(tmp_path, monkeypatch):
+    """It is copied there: a file cannot be renamed across file systems."""
+
+    def across(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    source = tmp_path / "a.dcm"
+    source.write_bytes(radiograph(1))
+    monkeypatch.setattr(os, "rename", across)
+    monkeypatch.setattr(os, "replace", across)
+    fetch._move(source, tmp_path / "done")
+    assert (tmp_path / "done" / "a.dcm").read_bytes() == radiograph(1)
+    assert not source.exists()
+
+
 class _Server(ThreadingHTTPServer):
     """A DICOMweb server with a few images."""
 
@@ -117,6 +162,7 @@ class _Server(ThreadingHTTPServer):
         self.images = {uid(number): radiograph(number) for number in (1, 2)}
         self.asked: list[str] = []
         self.status = 200
+        self.page = 1000
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -145,9 +191,13 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for one in self.server.images
             ]
-            if "offset=0" not in self.path or "Modality=DX" not in self.path:
+            if "Modality=DX" not in self.path:
                 rows = []
-            body = json.dumps([*rows, {"00080018": {"Value": ["../../etc"]}}, "x", {}]).encode()
+            offset = int(self.path.rsplit("offset=", 1)[1])
+            rows = rows[offset : offset + self.server.page]
+            if offset == 0 and self.server.page > len(rows):
+                rows += [{"00080018": {"Value": ["../../etc"]}}, "x", {}]
+            body = json.dumps(rows).encode()
         else:
             one = self.path.rsplit("/", 1)[1]
             if one not in self.server.images or not self.server.images[one]:
@@ -187,6 +237,63 @@ def test_images_of_a_server(loop, files, journal, server):
     assert not fetched, "what is known is not fetched again"
     server.images[uid(3)] = radiograph(3)
     assert loop.run(pull.look()) == 1
+    pull.close()
+
+
+def test_a_server_that_lists_fewer_than_it_is_asked_for(loop, files, journal, server):
+    server.images = {uid(number): radiograph(number) for number in range(1, 6)}
+    server.page = 2
+    pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX",)), files, journal)
+    assert loop.run(pull.look()) == 5
+    pull.close()
+
+
+def test_images_of_a_study_come_by_one_link(loop, files, journal, server):
+    """It is open until the last of them is there, so that they are reported together."""
+    images = [radiograph(number, study=9) for number in (1, 2)]
+    server.images = {f"{uid(9)[:-2]}.{number}": image for number, image in zip((1, 2), images, strict=True)}
+    server.images |= {uid(3): radiograph(3)}
+    open_links = []
+    take = files.take
+
+    async def watched(data, origin):
+        open_links.append((origin.link, files.open_links))
+        await take(data, origin)
+
+    files.take = watched
+    pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX",)), files, journal)
+    assert loop.run(pull.look()) == 3
+    assert all(links == {link} for link, links in open_links)
+    assert files.open_links == frozenset()
+    links = dict(journal.rows("SELECT sop_instance, link FROM instances"))
+    assert len(links) == 3
+    assert len({link for one, link in links.items() if one != uid(3)}) == 1
+    assert len(set(links.values())) == 2
+    pull.close()
+
+
+def test_an_image_that_crashes_the_worker_is_recorded(loop, files, journal, server):
+    left = []
+    files._on_left_out = left.append
+
+    async def crashing(_data, _origin):
+        raise JobStopped("the worker crashed")
+
+    take, files.take = files.take, crashing
+    pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX",)), files, journal)
+    for _ in range(2):
+        assert loop.run(pull.look()) == 0
+    assert not left, "it is tried again"
+    loop.run(pull.look())
+    assert [(one.via, one.caller) for one in left] == [("web", "PACS")] * 2
+    details = [
+        json.loads(row[0]) for row in journal.rows("SELECT detail FROM audit WHERE event = 'left out'")
+    ]
+    assert [(one["instance"], one["why"]) for one in details] == [
+        (uid(1), "the worker crashed"), (uid(2), "the worker crashed"),
+    ]  # fmt: skip
+    files.take = take
+    assert loop.run(pull.look()) == 0
     pull.close()
 
 

@@ -158,6 +158,30 @@ def test_the_order_of_the_queue(journal):
     assert order(Queue(journal, 3600)) == ["1.2.4", "1.2.5", "1.2.3", "1.2.2", "1.2.1", "1.2.6"]
 
 
+def test_the_cap_on_the_longest_wait_holds_for_images_that_crashed(journal):
+    add(journal, 1, age=5000, tries=1)
+    add(journal, 2, age=10, tries=1)
+    add(journal, 3, priority=2)
+    assert order(Queue(journal, 3600)) == ["1.2.1", "1.2.3", "1.2.2"]
+
+
+def test_a_result_that_failed_comes_after_the_others(journal):
+    """And is deferred, so that images come before it, unless it has waited for too long."""
+    queue = Queue(journal, 3600)
+    for number, more in enumerate([{"priority": 2}, {}, {"age": 5000}]):
+        study = {"study_uid": str(number), "destinations": "[]", "positive": 0}
+        add(journal, number, state="predicted", **study, **more)
+        queue.compose(str(number), "b", 1)
+    with journal.change() as connection:
+        connection.execute("UPDATE results SET tries = 1 WHERE study_uid != '1'")
+    taken: list[int] = []
+    found = []
+    while result := queue.next_result(taken):
+        taken.append(result.id)
+        found.append((result.study_uid, bool(result.deferred)))
+    assert found == [("2", False), ("1", False), ("0", True)]
+
+
 def test_a_positive_image_raises_the_rest_of_its_study(journal):
     queue = Queue(journal, 3600)
     same = {"study_uid": "9", "destinations": '["pacs"]'}
@@ -182,7 +206,36 @@ def test_a_study_of_very_many_images_has_several_results(journal):
     while queue.studies_in_hand():
         queue.compose("9", "b", 1)
     counts = journal.rows("SELECT count(*) FROM result_images GROUP BY result ORDER BY result")
-    assert [row[0] for row in counts] == [50, 50, 20]
+    assert [row[0] for row in counts] == [12] * 10
+
+
+def test_a_result_that_cannot_be_built_is_split(journal):
+    """One image that cannot be reported does not cost the others their result."""
+    queue = Queue(journal, 3600)
+    for number in range(3):
+        add(
+            journal, number, state="predicted", positive=0, study_uid="9", priority=1, prediction="{}",
+            destinations=f'["{number}"]',
+        )  # fmt: skip
+        with journal.change() as connection:
+            values = (number + 1, None, "null", None, None, b"", b"")
+            connection.execute("INSERT INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    queue.compose("9", "b", 1)
+    result = queue.next_result([])
+    assert not queue.not_built(result, "it hangs", most_tries=2, final=False)
+    assert queue.next_result([]).id == result.id
+    assert not queue.not_built(queue.next_result([]), "it hangs", most_tries=2, final=False), "split"
+    alone: list[int] = []
+    while one := queue.next_result(alone):
+        alone.append(one.id)
+        assert len(one.images) == len(one.pieces) / 2 == 1
+        assert (one.study_uid, one.tries, one.priority) == ("9", 0, 1)
+    assert len(alone) == 3 and result.id not in alone
+    places = {row[0] for row in journal.rows("SELECT destinations FROM results")}
+    assert places == {'["0", "1", "2"]'}
+    assert queue.not_built(queue.next_result(alone[1:]), "no series", most_tries=3, final=True)
+    states = [row[0] for row in journal.rows("SELECT state FROM results ORDER BY id")]
+    assert sorted(states) == ["composed", "composed", "failed"]
 
 
 def test_what_another_bundle_predicted_is_predicted_again(journal):

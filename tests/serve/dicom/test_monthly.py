@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 
 import numpy as np
@@ -32,6 +33,11 @@ def journal(tmp_path):
     journal.close()
 
 
+@functools.cache
+def identity() -> str:
+    return load_bundle().identity
+
+
 def fill(journal: Journal, scores, *, month=11, inputs=None, **more) -> None:
     """Add images with these probabilities."""
     received = datetime.datetime(2026, month, 15).astimezone().timestamp()
@@ -45,6 +51,7 @@ def fill(journal: Journal, scores, *, month=11, inputs=None, **more) -> None:
                 "positive": int(score > 0.74),
                 "p_target": score, "scanner": "Model 1", "view": "PA", "site": "North",
                 "inputs": json.dumps({} if inputs is None else inputs(number)),
+                "bundle": identity(),
             } | more  # fmt: skip
             connection.execute(
                 f"INSERT INTO instances ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
@@ -115,6 +122,31 @@ def test_a_month_of_its_own_as_baseline(journal, bundle):
     assert changed.index > 0.25
     assert "2026-10 at this node" in changed.warning
     assert report.images == 300
+
+
+def test_a_baseline_of_few_images_says_nothing(journal, bundle):
+    rng = np.random.default_rng(1)
+    fill(journal, rng.uniform(0, 1, 20), month=10)
+    fill(journal, rng.uniform(0, 1, 300))
+    assert score_drift(monthly_report(journal, bundle, MONTH, baseline="2026-10")).index is None
+
+
+def test_a_constant_measure_has_not_moved(journal, bundle):
+    """Values on the edges of bins are counted the same way in both months."""
+    same = {"inputs": lambda _number: {"grey_mean": 0.5}}
+    fill(journal, [0.5] * 100, month=10, **same)
+    fill(journal, [0.5] * 100, **same)
+    report = monthly_report(journal, bundle, MONTH, baseline="2026-10")
+    assert [one.index for one in report.drift if one.index is not None] == [0.0, 0.0]
+
+
+def test_predictions_of_another_bundle_are_left_out(journal, bundle):
+    fill(journal, like_the_evaluation(bundle, 300))
+    alone = monthly_report(journal, bundle, MONTH)
+    fill(journal, [0.99] * 300, bundle="other@1")
+    both = monthly_report(journal, bundle, MONTH)
+    assert (both.drift, both.positives, both.other_bundles) == (alone.drift, alone.positives, 300)
+    assert both.images == 600
 
 
 def test_positives_and_reasons(journal, bundle):

@@ -78,6 +78,27 @@ def test_images_become_results_in_their_study(system):
     assert metrics["pneumoscope_node_disk_free_bytes"] > 0
 
 
+def test_two_patients_under_one_study_have_results_of_their_own(system):
+    """And an image without a series, which no result can be filed with, holds up neither."""
+    node, archive = system
+    same = {"study": 41}
+    images = [
+        radiograph(42, **same),
+        radiograph(43, **same, PatientID="PID-78-4711"),
+        radiograph(44, **same, SeriesInstanceUID=None),
+    ]
+    assert send(node.port, images) == [0, 0, 0]
+    reports = until(lambda: len(reported(archive, 41)) == 4 and reported(archive, 41, SR))
+    found = {}
+    for one in reports:
+        (source,) = (
+            one.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        )
+        found[one.PatientID] = source.ReferencedSOPInstanceUID[-2:]
+    assert found == {"PID-77-4711": "42", "PID-78-4711": "43"}
+    until(lambda: node.status().instances.get("unreportable") == 1)
+
+
 def test_another_image_under_a_known_uid_is_kept_apart(system):
     node, archive = system
     assert send(node.port, [radiograph(5), radiograph(5, seed=6)]) == [0, 0]

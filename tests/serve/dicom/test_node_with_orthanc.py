@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from dicom_peers import radiograph, running_node, running_orthanc, until, write_config
-from dicom_tools import errors_of, require_tools, sr_tree, tool
+from dicom_tools import errors_of, require_tools, run_tool, sr_tree, tool
 from images import write_image
 from pneumoscope.model.bundle import default_bundle_path
 
@@ -27,46 +27,66 @@ def orthanc(tmp_path_factory):
         yield orthanc
 
 
+# A real file of each transfer syntax, and the option that makes storescu offer it.
+FILES = {
+    "CR-MONO1-10-chest.dcm": "-xi", "RG3_UNC.dcm": "-xe", "RG2_JPLY.dcm": "-xx", "RG2_JPLL.dcm": "-xs",
+    "RG3_JLSL.dcm": "-xt", "RG2_JLSN.dcm": "-xu", "RG3_J2KR.dcm": "-xv", "RG1_J2KI.dcm": "-xw",
+    "RG3_RLE.dcm": "-xr",
+}  # fmt: skip
+
+
+def storescu(port: int, path: Path, option: str) -> None:
+    node = ["-aec", "PNEUMOSCOPE", "-R", option, "127.0.0.1", str(port)]
+    subprocess.run([str(tool("storescu")), *node, str(path)], check=True, timeout=60)
+
+
 def test_real_images_by_storescu(tmp_path, orthanc, dicom_files):
-    """A chest, a hip and an extremity: their results are in their study in the archive, and valid."""
+    """Of each transfer syntax one: their results are in their study in the archive, once, and valid."""
     require_tools("storescu", "dciodvfy", "dsrdump")
-    names = {"RG1_J2KI.dcm": "-xw", "RG2_JPLL.dcm": "-xs", "RG3_JLSL.dcm": "-xt"}
-    files = [path for path in dicom_files if path.name in names]
+    files = [path for path in dicom_files if path.name in FILES]
+    assert len(files) == len(FILES)
+    headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in files]
+    patients = {str(one.StudyInstanceUID): one for one in headers}
     destination = {"name": "orthanc", "aet": "ORTHANC", "host": "127.0.0.1", "port": orthanc.port}
     config = write_config(tmp_path, default_bundle_path(), mode="live", destinations=[destination])
     with running_node(config) as node:
         for path in files:
-            command = [
-                str(tool("storescu")),
-                "-aec",
-                "PNEUMOSCOPE",
-                "-R",
-                names[path.name],
-                "127.0.0.1",
-                str(node.port),
-            ]
-            subprocess.run([*command, str(path)], check=True, timeout=60)
-        until(lambda: node.status().deliveries == {"orthanc": {"sent": 6}})
-    for path in files:
-        source = pydicom.dcmread(path, stop_before_pixels=True)
-        stored = {str(one.SOPClassUID): one for one in orthanc.files(str(source.StudyInstanceUID))}
-        assert set(stored) == {SR, SC}
-        for one in stored.values():
-            assert one.PatientID == source.PatientID
-            assert str(one.PatientName) == str(source.PatientName)
+            storescu(node.port, path, FILES[path.name])
+        until(lambda: node.status().instances == {"reported": len(files)}, 120)
+        until(lambda: set(node.status().deliveries["orthanc"]) == {"sent"})
+    reported = []
+    for study, source in patients.items():
+        for one in orthanc.files(study):
+            assert one.SOPClassUID in {SR, SC}
+            assert (one.PatientID, one.PatientName) == (source.get("PatientID", ""), source.PatientName)
             copy = tmp_path / f"{one.SOPInstanceUID}.dcm"
             one.save_as(copy)
             assert errors_of(copy) == set()
-        tree = "\n".join(sr_tree(tmp_path / f"{stored[SR].SOPInstanceUID}.dcm"))
-        assert ("Pneumonia" in tree) or ("rejected" in tree.lower())
+            if one.SOPClassUID == SC:
+                reported.append(str(one.SourceImageSequence[0].ReferencedSOPInstanceUID))
+                continue
+            tree = "\n".join(sr_tree(copy))
+            assert ("Pneumonia" in tree) or ("rejected" in tree.lower())
+    assert sorted(reported) == sorted(str(one.SOPInstanceUID) for one in headers)
+
+
+def test_the_node_responds_to_echoscu(tmp_path):
+    require_tools("echoscu")
+    with running_node(write_config(tmp_path, default_bundle_path())) as node:
+        called = ["-aec", "PNEUMOSCOPE", "127.0.0.1", str(node.port)]
+        run_tool("echoscu", *called)
+        assert "Rejected" in run_tool("echoscu", "-aec", "OTHER", *called[2:], check=False)
 
 
 def test_dicomweb_in_and_out(tmp_path, orthanc):
-    """Images that the archive has are fetched (WADO-RS), and their results stored there (STOW-RS)."""
+    """Images that the archive has are fetched (WADO-RS), and their results stored there (STOW-RS).
+
+    Two of one study are reported together.
+    """
     require_tools("storescu")
     today = f"{datetime.datetime.now().astimezone():%Y%m%d}"
-    for number in (31, 32):
-        orthanc.upload(radiograph(number, StudyDate=today))
+    for number, study in ((31, 31), (32, 32), (33, 32)):
+        orthanc.upload(radiograph(number, study=study, StudyDate=today))
     url = f"{orthanc.url}/dicom-web"
     config = write_config(
         tmp_path,
@@ -77,12 +97,12 @@ def test_dicomweb_in_and_out(tmp_path, orthanc):
         rules=[{"calling_aet": ["ARCHIVE"], "priority": "high"}],
     )
     with running_node(config) as node:
-        until(lambda: node.status().deliveries == {"web": {"sent": 4}})
-        assert node.status().instances == {"reported": 2}
+        until(lambda: node.status().deliveries == {"web": {"sent": 5}})
+        assert node.status().instances == {"reported": 3}
         assert node.command("echo").out == "web: responds\n"
-    for number in (31, 32):
+    for number, images in ((31, 1), (32, 2)):
         classes = sorted(str(one.SOPClassUID) for one in orthanc.files(STUDY.format(number)))
-        assert classes == sorted([SR, SC, "1.2.840.10008.5.1.4.1.1.1.1"])
+        assert classes == sorted([SR, *[SC, "1.2.840.10008.5.1.4.1.1.1.1"] * images])
 
 
 def test_the_demonstration(tmp_path):

@@ -82,7 +82,9 @@ def test_another_result_has_other_uids(tiny, tmp_path):
     seen = [first, *(uids(one) for one in changed.values())]
     for kind in first:
         assert len({one[kind] for one in seen}) == len(seen)
-    assert uids(study(tiny, image), replace(ALL, institution="Elsewhere")) != first
+    for option in ({"institution": "Elsewhere"}, {"rejections": "none"}, {"secondary_capture": False}):
+        others = uids(study(tiny, image), replace(ALL, **option))
+        assert others["SR"] != first["SR"], "its content refers to other objects, or may do so"
 
 
 def test_the_place_of_the_file_and_its_name_are_no_part_of_a_uid(tiny, tmp_path):
@@ -169,7 +171,7 @@ def test_a_capture_is_uncompressed_rgb_without_identifiers(tiny, tmp_path):
     )
     assert capture.PhotometricInterpretation == "RGB" and capture.SamplesPerPixel == 3
     assert capture.PlanarConfiguration == 0 and capture.BitsAllocated == 8
-    assert capture.BurnedInAnnotation == "NO" and capture.ConversionType == "WSD"
+    assert "BurnedInAnnotation" not in capture and capture.ConversionType == "WSD"
     assert capture.ImageType[:2] == ["DERIVED", "SECONDARY"]
     pixels = np.frombuffer(capture.PixelData[: capture.Rows * capture.Columns * 3], np.uint8)
     pixels = pixels.reshape(capture.Rows, capture.Columns, 3)
@@ -195,6 +197,10 @@ def test_burned_in_annotation_of_the_image_is_stated(tiny, tmp_path):
     marked = source(tmp_path, header(BurnedInAnnotation="YES"), predicted())
     assert made(study(tiny, marked), options)[0].BurnedInAnnotation == "YES"
     assert made(study(tiny, replace(marked, preview=None)), options)[0].BurnedInAnnotation == "NO"
+    clean = source(tmp_path, header(BurnedInAnnotation="NO"), predicted())
+    assert made(study(tiny, clean), options)[0].BurnedInAnnotation == "NO"
+    unknown = source(tmp_path, header(BurnedInAnnotation=None), predicted())
+    assert "BurnedInAnnotation" not in made(study(tiny, unknown), options)[0]
 
 
 def test_an_image_without_a_preview_is_reported_in_words(tiny, tmp_path):
@@ -273,6 +279,26 @@ def test_a_header_without_a_uid_is_one_line(tiny, tmp_path, missing):
     with pytest.raises(PneumoscopeError, match=f"image 1 of the study: no valid {missing}") as error:
         build_results(study(tiny, image, study_uid=STUDY), ALL)
     assert "\n" not in str(error.value) and "ller" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "2"},
+        {"IssuerOfPatientID": "Ward"},
+        {"PatientID": None},
+        {"PatientID": None, "PatientName": "B"},
+    ],
+)
+def test_images_of_two_patients_are_no_result(tiny, tmp_path, other):
+    first = header(SOPInstanceUID="1.2.1", **({"PatientID": None} if "PatientName" in other else {}))
+    second = header(SOPInstanceUID="1.2.2", **other)
+    images = [source(tmp_path, one, predicted()) for one in (first, second)]
+    for image in images:
+        assert build_results(study(tiny, image), ALL)
+    with pytest.raises(PneumoscopeError, match="name different patients") as error:
+        build_results(study(tiny, *images), ALL)
+    assert "ller" not in str(error.value)
 
 
 def test_names_of_the_bundle_in_any_script_are_written_in_ascii(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from pneumoscope import __version__
 from pneumoscope.domain import OperatingPoint, Radiograph
-from pneumoscope.image.decode import DEFAULT_LIMITS
+from pneumoscope.errors import DataError
 from pneumoscope.image.dicom import read_header
+from pneumoscope.image.limits import DEFAULT_LIMITS, Limits
 from pneumoscope.report.region import Region, strongest_region
 from pneumoscope.serve.dicom.codes import plain
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
-from pneumoscope.serve.dicom.header import TYPE_2, copy_header, required_uid
+from pneumoscope.serve.dicom.header import TYPE_2, copy_header, patient_of, required_uid
+from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 from pneumoscope.serve.dicom.uids import derived_uid
 from pneumoscope.serve.workers.rows import prediction_row
 
@@ -26,8 +29,6 @@ __all__ = ["MANUFACTURER", "Composition", "ReportedImage", "finish", "moment", "
 
 MANUFACTURER = "Pneumoscope"
 """Manufacturer (0008,0070) of every object of ours."""
-
-IMPLEMENTATION_UID = derived_uid("implementation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +101,25 @@ class Composition:
     ----------
     study : StudyResult
     options : ResultOptions
+    limits : Limits
+        On the file of an image.
 
     Raises
     ------
     PneumoscopeError
-        If the header of an image cannot be read, or has no UID of its own, its series or its study.
+        If the header of an image cannot be read, or has no UID of its own, its series or its study, or if the
+        images are not all of one patient.
     """
 
-    def __init__(self, study: StudyResult, options: ResultOptions) -> None:
+    def __init__(self, study: StudyResult, options: ResultOptions, limits: Limits = DEFAULT_LIMITS) -> None:
         self.study, self.options = study, options
         self.manifest = study.bundle.manifest
-        self.images = [_reported(number, one) for number, one in enumerate(study.images, 1)]
+        self.images = [_reported(number, one, limits) for number, one in enumerate(study.images, 1)]
+        # A mistake at the modality may file two patients under one study; a result names one of them.
+        if len({patient_of(one.header) for one in self.images}) > 1:
+            raise DataError(
+                "the images of this study name different patients, so no result can be of them all"
+            )
         self.predicted = [one for one in self.images if one.image.prediction.p_target is not None]
         self.rejected = [one for one in self.images if one.image.prediction.p_target is None]
 
@@ -124,8 +133,7 @@ class Composition:
             "images": sorted(images, key=lambda one: one[0]),
             "bundle": [bundle.identity, self.manifest.decision_sha256, self.manifest.files.get("head.npz")],
             "version": __version__,
-            "institution": self.options.institution,
-            "series_number": self.options.series_number,
+            "options": dataclasses.asdict(self.options),
             "revision": self.study.revision,
         }
         return json.dumps(parts, sort_keys=True)
@@ -182,7 +190,7 @@ def finish(dataset: Dataset, header: Dataset, made: datetime.datetime) -> Datase
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = "PNEUMOSCOPE"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     dataset.file_meta = meta
     return dataset
 
@@ -197,9 +205,9 @@ def reference_to(dataset: Dataset) -> Dataset:
     return reference
 
 
-def _reported(number: int, one: SourceImage) -> ReportedImage:
+def _reported(number: int, one: SourceImage, limits: Limits) -> ReportedImage:
     name = f"image {number} of the study"
-    header = read_header(name, one.path, DEFAULT_LIMITS)
+    header = read_header(name, one.path, limits)
     required_uid(header, "StudyInstanceUID", name)
     required_uid(header, "SeriesInstanceUID", name)
     reference = reference_to(header)

@@ -3,7 +3,7 @@
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, makes the TLS
 handshake in the thread that accepts connections, and loses the association where a disk is full. The
 subclasses here change just that; they rely on names of version 3.0 that are not public, so the version is
-pinned and `tests/serve/dicom/test_dimse.py` covers each.
+pinned and `tests/serve/dicom/test_receiver.py` covers each.
 """
 
 from __future__ import annotations
@@ -89,13 +89,20 @@ class _Dimse(DIMSEServiceProvider):
     def _begin(self, message: C_STORE_RQ) -> None:
         command = message.command_set
         context = self.assoc._accepted_cx[cast(int, message.context_id)]
-        head = file_head(
-            str(command.AffectedSOPClassUID),
-            str(command.AffectedSOPInstanceUID),
-            str(context.transfer_syntax[0]),
-        )
+        wrong = ""
+        try:
+            head = file_head(
+                str(command.AffectedSOPClassUID),
+                str(command.AffectedSOPInstanceUID),
+                str(context.transfer_syntax[0]),
+                self.assoc.requestor.ae_title.strip(),
+            )
+        except ValueError as error:  # the handler of C-STORE responds with a failure
+            head, wrong = b"", str(error)
         self._open = [one for one in self._open if one.path.exists()]
         received = self._store.receive(head, self._max_bytes)
+        if wrong:
+            received.reject(wrong)
         self._open.append(received)
         message._data_set_file = received  # type: ignore[assignment]
         message._data_set_path = received.path

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import logging
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +24,18 @@ from pneumoscope.image.limits import DEFAULT_LIMITS
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
 from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization, first_value
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
-from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.journal import Journal, JournalError
 from pneumoscope.serve.dicom.store import file_head
 from pneumoscope.serve.dicom.tls import client_context
-from pneumoscope.serve.workers.pool import WorkerPool
+from pneumoscope.serve.workers.pool import JobStopped, WorkerPool
 
 __all__ = ["FileIntake", "FolderWatch", "WebPull", "dicom_parts"]
 
 logger = logging.getLogger(__name__)
 
 SOP_INSTANCE, STUDY, SERIES = "00080018", "0020000D", "0020000E"
-PAGE = 200  # instances of one QIDO response
+PAGE = 200  # instances that one QIDO request asks for
+MOST_TRIES = 3  # of a file that makes a worker crash
 PIECE = 1 << 20
 
 
@@ -47,10 +52,44 @@ class FileIntake:
     pool : WorkerPool
         Of `pneumoscope.serve.dicom.worker`.
     limits : Limits
+    on_left_out : callable
+        Called with the origin of each file that is not taken and will not be tried again.
     """
 
-    def __init__(self, intake: Intake, pool: WorkerPool, limits: Limits) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        pool: WorkerPool,
+        limits: Limits,
+        on_left_out: Callable[[Origin], None] = lambda _origin: None,
+    ) -> None:
         self._intake, self._pool, self.limits = intake, pool, limits
+        self._on_left_out = on_left_out
+        self._links: set[str] = set()
+
+    @property
+    def open_links(self) -> frozenset[str]:
+        """Links that may still bring images."""
+        return frozenset(self._links)
+
+    @contextmanager
+    def open_link(self, via: str, caller: str) -> Iterator[Origin]:
+        """Hold a link open while files are taken that belong together; give their origin."""
+        link = f"{via}-{time.time_ns():x}"
+        self._links.add(link)
+        try:
+            yield Origin(via, caller, link)
+        finally:
+            self._links.discard(link)
+
+    async def left_out(self, origin: Origin, why: str, sop_instance: str = "") -> None:
+        """Record a file that is not taken and will not be tried again."""
+        logger.warning("file left out", extra={"caller": origin.caller, "why": why})
+        self._on_left_out(origin)
+        try:
+            await asyncio.to_thread(self._intake.left_out, origin, why, sop_instance)
+        except JournalError as error:  # what is received next finds out whether the journal works
+            logger.error("journal not written", extra={"why": str(error)})
 
     async def take(self, data: bytes, origin: Origin) -> None:
         """Store and journal the content of a file.
@@ -73,7 +112,7 @@ class FileIntake:
     def _keep(self, data: bytes, head: dict[str, Any], origin: Origin) -> None:
         sop_class, sop_instance = head["sop_class"], head["sop_instance"]
         try:
-            start = file_head(sop_class, sop_instance, head["transfer_syntax"])
+            start = file_head(sop_class, sop_instance, head["transfer_syntax"], origin.caller)
         except ValueError as error:
             raise NotDicom("its UIDs are none") from error
         received = self._intake.store.receive(start, self.limits.max_dataset_mb * MB)
@@ -102,6 +141,8 @@ class FolderWatch:
             raise DataError(f"{config.path}: no such folder; make it, or change 'folders' in node.yaml")
         self._config, self._files = config, files
         self._seen: dict[Path, tuple[int, int]] = {}
+        # Files that are done with and could not be moved, as they were then, and where they belong.
+        self._not_moved: dict[Path, tuple[tuple[int, int], Path | None]] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -115,27 +156,46 @@ class FolderWatch:
 
     async def look(self) -> int:
         """Look once; return how many files were taken."""
-        link, taken = f"folder-{time.time_ns():x}", 0
-        for path, size in await asyncio.to_thread(self._settled):
-            origin = Origin("folder", self._config.name, link)
-            try:
-                if size > self._files.limits.max_dataset_mb * MB:
-                    raise NotDicom("it is larger than the limit")
-                data = await asyncio.to_thread(path.read_bytes)
-                await self._files.take(data, origin)
-            except (NotAccepted, OSError) as error:
-                logger.error("file not stored", extra={"caller": origin.caller, "why": type(error).__name__})
-                continue  # it stays where it is
-            except PneumoscopeError as error:
-                logger.warning("file set aside", extra={"caller": origin.caller, "why": str(error)})
-                await asyncio.to_thread(_move, path, self._config.bad)
-                continue
-            taken += 1
-            if self._config.done is None:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
-            else:
-                await asyncio.to_thread(_move, path, self._config.done)
+        taken = 0
+        with self._files.open_link("folder", self._config.name) as origin:
+            for path, size in await asyncio.to_thread(self._settled):
+                taken += await self._take(path, size, origin)
         return taken
+
+    async def _take(self, path: Path, size: int, origin: Origin) -> bool:
+        """Take one file and put it out of the way; return whether it was taken."""
+        done = self._not_moved.get(path)
+        if done is not None and done[0] == self._seen[path]:
+            await asyncio.to_thread(self._put_away, path, done[1])
+            return False
+        try:
+            if size > self._files.limits.max_dataset_mb * MB:
+                raise NotDicom("it is larger than the limit")
+            data = await asyncio.to_thread(path.read_bytes)
+            await self._files.take(data, origin)
+        except (NotAccepted, OSError) as error:
+            logger.error("file not stored", extra={"caller": origin.caller, "why": type(error).__name__})
+            return False  # it stays where it is
+        except PneumoscopeError as error:
+            await asyncio.to_thread(self._put_away, path, self._config.bad)
+            await self._files.left_out(origin, str(error))
+            return False
+        await asyncio.to_thread(self._put_away, path, self._config.done)
+        return True
+
+    def _put_away(self, path: Path, folder: Path | None) -> None:
+        """Move a file, or delete it where no folder is given; try again later where that fails."""
+        try:
+            if folder is None:
+                path.unlink(missing_ok=True)
+            else:
+                _move(path, folder)
+        except OSError as error:  # the next file may be moved all the same
+            if path not in self._not_moved:
+                logger.error("file not moved", extra={"caller": self._config.name, "why": error.strerror})
+            self._not_moved[path] = self._seen[path], folder
+        else:
+            self._not_moved.pop(path, None)
 
     def _settled(self) -> list[tuple[Path, int]]:
         """Return the files that have not changed since the last look."""
@@ -176,6 +236,7 @@ class WebPull:
             timeout=config.timeout,
         )
         self._given_up: set[str] = set()
+        self._stopped: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -202,27 +263,39 @@ class WebPull:
         WebError
             If the server does not respond.
         """
-        link, taken = f"web-{time.time_ns():x}", 0
-        origin = Origin("web", self._config.name, link)
-        for study, series, instance in await asyncio.to_thread(self._new_instances):
-            try:
-                data = await asyncio.to_thread(self._fetch, study, series, instance)
-            except WebError as error:  # others may be there
-                logger.warning("image not fetched", extra={"caller": origin.caller, "why": str(error)})
-                continue
-            try:
-                if data is None:
-                    raise NotDicom("the server gave no DICOM file")
-                await self._files.take(data, origin)
-                taken += 1
-            except NotAccepted as error:
-                logger.error("image not stored", extra={"caller": origin.caller, "why": str(error)})
-            except PneumoscopeError as error:
-                self._given_up.add(instance)
-                logger.warning("image left out", extra={"caller": origin.caller, "why": str(error)})
+        taken = 0
+        found = await asyncio.to_thread(self._new_instances)
+        for _, images in itertools.groupby(found, key=lambda uids: uids[0]):  # study by study
+            with self._files.open_link("web", self._config.name) as origin:
+                for study, series, instance in images:
+                    taken += await self._take(study, series, instance, origin)
         return taken
 
+    async def _take(self, study: str, series: str, instance: str, origin: Origin) -> bool:
+        """Fetch one image; return whether it was taken."""
+        try:
+            data = await asyncio.to_thread(self._fetch, study, series, instance)
+        except WebError as error:  # others may be there
+            logger.warning("image not fetched", extra={"caller": origin.caller, "why": str(error)})
+            return False
+        try:
+            if data is None:
+                raise NotDicom("the server gave no DICOM file")
+            await self._files.take(data, origin)
+        except NotAccepted as error:
+            logger.error("image not stored", extra={"caller": origin.caller, "why": str(error)})
+            return False
+        except PneumoscopeError as error:
+            self._stopped[instance] += 1
+            if isinstance(error, JobStopped) and self._stopped[instance] < MOST_TRIES:
+                return False  # it may have been the machine; once more at the next look
+            self._given_up.add(instance)
+            await self._files.left_out(origin, str(error), instance)
+            return False
+        return True
+
     def _new_instances(self) -> list[tuple[str, str, str]]:
+        """Return what the server lists and the journal does not have, study by study."""
         today = datetime.datetime.now().astimezone().date()
         first = today - datetime.timedelta(days=self._config.days - 1)
         found: dict[str, tuple[str, str, str]] = {}
@@ -232,10 +305,11 @@ class WebPull:
                 uids = tuple(first_value(one, tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
                 if all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids):
                     found[uids[2]] = (uids[0], uids[1], uids[2])
-        return [uids for instance, uids in found.items() if not self._known(instance)]
+        return sorted(uids for instance, uids in found.items() if not self._known(instance))
 
     def _listed(self, query: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        offset = 0
+        """Yield the rows of all pages: a server may give fewer than it is asked for at a time."""
+        offset, seen = 0, set[str]()
         while True:
             page = [("limit", str(PAGE)), ("offset", str(offset))]
             response = self._client.request("GET", "/instances", query=[*query, *page])
@@ -244,10 +318,13 @@ class WebPull:
                 raise WebError(f"HTTP status {response.status}")
             if not isinstance(rows, list):
                 return
-            yield from (row for row in rows if isinstance(row, dict))
-            offset += len(rows)
-            if len(rows) < PAGE:
+            listed = [row for row in rows if isinstance(row, dict)]
+            new = [row for row in listed if first_value(row, SOP_INSTANCE) not in seen]
+            if not new:  # the end, or a server that does not know `offset`
                 return
+            seen.update(first_value(row, SOP_INSTANCE) for row in new)
+            yield from new
+            offset += len(rows)
 
     def _known(self, instance: str) -> bool:
         if instance in self._given_up:
@@ -289,4 +366,4 @@ def _move(path: Path, folder: Path) -> None:
     target = folder / path.name
     if target.exists():
         target = folder / f"{path.stem}-{secrets.token_hex(4)}{path.suffix}"
-    path.replace(target)
+    shutil.move(path, target)  # also to another file system

@@ -21,7 +21,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
 
-__all__ = ["COPIED", "TYPE_2", "copy_header", "encode", "required_uid"]
+__all__ = ["COPIED", "TYPE_2", "copy_header", "encode", "patient_of", "required_uid"]
 
 TYPE_2 = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -85,6 +85,15 @@ def required_uid(source: Dataset, keyword: str, name: str) -> str:
     return value
 
 
+def patient_of(source: Dataset) -> tuple[bytes, ...]:
+    """Return what tells patients apart: the ID and its issuer; without an ID, name and birth date."""
+    with lenient_pydicom():
+        identity = _stripped(source, "PatientID")
+        if identity:
+            return b"id", identity, _stripped(source, "IssuerOfPatientID")
+        return b"name", _stripped(source, "PatientName"), _stripped(source, "PatientBirthDate")
+
+
 def copy_header(source: Dataset, target: Dataset) -> None:
     """Copy patient and study of an image into a result, and add what is missing of Type 2 without a value.
 
@@ -122,6 +131,14 @@ def encode(dataset: Dataset) -> bytes:
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def _stripped(source: Dataset, keyword: str) -> bytes:
+    tag = Tag(tag_for_keyword(keyword))  # type: ignore[arg-type]
+    if tag not in source:
+        return b""
+    value = _raw(source, tag).value or b""
+    return bytes(value).strip(b" \0")
 
 
 def _raw(source: Dataset, tag: BaseTag) -> RawDataElement:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
 from pneumoscope.serve.dicom.store import ReceivedFile, Store, uid_hash
@@ -45,7 +46,7 @@ class Accepted(StrEnum):
     """Another content under a UID that is known: kept apart, reported, not processed."""
 
 
-class NotAccepted(Exception):
+class NotAccepted(PneumoscopeError):
     """A dataset that could not be stored or journalled; the sender must keep it and send it again."""
 
 
@@ -60,6 +61,8 @@ class Intake:
         Free disk space below which nothing is accepted.
     on_accepted : callable
         Called with the way in which each dataset was accepted and its origin.
+    priority_of : callable
+        Returns the priority that the images of a caller have from the start.
     """
 
     def __init__(
@@ -69,11 +72,12 @@ class Intake:
         *,
         min_free_bytes: int = 0,
         on_accepted: Callable[[Accepted, Origin], None] = lambda _how, _origin: None,
+        priority_of: Callable[[str], int] = lambda _caller: 0,
     ) -> None:
         self.store = store
         self._journal = journal
         self._min_free_bytes = min_free_bytes
-        self._on_accepted = on_accepted
+        self._on_accepted, self._priority_of = on_accepted, priority_of
         # From the look into the journal to the entry in it: two senders may have the same instance.
         self._lock = threading.Lock()
 
@@ -112,6 +116,19 @@ class Intake:
         )
         self._on_accepted(how, origin)
         return how
+
+    def left_out(self, origin: Origin, why: str, sop_instance: str = "") -> None:
+        """Journal that a file was not taken in and will not be asked for again.
+
+        Raises
+        ------
+        JournalError
+            If the journal does not allow it.
+        """
+        with self._journal.change() as connection:
+            audit.record(
+                connection, "left out", instance=sop_instance, caller=origin.caller, via=origin.via, why=why
+            )
 
     def _enter(self, received: ReceivedFile, sop_class: str, sop_instance: str, origin: Origin) -> Accepted:
         same = self._journal.rows(
@@ -159,12 +176,13 @@ class Intake:
                 return
             connection.execute(
                 "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
-                " received, state, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " received, state, detail, priority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(sop_instance, sop_class, received.sha256, received.bytes, name),
                     *(origin.via, origin.caller, origin.link, now()),
                     "conflict" if conflict else "received",
                     "another image has the same SOP Instance UID" if conflict else "",
+                    self._priority_of(origin.caller),
                 ),
             )
             audit.record(

@@ -20,18 +20,19 @@ from pneumoscope.report.rows import csv_safe
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.contracts import PublishedObject
 from pneumoscope.serve.dicom.header import encode
-from pneumoscope.serve.dicom.intake import Intake, Origin
+from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, now
 from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
 from pneumoscope.serve.dicom.retraction import build_retraction
-from pneumoscope.serve.dicom.store import Store, file_head
+from pneumoscope.serve.dicom.store import Store, dataset_offset, file_head
 
-__all__ = ["REBUILT", "Purged", "export", "purge", "rebuild", "retract", "retry"]
+__all__ = ["REBUILT", "Purged", "Rebuilt", "export", "purge", "rebuild", "retract", "retry"]
 
 REBUILT = "rebuild"
 """Way in of images that a new journal was made of."""
 
 PIECE = 1 << 20
+PREAMBLE_AND_LENGTH = 144  # bytes, up to the end of File Meta Information Group Length
 EXPORTED = (
     *("sop_instance", "study_uid", "caller", "via", "received", "state", "detail", "modality", "body_part"),
     *("view", "age_band", "scanner", "site", "bundle", "status", "reasons", "positive", "p_target"),
@@ -45,6 +46,25 @@ class Purged:
     images: int
     objects: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did.
+
+    Parameters
+    ----------
+    aside : Path or None
+        Where the old journal is now; None where there was none.
+    images : int
+        Taken into the new journal.
+    skipped : int
+        Stored files that could not be read; they stay where they are.
+    """
+
+    aside: Path | None
+    images: int
+    skipped: int
 
 
 def retry(
@@ -263,7 +283,7 @@ def _retract(journal: Journal, store: Store, result: int, study: str, reason: st
         )
 
 
-def rebuild(folder: Path, store: Store) -> tuple[Path | None, int]:
+def rebuild(folder: Path, store: Store) -> Rebuilt:
     """Set a damaged journal aside and make a new one from the stored images, which are processed again.
 
     UIDs of results are derived from their images, so a destination that is asked recognises what it has.
@@ -275,37 +295,39 @@ def rebuild(folder: Path, store: Store) -> tuple[Path | None, int]:
         Of the node, which must not run.
     store : Store
 
-    Returns
-    -------
-    aside : Path or None
-        Where the old journal is now.
-    images : int
-        Taken into the new one.
-
     Raises
     ------
     DataError
-        If the folder cannot be written.
+        If the folder cannot be written, such as on a full disk.
     """
     aside = _set_aside(folder)
     journal = Journal(folder, create=True)
-    intake, taken = Intake(store, journal), 0
+    intake, taken, skipped = Intake(store, journal), 0, 0
     try:
         with journal.change() as connection:
             audit.record(connection, "rebuilt", aside=aside.name if aside else "")
         for path in sorted((folder / "images").glob("*/*.dcm")):
             if _take_again(path, store, intake):
                 taken += 1
+            else:
+                skipped += 1
+                with journal.change() as connection:
+                    audit.record(connection, "skipped", file=path.name)
+    except (NotAccepted, OSError) as error:
+        raise DataError(
+            f"{folder}: after {taken} images the next one could not be stored ({error}); free space on the "
+            "disk and run 'pneumoscope dicom rebuild' again"
+        ) from error
     finally:
         journal.close()
-    return aside, taken
+    return Rebuilt(aside, taken, skipped)
 
 
 def _set_aside(folder: Path) -> Path | None:
     journal = folder / JOURNAL_FILE
     if not journal.exists():
         return None
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
     aside = folder / f"damaged-{stamp}"
     try:
         aside.mkdir()
@@ -319,21 +341,30 @@ def _set_aside(folder: Path) -> Path | None:
 
 
 def _take_again(path: Path, store: Store, intake: Intake) -> bool:
-    """Take a stored file in; the node wrote its file meta information itself."""
+    """Take a stored file in; return False where it is no file that a node wrote, or is damaged."""
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
-        uids = [
+        sop_class, sop_instance, syntax = (
             str(meta[name].value)
             for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
-        ]
-        head = file_head(*uids)
+        )
+        caller = str(meta.get("SourceApplicationEntityTitle") or "").strip()
+        head = file_head(sop_class, sop_instance, syntax, caller)
     except (*CUT_OFF, *DAMAGED):
         return False
     with path.open("rb") as file:
-        if file.read(len(head)) != head:
+        # Not by the length of `head`: an earlier program may have written other file meta information.
+        try:
+            offset = dataset_offset(file.read(PREAMBLE_AND_LENGTH))
+        except DataError:
             return False
-        received = store.receive(head, path.stat().st_size)
+        size = path.stat().st_size - offset
+        if size <= 0:
+            return False
+        file.seek(offset)
+        received = store.receive(head, size)
         while piece := file.read(PIECE):
             received.write(piece)
-    intake.accept(received, uids[0], uids[1], Origin(REBUILT, REBUILT.upper(), REBUILT))
+    origin = Origin(REBUILT, caller or REBUILT.upper(), REBUILT)
+    intake.accept(received, sop_class, sop_instance, origin)
     return True

@@ -103,6 +103,8 @@ class MonthlyReport:
         Sensitivity and specificity by site, where a table of verdicts was given.
     unmatched : int
         Verdicts without a prediction of that month.
+    other_bundles : int
+        Predictions of that month by other bundles; they are not in `positives`, `drift` and `verdicts`.
     """
 
     month: str
@@ -118,6 +120,7 @@ class MonthlyReport:
     drift: list[Drift]
     verdicts: dict[str, dict[str, Share]] = field(default_factory=dict)
     unmatched: int = 0
+    other_bundles: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -153,7 +156,8 @@ def monthly_report(
         If a month or the table cannot be read.
     """
     rows = _images(journal, month)
-    done = [row for row in rows if row["status"] == "ok"]
+    predicted = [row for row in rows if row["status"] == "ok"]
+    done = [row for row in predicted if row["bundle"] == bundle.identity]
     built = journal.rows(
         "SELECT built - last_received AS seconds FROM results WHERE built IS NOT NULL AND last_received >= ?"
         " AND last_received < ?",
@@ -182,6 +186,7 @@ def monthly_report(
         drift=_drift(done, bundle, None if baseline is None else _images(journal, baseline), baseline),
         verdicts=table,
         unmatched=unmatched,
+        other_bundles=len(predicted) - len(done),
     )
 
 
@@ -206,7 +211,7 @@ def _bounds(month: str) -> tuple[float, float]:
 def _images(journal: Journal, month: str) -> list[Mapping[str, Any]]:
     rows = journal.rows(
         "SELECT sop_instance, study_uid, caller, state, status, reasons, positive, p_target, scanner, view,"
-        " site, inputs FROM instances WHERE received >= ? AND received < ?",
+        " site, inputs, bundle FROM instances WHERE received >= ? AND received < ?",
         _bounds(month),
     )
     return [dict(row) for row in rows]
@@ -229,20 +234,20 @@ def _drift(
     before: Sequence[Mapping[str, Any]] | None,
     baseline: str | None,
 ) -> list[Drift]:
+    if before is not None:
+        before = [row for row in before if row["status"] == "ok" and row["bundle"] == bundle.identity]
     found = [_score_drift(rows, bundle, before, baseline)]
     measured = [json.loads(row["inputs"] or "{}") for row in rows]
     reference = input_reference(bundle)
-    earlier = [json.loads(row["inputs"] or "{}") for row in before or () if row["status"] == "ok"]
+    earlier = [json.loads(row["inputs"] or "{}") for row in before or ()]
     for name, meaning in INPUT_MEASURES.items():
         values = [one[name] for one in measured if name in one]
         if before is not None:
             known = [one[name] for one in earlier if name in one]
             if len(known) >= FEWEST:
                 edges = np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])
-                expected = np.bincount(np.searchsorted(edges, known), minlength=BINS)
-                found.append(
-                    _one_drift(meaning, f"{baseline} at this node", values, edges, expected.tolist())
-                )
+                expected = _counts(edges, known, BINS)
+                found.append(_one_drift(meaning, f"{baseline} at this node", values, edges, expected))
         elif name in reference:
             mean, spread = reference[name]
             normal = NormalDist(mean, spread)
@@ -266,8 +271,10 @@ def _score_drift(
     if before is not None:
         edges = np.linspace(0, 1, BINS + 1)[1:-1]
         known = [row["p_target"] for row in before if row["p_target"] is not None]
-        expected = np.bincount(np.searchsorted(edges, known), minlength=BINS).tolist()
-        return _one_drift(name, f"{baseline} at this node", scores, edges, expected)
+        against = f"{baseline} at this node"
+        if len(known) < FEWEST:
+            return Drift(name, against, len(scores), None)
+        return _one_drift(name, against, scores, edges, _counts(edges, known, BINS))
     if evaluation is None or not evaluation.reliability:
         return Drift(name, "the bundle, which has no reference", len(scores), None)
     bins = sorted(evaluation.reliability, key=lambda one: one.low)
@@ -276,13 +283,18 @@ def _score_drift(
     return _one_drift(name, against, scores, edges, [one.images for one in bins])
 
 
+def _counts(edges: Any, values: Sequence[float], bins: int) -> list[int]:
+    """Return how many values are in each bin; one on an edge is in the upper bin."""
+    counts: list[int] = np.bincount(np.searchsorted(edges, values, side="right"), minlength=bins).tolist()
+    return counts
+
+
 def _one_drift(
     name: str, against: str, values: Sequence[float], edges: Any, expected: Sequence[float]
 ) -> Drift:
     if len(values) < FEWEST:
         return Drift(name, against, len(values), None)
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(expected))
-    index = round(stability_index(counts.tolist(), expected), 3)
+    index = round(stability_index(_counts(edges, values, len(expected)), expected), 3)
     warning = ""
     if index >= CHANGED:
         warning = (

@@ -30,6 +30,7 @@ from pneumoscope.serve.dicom.metrics import NodeMetrics
 from pneumoscope.serve.dicom.outbox import Outbox
 from pneumoscope.serve.dicom.processor import Processor
 from pneumoscope.serve.dicom.queue import Queue
+from pneumoscope.serve.dicom.routing import priority_on_arrival
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
@@ -123,7 +124,14 @@ class _Node:
             on_restart=metrics.restarts.inc,
             module=WORKER_MODULE,
         )
-        intake = Intake(store, journal, min_free_bytes=limits.min_free_mb * MB, on_accepted=self._on_accepted)
+        intake = Intake(
+            store,
+            journal,
+            min_free_bytes=limits.min_free_mb * MB,
+            on_accepted=self._on_accepted,
+            priority_of=lambda caller: priority_on_arrival(caller, config.rules),
+        )
+        files = FileIntake(intake, self._pool, limits, on_left_out=self._on_left_out)
         self._committer = Committer(config, journal)
         self._receiver = Receiver(
             config, intake, journal, on_closed=self._on_closed, on_commitment=self._committer.wake
@@ -136,7 +144,7 @@ class _Node:
             queue,
             store,
             self._pool,
-            open_links=lambda: self._receiver.open_links,
+            open_links=lambda: self._receiver.open_links | files.open_links,
             on_built=self._on_built,
             on_image=self._on_image,
         )
@@ -144,7 +152,6 @@ class _Node:
         for one in config.destinations:  # a certificate or token that is missing is found now
             open_sender(one, config.aet).close()
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
-        files = FileIntake(intake, self._pool, limits)
         self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
         self._sources += [WebPull(one, files, journal) for one in config.pull]
         metrics.watch(journal, store, self._values)
@@ -178,6 +185,9 @@ class _Node:
     def _on_accepted(self, how: Accepted, origin: Origin) -> None:
         self._metrics.received.labels(origin.via, str(how)).inc()
         self._processor.wake()
+
+    def _on_left_out(self, origin: Origin) -> None:
+        self._metrics.received.labels(origin.via, "left_out").inc()
 
     def _on_closed(self) -> None:
         self._processor.wake()

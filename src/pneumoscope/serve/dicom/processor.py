@@ -112,15 +112,17 @@ class Processor:
         waiting = self._compose()
         while len(self._tasks) < self._pool.workers:
             result = self._queue.next_result(self._results)
-            if result is not None:
+            # A result that hangs is tried again only while no image waits.
+            first = result is not None and not result.deferred
+            image = None if first else self._queue.next_image(self._images)
+            if image is not None:
+                self._images.add(image.id)
+                self._begin(self._predict(image))
+            elif result is not None:
                 self._results.add(result.id)
                 self._begin(self._build(result))
-                continue
-            image = self._queue.next_image(self._images)
-            if image is None:
+            else:
                 break
-            self._images.add(image.id)
-            self._begin(self._predict(image))
         return waiting
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -206,6 +208,8 @@ class Processor:
             self._moved.clear()
             self._link_closed.clear()
             return False
+        in_hand = {link for images in studies.values() for _, link in images}
+        self._link_closed = {link: at for link, at in self._link_closed.items() if link in in_hand}
         busy = open_links | self._queue.links_in_hand()
         process, waiting = self._config.process, False
         positive = PRIORITIES[self._config.priority.positive]
@@ -234,6 +238,7 @@ class Processor:
             "revision": result.revision,
             "options": self._config.results.model_dump(),
             "images": result.images,
+            "max_inflated": self._config.limits.max_inflated_mb * MB,
         }
         name = uid_hash(result.study_uid)[:12]
         try:

@@ -7,7 +7,6 @@ the result are stored. Or it ends as ``ignored`` by a rule, ``parked`` after sev
 
 from __future__ import annotations
 
-import datetime
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.composing import enter_result, raise_study, split_result
 from pneumoscope.serve.dicom.journal import Journal, now
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "enter_objects",
 ]
 
-MOST_IMAGES = 50  # of one result; a study of radiographs has a few
+MOST_IMAGES = 12  # of one result, which is built within the time and memory of one image
 COLUMNS = "id, sop_instance, sop_class, sha256, file, caller, link, tries, received, priority"
 
 
@@ -84,7 +84,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class QueuedResult:
-    """A result to build: its images as the worker takes them, and heat map and preview of each."""
+    """A result to build: its images as the worker takes them, and heat map and preview of each.
+
+    It is ``deferred`` where building it has failed before: images are predicted first.
+    """
 
     id: int
     study_uid: str
@@ -92,6 +95,7 @@ class QueuedResult:
     revision: int
     priority: int
     tries: int
+    deferred: int
     images: list[dict[str, Any]]
     pieces: list[bytes]
 
@@ -151,12 +155,15 @@ class Queue:
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
         """Return the image to predict next, but none of those that are taken.
 
-        One that crashed or outlasted its limit is tried again when no other is waiting.
+        One that crashed or outlasted its limit is tried again when no other is waiting, or when it has waited
+        for too long.
         """
+        since = now() - self._longest_wait
         rows = self.journal.rows(
-            f"SELECT {COLUMNS} FROM instances WHERE state = 'received' ORDER BY tries, (received < ?) DESC,"
+            f"SELECT {COLUMNS} FROM instances WHERE state = 'received'"
+            " ORDER BY (CASE WHEN received < ? THEN 0 ELSE tries END), (received < ?) DESC,"
             " (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
-            (now() - self._longest_wait, now() - self._longest_wait, len(taken) + 1),
+            (since, since, since, len(taken) + 1),
         )
         return next((QueuedImage(**row) for row in rows if row["id"] not in taken), None)
 
@@ -244,37 +251,25 @@ class Queue:
                 " WHERE study_uid = ? AND state = 'predicted' ORDER BY sop_instance LIMIT ?",
                 (study_uid, MOST_IMAGES),
             ).fetchall()
-            destinations = {name for image in images for name in json.loads(image["destinations"])}
             priority = max(image["priority"] for image in images)
             if any(image["positive"] for image in images):
                 priority = max(priority, positive_priority)
-            made = datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds")
-            number = connection.execute(
-                "INSERT INTO results (study_uid, made, revision, bundle, state, priority, destinations,"
-                " first_received, last_received) VALUES (?, ?, ?, ?, 'composed', ?, ?, ?, ?)",
-                (
-                    *(study_uid, made, max(image["revision"] for image in images), bundle, priority),
-                    json.dumps(sorted(destinations)),
-                    min(image["received"] for image in images),
-                    max(image["received"] for image in images),
-                ),
-            ).lastrowid
-            assert number is not None
-            connection.executemany(
-                "INSERT INTO result_images VALUES (?, ?)", [(number, image["id"]) for image in images]
-            )
+            number = enter_result(connection, study_uid, bundle, priority, images)
             connection.executemany(
                 "UPDATE instances SET state = 'composed' WHERE id = ?", [(image["id"],) for image in images]
             )
-            _raise_study(connection, study_uid, priority)
+            raise_study(connection, study_uid, priority)
         return number
 
     def next_result(self, taken: Collection[int]) -> QueuedResult | None:
-        """Return the result to build next, but none of those that are taken."""
+        """Return the result to build next, but none of those that are taken; the failed ones come last."""
+        since = now() - self._longest_wait
         rows = self.journal.rows(
-            "SELECT id, study_uid, made, revision, priority, tries FROM results WHERE state = 'composed'"
-            " ORDER BY (last_received < ?) DESC, priority DESC, id LIMIT ?",
-            (now() - self._longest_wait, len(taken) + 1),
+            "SELECT id, study_uid, made, revision, priority, tries,"
+            " (tries AND last_received >= ?) AS deferred FROM results WHERE state = 'composed'"
+            " ORDER BY (CASE WHEN last_received < ? THEN 0 ELSE tries END), (last_received < ?) DESC,"
+            " priority DESC, id LIMIT ?",
+            (since, since, since, len(taken) + 1),
         )
         row = next((row for row in rows if row["id"] not in taken), None)
         if row is None:
@@ -326,9 +321,17 @@ class Queue:
         return destinations
 
     def not_built(self, result: QueuedResult, why: str, *, most_tries: int, final: bool) -> bool:
-        """Count a failure to build; return whether it is given up. It may be tried again by a command."""
+        """Count a failure to build; return whether it is given up. It may be tried again by a command.
+
+        A result of several images that is given up becomes one result for each of them, so that an image that
+        cannot be reported costs the others nothing.
+        """
         failed = final or result.tries + 1 >= most_tries
         with self.journal.change() as connection:
+            if failed and len(result.images) > 1:
+                split_result(connection, result.id)
+                audit.record(connection, "split", study=result.study_uid, why=why)
+                return False
             connection.execute(
                 "UPDATE results SET tries = tries + 1, detail = ?, state = ? WHERE id = ?",
                 (why, "failed" if failed else "composed", result.id),
@@ -351,15 +354,6 @@ def enter_objects(
         connection.executemany(
             "INSERT INTO deliveries (object, destination, state, changed) VALUES (?, ?, ?, ?)",
             [(number, destination, state, now()) for destination, state in states.items()],
-        )
-
-
-def _raise_study(connection: sqlite3.Connection, study_uid: str, priority: int) -> None:
-    """Give all of a study at least this priority; nothing is lowered."""
-    for table in ("instances", "results"):
-        connection.execute(
-            f"UPDATE {table} SET priority = ? WHERE study_uid = ? AND priority < ?",
-            (priority, study_uid, priority),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from pneumoscope.image.dicom import lenient_pydicom
+from pneumoscope.image.limits import DEFAULT_LIMITS, Limits
 from pneumoscope.serve.dicom.composition import MANUFACTURER, Composition
 from pneumoscope.serve.dicom.contracts import ResultOptions, StudyResult
 from pneumoscope.serve.dicom.presentation import presentation_states
@@ -14,7 +15,9 @@ from pneumoscope.serve.dicom.structured_report import structured_report
 __all__ = ["build_results", "is_own_object"]
 
 
-def build_results(study: StudyResult, options: ResultOptions) -> list[Dataset]:
+def build_results(
+    study: StudyResult, options: ResultOptions, limits: Limits = DEFAULT_LIMITS
+) -> list[Dataset]:
     """Make the objects of a result.
 
     Nothing but the headers of the images is read, and nothing depends on the clock: the same result gives the
@@ -26,6 +29,8 @@ def build_results(study: StudyResult, options: ResultOptions) -> list[Dataset]:
     study : StudyResult
     options : ResultOptions
         Which objects are made.
+    limits : Limits
+        On the file of an image.
 
     Returns
     -------
@@ -36,10 +41,11 @@ def build_results(study: StudyResult, options: ResultOptions) -> list[Dataset]:
     Raises
     ------
     PneumoscopeError
-        If the header of an image cannot be read, or lacks a UID that its result needs.
+        If the header of an image cannot be read, or lacks a UID that its result needs, or if the images are
+        not all of one patient.
     """
     with lenient_pydicom():  # values of the images go into the objects as they are, right or wrong
-        return _built(Composition(study, options), options)
+        return _built(Composition(study, options, limits), options)
 
 
 def is_own_object(dataset: Dataset) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pneumoscope.serve.dicom.config import RuleConfig
+from pneumoscope.serve.dicom.journal import PRIORITIES
 
-__all__ = ["ImageFacts", "Route", "route"]
+__all__ = ["ImageFacts", "Route", "priority_on_arrival", "route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,23 @@ def route(facts: ImageFacts, rules: Sequence[RuleConfig], destinations: Sequence
             chosen = tuple(destinations) if rule.destinations is None else rule.destinations
             return Route(rule.process, chosen, rule.priority, number)
     return Route(True, tuple(destinations))
+
+
+def priority_on_arrival(calling_aet: str, rules: Sequence[RuleConfig]) -> int:
+    """Return the priority that an image of a sender has before its header is read.
+
+    It is the least that the image may turn out to have, because a priority is never lowered: that of the
+    first rule with conditions on the calling AE title only, or a lower one of a rule before it that may fit.
+    """
+    possible = []
+    for rule in rules:
+        if rule.calling_aet and not any(_matches(calling_aet, one) for one in rule.calling_aet):
+            continue
+        if rule.process:  # the order of what is ignored does not matter
+            possible.append(PRIORITIES[rule.priority])
+        if not (rule.modality or rule.body_part or rule.view or any(one is not None for one in rule.ages)):
+            return min(possible, default=0)
+    return 0
 
 
 def _fits(facts: ImageFacts, rule: RuleConfig) -> bool:

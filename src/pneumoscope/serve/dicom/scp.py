@@ -31,11 +31,10 @@ from pneumoscope.serve.dicom.config import MB, CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.dimse import NodeAssociation, NodeServer
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
-from pneumoscope.serve.dicom.store import ReceivedFile, uid_hash
+from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, ReceivedFile, is_uid, uid_hash
 from pneumoscope.serve.dicom.tls import server_context
-from pneumoscope.serve.dicom.uids import derived_uid
 
-__all__ = ["IMPLEMENTATION_UID", "STORAGE_CLASSES", "Receiver", "transfer_syntaxes"]
+__all__ = ["STORAGE_CLASSES", "Receiver", "transfer_syntaxes"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +46,11 @@ STORAGE_CLASSES = (
 )
 """What is accepted; films (modality RG) come as the first or the last."""
 
-IMPLEMENTATION_UID = derived_uid("implementation")
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
+ANOTHER_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_ACTION = 0x0123
@@ -239,6 +238,11 @@ class Receiver:
         assoc = cast(NodeAssociation, event.assoc)
         origin = Origin("store", assoc.requestor.ae_title.strip(), assoc.link)
         sop_class, sop_instance = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        if (wrong := _wrong_request(sop_class, sop_instance, str(event.context.abstract_syntax))) is not None:
+            received.discard()
+            self.counts["not_stored"] += 1
+            logger.warning("not stored", extra={"caller": origin.caller, "why": f"status 0x{wrong:04X}"})
+            return wrong
         try:
             self._intake.accept(received, sop_class, sop_instance, origin)
         except NotAccepted as error:
@@ -281,6 +285,13 @@ def _contexts() -> list[PresentationContext]:
     stored = [build_context(one, syntaxes) for one in STORAGE_CLASSES]
     plain = [build_context(one, [EXPLICIT, IMPLICIT]) for one in (Verification, StorageCommitmentPushModel)]
     return [*stored, *plain]
+
+
+def _wrong_request(sop_class: str, sop_instance: str, negotiated: str) -> int | None:
+    """Return the failure status of a C-STORE with wrong UIDs (PS3.4 B.2.3); None where they are right."""
+    if not is_uid(sop_class) or not is_uid(sop_instance):
+        return CANNOT_UNDERSTAND
+    return None if sop_class == negotiated else ANOTHER_CLASS
 
 
 def _host_of(caller: CallerConfig, assoc: NodeAssociation) -> str:

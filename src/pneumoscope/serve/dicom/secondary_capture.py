@@ -61,8 +61,12 @@ def secondary_capture(composition: Composition, one: ReportedImage, number: int,
     )
     source.PurposeOfReferenceCodeSequence = [SOURCE]
     dataset.SourceImageSequence = [source]
-    if one.header.get("BurnedInAnnotation") == "YES" and one.radiograph is not None:
-        dataset.BurnedInAnnotation = "YES"  # the X-ray in the capture shows it as well
+    if one.radiograph is not None:  # it shows what is burned into the X-ray
+        stated = one.header.get("BurnedInAnnotation")
+        if stated in {"YES", "NO"}:
+            dataset.BurnedInAnnotation = stated
+        else:
+            del dataset.BurnedInAnnotation  # optional (PS3.3 C.7.6.1), and not known
     return composition.finish(dataset, one)
 
 

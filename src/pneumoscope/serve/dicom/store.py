@@ -6,6 +6,7 @@ well. Its name is a hash of the SOP Instance UID: what a sender calls its image 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -14,14 +15,32 @@ import shutil
 from pathlib import Path
 from typing import IO
 
+from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
-from pynetdicom.dsutils import create_file_meta
+from pydicom.uid import UID
 
 from pneumoscope.errors import DataError
+from pneumoscope.serve.dicom.uids import derived_uid
 
-__all__ = ["ReceivedFile", "Store", "file_head", "uid_hash"]
+__all__ = [
+    "IMPLEMENTATION_UID",
+    "IMPLEMENTATION_VERSION",
+    "ReceivedFile",
+    "Store",
+    "dataset_offset",
+    "file_head",
+    "is_uid",
+    "uid_hash",
+]
+
+IMPLEMENTATION_UID = derived_uid("implementation")
+IMPLEMENTATION_VERSION = "PNEUMOSCOPE"
+"""In every file that the node writes; without a version, so that equal content has equal bytes."""
 
 BUFFER = 1 << 20
+LONGEST_UID, LONGEST_AET = 64, 16
+DICOM_PREFIX = slice(128, 132)
+GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 def uid_hash(uid: str) -> str:
@@ -29,28 +48,60 @@ def uid_hash(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()
 
 
-def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
+def is_uid(text: str) -> bool:
+    """Return whether a text has the length and the characters of a UID."""
+    return 0 < len(text) <= LONGEST_UID and set(text) <= set("0123456789.")
+
+
+def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, caller: str = "") -> bytes:
     """Return preamble, prefix and file meta information of a stored dataset (PS3.10 7.1).
+
+    Parameters
+    ----------
+    sop_class, sop_instance, transfer_syntax : str
+    caller : str
+        Who sent it; left out where it is no AE title.
 
     Raises
     ------
     ValueError
         If one of the UIDs is none.
     """
-    for uid in (sop_class, sop_instance, transfer_syntax):
-        if not 0 < len(uid) <= 64 or not set(uid) <= set("0123456789."):
-            raise ValueError("not a UID")
+    if not all(is_uid(uid) for uid in (sop_class, sop_instance, transfer_syntax)):
+        raise ValueError("not a UID")
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), UID(sop_instance)
+    meta.TransferSyntaxUID = UID(transfer_syntax)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+    if 0 < len(caller) <= LONGEST_AET and caller.isascii() and caller.isprintable() and "\\" not in caller:
+        meta.SourceApplicationEntityTitle = caller
     buffer = io.BytesIO()
     buffer.write(bytes(128) + b"DICM")
-    write_file_meta_info(
-        buffer,  # type: ignore[arg-type]
-        create_file_meta(
-            sop_class_uid=sop_class,  # type: ignore[arg-type]
-            sop_instance_uid=sop_instance,  # type: ignore[arg-type]
-            transfer_syntax=transfer_syntax,  # type: ignore[arg-type]
-        ),
-    )
+    write_file_meta_info(buffer, meta)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def dataset_offset(data: bytes) -> int:
+    """Return where the dataset of a file begins, behind preamble and file meta information (PS3.10 7.1).
+
+    Parameters
+    ----------
+    data : bytes
+        The file, or its first 144 bytes.
+
+    Raises
+    ------
+    DataError
+        If the file meta information does not state its length.
+    """
+    start = 132 if data[DICOM_PREFIX] == b"DICM" else 0
+    if data[start : start + 8] != GROUP_LENGTH:
+        if data[start : start + 2] == b"\x02\x00":
+            raise DataError("its file meta information has no length; export it again")
+        return start
+    return start + 12 + int.from_bytes(data[start + 8 : start + 12], "little")
 
 
 class ReceivedFile:
@@ -136,6 +187,10 @@ class ReceivedFile:
         self.close()
         self.path.unlink(missing_ok=True)
 
+    def reject(self, why: str) -> None:
+        """Keep nothing of the dataset, neither what has arrived nor what will."""
+        self._fail(why)
+
     def _fail(self, why: str) -> None:
         self.failure = why
         self.discard()
@@ -159,12 +214,17 @@ class Store:
         self.folder = folder
         self.incoming = folder / "incoming"
         try:
+            new = not folder.exists()
             for one in (
                 folder,
                 self.incoming,
                 *(folder / name for name in ("images", "conflicts", "results")),
             ):
                 one.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _flush_folder(folder)  # the names of new folders are on disk as well
+            if new:
+                with contextlib.suppress(PermissionError):  # it may be one that this user cannot list
+                    _flush_folder(folder.parent)
         except OSError as error:
             raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another") from error
 

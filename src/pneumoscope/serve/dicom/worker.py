@@ -26,19 +26,17 @@ from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
 from pneumoscope.serve.dicom.config import RuleConfig
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
-from pneumoscope.serve.dicom.header import encode
+from pneumoscope.serve.dicom.header import encode, required_uid
 from pneumoscope.serve.dicom.inputs import input_measures
 from pneumoscope.serve.dicom.logs import set_up_logs
 from pneumoscope.serve.dicom.results import build_results, is_own_object
 from pneumoscope.serve.dicom.routing import ImageFacts, route
+from pneumoscope.serve.dicom.store import dataset_offset
 from pneumoscope.serve.workers import worker
 from pneumoscope.serve.workers.frames import Response
 from pneumoscope.serve.workers.rows import prediction_of, prediction_row, stopped
 
 __all__ = ["main", "respond"]
-
-DICOM_PREFIX = slice(128, 132)
-GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +55,7 @@ def respond(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> R
     job : dict
         With ``kind``: ``predict`` (``name``, ``caller``, ``rules``, ``destinations``, ``operating_point``,
         ``max_inflated``, ``sop_class``, ``sop_instance``), ``head`` (``name``, ``max_inflated``), or
-        ``build`` (``study``, ``made``, ``revision``, ``options``, ``images``).
+        ``build`` (``study``, ``made``, ``revision``, ``options``, ``images``, ``max_inflated``).
     pieces : list of bytes
         The file; for ``build`` heat map and preview of each image.
 
@@ -83,7 +81,7 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
     facts: dict[str, Any] = {}
     try:
         header = read_header(job["name"], data, Limits(max_bytes=job["max_inflated"]))
-        facts, own = _facts(header), is_own_object(header)
+        facts, own, why = _facts(header), is_own_object(header), _not_filed(header)
     except UnreadableImageError as error:
         return _unread(predictor, job, error)
     except (*CUT_OFF, *DAMAGED):
@@ -104,6 +102,8 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
         return head | {"ignore": "a result of this program"}, []
     if not where.process:
         return head | {"ignore": f"rule {where.rule}"}, []
+    if why:
+        return head | {"error": why}, []
     try:
         explained = predictor.explain(data, job["name"])
         inverted = Reason.INVERTED in explained.prediction.reasons
@@ -153,6 +153,16 @@ def _facts(header: pydicom.Dataset) -> dict[str, Any]:
     }
 
 
+def _not_filed(header: pydicom.Dataset) -> str:
+    """Return why no result can be filed with an image; empty where one can."""
+    try:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+            required_uid(header, keyword, "the image")
+    except PneumoscopeError as error:
+        return str(error)
+    return ""
+
+
 def _heatmap(explanation: Explanation | None) -> bytes:
     return worker.heatmap_png(explanation) if explanation else b""
 
@@ -173,18 +183,8 @@ def _head(_predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Re
         "sop_class": described["sop_class"],
         "sop_instance": described["sop_uid"],
         "transfer_syntax": syntax,
-        "offset": _dataset_offset(data),
+        "offset": dataset_offset(data),
     }, []
-
-
-def _dataset_offset(data: bytes) -> int:
-    """Return where the dataset begins, behind preamble and file meta information (PS3.10 7.1)."""
-    start = 132 if data[DICOM_PREFIX] == b"DICM" else 0
-    if data[start : start + 8] != GROUP_LENGTH:
-        if data[start : start + 2] == b"\x02\x00":
-            raise PneumoscopeError("its file meta information has no length; export it again")
-        return start
-    return start + 12 + int.from_bytes(data[start + 8 : start + 12], "little")
 
 
 def _build(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Response:
@@ -199,7 +199,7 @@ def _build(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> Re
         datetime.datetime.fromisoformat(job["made"]),
         job["revision"],
     )
-    made = build_results(study, ResultOptions(**job["options"]))
+    made = build_results(study, ResultOptions(**job["options"]), Limits(max_bytes=job["max_inflated"]))
     objects = [
         {
             "sop_class": str(one.SOPClassUID),

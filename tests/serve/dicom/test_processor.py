@@ -1,0 +1,52 @@
+"""When a study is complete, and what the processor keeps about links."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from pneumoscope.serve.dicom.config import NodeConfig, ProcessConfig
+from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.processor import Processor
+from pneumoscope.serve.dicom.queue import Queue
+from pneumoscope.serve.dicom.store import Store
+
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+
+
+def add(journal: Journal, number: int, link: str) -> None:
+    """Add a predicted image of a study of its own."""
+    with journal.change() as connection:
+        connection.execute(
+            "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
+            " received, state, study_uid, destinations, positive) VALUES (?, ?, '0', 1, 'f', 'store', 'A', ?, 0,"
+            " 'predicted', ?, '[]', 0)",
+            (f"1.2.{number}", DX, link, f"9.{number}"),
+        )
+
+
+def test_a_study_waits_for_its_links_and_others_are_forgotten(tmp_path):
+    journal = Journal(Store(tmp_path).folder, create=True)
+    links: set[str] = set()
+    config = NodeConfig(folder=tmp_path, process=ProcessConfig(quiet_seconds=0, longest_open_seconds=3600))
+
+    async def run() -> None:
+        processor = Processor(
+            config, SimpleNamespace(identity="b@1"), Queue(journal, 3600), Store(tmp_path), SimpleNamespace(),
+            open_links=lambda: frozenset(links),
+        )  # fmt: skip
+        links.update({"of the study", *(str(number) for number in range(50))})
+        add(journal, 1, "of the study")
+        assert processor._compose(), "its link is open"
+        links.difference_update({str(number) for number in range(50)})
+        assert processor._compose()
+        assert not processor._link_closed, "links that brought nothing are not kept"
+        links.clear()
+        while processor._compose():
+            await asyncio.sleep(0.01)
+        assert journal.value("SELECT count(*) FROM results") == 1
+
+    try:
+        asyncio.run(run())
+    finally:
+        journal.close()
