@@ -19,8 +19,8 @@ def add(journal: Journal, number: int, link: str) -> None:
     with journal.change() as connection:
         connection.execute(
             "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
-            " received, state, study_uid, destinations, positive) VALUES (?, ?, '0', 1, 'f', 'store', 'A', ?, 0,"
-            " 'predicted', ?, '[]', 0)",
+            " received, state, study_uid, destinations, positive)"
+            " VALUES (?, ?, '0', 1, 'f', 'store', 'A', ?, 0, 'predicted', ?, '[]', 0)",
             (f"1.2.{number}", DX, link, f"9.{number}"),
         )
 
