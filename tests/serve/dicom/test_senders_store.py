@@ -124,6 +124,17 @@ def test_a_destination_that_is_down_is_tried_again(objects):
         assert destination.echo()
 
 
+def test_a_host_name_that_cannot_be_resolved_is_out_of_reach(objects):
+    for host in ("no-such-host.invalid", "two..dots"):
+        unknown = DestinationConfig(name="unknown", aet="PACS", host=host, timeout=2)
+        with open_sender(unknown, "PNEUMOSCOPE") as destination:
+            deliveries = destination.send(objects)
+            assert outcomes(deliveries) == [Outcome.RETRY] * 2
+            assert {one.detail for one in deliveries} == {"host not found"}
+            assert destination.present(objects) is None
+            assert destination.echo() == "host not found"
+
+
 def test_a_slow_destination_times_out(archive, objects):
     archive.delay = 3
     with sender(archive, timeout=1) as destination:

@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.config import DestinationConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject, Sender
-from pneumoscope.serve.dicom.outgoing import OutgoingAE
+from pneumoscope.serve.dicom.outgoing import OutgoingAE, why_not_opened
 from pneumoscope.serve.dicom.statuses import outcome_of_status
 
 __all__ = ["StoreSender"]
@@ -117,9 +117,13 @@ class StoreSender(Sender):
         one = self._destination
         name = one.tls.server_name if one.tls is not None else ""
         tls = None if self._tls is None else (self._tls, name or one.host)
-        association = self._ae.associate(
-            one.host, one.port, ae_title=one.aet, max_pdu=one.max_pdu, tls_args=tls
-        )
+        try:
+            association = self._ae.associate(
+                one.host, one.port, ae_title=one.aet, max_pdu=one.max_pdu, tls_args=tls
+            )
+        except (OSError, UnicodeError) as error:  # pynetdicom looks up the host before it connects
+            self._drop(why_not_opened(error))
+            return None
         if not association.is_established:
             self._drop("the association was rejected" if association.is_rejected else "no association")
             return None
