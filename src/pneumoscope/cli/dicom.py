@@ -279,6 +279,7 @@ def _show_status(found: NodeStatus, mode: str) -> None:
         ("worklist", found.worklist),
         ("parked", found.parked),
         ("conflicts", found.conflicts),
+        ("unreportable", found.unreportable),
         ("results not built", found.failed),
         ("not delivered", found.dead),
     ):

@@ -71,6 +71,14 @@ def test_the_example_is_valid():
         ),
         ({"folder": "x", "limits": {"max_pdu": 10}}, "limits.max_pdu"),
         ({"folder": "x", "pull": [{"name": "A", "url": "x"}]}, "pull.0.url"),
+        ({"folder": "x", "pull": [{"name": "A", "url": "http://x", "tls": {}}]}, "tls is for https://"),
+        (
+            {
+                "folder": "x",
+                "destinations": [{"name": "a", "kind": "dicomweb", "url": "http://x", "tls": {}}],
+            },
+            "tls is for https://",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, content, message):

@@ -109,7 +109,7 @@ def test_an_object_that_was_stored_without_a_response_is_found_by_asking(archive
     archive.lose = 1
     with sender(archive) as destination:
         deliveries = destination.send(objects)
-        assert outcomes(deliveries) == [Outcome.RETRY, Outcome.RETRY]
+        assert outcomes(deliveries) == [Outcome.RETRY, Outcome.NOT_TRIED]
         assert destination.present(objects) == {objects[0].sop_instance}
         assert outcomes(destination.send(objects[1:])) == [Outcome.SENT]
     assert set(archive.attempts.values()) == {1}
@@ -119,9 +119,20 @@ def test_a_destination_that_is_down_is_tried_again(objects):
     down = DestinationConfig(name="down", aet="PACS", host="127.0.0.1", port=free_port(), timeout=2)
     with open_sender(down, "PNEUMOSCOPE") as destination:
         deliveries = destination.send(objects)
-        assert outcomes(deliveries) == [Outcome.RETRY] * 2 and all(one.detail for one in deliveries)
+        assert outcomes(deliveries) == [Outcome.NOT_TRIED] * 2 and all(one.detail for one in deliveries)
         assert destination.present(objects) is None
         assert destination.echo()
+
+
+def test_a_host_name_that_cannot_be_resolved_is_out_of_reach(objects):
+    for host in ("no-such-host.invalid", "two..dots"):
+        unknown = DestinationConfig(name="unknown", aet="PACS", host=host, timeout=2)
+        with open_sender(unknown, "PNEUMOSCOPE") as destination:
+            deliveries = destination.send(objects)
+            assert outcomes(deliveries) == [Outcome.NOT_TRIED] * 2
+            assert {one.detail for one in deliveries} == {"host not found"}
+            assert destination.present(objects) is None
+            assert destination.echo() == "host not found"
 
 
 def test_a_slow_destination_times_out(archive, objects):
@@ -184,8 +195,25 @@ def test_a_class_that_is_not_accepted_fails_and_another_syntax_is_used(captures_
         assert outcomes(deliveries) == [Outcome.SENT, Outcome.FAILED]
         assert "Comprehensive 3D SR" in deliveries[1].detail
         assert destination.present(objects) is None, "it has no C-FIND"
-        assert destination.echo() == "Verification is not accepted"
+        assert destination.echo() == "", "it responds, although Verification is not accepted"
     assert b"PN" not in stored[objects[0].sop_instance][:2000], "Implicit VR"
+
+
+@pytest.mark.parametrize("error", [ValueError("Zauberbaum"), AttributeError("Zauberbaum")])
+def test_an_object_that_cannot_be_encoded_fails_alone(archive, objects, monkeypatch, error):
+    with sender(archive) as destination:
+        association = destination._established()
+        original = association.send_c_store
+
+        def send_c_store(dataset):
+            if dataset.SOPInstanceUID == objects[0].sop_instance:
+                raise error
+            return original(dataset)
+
+        monkeypatch.setattr(association, "send_c_store", send_c_store)
+        deliveries = destination.send(objects)
+    assert outcomes(deliveries) == [Outcome.FAILED, Outcome.SENT]
+    assert deliveries[0].detail == "cannot be encoded for it"
 
 
 @pytest.fixture(scope="module")
@@ -229,4 +257,4 @@ def test_tls_with_a_client_certificate(secure, certificates, objects, caplog):
         assert outcomes(destination.send(objects[:1])) == [Outcome.SENT]
     for wrong in (TlsClientConfig(ca=ca), TlsClientConfig(), None):
         with open_sender(DestinationConfig(**base, tls=wrong), "PNEUMOSCOPE") as destination:
-            assert outcomes(destination.send(objects[:1])) == [Outcome.RETRY]
+            assert outcomes(destination.send(objects[:1])) == [Outcome.NOT_TRIED]

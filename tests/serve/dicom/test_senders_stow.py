@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,6 +44,7 @@ class Server:
             [{"00080018": {"Value": [uid]}} for uid in self.stored],
         )
         self.connections = 0
+        self.close_after = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,6 +73,7 @@ class Server:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                self.close_connection = server.close_after
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -226,6 +230,32 @@ def test_a_connection_that_the_server_closed_is_opened_again(server, stow, objec
     server.qido = lambda: next(replies)
     assert stow.present(objects[:1]) == frozenset()
     assert server.connections == 2
+
+
+def test_objects_are_not_sent_twice_over_a_kept_connection(server, stow, objects):
+    """The server stores them and ends the connection without a response; then it is asked."""
+    assert stow.echo() == ""
+    server.stow = lambda uids: (0, server.store(uids)[1])
+    assert outcomes(stow.send(objects[:1])) == [Outcome.RETRY]
+    assert [one[0] for one in server.requests] == ["GET", "POST"]
+    assert stow.present(objects[:1]) == {objects[0].sop_instance}
+
+
+def test_a_connection_that_ended_while_it_was_idle_loses_no_request(server, stow, objects):
+    server.close_after = True
+    assert stow.echo() == ""
+    assert stow._client._connection is not None
+    time.sleep(0.3)
+    assert outcomes(stow.send(objects[:1])) == [Outcome.SENT]
+    assert [one[0] for one in server.requests] == ["GET", "POST", "GET"]
+
+
+def test_https_without_a_tls_key_is_after_the_same_profile():
+    context = DicomWebClient("https://127.0.0.1:1/x")._tls
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
+    names = {one["name"] for one in context.get_ciphers() if one["protocol"] == "TLSv1.2"}
+    assert names and all("DHE" in name and ("GCM" in name or "CHACHA20" in name) for name in names)
 
 
 def test_a_response_without_end_is_cut_off(server):

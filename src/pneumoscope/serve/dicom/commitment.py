@@ -24,7 +24,7 @@ from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.background import Background
 from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.outgoing import OutgoingAE
+from pneumoscope.serve.dicom.outgoing import OutgoingAE, why_not_opened
 from pneumoscope.serve.dicom.tls import client_context
 
 __all__ = ["Committer", "committed"]
@@ -129,14 +129,17 @@ class Committer(Background):
         ae = OutgoingAE(self._config.aet, SECONDS)
         ae.add_requested_context(StorageCommitmentPushModel)
         tls = None if caller.tls is None else (client_context(caller.tls), caller.tls.server_name or host)
-        association = ae.associate(
-            host,
-            caller.port,
-            ae_title=caller.aet,
-            # The node is the provider of the service although it opens the association.
-            ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
-            tls_args=tls,
-        )
+        try:
+            association = ae.associate(
+                host,
+                caller.port,
+                ae_title=caller.aet,
+                # The node is the provider of the service although it opens the association.
+                ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
+                tls_args=tls,
+            )
+        except (OSError, UnicodeError) as error:
+            return why_not_opened(error)
         if not association.is_established:
             return "no association"
         try:

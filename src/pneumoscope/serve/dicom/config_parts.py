@@ -144,6 +144,11 @@ class CallerConfig(Strict):
     tls: TlsClientConfig | None = None
 
 
+def _check_tls(url: str, tls: TlsClientConfig | None) -> None:
+    if tls is not None and url.startswith("http://"):
+        raise ValueError(f"tls is for https://, and {url} is not encrypted; change the url, or remove tls")
+
+
 class DestinationConfig(Strict):
     """Where results are sent.
 
@@ -192,6 +197,8 @@ class DestinationConfig(Strict):
             raise ValueError("a dicom destination needs host, port and aet")
         if self.kind == "dicomweb" and not self.url.startswith(("http://", "https://")):
             raise ValueError("a dicomweb destination needs a url that starts with http:// or https://")
+        if self.kind == "dicomweb":
+            _check_tls(self.url, self.tls)
         return self
 
 
@@ -366,6 +373,11 @@ class PullConfig(Strict):
     token_file: Path | None = None
     password_file: Path | None = None
     timeout: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> PullConfig:
+        _check_tls(self.url, self.tls)
+        return self
 
 
 class MetricsConfig(Strict):

@@ -145,6 +145,8 @@ class Outcome(StrEnum):
     """The destination had it before."""
     RETRY = "retry"
     """Not stored, or not known whether; to be tried later, asking the destination first."""
+    NOT_TRIED = "not tried"
+    """Nothing of it was sent, because the connection was lost before its turn or could not be opened."""
     FAILED = "failed"
     """The destination does not take this object at all: it rejects the class or the dataset."""
 

@@ -51,6 +51,9 @@ class Courier(Background):
         # By the clock that no one sets: until when an object waits, and since when it is uncertain.
         self._postponed: dict[int, float] = {}
         self._uncertain_since: dict[int, float] = {}
+        # What a call of the sender is about, and what is sent by itself because such a call raised.
+        self._in_hand: Sequence[QueuedDelivery] = ()
+        self._alone: set[int] = set()
         self._unreachable = 0
         self._not_before = 0.0
         self.failure: PneumoscopeError | None = None
@@ -86,8 +89,9 @@ class Courier(Background):
                 try:
                     due = self._due()
                     if due:
-                        sender = sender or self._open_sender()
-                        self._round(sender, due)
+                        sender = sender or self._opened()
+                        if sender is not None and not self._tried(sender, due):
+                            sender = None
                         last_use = time.monotonic()
                         continue
                 except JournalError as error:
@@ -104,6 +108,41 @@ class Courier(Background):
             if sender is not None:
                 sender.close()
 
+    def _opened(self) -> Sender | None:
+        try:
+            return self._open_sender()
+        except PneumoscopeError as error:  # a certificate or token that was removed
+            self._out_of_reach(str(error))
+            return None
+
+    def _tried(self, sender: Sender, due: Sequence[QueuedDelivery]) -> bool:
+        """Send what is due; return whether the sender can go on."""
+        self._in_hand = ()
+        try:
+            self._round(sender, due)
+        except JournalError:
+            raise
+        except Exception as error:
+            # Of one object or one destination: the others go on. Its text may quote the object.
+            logger.exception("sending failed", extra={"destination": self.destination.name})
+            self._close(sender)
+            self._broken(type(error).__name__, self._in_hand or due)
+            return False
+        return True
+
+    def _broken(self, why: str, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Count a failed try for each object; from now on they are sent one by one: one may be to blame."""
+        for one in deliveries:
+            self._alone.add(one.id)
+            self._uncertain_since[one.id] = time.monotonic()
+            self._failed(one, why)
+
+    def _close(self, sender: Sender) -> None:
+        try:
+            sender.close()
+        except Exception:
+            logger.exception("connection not closed", extra={"destination": self.destination.name})
+
     def _due(self) -> list[QueuedDelivery]:
         now = time.monotonic()
         if now < self._not_before:
@@ -119,17 +158,19 @@ class Courier(Background):
 
     def _round(self, sender: Sender, due: Sequence[QueuedDelivery]) -> None:
         """Send a batch, after asking for what may have arrived already."""
+        if any(one.id in self._alone for one in due):
+            due = due[:1]
         due = [one for one in due if self._has_file(one)]
         uncertain = [one for one in due if one.uncertain]
         certain = [one for one in due if not one.uncertain]
         if uncertain and self.destination.query:
+            self._in_hand = uncertain
             present = sender.present([one.object for one in uncertain])
             if present is None:
-                # Others may be sent: a destination that takes objects may have no query at the moment.
-                self._postpone(uncertain)
-                if not certain:
-                    self._out_of_reach(sender.echo())
+                if why := sender.echo():
+                    self._out_of_reach(why)
                     return
+                self._not_asked(uncertain)
                 uncertain = []
             else:
                 there = [one for one in uncertain if one.object.sop_instance in present]
@@ -137,11 +178,19 @@ class Courier(Background):
                 self._settled(there, Outcome.ALREADY_THERE)
                 uncertain = [one for one in uncertain if one.object.sop_instance not in present]
         batch = [*uncertain, *certain]
+        batch = self._outbox.sending(batch)
         if not batch:
             return
-        self._outbox.sending(batch)
+        self._in_hand = batch
         deliveries = sender.send([one.object for one in batch])
         self._record(sender, batch, deliveries)
+
+    def _not_asked(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Count a failed try where the destination responds, but not to a query; others may be sent."""
+        self._unreachable = 0
+        for one in deliveries:
+            self._failed(one, "it may have arrived, and the query failed")
+        self._log("query failed", "if it has none, set query: false")
 
     def _has_file(self, one: QueuedDelivery) -> bool:
         """Return whether the file of an object is there; an object without is on the dead-letter list."""
@@ -161,14 +210,16 @@ class Courier(Background):
         self._outbox.sent(arrived)
         self._settled(arrived, Outcome.SENT)
         unsure = [(one, delivery) for one, delivery in pairs if delivery.outcome is Outcome.RETRY]
+        idle = [(one, delivery) for one, delivery in pairs if delivery.outcome is Outcome.NOT_TRIED]
+        self._outbox.not_tried([one for one, _ in idle])
         for one, delivery in pairs:
             if delivery.outcome is Outcome.FAILED:
                 self._outbox.failed(one, delivery.detail, dead=True)
                 self._settled([one], Outcome.FAILED)
                 self._log("not delivered", delivery.detail)
-        if arrived or len(unsure) < len(pairs):
+        if len(unsure) + len(idle) < len(pairs):
             self._unreachable = 0
-        if not unsure:
+        if not unsure and not idle:
             return
         now = time.monotonic()
         for one, _ in unsure:
@@ -179,27 +230,31 @@ class Courier(Background):
             return
         self._unreachable = 0
         for one, delivery in unsure:
-            dead = one.tries + 1 >= self._retry.tries
-            self._outbox.failed(one, delivery.detail, dead=dead)
-            self._postponed[one.id] = now + self._pause(one.tries)
-            self._on_outcome(self.destination.name, "failed" if dead else "retry")
-        self._log("to be sent again", unsure[0][1].detail)
+            self._failed(one, delivery.detail)
+        self._log("to be sent again", [*unsure, *idle][0][1].detail)
+
+    def _failed(self, one: QueuedDelivery, why: str) -> None:
+        """Count a failed try of an object, which comes again later unless it was the last one."""
+        dead = one.tries + 1 >= self._retry.tries
+        self._outbox.failed(one, why, dead=dead)
+        self._postponed[one.id] = time.monotonic() + self._pause(one.tries)
+        if dead:
+            self._settled([one], Outcome.FAILED)
+        else:
+            self._on_outcome(self.destination.name, "retry")
 
     def _settled(self, deliveries: Sequence[QueuedDelivery], outcome: Outcome) -> None:
         for one in deliveries:
             self._uncertain_since.pop(one.id, None)
+            self._alone.discard(one.id)
             self._on_outcome(self.destination.name, outcome.name.lower())
-
-    def _postpone(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        end = time.monotonic() + self._pause(self._unreachable)
-        self._postponed |= {one.id: end for one in deliveries}
 
     def _out_of_reach(self, why: str) -> None:
         """Wait, longer each time; the objects are not to blame."""
         self._not_before = time.monotonic() + self._pause(self._unreachable)
         self._unreachable += 1
         self._on_outcome(self.destination.name, "unreachable")
-        self._log("destination not reached", why or "it has no query now")
+        self._log("destination not reached", why)
 
     def _pause(self, failures: int) -> float:
         return min(self._retry.longest_seconds, self._retry.first_seconds * 2.0 ** min(failures, 30))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import selectors
 import ssl
 import time
 import urllib.parse
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import DataError, PneumoscopeError
+from pneumoscope.serve.dicom.config import TlsClientConfig
+from pneumoscope.serve.dicom.tls import client_context
 
 __all__ = [
     "DICOM_JSON",
@@ -69,7 +72,7 @@ class DicomWebClient:
     url : str
         Root of the service, such as ``https://pacs.example/dicom-web``.
     tls : SSLContext, optional
-        For ``https``; the system's default one if not given.
+        For ``https``; if not given, one after BCP 195 with the authorities of the system.
     authorization : str, optional
         Value of the header of that name.
     timeout : float
@@ -89,7 +92,8 @@ class DicomWebClient:
             raise DataError(f"{url}: not the address of a DICOMweb server; give http:// or https://")
         self._root = parts.path.rstrip("/")
         self._host, self._port = parts.hostname, parts.port
-        self._secure, self._tls = parts.scheme == "https", tls
+        self._secure = parts.scheme == "https"
+        self._tls = tls or client_context(TlsClientConfig()) if self._secure else None
         self._headers = {"Authorization": authorization} if authorization else {}
         self._timeout = timeout
         self._connection: http.client.HTTPConnection | None = None
@@ -105,6 +109,9 @@ class DicomWebClient:
         max_bytes: int = MAX_RESPONSE,
     ) -> Response:
         """Send a request and read its response; redirections are not followed.
+
+        A GET over a kept connection that the server has closed is repeated once on a new one. A POST is not:
+        the server may have stored its content before.
 
         Parameters
         ----------
@@ -127,14 +134,15 @@ class DicomWebClient:
         sent = {"Accept": DICOM_JSON, **self._headers, **(headers or {})}
         if body or method == "POST":
             sent["Content-Length"] = str(sum(map(len, body)))
-        kept = self._connection is not None
+        if self._connection is not None and _ended(self._connection):
+            self.close()  # while it was idle, so that nothing of this request is lost with it
+        repeated = self._connection is not None and method == "GET"
         try:
             return self._exchange(method, target, sent, body, max_bytes)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
-            if not kept:
+            if not repeated:
                 raise WebError(f"the server closed the connection ({type(error).__name__})") from error
-            # It had closed a connection that was idle: once more on a new one.
             return self.request(method, path, query=query, headers=headers, body=body, max_bytes=max_bytes)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
@@ -183,9 +191,19 @@ class DicomWebClient:
 
     def _open(self) -> http.client.HTTPConnection:
         if self._secure:
-            context = self._tls or ssl.create_default_context()
-            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=self._timeout, context=self._tls
+            )
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+
+
+def _ended(connection: http.client.HTTPConnection) -> bool:
+    """Return whether the server has closed an idle connection, or has sent what nobody asked for."""
+    if connection.sock is None:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def multipart_related(

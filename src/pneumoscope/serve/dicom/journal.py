@@ -16,7 +16,16 @@ from typing import Any
 
 from pneumoscope.errors import DataError
 
-__all__ = ["JOURNAL_FILE", "PRIORITIES", "Journal", "JournalError", "priority_name"]
+__all__ = [
+    "DELIVERY_STATES",
+    "IMAGE_STATES",
+    "JOURNAL_FILE",
+    "PRIORITIES",
+    "RESULT_STATES",
+    "Journal",
+    "JournalError",
+    "priority_name",
+]
 
 JOURNAL_FILE = "journal.sqlite"
 SCHEMA_VERSION = 1
@@ -32,7 +41,14 @@ PASSING = frozenset(
 
 PRIORITIES = {"routine": 0, "high": 1, "urgent": 2}
 
-SCHEMA = """
+IMAGE_STATES = (
+    *("received", "predicted", "composed", "reported", "ignored", "parked", "unreportable", "conflict"),
+    "purged",
+)
+RESULT_STATES = ("composed", "built", "failed", "retracted")
+DELIVERY_STATES = ("pending", "sending", "sent", "dead", "held", "withdrawn")
+
+SCHEMA = f"""
 CREATE TABLE instances (
   id INTEGER PRIMARY KEY,
   sop_instance TEXT NOT NULL,
@@ -44,9 +60,7 @@ CREATE TABLE instances (
   caller TEXT NOT NULL,
   link TEXT NOT NULL,
   received REAL NOT NULL,
-  state TEXT NOT NULL CHECK (state IN
-    ('received', 'predicted', 'composed', 'reported', 'ignored', 'parked', 'unreportable', 'conflict',
-     'purged')),
+  state TEXT NOT NULL CHECK (state IN {IMAGE_STATES}),
   tries INTEGER NOT NULL DEFAULT 0,
   detail TEXT NOT NULL DEFAULT '',
   priority INTEGER NOT NULL DEFAULT 0,
@@ -69,7 +83,7 @@ CREATE TABLE results (
   made TEXT NOT NULL,
   revision INTEGER NOT NULL,
   bundle TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('composed', 'built', 'failed', 'retracted')),
+  state TEXT NOT NULL CHECK (state IN {RESULT_STATES}),
   tries INTEGER NOT NULL DEFAULT 0,
   detail TEXT NOT NULL DEFAULT '',
   priority INTEGER NOT NULL DEFAULT 0,
@@ -100,7 +114,7 @@ CREATE TABLE deliveries (
   id INTEGER PRIMARY KEY,
   object INTEGER NOT NULL REFERENCES objects (id),
   destination TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'dead', 'held', 'withdrawn')),
+  state TEXT NOT NULL CHECK (state IN {DELIVERY_STATES}),
   tries INTEGER NOT NULL DEFAULT 0,
   detail TEXT NOT NULL DEFAULT '',
   changed REAL NOT NULL,

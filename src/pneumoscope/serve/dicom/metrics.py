@@ -1,13 +1,13 @@
 """Prometheus metrics of the node: what happened since it started, and what the journal and the disk say now.
 
 No label holds anything of a patient. Silence must alarm as well: alert on
-``pneumoscope_node_last_received_timestamp_seconds`` as on errors.
+``pneumoscope_node_caller_silent_seconds`` as on errors.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -15,7 +15,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pneumoscope.serve.dicom.journal import Journal, JournalError, now
+from pneumoscope.serve.dicom.journal import (
+    DELIVERY_STATES,
+    IMAGE_STATES,
+    RESULT_STATES,
+    Journal,
+    JournalError,
+    now,
+)
 from pneumoscope.serve.dicom.store import Store
 
 __all__ = ["NodeMetrics"]
@@ -23,6 +30,7 @@ __all__ = ["NodeMetrics"]
 STUDY_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 IMAGE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 PREFIX = "pneumoscope_node"
+LONGEST_SILENCE = 30 * 86400.0  # seconds; looking further back would read all of the journal
 
 
 class NodeMetrics:
@@ -55,7 +63,15 @@ class NodeMetrics:
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
-    def watch(self, journal: Journal, store: Store, values: Callable[[], dict[str, float]]) -> None:
+    def watch(
+        self,
+        journal: Journal,
+        store: Store,
+        values: Callable[[], dict[str, float]],
+        *,
+        callers: Sequence[str] = (),
+        destinations: Sequence[str] = (),
+    ) -> None:
         """Add what is read when the metrics are requested.
 
         Parameters
@@ -64,8 +80,13 @@ class NodeMetrics:
         store : Store
         values : callable
             Further gauges by name.
+        callers : sequence of str
+            Calling AE titles, and names in place of one, whose silence is shown; if empty, whoever has sent
+            in the last 30 days.
+        destinations : sequence of str
+            Shown also before anything was made for them.
         """
-        self.registry.register(_Now(journal, store, values))
+        self.registry.register(_Now(journal, store, values, tuple(callers), tuple(destinations)))
 
     def serve(self, host: str, port: int) -> int:
         """Serve ``/metrics``; return the port.
@@ -88,8 +109,17 @@ class NodeMetrics:
 class _Now(Collector):
     """Gauges from the journal."""
 
-    def __init__(self, journal: Journal, store: Store, values: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        store: Store,
+        values: Callable[[], dict[str, float]],
+        callers: Sequence[str],
+        destinations: Sequence[str],
+    ) -> None:
         self._journal, self._store, self._values = journal, store, values
+        self._callers, self._destinations = callers, destinations
+        self._started = now()
 
     def describe(self) -> Iterable[Metric]:
         """Name no metric in advance: they are read from a journal that may not be open yet."""
@@ -109,20 +139,28 @@ class _Now(Collector):
 
     def _journal_gauges(self) -> Iterator[Metric]:
         journal = self._journal
-        yield _family(
-            "instances", "Images in the journal", "state",
-            journal.rows("SELECT state, count(*) FROM instances GROUP BY state"),
-        )  # fmt: skip
-        yield _family(
-            "results", "Results in the journal", "state",
-            journal.rows("SELECT state, count(*) FROM results GROUP BY state"),
-        )  # fmt: skip
-        queue = GaugeMetricFamily(
-            f"{PREFIX}_objects", "Objects by destination and state", labels=["destination", "state"]
+        # Every state, also with 0: a sum over a series that is absent has no value, and raises no alert.
+        images = dict.fromkeys(IMAGE_STATES, 0.0) | self._by_name(
+            "SELECT state, count(*) FROM instances GROUP BY state"
         )
-        for row in journal.rows("SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2"):
-            queue.add_metric([row[0], row[1]], row[2])
-        yield queue
+        yield _family("instances", "Images in the journal", ["state"], images)
+        results = dict.fromkeys(RESULT_STATES, 0.0) | self._by_name(
+            "SELECT state, count(*) FROM results GROUP BY state"
+        )
+        yield _family("results", "Results in the journal", ["state"], results)
+        queued = {
+            (row[0], row[1]): row[2]
+            for row in journal.rows("SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2")
+        }
+        names = sorted({*self._destinations, *(name for name, _ in queued)})
+        objects = {(name, state): queued.get((name, state), 0) for name in names for state in DELIVERY_STATES}
+        yield _family("objects", "Objects by destination and state", ["destination", "state"], objects)
+        yield _family(
+            "caller_silent_seconds",
+            "Since the last image of a caller, or since the start where that is more than 30 days ago",
+            ["caller"],
+            self._silences(),
+        )
         length, oldest = journal.rows(
             "SELECT count(*), min(received) FROM instances"
             " WHERE state IN ('received', 'predicted', 'composed')"
@@ -137,6 +175,16 @@ class _Now(Collector):
         yield _gauge("unsent_oldest_seconds", "Age of the oldest study with an unsent result", _age(unsent))
         yield _gauge("last_received_timestamp_seconds", "When the last image was accepted", last or 0.0)
 
+    def _by_name(self, query: str, *parameters: float) -> dict[str, float]:
+        return {row[0]: row[1] for row in self._journal.rows(query, parameters)}
+
+    def _silences(self) -> dict[str, float]:
+        last = self._by_name(
+            "SELECT caller, max(received) FROM instances WHERE received > ? GROUP BY caller",
+            now() - LONGEST_SILENCE,
+        )
+        return {one: _age(last.get(one, self._started)) for one in self._callers or sorted(last)}
+
 
 def _age(since: float | None) -> float:
     return 0.0 if since is None else max(0.0, now() - since)
@@ -146,8 +194,9 @@ def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"{PREFIX}_{name}", help, value=float(value))
 
 
-def _family(name: str, help: str, label: str, rows: Iterable[Any]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"{PREFIX}_{name}", help, labels=[label])
-    for row in rows:
-        family.add_metric([row[0]], row[1])
+def _family(name: str, help: str, labels: Sequence[str], values: Mapping[Any, float]) -> GaugeMetricFamily:
+    """Return a gauge with labels; a key is the value of the label, or a tuple with that of each label."""
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", help, labels=labels)
+    for key, value in values.items():
+        family.add_metric([key] if isinstance(key, str) else key, float(value))
     return family

@@ -154,7 +154,17 @@ class _Node:
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
         self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
         self._sources += [WebPull(one, files, journal) for one in config.pull]
-        metrics.watch(journal, store, self._values)
+        # Anyone may send where there is no list of callers, so that those who have sent are shown.
+        known = [one.aet for one in config.callers]
+        if known:
+            known += [one.name for one in config.folders] + [one.name for one in config.pull]
+        metrics.watch(
+            journal,
+            store,
+            self._values,
+            callers=list(dict.fromkeys(known)),
+            destinations=[one.name for one in config.destinations],
+        )
 
     async def run(self, on_ready: OnReady) -> None:
         """Start, work, stop."""

@@ -8,6 +8,7 @@ before they were sent.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,17 @@ class Outbox:
             if row["id"] not in postponed
         ][:most]
 
-    def sending(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        """Note, on disk, that these are about to be sent."""
+    def sending(self, deliveries: Sequence[QueuedDelivery]) -> list[QueuedDelivery]:
+        """Note, on disk, that these are about to be sent; return those that still are to be."""
         with self.journal.change() as connection:
-            connection.executemany(
-                "UPDATE deliveries SET state = 'sending', changed = ? WHERE id = ?",
-                [(now(), one.id) for one in deliveries],
-            )
+            return [one for one in deliveries if _set(connection, one, "sending")]
+
+    def not_tried(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Note that nothing of these was sent after all; what was uncertain before stays so."""
+        with self.journal.change() as connection:
+            for one in deliveries:
+                if not one.uncertain:
+                    _set(connection, one, "pending")
 
     def sent(self, deliveries: Sequence[QueuedDelivery], *, before: bool = False) -> None:
         """Note that the destination has these; `before`: it had them when it was asked."""
@@ -105,10 +110,7 @@ class Outbox:
             return
         with self.journal.change() as connection:
             for one in deliveries:
-                connection.execute(
-                    "UPDATE deliveries SET state = 'sent', detail = ?, changed = ? WHERE id = ?",
-                    ("found there" if before else "", now(), one.id),
-                )
+                _set(connection, one, "sent", "found there" if before else "")
             audit.record(
                 connection,
                 "found" if before else "sent",
@@ -130,13 +132,9 @@ class Outbox:
 
     def failed(self, delivery: QueuedDelivery, why: str, *, dead: bool) -> None:
         """Note a failure; the object may have arrived all the same."""
-        state = "dead" if dead else "sending"
         with self.journal.change() as connection:
-            connection.execute(
-                "UPDATE deliveries SET state = ?, tries = tries + 1, detail = ?, changed = ? WHERE id = ?",
-                (state, why, now(), delivery.id),
-            )
-            if dead:
+            changed = _set(connection, delivery, "dead" if dead else "sending", why, failures=1)
+            if dead and changed:
                 audit.record(
                     connection,
                     "not delivered",
@@ -144,3 +142,21 @@ class Outbox:
                     object=delivery.object.sop_instance,
                     why=why,
                 )
+
+
+def _set(
+    connection: sqlite3.Connection,
+    delivery: QueuedDelivery,
+    state: str,
+    detail: str | None = None,
+    *,
+    failures: int = 0,
+) -> bool:
+    """Change a delivery that is in hand; one that was withdrawn meanwhile stays so: return False."""
+    return bool(
+        connection.execute(
+            "UPDATE deliveries SET state = ?, detail = coalesce(?, detail), tries = tries + ?, changed = ?"
+            " WHERE id = ? AND state IN ('pending', 'sending')",
+            (state, detail, failures, now(), delivery.id),
+        ).rowcount
+    )

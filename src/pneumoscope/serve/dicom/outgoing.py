@@ -14,7 +14,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-__all__ = ["ClosingSocket", "OutgoingAE"]
+__all__ = ["ClosingSocket", "OutgoingAE", "why_not_opened"]
 
 _Tls = tuple[ssl.SSLContext, str] | None
 
@@ -35,6 +35,13 @@ class _Socket(ClosingSocket):
         super().connect(primitive)
         if self.socket is not None:
             self.socket.settimeout(self.assoc.network_timeout)
+
+
+def why_not_opened(error: OSError | UnicodeError) -> str:
+    """Return in a few words why `OutgoingAE.associate` raised before it tried to connect."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return "host not found"
+    return error.strerror or type(error).__name__
 
 
 class OutgoingAE(ApplicationEntity):

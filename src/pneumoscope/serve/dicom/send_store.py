@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.config import DestinationConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, OutgoingObject, Sender
-from pneumoscope.serve.dicom.outgoing import OutgoingAE
+from pneumoscope.serve.dicom.outgoing import OutgoingAE, why_not_opened
 from pneumoscope.serve.dicom.statuses import outcome_of_status
 
 __all__ = ["StoreSender"]
@@ -80,24 +80,26 @@ class StoreSender(Sender):
         return frozenset(found)
 
     def send(self, objects: Sequence[OutgoingObject]) -> list[Delivery]:
-        """Send objects one after the other; after a lost association the rest is left for a retry."""
+        """Send objects one after the other; after a lost association the rest is not tried."""
         deliveries: list[Delivery] = []
         for one in objects:
             lost = bool(deliveries) and self._association is None
             deliveries.append(
-                Delivery(one.sop_instance, Outcome.RETRY, self._why) if lost else self._send(one)
+                Delivery(one.sop_instance, Outcome.NOT_TRIED, self._why) if lost else self._send(one)
             )
         return deliveries
 
     def echo(self) -> str:
-        """Send a C-ECHO."""
+        """Send a C-ECHO; where the destination has no Verification, an association is enough."""
         association = self._established()
         if association is None:
             return self._why
         try:
             status = _status(association.send_c_echo())
-        except (RuntimeError, ValueError) as error:
-            self._drop(LOST if isinstance(error, RuntimeError) else "Verification is not accepted")
+        except ValueError:  # Verification was not accepted
+            return ""
+        except RuntimeError:
+            self._drop(LOST)
             return self._why
         if status is None:
             self._drop(LOST)
@@ -117,9 +119,13 @@ class StoreSender(Sender):
         one = self._destination
         name = one.tls.server_name if one.tls is not None else ""
         tls = None if self._tls is None else (self._tls, name or one.host)
-        association = self._ae.associate(
-            one.host, one.port, ae_title=one.aet, max_pdu=one.max_pdu, tls_args=tls
-        )
+        try:
+            association = self._ae.associate(
+                one.host, one.port, ae_title=one.aet, max_pdu=one.max_pdu, tls_args=tls
+            )
+        except (OSError, UnicodeError) as error:  # pynetdicom looks up the host before it connects
+            self._drop(why_not_opened(error))
+            return None
         if not association.is_established:
             self._drop("the association was rejected" if association.is_rejected else "no association")
             return None
@@ -135,7 +141,7 @@ class StoreSender(Sender):
     def _send(self, one: OutgoingObject) -> Delivery:
         association = self._established()
         if association is None:
-            return Delivery(one.sop_instance, Outcome.RETRY, self._why)
+            return Delivery(one.sop_instance, Outcome.NOT_TRIED, self._why)
         if not any(context.abstract_syntax == one.sop_class for context in association.accepted_contexts):
             detail = f"{UID(one.sop_class).name} is not accepted there"
             return Delivery(one.sop_instance, Outcome.FAILED, detail)
@@ -145,6 +151,8 @@ class StoreSender(Sender):
             status = _status(association.send_c_store(dataset))
         except RuntimeError:  # no association any more
             status = None
+        except (ValueError, AttributeError):  # for example where it takes Implicit VR only
+            return Delivery(one.sop_instance, Outcome.FAILED, "cannot be encoded for it")
         if status is None:
             self._drop(LOST)
             return Delivery(one.sop_instance, Outcome.RETRY, LOST)

@@ -30,7 +30,7 @@ class NodeStatus:
     worklist : list of dict
         Studies that are in hand, first the one that comes first: ``study``, ``priority``, ``positive``,
         ``minutes``.
-    parked, conflicts, failed, dead : list of dict
+    parked, conflicts, unreportable, failed, dead : list of dict
         What needs a person, the latest first, with its reason.
     """
 
@@ -42,13 +42,14 @@ class NodeStatus:
     worklist: list[dict[str, Any]]
     parked: list[dict[str, Any]]
     conflicts: list[dict[str, Any]]
+    unreportable: list[dict[str, Any]]
     failed: list[dict[str, Any]]
     dead: list[dict[str, Any]]
 
     @property
     def needs_attention(self) -> bool:
         """Whether something waits for a person."""
-        return bool(self.parked or self.conflicts or self.failed or self.dead)
+        return bool(self.parked or self.conflicts or self.unreportable or self.failed or self.dead)
 
 
 def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
@@ -78,6 +79,7 @@ def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
         worklist=_worklist(journal, longest_wait),
         parked=_instances(journal, "parked"),
         conflicts=_instances(journal, "conflict"),
+        unreportable=_instances(journal, "unreportable"),
         failed=[
             {"study": row["study_uid"], "why": row["detail"]}
             for row in journal.rows(
