@@ -33,6 +33,7 @@ from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
+from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["OnReady", "lock_folder", "run_node"]
@@ -143,6 +144,8 @@ class _Node:
         live = config.mode == "live"
         for one in config.destinations:  # a certificate or token that is missing is found now
             open_sender(one, config.aet).close()
+        for tls in (caller.tls for caller in config.callers if caller.tls is not None):
+            client_context(tls)
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
         files = FileIntake(intake, self._pool, limits)
         self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
