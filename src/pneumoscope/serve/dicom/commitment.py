@@ -85,7 +85,7 @@ class Committer(Background):
                 ):
                     if self._postponed.get(row["id"], 0.0) <= time.monotonic() and not self._stopping:
                         self._respond(row)
-            except PneumoscopeError as error:  # the journal, or a certificate
+            except PneumoscopeError as error:  # the journal
                 logger.error("storage commitment", extra={"why": str(error)})
             self._wake.wait(LOOK_AGAIN)
 
@@ -93,10 +93,17 @@ class Committer(Background):
         caller = self._callers.get(row["caller"])
         items = [(one[0], one[1]) for one in json.loads(row["items"])]
         reasons = committed(self._journal, items)
-        why = "the caller is not in the configuration any more"
-        if caller is not None:
-            why = self._send(caller, row["host"], row["transaction_uid"], items, reasons)
-        dead = bool(why) and (caller is None or row["tries"] + 1 >= MOST_TRIES)
+        known = caller is not None and caller.port is not None
+        why = "the caller, or its port, is not in the configuration any more"
+        if caller is not None and caller.port is not None:
+            try:
+                report = _report(row["transaction_uid"], items, reasons)
+                why = self._send(caller, caller.port, row["host"], report)
+            except PneumoscopeError as error:  # a certificate of this caller: others are not to wait for it
+                why = str(error)
+            except (OSError, RuntimeError, ValueError) as error:  # its text may quote the other side
+                why = type(error).__name__
+        dead = bool(why) and (not known or row["tries"] + 1 >= MOST_TRIES)
         with self._journal.change() as connection:
             connection.execute(
                 "UPDATE commitments SET state = ?, tries = tries + 1 WHERE id = ?",
@@ -116,23 +123,15 @@ class Committer(Background):
         else:
             self._postponed.pop(row["id"], None)
 
-    def _send(
-        self,
-        caller: CallerConfig,
-        host: str,
-        transaction: str,
-        items: Sequence[tuple[str, str]],
-        reasons: Sequence[int],
-    ) -> str:
+    def _send(self, caller: CallerConfig, port: int, host: str, report: Dataset) -> str:
         """Send the report; return an empty string, or why it did not arrive."""
-        assert caller.port is not None, "a request of a caller without a port is rejected"
         ae = OutgoingAE(self._config.aet, SECONDS)
         ae.add_requested_context(StorageCommitmentPushModel)
         tls = None if caller.tls is None else (client_context(caller.tls), caller.tls.server_name or host)
         try:
             association = ae.associate(
                 host,
-                caller.port,
+                port,
                 ae_title=caller.aet,
                 # The node is the provider of the service although it opens the association.
                 ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
@@ -143,9 +142,9 @@ class Committer(Background):
         if not association.is_established:
             return "no association"
         try:
-            event = SOME_FAILED if any(reasons) else ALL_STORED
+            event = SOME_FAILED if "FailedSOPSequence" in report else ALL_STORED
             status, _ = association.send_n_event_report(
-                _report(transaction, items, reasons),
+                report,
                 event,
                 StorageCommitmentPushModel,
                 StorageCommitmentPushModelInstance,

@@ -34,6 +34,7 @@ from pneumoscope.serve.dicom.routing import priority_on_arrival
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
+from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["OnReady", "lock_folder", "run_node"]
@@ -151,6 +152,8 @@ class _Node:
         live = config.mode == "live"
         for one in config.destinations:  # a certificate or token that is missing is found now
             open_sender(one, config.aet).close()
+        for tls in (caller.tls for caller in config.callers if caller.tls is not None):
+            client_context(tls)
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
         self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
         self._sources += [WebPull(one, files, journal) for one in config.pull]
