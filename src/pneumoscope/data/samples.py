@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -114,10 +113,9 @@ def write_samples(out: Path) -> tuple[Sample, ...]:
 def _written_before(out: Path) -> set[str]:
     """Return the names of files that this or another version wrote, by the table that it left."""
     try:
-        text = (out / SAMPLES_TABLE).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        columns, rows = read_rows(out / SAMPLES_TABLE)
+        if columns != list(Sample.__dataclass_fields__):
+            return set()
+        return {SAMPLES_TABLE, *(row["path"] for row in rows)}
+    except DataError:
         return set()
-    rows = csv.DictReader(text.splitlines())
-    if rows.fieldnames != list(Sample.__dataclass_fields__):
-        return set()
-    return {SAMPLES_TABLE, *(row["path"] for row in rows if row["path"])}

@@ -181,12 +181,12 @@ def _groups(scored: ScoredSet, populations: Mapping[str, BoolArray]) -> dict[str
     """Return masks of the groups that the page offers, shape (N,), by name: all images first."""
     always = {ALL_IMAGES: np.ones(len(scored), dtype=np.bool_), **populations}
     more = {
-        subgroup_name(section, part): mask
+        name: mask
         for (section, part), mask in subgroup_masks(scored).items()
-        if mask.sum() < len(scored)
+        if mask.sum() < len(scored) and (name := subgroup_name(section, part)) not in always
     }
     largest = sorted(more, key=lambda name: -int(more[name].sum()))[: max(0, MOST_GROUPS - len(always))]
-    return always | {name: mask for name, mask in more.items() if name in largest and name not in always}
+    return always | {name: mask for name, mask in more.items() if name in largest}
 
 
 def _measures(

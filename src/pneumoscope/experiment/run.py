@@ -309,9 +309,9 @@ def _predicted_by_teachers(
 ) -> tuple[tuple[Bundle, ...], npt.NDArray[np.float32] | None]:
     """Return the teachers of the recipe and what they predict for the training images, if it has any."""
     recipe = experiment.recipe
-    taught = taught_images(recipe, manifest)
     if recipe.distillation is None:
         return (), None
+    taught = taught_images(recipe, manifest)
     if not taught.records:
         sources = ", ".join(recipe.distillation.sources)
         progress.message(f"no image is of the teacher's sources ({sources}): training without a teacher")

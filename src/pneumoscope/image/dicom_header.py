@@ -19,7 +19,17 @@ import pydicom
 
 from pneumoscope.domain import ViewPosition
 
-__all__ = ["CUT_OFF", "DAMAGED", "describe", "element_value", "number", "numbers", "patient_key", "text"]
+__all__ = [
+    "CUT_OFF",
+    "DAMAGED",
+    "describe",
+    "element_value",
+    "is_uid",
+    "number",
+    "numbers",
+    "patient_key",
+    "text",
+]
 
 # What pydicom raises on damaged data sets: it has no common base class for them.
 CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
@@ -131,10 +141,15 @@ def numbers(dataset: pydicom.Dataset, keyword: str) -> list[float]:
     return found if all(map(math.isfinite, found)) else []
 
 
+def is_uid(value: str) -> bool:
+    """Return whether a text has the length and the characters of a UID (PS3.5 9.1)."""
+    return re.fullmatch(r"[0-9.]{1,64}", value) is not None
+
+
 def _uid(dataset: pydicom.Dataset, keyword: str) -> str | None:
-    """Return a UID (PS3.5 9.1); None where it is absent or has other characters than it may have."""
+    """Return a UID; None where it is absent or has other characters than it may have."""
     uid = text(dataset, keyword)
-    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else None
+    return uid if is_uid(uid) else None
 
 
 def _spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:

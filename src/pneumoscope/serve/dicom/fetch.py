@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import DataError, PneumoscopeError
+from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.limits import DEFAULT_LIMITS
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
 from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization, first_value
@@ -303,7 +304,7 @@ class WebPull:
             query = [("StudyDate", f"{first:%Y%m%d}-{today:%Y%m%d}"), ("Modality", modality)]
             for one in self._listed(query):
                 uids = tuple(first_value(one, tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
-                if all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids):
+                if all(map(is_uid, uids)):
                     found[uids[2]] = (uids[0], uids[1], uids[2])
         return sorted(uids for instance, uids in found.items() if not self._known(instance))
 

@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag, Tag
 
 from pneumoscope.errors import DataError
 from pneumoscope.image.dicom import lenient_pydicom
-from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
+from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, is_uid
 
 __all__ = ["COPIED", "TYPE_2", "copy_header", "encode", "patient_of", "required_uid"]
 
@@ -65,8 +65,6 @@ COPIED = (
 )
 """Keywords of the Patient, Clinical Trial, General Study and Patient Study modules, and the character set."""
 
-MAX_UID = 64
-
 
 def required_uid(source: Dataset, keyword: str, name: str) -> str:
     """Return a UID that a result cannot be filed without.
@@ -78,7 +76,7 @@ def required_uid(source: Dataset, keyword: str, name: str) -> str:
     """
     with lenient_pydicom():
         value = str(source.get(keyword) or "")
-    if not 0 < len(value) <= MAX_UID or not set(value) <= set("0123456789."):
+    if not is_uid(value):
         raise DataError(
             f"{name}: no valid {keyword}, so no result can be filed with it; send the image again"
         )

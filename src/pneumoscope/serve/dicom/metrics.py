@@ -140,14 +140,13 @@ class _Now(Collector):
     def _journal_gauges(self) -> Iterator[Metric]:
         journal = self._journal
         # Every state, also with 0: a sum over a series that is absent has no value, and raises no alert.
-        images = dict.fromkeys(IMAGE_STATES, 0.0) | self._by_name(
-            "SELECT state, count(*) FROM instances GROUP BY state"
-        )
-        yield _family("instances", "Images in the journal", ["state"], images)
-        results = dict.fromkeys(RESULT_STATES, 0.0) | self._by_name(
-            "SELECT state, count(*) FROM results GROUP BY state"
-        )
-        yield _family("results", "Results in the journal", ["state"], results)
+        for table, what, states in (
+            ("instances", "Images", IMAGE_STATES),
+            ("results", "Results", RESULT_STATES),
+        ):
+            counted = self._by_name(f"SELECT state, count(*) FROM {table} GROUP BY state")
+            found = dict.fromkeys(states, 0.0) | counted
+            yield _family(table, f"{what} in the journal", ["state"], found)
         queued = {
             (row[0], row[1]): row[2]
             for row in journal.rows("SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2")

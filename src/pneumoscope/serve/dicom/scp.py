@@ -25,13 +25,14 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from pneumoscope import __version__
+from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.config import MB, CallerConfig, NodeConfig
 from pneumoscope.serve.dicom.dimse import NodeAssociation, NodeServer
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
-from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, ReceivedFile, is_uid, uid_hash
+from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, ReceivedFile, uid_hash
 from pneumoscope.serve.dicom.tls import server_context
 
 __all__ = ["STORAGE_CLASSES", "Receiver", "transfer_syntaxes"]

@@ -20,6 +20,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from pneumoscope.errors import DataError
+from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.serve.dicom.uids import derived_uid
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "Store",
     "dataset_offset",
     "file_head",
-    "is_uid",
     "uid_hash",
 ]
 
@@ -38,7 +38,7 @@ IMPLEMENTATION_VERSION = "PNEUMOSCOPE"
 """In every file that the node writes; without a version, so that equal content has equal bytes."""
 
 BUFFER = 1 << 20
-LONGEST_UID, LONGEST_AET = 64, 16
+LONGEST_AET = 16
 DICOM_PREFIX = slice(128, 132)
 GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
@@ -46,11 +46,6 @@ GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 def uid_hash(uid: str) -> str:
     """Return the name under which an instance is stored and logged: 64 hexadecimal digits."""
     return hashlib.sha256(uid.encode()).hexdigest()
-
-
-def is_uid(text: str) -> bool:
-    """Return whether a text has the length and the characters of a UID."""
-    return 0 < len(text) <= LONGEST_UID and set(text) <= set("0123456789.")
 
 
 def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, caller: str = "") -> bytes:
