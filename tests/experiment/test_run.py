@@ -492,9 +492,9 @@ def test_the_teacher_predicts_only_images_of_its_own_data(taught, data, lungs, m
     _, experiment, _ = taught
     predicted = []
 
-    def watch(teacher, images, **options):
+    def watch(teacher, images, classes, **options):
         predicted.extend(images.records)
-        return teacher_probabilities(teacher, images, **options)
+        return teacher_probabilities(teacher, images, classes, **options)
 
     monkeypatch.setattr(experiment_module, "teacher_probabilities", watch)
     given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
