@@ -98,7 +98,7 @@ def test_heat_maps_and_report_are_where_it_says(done):
 
 
 def test_json_names_the_files_and_the_bundle(as_json):
-    assert as_json["bundle"]["identity"].startswith("default@")
+    assert re.fullmatch(r"[a-z]+@[0-9a-f]{12}", as_json["bundle"]["identity"])
     assert Path(as_json["report"]).is_file()
     assert all(Path(row["heatmap"]).is_file() for row in as_json["predictions"])
 

@@ -1,5 +1,4 @@
-"""Bundles of format 1 still load: the manifest of a bundle that shipped in that format, with today's
-files."""
+"""Bundles of format 1 still load: the manifest of a bundle that shipped in that format."""
 
 from __future__ import annotations
 
@@ -11,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bundles import make_bundle
 from pneumoscope.domain import CodedConcept, Estimate, Target
 from pneumoscope.errors import BundleError, Reason
-from pneumoscope.model.bundle import default_bundle_path, load_bundle
+from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.upgrade import upgrade_format_1
 from pneumoscope.predict.predictor import Predictor
 
@@ -22,17 +22,22 @@ CODE = CodedConcept("233604007", "SCT", "Pneumonia")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The shipped networks under the manifest that they had in format 1."""
-    folder = tmp_path_factory.mktemp("format-1") / "bundle"
-    shutil.copytree(default_bundle_path(), folder)
-    files = {name: sha for name, sha in STORED["files"].items() if name != "card.md"}
-    shipped = load_bundle().manifest.files
-    files["gate.npz"] = shipped["gate.npz"]  # statistics of the same kind, and a classifier besides
-    if any(files[name] != shipped[name] for name in files):
-        pytest.skip("another network ships than the one of this manifest")
-    (folder / "bundle.json").write_text(json.dumps(STORED | {"files": files}))
-    return folder
+def bundles(tmp_path_factory) -> tuple[Path, Path]:
+    """One small network, once under the manifest that shipped in format 1 and once under it in format 2."""
+    place = tmp_path_factory.mktemp("formats")
+    stored = STORED | {
+        "gate": {name: value for name, value in STORED["gate"].items() if name != "max_novelty"}
+    }
+    upgraded = upgrade_format_1(stored)
+    kept = {
+        name: getattr(upgraded, name)
+        for name in ("calibrations", "gate", "validated", "default_operating_point")
+    }
+    new = make_bundle(place / "new", input=upgraded.input, **kept)
+    old = place / "old"
+    shutil.copytree(new.path, old)
+    (old / "bundle.json").write_text(json.dumps(stored | {"files": new.manifest.files}))
+    return old, new.path
 
 
 def test_classes_target_calibration_and_limits_are_kept():
@@ -77,17 +82,18 @@ def test_external_results_of_other_decisions_are_left_out():
     assert upgrade_format_1(changed).results.external == {}
 
 
-def test_it_predicts_as_the_shipped_bundle_does(folder, shared_data):
+def test_it_predicts_as_the_same_network_in_format_2_does(bundles, shared_data):
     paths = sorted((shared_data / "kermany-original").rglob("*.jpeg"))[::9]
     paths.append(shared_data / "dicom" / "CT1_UNC.dcm")
-    old, new = (Predictor.load(bundle).predict(paths) for bundle in (folder, None))
+    old, new = (Predictor.load(bundle).predict(paths) for bundle in bundles)
+    assert {one.status for one in old} == {"ok", "rejected"}
     assert [one.probabilities for one in old] == [one.probabilities for one in new]
     assert [one.decision for one in old] == [one.decision for one in new]
     assert [one.reasons for one in old] == [one.reasons for one in new]
 
 
-def test_adults_get_a_caution_as_in_format_1(folder, shared_data):
-    adults = Predictor.load(folder).bundle.manifest.validated
+def test_adults_get_a_caution_as_in_format_1(bundles):
+    adults = Predictor.load(bundles[0]).bundle.manifest.validated
     assert adults[0].includes_age(17.9)
     assert not adults[0].includes_age(18.0)
     assert Reason.POPULATION_NOT_VALIDATED == "population_not_validated"
