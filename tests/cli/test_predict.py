@@ -126,6 +126,28 @@ def test_what_cannot_be_written_is_an_error_before_any_image_is_read(predict, fo
         assert len(err.splitlines()) == 1
 
 
+def test_a_prevalence_changes_probabilities_and_no_decision(capsys, folder, tmp_path):
+    calibration = {
+        "prevalence": 0.7,
+        "conformal": (0.2, 0.3, 0.3),
+        "operating_points": [{"name": "balanced", "threshold": 0.6}],
+    }
+    bundle = make_bundle(tmp_path / "bundle", calibration=calibration)
+
+    def predicted(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["predict", "--json", "--bundle", str(bundle.path), str(folder), *words])
+        assert left.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    as_fitted, rare = predicted(), predicted("--prevalence", "0.05")
+    for before, after in zip(as_fitted, rare, strict=True):
+        assert after["p_pneumonia"] < before["p_pneumonia"]
+        kept = ("path", "status", "decision", "prediction_set", "uncertain", "population")
+        assert [after[name] for name in kept] == [before[name] for name in kept]
+        assert after["bundle"].startswith(before["bundle"] + "+")
+
+
 def test_a_missing_bundle_is_one_line(capsys, folder, tmp_path):
     with pytest.raises(SystemExit) as left:
         main(["predict", str(folder), "--bundle", str(tmp_path / "none")])

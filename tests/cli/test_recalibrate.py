@@ -93,9 +93,39 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, da
 
 
 def test_wrong_use_is_exit_code_2(recalibrate, bundle, data, tmp_path):
-    code, _, err = recalibrate(bundle.path, data, "--out", tmp_path / "ours", "--method", "isotonic")
-    assert code == 2
-    assert "--method" in err
+    for words, message in (
+        ((data, "--method", "isotonic"), "--method"),
+        ((), "or else --prevalence"),
+        ((data, "--prevalence", 0.1), "or else --prevalence"),
+        (("--prevalence", 1.5), "above 0 and below 1"),
+    ):
+        code, _, err = recalibrate(bundle.path, *words, "--out", tmp_path / "ours")
+        assert code == 2
+        assert message in err
+
+
+def test_a_prevalence_alone_makes_a_bundle_that_decides_the_same(recalibrate, tmp_path):
+    calibration = {
+        "calibrator": {"method": "temperature", "scale": (0.5,) * 3, "bias": (0.0,) * 3},
+        "prevalence": 0.7,
+        "operating_points": [{"name": "balanced", "threshold": 0.6}],
+    }
+    parent = make_bundle(tmp_path / "parent", calibration=calibration, state="evaluated")
+    code, out, _ = recalibrate(parent.path, "--prevalence", 0.1, "--out", tmp_path / "ours", "--json")
+    child = load_bundle(tmp_path / "ours")
+    assert code == 0
+    assert json.loads(out)["bundle"]["parent"] == parent.identity == child.manifest.provenance.parent
+    assert child.identity.startswith(parent.identity + "+")
+    assert child.manifest.state == "calibrated"
+    assert child.manifest.operating_point().threshold < 0.1
+    card = (tmp_path / "ours" / "card.md").read_text()
+    assert "70% of these images are positive" in card
+    assert "a prevalence of 10.0%" in card
+    code, _, err = recalibrate(
+        make_bundle(tmp_path / "old").path, "--prevalence", 0.1, "--out", tmp_path / "no"
+    )
+    assert (code, len(err.splitlines())) == (4, 1)
+    assert "does not state the prevalence" in err
 
 
 @pytest.fixture(scope="module")

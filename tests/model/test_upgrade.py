@@ -47,7 +47,7 @@ def test_classes_target_calibration_and_limits_are_kept():
     assert manifest.classes == ("normal", "bacterial", "viral")
     assert manifest.target == Target("pneumonia", ("bacterial", "viral"), CODE)
     (calibration,) = manifest.calibrations
-    assert calibration.calibrator.model_dump() == STORED["calibrator"] | {
+    assert calibration.calibrator.model_dump(exclude={"prior_shift"}) == STORED["calibrator"] | {
         "scale": tuple(STORED["calibrator"]["scale"]),
         "bias": tuple(STORED["calibrator"]["bias"]),
     }

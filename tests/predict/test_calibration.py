@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pneumoscope.domain import OperatingPoint, Target
-from pneumoscope.model.manifest import Calibrator
+from pneumoscope.errors import BundleError
+from pneumoscope.image.standardise import InputSpec
+from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator
 from pneumoscope.predict.calibration import (
+    assumed_prevalence,
+    at_prevalence,
     calibrate,
     calibrated_logits,
     decide,
@@ -80,3 +84,58 @@ def test_a_set_is_uncertain_with_classes_for_and_against_the_target_or_none_at_a
     assert not is_uncertain((1, 2), MASK, thresholds)
     assert not is_uncertain((0,), MASK, thresholds)
     assert not is_uncertain((), MASK, None)
+
+
+def of_prevalence(prevalence, threshold=0.6):
+    points = (OperatingPoint("balanced", threshold), OperatingPoint("all", 0.0), OperatingPoint("none", 1.0))
+    return BundleManifest(
+        name="tiny",
+        classes=("normal", "bacterial", "viral"),
+        target=TARGET,
+        input=InputSpec(size=64),
+        calibrations=(Calibration(prevalence=prevalence, operating_points=points),),
+    )
+
+
+SHARES = st.floats(0.001, 0.999)
+
+
+@given(st.lists(st.floats(-20, 20), min_size=3, max_size=3), SHARES, SHARES, SHARES)
+def test_another_prevalence_moves_probabilities_and_thresholds_by_the_rule_of_bayes(
+    logits, fitted, site, threshold
+):
+    manifest = of_prevalence(fitted, threshold)
+    moved = at_prevalence(manifest, site)
+    before, after = (calibrate(logits, one.calibrations[0].calibrator, MASK) for one in (manifest, moved))
+    p, q = before[MASK].sum(), after[MASK].sum()
+    likelihood_ratio = p / (1 - p) / (fitted / (1 - fitted)) if p < 1 else np.inf
+    odds = likelihood_ratio * site / (1 - site)
+    assert q == pytest.approx(1.0 if np.isinf(odds) else odds / (1 + odds), rel=1e-6)
+    np.testing.assert_allclose(after[MASK] / q, before[MASK] / p, rtol=1e-6)
+    if abs(p - threshold) > 1e-6:
+        points = [one.operating_point("balanced") for one in (manifest, moved)]
+        assert decide(float(p), points[0], TARGET) == decide(float(q), points[1], TARGET)
+
+
+def test_the_prevalence_that_probabilities_are_for_is_known_and_may_be_set_again():
+    manifest = of_prevalence(0.7)
+    once = at_prevalence(manifest, 0.05)
+    assert assumed_prevalence(manifest.calibrations[0]) == 0.7
+    assert assumed_prevalence(once.calibrations[0]) == pytest.approx(0.05)
+    again, direct = at_prevalence(once, 0.2), at_prevalence(manifest, 0.2)
+    assert again.operating_point("balanced").threshold == pytest.approx(direct.operating_point().threshold)
+    back = at_prevalence(once, 0.7)
+    assert back.operating_point("balanced").threshold == pytest.approx(0.6)
+    assert [once.operating_point(name).threshold for name in ("all", "none")] == [0, 1]
+
+
+@pytest.mark.parametrize("fitted", [None, 0.0, 1.0])
+def test_a_bundle_that_does_not_state_its_prevalence_cannot_be_shifted(fitted):
+    with pytest.raises(BundleError, match="tiny: does not state the prevalence"):
+        at_prevalence(of_prevalence(fitted), 0.05)
+
+
+@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 5, float("nan")])
+def test_a_prevalence_is_above_0_and_below_1(prevalence):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        at_prevalence(of_prevalence(0.5), prevalence)

@@ -28,6 +28,7 @@ __all__ = [
     "SOME_LEFT_OUT",
     "bundle_facts",
     "check_output",
+    "check_prevalence",
     "estimate_text",
     "exit_code",
     "how_made",
@@ -88,6 +89,13 @@ def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: 
             raise typer.BadParameter(
                 f"{out} is one of the inputs and would be overwritten; name another file", param_hint=option
             )
+
+
+def check_prevalence(value: float | None) -> float | None:
+    """Let an option be a share above 0 and below 1."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter("must be above 0 and below 1")
+    return value
 
 
 def standard_input() -> bytes:

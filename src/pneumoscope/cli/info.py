@@ -131,12 +131,18 @@ def _points(manifest: BundleManifest) -> dict[str, str]:
 
 
 def _calibrations(manifest: BundleManifest) -> dict[str, str]:
+    from pneumoscope.predict.calibration import assumed_prevalence
+
     lines = {}
     for calibration in manifest.calibrations:
         fitted, alpha = calibration.calibrator, calibration.conformal_alpha
         parts = [f"{fitted.method} scaling" if fitted.method != "none" else "none"]
         if fitted.fitted_on:
             parts.append(f"fitted on {fitted.fitted_on}")
+        if calibration.prevalence is not None:
+            parts.append(f"at a prevalence of {calibration.prevalence:.2f}")
+        if fitted.prior_shift:
+            parts.append(f"shifted to {assumed_prevalence(calibration):.3f}")
         if calibration.conformal is not None:
             parts.append("prediction sets" + (f" that hold the class of {1 - alpha:.0%}" if alpha else ""))
         lines[calibration.population] = "; ".join(parts)

@@ -15,6 +15,7 @@ import typer
 
 from pneumoscope.cli.common import (
     check_output,
+    check_prevalence,
     exit_code,
     note,
     one_opencv_thread,
@@ -80,6 +81,15 @@ def predict(
             help="Population of all images; by age and view of each image if not given.",
         ),
     ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=check_prevalence,
+            help="Expected share of images with the finding, such as 0.05; probabilities and thresholds are "
+            "shifted to it.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
     ] = False,
@@ -106,7 +116,7 @@ def predict(
         raise typer.BadParameter("goes with --heatmaps or --report", param_hint="--method")
     from pneumoscope.cli.predict_output import open_images, open_notes, open_rows
 
-    predictor = _load(bundle, operating_point, population, workers, force=force)
+    predictor = _load(bundle, operating_point, population, workers, force=force, prevalence=prevalence)
     on_terminal = sys.stdout.isatty()
     # Rows on the terminal show the progress themselves, and a bar among them would break their lines.
     after = math.inf if as_json and on_terminal else 0.0 if method == "occlusion" else SHOWN_AFTER
@@ -149,6 +159,7 @@ def _load(
     workers: int | None,
     *,
     force: bool,
+    prevalence: float | None,
 ) -> Predictor:
     """Load the bundle; a name that it does not have is wrong use."""
     from pneumoscope.model.bundle import load_bundle
@@ -170,7 +181,12 @@ def _load(
         ]
         _check_name(operating_point, common, "--operating-point")
     return Predictor(
-        bundle, operating_point, population=population, workers=workers or available_cpus(), force=force
+        bundle,
+        operating_point,
+        population=population,
+        workers=workers or available_cpus(),
+        force=force,
+        prevalence=prevalence,
     )
 
 

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, one_opencv_thread, print_json
+from pneumoscope.cli.common import (
+    SOME_LEFT_OUT,
+    bundle_facts,
+    check_prevalence,
+    note,
+    one_opencv_thread,
+    print_json,
+)
 from pneumoscope.cli.completion import complete_bundle
 
 
@@ -16,8 +23,19 @@ def recalibrate(
         Path,
         typer.Argument(autocompletion=complete_bundle, help="Bundle or run folder; it is not changed."),
     ],
-    data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz of the hospital.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz of the hospital.")
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the new bundle.")],
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=check_prevalence,
+            help="In place of labelled images: the expected share of images with the finding, such as 0.05.",
+        ),
+    ] = None,
     method: Annotated[
         Literal["none", "temperature", "vector"],
         typer.Option(help="How probabilities are scaled; none keeps them and chooses thresholds alone."),
@@ -29,7 +47,15 @@ def recalibrate(
     """Fit calibrator, operating points and prediction sets to a hospital's images; write a new bundle.
 
     The results before and after are cross-fitted by patient: no image is evaluated with a fit on itself.
+
+    With --prevalence in place of images nothing is fitted: probabilities and thresholds are shifted to it;
+    decisions stay.
     """
+    if prevalence is not None and data is None:
+        _shift(bundle, out, prevalence, as_json=json_)
+        return
+    if data is None or prevalence is not None:
+        raise typer.BadParameter("give labelled images to fit to, or else --prevalence", param_hint="DATA")
     from pneumoscope.cli.progress import show_progress
 
     one_opencv_thread()
@@ -61,3 +87,19 @@ def recalibrate(
     if left_out := done.results.not_evaluated:
         note(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'")
         raise typer.Exit(SOME_LEFT_OUT)
+
+
+def _shift(bundle: Path, out: Path, prevalence: float, *, as_json: bool) -> None:
+    from pneumoscope.evaluation.recalibration import set_prevalence
+    from pneumoscope.model.bundle import load_bundle
+
+    done = set_prevalence(load_bundle(bundle, allow_draft=False), prevalence, out)
+    if as_json:
+        print_json(
+            {
+                "bundle": bundle_facts(done) | {"parent": done.manifest.provenance.parent},
+                "prevalence": prevalence,
+            }
+        )
+    else:
+        typer.echo(f"bundle: {out} ({done.identity}), for a prevalence of {prevalence:g}")

@@ -16,7 +16,7 @@ from pneumoscope.evaluation.thresholds import (
     conformal_thresholds,
 )
 from pneumoscope.model.manifest import Calibration, Calibrator
-from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds
+from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds, without_shift
 
 __all__ = ["CONFORMAL_ALPHA", "Method", "fit_calibration", "fit_temperature", "fit_vector", "refit_target"]
 
@@ -36,7 +36,7 @@ def fit_calibration(
     method: Method,
     *,
     fitted_on: str,
-    kept: Calibrator | None = None,
+    kept: Calibration | None = None,
     population: str = ANY_POPULATION,
     n_boot: int = 1000,
     seed: int = 0,
@@ -51,8 +51,8 @@ def fit_calibration(
         How the logits are scaled.
     fitted_on : str
         What the images are, for the record.
-    kept : Calibrator, optional
-        What method ``none`` leaves in force; the plain softmax if not given.
+    kept : Calibration, optional
+        Whose calibrator method ``none`` leaves in force; the plain softmax if not given.
     population : str
         Name of the population that the images are of.
     n_boot, seed : int
@@ -63,9 +63,12 @@ def fit_calibration(
     DataError
         If there are no images with, or none without, the target.
     """
-    calibrator = _calibrator(observed, method, fitted_on) or kept or Calibrator()
+    fitted = _calibrator(observed, method, fitted_on)
+    base = kept or Calibration(prevalence=observed.prevalence)
+    if fitted is not None:
+        base = base.model_copy(update={"calibrator": fitted, "prevalence": observed.prevalence})
     return _with_thresholds(
-        observed, calibrator, population=population, chosen_on=fitted_on, n_boot=n_boot, seed=seed
+        observed, base, population=population, chosen_on=fitted_on, n_boot=n_boot, seed=seed
     )
 
 
@@ -101,20 +104,22 @@ def refit_target(
     elif method == "vector":
         scales, biases = fit_vector(two, truth, observed.weights)
         scale, bias = float(scales[1]), float(biases[1] - biases[0])
-    calibrator = old
+    calibrator, prevalence = old, parent.prevalence
     if method != "none":
         before = f"; its classes as before: {old.fitted_on}" if old.fitted_on else ""
         calibrator = old.model_copy(
             update={
                 "method": method if old.method == "none" else old.method,
                 "odds_scale": scale * old.odds_scale,
-                "odds_bias": scale * old.odds_bias + bias,
+                "odds_bias": scale * (old.odds_bias + old.prior_shift) + bias,
+                "prior_shift": 0.0,
                 "fitted_on": f"{fitted_on}, {observed.target.name} against the rest{before}",
             }
         )
+        prevalence = observed.prevalence
     fitted = _with_thresholds(
         observed,
-        calibrator,
+        Calibration(calibrator=calibrator, prevalence=prevalence),
         population=parent.population,
         chosen_on=fitted_on,
         alpha=parent.conformal_alpha or CONFORMAL_ALPHA,
@@ -130,7 +135,7 @@ def refit_target(
 
 def _with_thresholds(
     observed: Observed,
-    calibrator: Calibrator,
+    base: Calibration,
     *,
     population: str,
     chosen_on: str,
@@ -138,7 +143,9 @@ def _with_thresholds(
     n_boot: int,
     seed: int,
 ) -> Calibration:
-    probabilities = calibrate(observed.logits, calibrator, observed.target_mask)
+    """Return calibrator and prevalence of `base` with thresholds and prediction sets of these images."""
+    probabilities = calibrate(observed.logits, base.calibrator, observed.target_mask)
+    as_fitted = calibrate(observed.logits, without_shift(base.calibrator), observed.target_mask)
     points = choose_operating_points(
         np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0),
         observed.is_positive,
@@ -152,9 +159,10 @@ def _with_thresholds(
     )
     return Calibration(
         population=population,
-        calibrator=calibrator,
+        calibrator=base.calibrator,
+        prevalence=base.prevalence,
         operating_points=points,
-        conformal=conformal_thresholds(probabilities, observed.possible, alpha, observed.patients),
+        conformal=conformal_thresholds(as_fitted, observed.possible, alpha, observed.patients),
         conformal_alpha=alpha,
     )
 

@@ -13,6 +13,7 @@ from pneumoscope.evaluation import card_results
 from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_span
 from pneumoscope.model.manifest import BundleManifest, Calibration, TrainingData
 from pneumoscope.model.measures import PointMeasures
+from pneumoscope.predict.calibration import assumed_prevalence
 
 __all__ = ["write_card"]
 
@@ -208,7 +209,18 @@ def _calibrator(calibration: Calibration, *, several: bool) -> str:
     if calibrator.method == "none":
         return f"The probabilities{whose} are those of the network; no calibrator was fitted."
     on = f", fitted on {line(calibrator.fitted_on)}" if calibrator.fitted_on else ""
-    return f"Probabilities{whose} are calibrated by {calibrator.method} scaling{on}."
+    return (
+        f"Probabilities{whose} are calibrated by {calibrator.method} scaling{on}.{_prevalence(calibration)}"
+    )
+
+
+def _prevalence(calibration: Calibration) -> str:
+    if calibration.prevalence is None:
+        return ""
+    fitted = f" {calibration.prevalence:.0%} of these images are positive"
+    if (site := assumed_prevalence(calibration)) != calibration.prevalence:
+        return f"{fitted}; probabilities and thresholds are shifted to a prevalence of {site:.1%}."
+    return f"{fitted}; where fewer are, the same image means less."
 
 
 def _of_population(name: str) -> str:

@@ -293,8 +293,10 @@ def mistake_sections(evaluation: Evaluation) -> list[str]:
 def recalibration_sections(manifest: BundleManifest) -> list[str]:
     """Before and after a recalibration, and the parent's own results; nothing for other bundles."""
     own, parent = manifest.results.recalibration, manifest.results.parent
-    if own is None or parent is None:
+    if parent is None:
         return []
+    if own is None:
+        return ["## Results of the parent", _parent_words(parent.identity, parent.evaluation, shifted=True)]
     counts = ", ".join(f"{count:,} {name}" for name, count in own.images_by_class.items())
     words = [
         f"The network is that of {parent.identity}; calibrator, operating points and prediction sets are "
@@ -319,7 +321,7 @@ def recalibration_sections(manifest: BundleManifest) -> list[str]:
     ]
 
 
-def _parent_words(identity: str, evaluation: Evaluation | None) -> str:
+def _parent_words(identity: str, evaluation: Evaluation | None, *, shifted: bool = False) -> str:
     if evaluation is None:
         return f"{identity} had no results of its own."
     part = evaluation.detection
@@ -334,6 +336,11 @@ def _parent_words(identity: str, evaluation: Evaluation | None) -> str:
         if one.value is not None
     )
     on = line(evaluation.evaluated_on) or "a labelled set"
+    if shifted:
+        return (
+            f"{identity} was measured on {on}: {measures}. This bundle makes the same decisions, so that all "
+            "but the ECE hold for it: its probabilities are for another prevalence."
+        )
     return (
         f"{identity} was measured on {on}, with its own calibrator and thresholds: {measures}. These results "
         "are not those of this bundle, whose decisions differ."

@@ -88,6 +88,11 @@ class Observed:
         return ~other
 
     @property
+    def prevalence(self) -> float:
+        """Share of the images with the target, each with its copies as one."""
+        return float(np.average(self.is_positive, weights=self.weights))
+
+    @property
     def is_original(self) -> BoolArray:
         """Whether a row is an image itself and no copy, shape (M,)."""
         return np.concatenate([[True], self.images[1:] != self.images[:-1]]).astype(np.bool_)

@@ -11,23 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import pneumoscope
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.data.split import folds
 from pneumoscope.domain import Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
 from pneumoscope.evaluation.card import write_card
+from pneumoscope.evaluation.cross_fit import FOLDS, compare, cross_fitted, decisions_of
 from pneumoscope.evaluation.observe import Observed, observe
 from pneumoscope.evaluation.populations import measured_population, validated_populations
-from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.model.bundle import (
     BUNDLE_FOLDER,
     CARD_FILE,
@@ -37,15 +34,14 @@ from pneumoscope.model.bundle import (
     load_bundle,
     write_bundle,
 )
-from pneumoscope.model.manifest import Calibration
-from pneumoscope.model.results import ParentResults, RecalibrationResult, RecalibrationSide, Results
+from pneumoscope.model.manifest import Calibration, Provenance
+from pneumoscope.model.results import ParentResults, RecalibrationResult, Results
 from pneumoscope.parallel import Progress, available_cpus
-from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.calibration import at_prevalence
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["FEW", "LEAST", "Recalibration", "recalibrate", "recalibrate_bundle"]
+__all__ = ["FEW", "LEAST", "Recalibration", "recalibrate", "recalibrate_bundle", "set_prevalence"]
 
-FOLDS = 5
 FEW = 100
 """Images of a class below which a calibration is rough, and a warning is given."""
 USABLE_AUROC = 0.7
@@ -177,11 +173,11 @@ def recalibrate_bundle(
         counts[name] < LEAST and (counts[name] > 0 or parent.target.includes(name)) for name in parent.classes
     )
     fit = _fitter(own, method, fitted_on, target_only=target_only)
-    before = _decisions(observed, own, np.flatnonzero(observed.is_original))
+    before = decisions_of(observed, own, np.flatnonzero(observed.is_original))
     progress.step("fitting on each fold")
-    after = _cross_fitted(observed, manifest, fit, seed)
+    after = cross_fitted(observed, manifest, fit, seed)
     progress.step("computing intervals")
-    n_patients, sides = _compare(observed, {"parent": before, "recalibrated": after}, n_boot, seed)
+    n_patients, sides = compare(observed, {"parent": before, "recalibrated": after}, n_boot, seed)
     results = RecalibrationResult(
         evaluated_on=described_as,
         population=measured_population(manifest, observed.records, described_as),
@@ -207,7 +203,7 @@ def _fitter(
     """Return how each of the fits is made, those of the folds and that of the whole."""
     if target_only:
         return partial(refit_target, method=method, fitted_on=fitted_on, parent=parent, n_boot=0)
-    return partial(fit_calibration, method=method, fitted_on=fitted_on, kept=parent.calibrator, n_boot=0)
+    return partial(fit_calibration, method=method, fitted_on=fitted_on, kept=parent, n_boot=0)
 
 
 def _check_out(bundle: Bundle, out: Path) -> None:
@@ -278,13 +274,6 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         )
         for point in fitted.operating_points
     )
-    provenance = parent.provenance.model_copy(
-        update={
-            "parent": bundle.identity,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "code_version": pneumoscope.__version__,
-        }
-    )
     # Network and gate are the parent's, so its speed is, too.
     own = Results(
         recalibration=results,
@@ -299,7 +288,7 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
             "populations": (),
             "validated": validated_populations(own),
             "default_operating_point": "balanced" if "balanced" in names else names[0],
-            "provenance": provenance,
+            "provenance": _provenance(bundle),
             "results": own,
         }
     )
@@ -309,95 +298,45 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
 
 
-@dataclass(frozen=True, eq=False)
-class _Decisions:
-    """What a calibration decides for N images; a part of shape (N,), or (N, K) for the sets.
-
-    `positive` tells for each operating point whether the decision is for the target, `kept` which classes the
-    prediction sets hold; it is None where the bundle makes no sets.
-    """
-
-    p_target: FloatArray
-    positive: dict[str, BoolArray]
-    kept: BoolArray | None
-
-
-def _decisions(observed: Observed, fitted: Calibration, rows: npt.NDArray[np.intp]) -> _Decisions:
-    """Return what a calibration decides for some rows."""
-    probabilities = calibrate(observed.logits[rows], fitted.calibrator, observed.target_mask)
-    p = np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0)
-    positive = {point.name: p >= point.threshold for point in fitted.operating_points}
-    kept = None if fitted.conformal is None else probabilities >= np.array(fitted.conformal)
-    return _Decisions(p, positive, kept)
-
-
-def _cross_fitted(
-    observed: Observed, manifest: Manifest, fit: Callable[[Observed], Calibration], seed: int
-) -> _Decisions:
-    """Evaluate each image, without copies, with what was fitted on the other patients."""
-    count, originals = len(observed.records), np.flatnonzero(observed.is_original)
-    p = np.empty(count)
-    positive: dict[str, BoolArray] = {}
-    kept: BoolArray | None = None
-    for held_out in folds(manifest.with_records(observed.records), FOLDS, seed):
-        fitted = fit(observed.of_images(np.setdiff1d(np.arange(count), held_out)))
-        own = _decisions(observed, fitted, originals[held_out])
-        p[held_out] = own.p_target
-        for name, decided in own.positive.items():
-            positive.setdefault(name, np.empty(count, np.bool_))[held_out] = decided
-        if own.kept is not None:
-            kept = np.empty((count, own.kept.shape[1]), np.bool_) if kept is None else kept
-            kept[held_out] = own.kept
-    return _Decisions(p, positive, kept)
-
-
-def _compare(
-    observed: Observed, sides: dict[str, _Decisions], n_boot: int, seed: int
-) -> tuple[int, dict[str, RecalibrationSide]]:
-    """Measure both sides on the same resamples of patients; return their number and the measures."""
-    _, patients = np.unique(observed.patients[observed.is_original], return_inverse=True)
-    n_patients = int(patients.max()) + 1
-    values = weighted.replicates(
-        patients.astype(np.int64),
-        n_boot,
-        seed,
-        lambda weights: {
-            (side, *key): one
-            for side, decisions in sides.items()
-            for key, one in _measures(observed, decisions, weights).items()
-        },
+def _provenance(parent: Bundle) -> Provenance:
+    return parent.manifest.provenance.model_copy(
+        update={
+            "parent": parent.identity,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "code_version": pneumoscope.__version__,
+        }
     )
-    trees: dict[str, Any] = {side: {} for side in sides}
-    for key, one in values.items():
-        place = trees
-        for name in key[:-1]:
-            place = place.setdefault(name, {})
-        place[key[-1]] = weighted.estimate(one, n_patients, reason="no image of this class")
-    return n_patients, {side: RecalibrationSide.model_validate(tree) for side, tree in trees.items()}
 
 
-def _measures(
-    observed: Observed, decisions: _Decisions, weights: FloatArray
-) -> dict[tuple[str, ...], FloatArray]:
-    first = observed.is_original
-    truth, possible = observed.is_positive[first], observed.possible[first]
-    p = decisions.p_target
-    out: dict[tuple[str, ...], FloatArray] = {
-        ("auroc",): weighted.ranking(p, truth, weights)[0],
-        ("ece",): weighted.calibration_error(p, truth, weights),
-        ("brier",): weighted.brier(p - truth, weights),
-    }
-    for name, positive in decisions.positive.items():
-        out["operating_points", name, "sensitivity"] = weighted.share(positive, truth, weights)
-        out["operating_points", name, "specificity"] = weighted.share(~positive, ~truth, weights)
-    if decisions.kept is not None:
-        kept, certain = decisions.kept, possible.sum(axis=1) == 1
-        for k, name in enumerate(observed.classes):
-            own = possible[:, k] & certain
-            if own.any():
-                out["prediction_sets", "coverage", name] = weighted.share(kept[:, k], own, weights)
-        mask = observed.target_mask
-        inside, outside = (np.asarray(kept[:, part].any(axis=1)) for part in (mask, ~mask))
-        unsure = inside == outside  # both, or none
-        out["prediction_sets", "uncertain"] = weighted.share(unsure, np.ones(len(p), np.bool_), weights)
-    return out
+def set_prevalence(bundle: Bundle, prevalence: float, out: Path) -> Bundle:
+    """Write a new bundle whose probabilities and thresholds are for another prevalence.
+
+    See `pneumoscope.predict.calibration.at_prevalence`. Sensitivity and specificity are the parent's, whose
+    results the card repeats; nothing is measured.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The parent; it is not changed.
+    prevalence : float
+        Expected share of images with the target, above 0 and below 1.
+    out : Path
+        Folder of the new bundle.
+
+    Raises
+    ------
+    BundleError
+        If `out` is the parent or holds a bundle, or the parent does not state the prevalence of its
+        calibration.
+    """
+    _check_out(bundle, out)
+    parent = bundle.manifest
+    results = Results(
+        parent=ParentResults(identity=bundle.identity, evaluation=parent.results.evaluation),
+        speed=parent.results.speed,
+    )
+    manifest = at_prevalence(parent, prevalence).model_copy(
+        update={"state": "calibrated", "provenance": _provenance(bundle), "results": results}
+    )
+    files: dict[str, bytes | Path] = {name: bundle.path / name for name in parent.files.keys() - {CARD_FILE}}
+    return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})

@@ -64,6 +64,9 @@ class Calibrator(_Frozen):
         One value, or one per class.
     odds_scale, odds_bias : float
         Of the log-odds of the target; 1 and 0 leave them unchanged.
+    prior_shift : float
+        Added to the log-odds of the target after that, for another prevalence than that of the images it was
+        fitted on. Prediction sets are made without it.
     fitted_on : str
         The images it was fitted on.
     """
@@ -73,6 +76,7 @@ class Calibrator(_Frozen):
     bias: tuple[float, ...] = (0.0,)
     odds_scale: float = Field(default=1.0, gt=0)
     odds_bias: float = 0.0
+    prior_shift: float = 0.0
     fitted_on: str = ""
 
 
@@ -84,6 +88,8 @@ class Calibration(_Frozen):
     population : str
         Name of one of the bundle's populations, or ``any``.
     calibrator : Calibrator
+    prevalence : float or None
+        Share of the target among the images it was fitted on; None where it is not known.
     operating_points : tuple of OperatingPoint
         Named thresholds on the calibrated probability of the target.
     conformal : tuple of float or None
@@ -94,6 +100,7 @@ class Calibration(_Frozen):
 
     population: str = ANY_POPULATION
     calibrator: Calibrator = Calibrator()
+    prevalence: float | None = Field(default=None, ge=0, le=1)
     operating_points: tuple[OperatingPoint, ...] = Field(
         default=(OperatingPoint("balanced", 0.5),), min_length=1
     )
@@ -315,7 +322,7 @@ class BundleManifest(_Frozen):
         calibrations = [
             {
                 "population": one.population,
-                "calibrator": one.calibrator.model_dump(mode="json", exclude={"method", "fitted_on"}),
+                "calibrator": _calibrator_parts(one.calibrator),
                 "thresholds": {point.name: point.threshold for point in one.operating_points},
                 "conformal": one.conformal,
             }
@@ -384,6 +391,12 @@ class BundleManifest(_Frozen):
                 return point
         known = ", ".join(point.name for point in points)
         raise BundleError(f"{self.name}: no operating point {requested!r}; it has {known}")
+
+
+def _calibrator_parts(calibrator: Calibrator) -> dict[str, object]:
+    # Without a shift as before there was one: hashes of existing bundles stay.
+    unused = {"method", "fitted_on"} | (set() if calibrator.prior_shift else {"prior_shift"})
+    return calibrator.model_dump(mode="json", exclude=unused)
 
 
 def _hash(parts: dict[str, object]) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import OperatingPoint, Target
-from pneumoscope.model.manifest import Calibrator
+from pneumoscope.errors import BundleError
+from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator
 
-__all__ = ["calibrate", "calibrated_logits", "decide", "is_uncertain", "log_odds", "prediction_set"]
+__all__ = [
+    "assumed_prevalence",
+    "at_prevalence",
+    "calibrate",
+    "calibrated_logits",
+    "decide",
+    "is_uncertain",
+    "log_odds",
+    "prediction_set",
+    "without_shift",
+]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -17,6 +31,8 @@ def calibrated_logits(
     logits: npt.ArrayLike, calibrator: Calibrator, target_mask: Mask
 ) -> npt.NDArray[np.float64]:
     """Return scale * logits + bias, shifted so that the log-odds of the target are calibrated as well.
+
+    They are those at the prevalence of the calibration, or at the one that `at_prevalence` was given.
 
     Parameters
     ----------
@@ -33,9 +49,10 @@ def calibrated_logits(
     """
     scale, bias = np.asarray(calibrator.scale), np.asarray(calibrator.bias)
     scaled: npt.NDArray[np.float64] = scale * np.asarray(logits, dtype=np.float64) + bias
-    if (calibrator.odds_scale, calibrator.odds_bias) != (1.0, 0.0):
+    offset = calibrator.odds_bias + calibrator.prior_shift
+    if (calibrator.odds_scale, offset) != (1.0, 0.0):
         odds = log_odds(scaled, target_mask)
-        shift = odds - (calibrator.odds_scale * odds + calibrator.odds_bias)
+        shift = odds - (calibrator.odds_scale * odds + offset)
         # Only the other classes are shifted, all alike: shares within the target and within the rest stay.
         scaled[..., ~target_mask] += shift[..., None]
     return scaled
@@ -67,6 +84,68 @@ def calibrate(logits: npt.ArrayLike, calibrator: Calibrator, target_mask: Mask) 
     odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = odds / odds.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def at_prevalence(manifest: BundleManifest, prevalence: float) -> BundleManifest:
+    """Return the manifest for images of which another share has the target than at calibration.
+
+    The log-odds of the target are shifted by the difference of the log-odds of both prevalences, and the
+    thresholds of the operating points with them (Saerens et al., *Adjusting the Outputs of a Classifier to
+    New a Priori Probabilities*, Neural Computation 2002): the probabilities change; decisions, sensitivity,
+    specificity and prediction sets do not.
+
+    Parameters
+    ----------
+    manifest : BundleManifest
+    prevalence : float
+        Expected share of images with the target, above 0 and below 1.
+
+    Raises
+    ------
+    BundleError
+        If the bundle does not state the prevalence that it was calibrated at.
+    ValueError
+        If the prevalence is not between 0 and 1.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"the prevalence must be above 0 and below 1, not {prevalence}")
+    shifted = tuple(_shifted(manifest.name, one, prevalence) for one in manifest.calibrations)
+    return manifest.model_copy(update={"calibrations": shifted})
+
+
+def _shifted(bundle: str, calibration: Calibration, prevalence: float) -> Calibration:
+    stated, calibrator = calibration.prevalence, calibration.calibrator
+    if stated is None or not 0 < stated < 1:
+        raise BundleError(
+            f"{bundle}: does not state the prevalence that it was calibrated at; recalibrate it"
+        )
+    shift = _logit(prevalence) - _logit(stated)
+    added = shift - calibrator.prior_shift
+    points = tuple(
+        replace(point, threshold=_moved(point.threshold, added)) for point in calibration.operating_points
+    )
+    moved = calibrator.model_copy(update={"prior_shift": shift})
+    return calibration.model_copy(update={"calibrator": moved, "operating_points": points})
+
+
+def assumed_prevalence(calibration: Calibration) -> float | None:
+    """Return the prevalence that probabilities are for; None where it is not stated."""
+    stated, shift = calibration.prevalence, calibration.calibrator.prior_shift
+    return stated if stated is None or not shift else _moved(stated, shift)
+
+
+def _logit(p: float) -> float:
+    return math.log(p) - math.log1p(-p)
+
+
+def _moved(p: float, shift: float) -> float:
+    # Both ends stay: everything, or nothing, is the target at any prevalence.
+    return 1 / (1 + math.exp(-_logit(p) - shift)) if 0 < p < 1 else p
+
+
+def without_shift(calibrator: Calibrator) -> Calibrator:
+    """Return the calibrator at the prevalence that it was fitted at, for prediction sets."""
+    return calibrator.model_copy(update={"prior_shift": 0.0}) if calibrator.prior_shift else calibrator
 
 
 def decide(p_target: float, point: OperatingPoint, target: Target) -> str:

@@ -18,12 +18,14 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import CHUNK, available_cpus, in_order
 from pneumoscope.predict.calibration import (
+    at_prevalence,
     calibrate,
     calibrated_logits,
     decide,
     is_uncertain,
     log_odds,
     prediction_set,
+    without_shift,
 )
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
@@ -84,6 +86,13 @@ class Output:
     standardised: Standardised | None = None
 
 
+def _at_prevalence(bundle: Bundle, prevalence: float) -> Bundle:
+    manifest = at_prevalence(bundle.manifest, prevalence)
+    # Results name the parent and the hash of its calibration, as those of a recalibrated bundle do.
+    provenance = manifest.provenance.model_copy(update={"parent": bundle.identity})
+    return replace(bundle, manifest=manifest.model_copy(update={"provenance": provenance}))
+
+
 def _output(one: Prepared, logits: Floats | None, features: Floats | None) -> Output:
     return Output(one.score(logits), features, one.input)
 
@@ -105,13 +114,17 @@ class Predictor:
         Threads that decode, standardise and run the network.
     force : bool
         Predict on images that the gate would reject; their status is ``ok`` and the reasons stay.
+    prevalence : float, optional
+        Share of images with the target that is expected where the bundle is used, above 0 and below 1: the
+        probabilities are shifted to it, and the thresholds with them. That of the calibration if not given.
     pipeline : Pipeline, optional
         In place of the bundle's own, where a gate is being fitted or standardised images are cached.
 
     Raises
     ------
     BundleError
-        If the network does not fit the bundle, or the bundle has no such operating point or population.
+        If the network does not fit the bundle, or the bundle has no such operating point or population, or
+        does not state the prevalence of its calibration.
     """
 
     def __init__(
@@ -122,10 +135,13 @@ class Predictor:
         population: str | None = None,
         workers: int,
         force: bool = False,
+        prevalence: float | None = None,
         pipeline: Pipeline | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
+        if prevalence is not None:
+            bundle = _at_prevalence(bundle, prevalence)
         bundle.manifest.operating_point(operating_point, population)
         self.bundle = bundle
         self.workers = workers
@@ -152,6 +168,7 @@ class Predictor:
         population: str | None = None,
         workers: int | None = None,
         force: bool = False,
+        prevalence: float | None = None,
         allow_draft: bool = False,
     ) -> Predictor:
         """Load a bundle.
@@ -160,7 +177,7 @@ class Predictor:
         ----------
         bundle : Path or str, optional
             A bundle's folder or a run folder; the bundle that ships with the package if not given.
-        operating_point, population, force
+        operating_point, population, force, prevalence
             As for `Predictor`.
         workers : int, optional
             Threads; one for each CPU that this process may use if not given.
@@ -178,6 +195,7 @@ class Predictor:
             population=population,
             workers=available_cpus() if workers is None else workers,
             force=force,
+            prevalence=prevalence,
         )
 
     def predict(self, paths: Paths) -> list[Prediction]:
@@ -363,7 +381,8 @@ class Predictor:
         probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
         p_target = float(probabilities[self._mask].sum())
         point = manifest.operating_point(self._point_name, population)
-        kept = prediction_set(probabilities, calibration.conformal)
+        as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
+        kept = prediction_set(as_fitted, calibration.conformal)
         sets = calibration.conformal is not None
         return Prediction(
             path=score.path,
