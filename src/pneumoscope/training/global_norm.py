@@ -59,6 +59,10 @@ def _normalise(layer: nn.modules.batchnorm._BatchNorm, inputs: Tensor) -> Tensor
     return result
 
 
+def _exact(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class _GlobalNorm(torch.autograd.Function):
     """Batch normalisation by mean and variance of all processes, which have as many values each."""
 
@@ -67,7 +71,7 @@ class _GlobalNorm(torch.autograd.Function):
         ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
-        found = gathered(torch.stack(torch.var_mean(inputs.float(), dim=axes, correction=0)))
+        found = gathered(torch.stack(torch.var_mean(_exact(inputs), dim=axes, correction=0)))
         mean = found[:, 1].mean(dim=0)
         variance = found[:, 0].mean(dim=0) + found[:, 1].var(dim=0, correction=0)
         ctx.save_for_backward(inputs, weight, mean, torch.rsqrt(variance + eps))
@@ -79,14 +83,14 @@ class _GlobalNorm(torch.autograd.Function):
         inputs, weight, mean, scale = ctx.saved_tensors
         shape = [1, -1] + [1] * (inputs.ndim - 2)
         axes = [axis for axis in range(inputs.ndim) if axis != 1]
-        gradient = gradients[0].float()
-        unit = (inputs.float() - mean.view(shape)) * scale.view(shape)
+        gradient = _exact(gradients[0])
+        unit = (_exact(inputs) - mean.view(shape)) * scale.view(shape)
         own = torch.stack([gradient.sum(dim=axes), (gradient * unit).sum(dim=axes)])
         total = own.clone()
         dist.all_reduce(total)
         count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
         through_mean, through_scale = (total / count).view(2, *shape)
-        factor = scale if weight is None else scale * weight.float()
+        factor = scale if weight is None else scale * weight
         to_inputs = (gradient - through_mean - unit * through_scale) * factor.view(shape)
         return (
             to_inputs.to(inputs.dtype),
