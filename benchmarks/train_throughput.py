@@ -125,7 +125,7 @@ def keras(options: argparse.Namespace, policy: str) -> float:
     model.compile(k.optimizers.AdamW(0.001), loss="sparse_categorical_crossentropy")
     clock = Clock()
     grey, labels = images(options, (WARM_UP + options.steps + 1) * options.batch)
-    begin = k.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, _: clock.update(batch))
+    begin = k.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs=None: clock.update(batch))
     model.fit(grey.transpose(0, 2, 3, 1), labels, batch_size=options.batch, verbose=0, callbacks=[begin])
     return clock.rate(options)
 
