@@ -4,10 +4,10 @@ Both train the same network (MobileNetV2, three channels, random weights) on the
 the same batch, AdamW, and augmentation by flip, rotation, zoom, contrast and brightness: in Pneumoscope by
 `fit` as `pneumoscope train` calls it, in Keras by preprocessing layers and `Model.fit`, as its guides show.
 Each runs with its own defaults: Pneumoscope computes in bf16 where the processor has it, in channels-last
-order; Keras in float32. Keras in `mixed_bfloat16` is measured too. Every system runs once in each round, and
+order; Keras in float32. Pneumoscope in float32 is measured too and, with --bf16, Keras in `mixed_bfloat16`. Every system runs once in each round, and
 ratios are taken within a round; the first steps are not counted.
 
-    python benchmarks/train_throughput.py [--size 128] [--batch 32] [--steps 8] [--rounds 3]
+    python benchmarks/train_throughput.py [--size 128] [--batch 32] [--steps 8] [--rounds 3] [--bf16]
 
 Two processes (gloo, by torchrun) have half of the threads each.
 """
@@ -30,6 +30,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from pneumoscope.data.manifest import Record
 from pneumoscope.parallel import Progress, available_cpus
@@ -41,7 +42,7 @@ from pneumoscope.training.recipe import Recipe
 
 WARM_UP = 2  # steps
 CLASSES = ("normal", "bacterial", "viral")
-OURS, TOGETHER = "pneumoscope", "pneumoscope, 2 processes"
+OURS, TOGETHER, BF16 = "pneumoscope", "pneumoscope, 2 processes", "keras mixed_bfloat16"
 
 
 class Clock(Progress):
@@ -74,7 +75,7 @@ def packed(options: argparse.Namespace, count: int) -> Packed:
     return Packed(grey, np.eye(len(CLASSES), dtype=bool)[labels], records)
 
 
-def ours(options: argparse.Namespace) -> float:
+def ours(options: argparse.Namespace, fabric: Fabric) -> float:
     """Return images a second of one epoch of `fit`, in all processes together."""
     recipe = Recipe.model_validate(
         {
@@ -100,7 +101,7 @@ def ours(options: argparse.Namespace) -> float:
             packed(options, steps * options.batch),
             packed(options, options.batch),
             Path(run),
-            fabric=make_fabric(),
+            fabric=fabric,
             progress=clock,
         )
     return clock.rate(options)
@@ -125,7 +126,7 @@ def keras(options: argparse.Namespace, policy: str) -> float:
     model.compile(k.optimizers.AdamW(0.001), loss="sparse_categorical_crossentropy")
     clock = Clock()
     grey, labels = images(options, (WARM_UP + options.steps + 1) * options.batch)
-    begin = k.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs=None: clock.update(batch))
+    begin = k.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs=None: clock.update(batch))  # noqa: ARG005
     model.fit(grey.transpose(0, 2, 3, 1), labels, batch_size=options.batch, verbose=0, callbacks=[begin])
     return clock.rate(options)
 
@@ -147,10 +148,11 @@ def as_process(name: str, options: argparse.Namespace) -> float:
 
 
 SYSTEMS: dict[str, Callable[[argparse.Namespace], float]] = {
-    OURS: ours,
-    TOGETHER: ours,
+    OURS: lambda options: ours(options, make_fabric("cpu")),
+    "pneumoscope float32": lambda options: ours(options, Fabric("cpu", devices=1)),
+    TOGETHER: lambda options: ours(options, make_fabric("cpu")),
     "keras": lambda options: keras(options, "float32"),
-    "keras mixed_bfloat16": lambda options: keras(options, "mixed_bfloat16"),
+    BF16: lambda options: keras(options, "mixed_bfloat16"),
 }
 
 
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8, help="counted steps in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="measure Keras in mixed_bfloat16 too")
     parser.add_argument("--only", choices=SYSTEMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
@@ -170,7 +173,7 @@ def main() -> None:
         if int(os.environ.get("RANK", "0")) == 0:
             print(rate)
         return
-    rates: dict[str, list[float]] = {name: [] for name in SYSTEMS}
+    rates: dict[str, list[float]] = {name: [] for name in SYSTEMS if name != BF16 or options.bf16}
     for _ in range(options.rounds):
         for name, found in rates.items():
             found.append(as_process(name, options))
