@@ -4,8 +4,8 @@ Both train the same network (MobileNetV2, three channels, random weights) on the
 the same batch, AdamW, and augmentation by flip, rotation, zoom, contrast and brightness: in Pneumoscope by
 `fit` as `pneumoscope train` calls it, in Keras by preprocessing layers and `Model.fit`, as its guides show.
 Each runs with its own defaults: Pneumoscope computes in bf16 where the processor has it, in channels-last
-order; Keras in float32. Pneumoscope in float32 is measured too and, with --bf16, Keras in `mixed_bfloat16`. Every system runs once in each round, and
-ratios are taken within a round; the first steps are not counted.
+order; Keras in float32. Pneumoscope in float32 is measured too and, with --bf16, Keras in `mixed_bfloat16`.
+Every system runs once in each round, and ratios are taken within a round; the first steps are not counted.
 
     python benchmarks/train_throughput.py [--size 128] [--batch 32] [--steps 8] [--rounds 3] [--bf16]
 
@@ -149,7 +149,7 @@ def as_process(name: str, options: argparse.Namespace) -> float:
 
 SYSTEMS: dict[str, Callable[[argparse.Namespace], float]] = {
     OURS: lambda options: ours(options, make_fabric("cpu")),
-    "pneumoscope float32": lambda options: ours(options, Fabric("cpu", devices=1)),
+    "pneumoscope float32": lambda options: ours(options, Fabric(accelerator="cpu", devices=1)),
     TOGETHER: lambda options: ours(options, make_fabric("cpu")),
     "keras": lambda options: keras(options, "float32"),
     BF16: lambda options: keras(options, "mixed_bfloat16"),
