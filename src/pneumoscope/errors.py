@@ -8,7 +8,8 @@ Each error is one line that names the file and the fix::
     ├── DataError              a data set, manifest or label table that cannot be used
     ├── RecipeError            a training recipe with an unknown key or a wrong value
     ├── DownloadError          a download that failed or did not match its checksum
-    └── MissingExtraError      a feature whose optional packages are not installed
+    ├── MissingExtraError      a feature whose optional packages are not installed
+    └── OtherProcessError      one of several processes failed; that one has reported why
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "DownloadError",
     "MissingExtraError",
+    "OtherProcessError",
     "PneumoscopeError",
     "Reason",
     "RecipeError",
@@ -123,6 +125,10 @@ class MissingExtraError(PneumoscopeError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs more packages: pip install 'pneumoscope[{extra}]'")
         self.extra = extra
+
+
+class OtherProcessError(PneumoscopeError):
+    """The end of a process because another one, of the same training, failed and has reported why."""
 
 
 @contextmanager

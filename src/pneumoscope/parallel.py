@@ -1,4 +1,4 @@
-"""Long work: how many CPUs there are, many items through a few threads in order, and how to show progress."""
+"""Long work: CPUs and processes that share it, items through a few threads in order, and its progress."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-__all__ = ["CHUNK", "Progress", "TimeLeft", "available_cpus", "in_order"]
+__all__ = ["CHUNK", "Launch", "Progress", "TimeLeft", "available_cpus", "in_order", "launched_as"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -25,6 +25,23 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Launch(NamedTuple):
+    """Place of this process among those that ``torchrun`` started with the same command; alone without it."""
+
+    rank: int = 0
+    processes: int = 1
+    local_rank: int = 0  # on this machine
+    local_processes: int = 1
+
+
+def launched_as() -> Launch:
+    """Return the place of this process, from the variables that ``torchrun`` sets."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if any(name not in os.environ for name in names):
+        return Launch()
+    return Launch(*(int(os.environ[name]) for name in names))
 
 
 def in_order(

@@ -114,23 +114,6 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(place, unbr
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.slow
-def test_torchrun_trains_with_two_processes_and_writes_one_bundle(place):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "pneumoscope")
-    out, err = finished(start(place, *TINY, "--out", "two", "--epochs", "3", "--json", launcher=launcher))
-    summary = json.loads(out)
-    assert summary["bundle"]["identity"] == load_bundle(place / "two").identity
-    assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch ")] == [
-        "1/3",
-        "2/3",
-        "3/3",
-    ]
-    with (place / "two" / "history.csv").open(encoding="utf-8") as file:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
-    assert len(losses) == 3
-    assert losses[-1] < losses[0]
-
-
 # In this process
 
 

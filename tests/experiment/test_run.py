@@ -341,7 +341,7 @@ def test_too_small_an_input_is_rejected(data, tmp_path):
 
 
 def test_missing_keras_is_reported_before_the_training_and_not_after(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = rejected(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
     assert "pneumoscope[keras]" in message
 

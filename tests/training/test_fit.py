@@ -13,9 +13,10 @@ from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training import fit as fit_module
 from pneumoscope.training.dataset import Packed, draw_chances
-from pneumoscope.training.fit import CHECKPOINT_FILE, fit, make_fabric
+from pneumoscope.training.fit import CHECKPOINT_FILE, fit
 from pneumoscope.training.history import HISTORY_FILE, Epoch
 from pneumoscope.training.networks import build_network
+from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe, Sampling
 
 CONTENT = {

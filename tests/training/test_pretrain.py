@@ -6,9 +6,9 @@ import torch
 
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
-from pneumoscope.training.fit import make_fabric
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.pretrain import PRETRAINED_FILE, pretrain
+from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe
 
 RECIPE = Recipe.model_validate(

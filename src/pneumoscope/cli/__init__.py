@@ -18,7 +18,7 @@ from pneumoscope import __version__
 from pneumoscope.cli.common import INTERRUPTED, NOTHING_DONE
 from pneumoscope.cli.completion import PROGRAM, called_words, set_up_completion
 from pneumoscope.cli.options import add_shared_options, start
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import OtherProcessError, PneumoscopeError
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PneumoscopeError as error:
         if shown.debug:
             raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        if not isinstance(error, OtherProcessError):  # that process has said why
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(NOTHING_DONE) from error
     except KeyboardInterrupt as error:
         raise SystemExit(INTERRUPTED) from error

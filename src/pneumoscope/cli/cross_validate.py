@@ -10,6 +10,7 @@ import typer
 from pneumoscope.cli.common import print_json
 from pneumoscope.cli.completion import complete_recipe
 from pneumoscope.errors import require_extra
+from pneumoscope.parallel import launched_as
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import CrossValidation
@@ -82,7 +83,8 @@ def cross_validate(
         folder = None if no_cache else cache or default_cache_folder()
         experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
-    _print(result, out, as_json=json_)
+    if launched_as().rank == 0:
+        _print(result, out, as_json=json_)
 
 
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:

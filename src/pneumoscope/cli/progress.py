@@ -15,7 +15,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli.options import shown
-from pneumoscope.parallel import Progress, TimeLeft, available_cpus
+from pneumoscope.parallel import Progress, TimeLeft, available_cpus, launched_as
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,14 +45,16 @@ def show_progress(*, keep: bool = True, after: float = 0.0) -> Iterator[Progress
         Seconds of work before a bar is there; messages come at once.
     """
     options = shown()
-    # Fabric reports its precision through loggers that print by themselves.
+    quiet = options.quiet or launched_as().rank > 0  # the first process shows the progress of all
+    # Fabric reports its precision and its processes through loggers that print by themselves.
     for library in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
-        logging.getLogger(f"{library}.utilities.rank_zero").setLevel(logging.WARNING)
-    level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
+        for module in ("rank_zero", "distributed"):
+            logging.getLogger(f"{library}.utilities.{module}").setLevel(logging.WARNING)
+    level = logging.WARNING if quiet else logging.DEBUG if options.verbose else logging.INFO
     logging.getLogger("pneumoscope").setLevel(level)
-    if options.quiet or not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        if options.quiet:
+        if quiet:
             yield Progress()
             return
         lines = _Lines()

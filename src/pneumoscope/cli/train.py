@@ -10,6 +10,7 @@ import typer
 from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, print_json
 from pneumoscope.cli.completion import complete_bundle, complete_recipe
 from pneumoscope.errors import require_extra
+from pneumoscope.parallel import launched_as
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
@@ -104,7 +105,8 @@ def train(
         )
     if result is not None:
         _print(result, out, as_json=json_)
-        if result.left_out:
+        # A launcher takes other codes than 0 for a failure.
+        if result.left_out and launched_as().processes == 1:
             raise typer.Exit(SOME_LEFT_OUT)
 
 

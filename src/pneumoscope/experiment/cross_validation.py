@@ -30,7 +30,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.training.cross_fit import cross_fit
 from pneumoscope.training.dataset import Packed, check_classes, check_packed
-from pneumoscope.training.fit import make_fabric
+from pneumoscope.training.processes import end_together, make_fabric, shared
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["CrossValidation", "cross_validate"]
@@ -61,6 +61,7 @@ class CrossValidation:
     parts: dict[str, dict[str, Any]]
 
 
+@end_together()
 def cross_validate(
     experiment: Experiment,
     *,
@@ -89,24 +90,11 @@ def cross_validate(
         If there is no such source, or too few patients for the folds.
     """
     progress = progress or Progress()
-    manifest = load(experiment.data, progress=progress)
-    experiment = resolved(experiment, manifest)
-    recipe, out = experiment.recipe, experiment.out
-    check_classes(manifest, recipe.output_classes, recipe.output_target)
-    if experiment.limit is not None:
-        manifest = limited(manifest, experiment.limit, recipe.seed)
-    lungs = lung_segmenter(experiment)
     fabric = make_fabric()
     if not fabric.is_global_zero:
-        progress = Progress()
-    _begin(out, recipe, writes=fabric.is_global_zero)
-    progress.step("reading images")
-    packed = pack_images(manifest, recipe, lungs, experiment.open_cache(), progress)
-    if fabric.is_global_zero:
-        write_left_out(out, packed.left_out)
-    check_packed(manifest.root, recipe.output_classes, all=packed)
-    manifest = manifest.with_records(packed.records)
-    parts = _parts(manifest, count, sources, recipe.split.seed, progress)
+        progress = Progress()  # the first process shows the progress of all
+    recipe, packed, parts = shared(fabric, lambda: _prepared(experiment, count, sources, progress))
+    out = experiment.out
     logits = cross_fit(
         recipe, packed, parts, out, fabric=fabric, weights=experiment.weights, progress=progress
     )
@@ -126,12 +114,30 @@ def cross_validate(
     return result
 
 
-def _begin(out: Path, recipe: Recipe, *, writes: bool) -> None:
+def _prepared(
+    experiment: Experiment, count: int, sources: tuple[str, ...], progress: Progress
+) -> tuple[Recipe, Packed, dict[str, Positions]]:
+    """Return the recipe with classes and target, the images, and the parts to hold out in turn."""
+    manifest = load(experiment.data, progress=progress)
+    experiment = resolved(experiment, manifest)
+    recipe, out = experiment.recipe, experiment.out
+    check_classes(manifest, recipe.output_classes, recipe.output_target)
+    if experiment.limit is not None:
+        manifest = limited(manifest, experiment.limit, recipe.seed)
+    lungs = lung_segmenter(experiment)
+    _begin(out, recipe)
+    progress.step("reading images")
+    packed = pack_images(manifest, recipe, lungs, experiment.open_cache(), progress)
+    write_left_out(out, packed.left_out)
+    check_packed(manifest.root, recipe.output_classes, all=packed)
+    manifest = manifest.with_records(packed.records)
+    return recipe, packed, _parts(manifest, count, sources, recipe.split.seed, progress)
+
+
+def _begin(out: Path, recipe: Recipe) -> None:
     """Make the folder, or check that its runs are of the same recipe."""
     if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
-    if not writes:
-        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")

@@ -6,7 +6,6 @@ reported metrics are those of ``test``.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,42 +13,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
-from pneumoscope.errors import DataError, MissingExtraError, RecipeError
 from pneumoscope.experiment.bundling import calibrated, evaluated, exported, not_evaluated
 from pneumoscope.experiment.images import (
-    additional_images,
     are_of,
-    lung_segmenter,
-    pack_images,
-    prepare_manifest,
-    with_additional,
 )
-from pneumoscope.experiment.plan import Experiment, Result, changed_recipe, resolved
+from pneumoscope.experiment.plan import Experiment, Result, changed_recipe
+from pneumoscope.experiment.preparation import Prepared, list_images, prepare
 from pneumoscope.experiment.run_folder import (
-    SPLIT_FILE,
-    Origin,
-    check_inputs,
-    check_recipe,
-    resumes,
-    write_inputs,
     write_left_out,
 )
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
-from pneumoscope.training.dataset import Packed, check_packed
+from pneumoscope.training.dataset import Packed
 from pneumoscope.training.distil import (
     check_teacher,
     rooted_at_its_images,
     taught_images,
     teacher_probabilities,
 )
-from pneumoscope.training.fit import fit, make_fabric
+from pneumoscope.training.fit import fit
 from pneumoscope.training.networks import Network, build_network, check_size
 from pneumoscope.training.pretrain import pretrain
+from pneumoscope.training.processes import end_together, make_fabric, shared, shared_network
 from pneumoscope.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -60,6 +48,7 @@ __all__ = ["run_experiment", "train"]
 TEACHER_FOLDER, TEACHER_DATA = "teacher", "teacher-images.csv"
 
 
+@end_together()
 def train(
     recipe: str | Path | Recipe,
     data: str | Path,
@@ -160,113 +149,56 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
         For data that no network can be trained on, before any epoch.
     """
     progress = progress or Progress()
-    begun = resumes(experiment)
-    _check_options(experiment)
-    listed = load(experiment.data, progress=progress)
-    experiment = resolved(experiment, listed)
-    if begun:
-        check_recipe(experiment)
-    recipe, out = experiment.recipe, experiment.out
-    lungs, cache = lung_segmenter(experiment), experiment.open_cache()
-    progress.step("building the network")
-    network = build_network(
-        recipe.network, len(recipe.output_classes), weights=experiment.weights, seed=recipe.seed
-    )
-    check_size(network, recipe.input.size)
     fabric = make_fabric()
     if not fabric.is_global_zero:
         progress = Progress()  # the first process shows the progress of all
-    origin = _origin(experiment, listed, progress, resumes=begun)
-    manifest = origin.manifest
-    if begun:
-        check_inputs(origin, lungs)
-    elif fabric.is_global_zero:
-        write_inputs(origin, lungs)
-    images = with_additional(manifest.subset("train"), origin.added)
-    train_set, val_set = _read(origin, images, lungs, cache, fabric, progress)
-    network, teachers = _trained(experiment, network, manifest, train_set, val_set, cache, fabric, progress)
+    experiment, listed, begun = shared(fabric, lambda: list_images(experiment, fabric, progress))
+    progress.step("building the network")
+    network = _built(experiment, fabric)
+    prepared = shared(fabric, lambda: prepare(experiment, listed, progress, resumes=begun))
+    network, teachers = _trained(prepared, network, fabric, progress)
     if not fabric.is_global_zero:
         return None
+    return _finished(prepared, network, teachers, fabric, progress)
+
+
+def _built(experiment: Experiment, fabric: Fabric) -> Network:
+    """Build the network; only the first process reads pretrained weights."""
+    recipe = experiment.recipe
+
+    def build(weights: Path | None, pretrained: bool | None = None) -> Network:
+        network = build_network(
+            recipe.network,
+            len(recipe.output_classes),
+            pretrained=pretrained,
+            weights=weights,
+            seed=recipe.seed,
+        )
+        check_size(network, recipe.input.size)
+        return network
+
+    return shared_network(fabric, lambda: build(experiment.weights), lambda: build(None, pretrained=False))
+
+
+def _finished(
+    prepared: Prepared, network: Network, teachers: tuple[str, ...], fabric: Fabric, progress: Progress
+) -> Result:
+    """Export, calibrate and evaluate the network."""
+    origin, train_set, lungs = prepared.origin, prepared.train_set, prepared.lungs
+    cache = origin.experiment.open_cache()
     progress.step("exporting")
     bundle = exported(origin, network, train_set, lungs, teachers)
-    bundle = calibrated(origin, bundle, images, cache, progress)
+    bundle = calibrated(origin, bundle, prepared.images, cache, progress)
     progress.step("evaluating on test patients")
     bundle, evaluation = evaluated(origin, bundle, fabric, progress)
     # Files that could not be listed are among those that were not evaluated.
-    left_out = train_set.left_out + val_set.left_out + not_evaluated(evaluation)
-    write_left_out(out, left_out)
+    left_out = train_set.left_out + prepared.val_set.left_out + not_evaluated(evaluation)
+    write_left_out(origin.experiment.out, left_out)
     return Result(bundle, evaluation, left_out)
 
 
-def _check_options(experiment: Experiment) -> None:
-    recipe = experiment.recipe
-    if experiment.teachers and recipe.distillation is None:
-        raise RecipeError(
-            f"{recipe.name}: has no distillation; leave --teacher out, or add distillation to the recipe"
-        )
-    if experiment.not_chest and not experiment.not_chest.is_dir():
-        raise DataError(f"{experiment.not_chest}: no folder of images; correct --not-chest")
-    if experiment.keras and importlib.util.find_spec("keras") is None:
-        raise MissingExtraError("Writing model.h5", "keras")
-
-
-def _origin(experiment: Experiment, listed: Manifest, progress: Progress, *, resumes: bool) -> Origin:
-    """Split the data where they have no split, and read the additional ones."""
-    brings_split = listed.has_split
-    if brings_split and experiment.divides:
-        raise DataError(f"{experiment.data}: has a split already; leave --split out, or that column")
-    manifest = _manifest(experiment, listed, progress, resumes=resumes)
-    added = None
-    if experiment.additional:
-        added = additional_images(experiment.additional, manifest, progress)
-    return Origin(experiment, manifest, added, brings_split)
-
-
-def _manifest(experiment: Experiment, manifest: Manifest, progress: Progress, *, resumes: bool) -> Manifest:
-    if not resumes:
-        return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit, progress=progress)
-    path = experiment.out / SPLIT_FILE
-    begun = Manifest.read(path)
-    now = {record.path: record for record in manifest.records}
-    for record in begun.records:
-        found = now.get(record.path)
-        if found is None or (found.label, found.sha256) != (record.label, record.sha256):
-            raise DataError(
-                f"{record.path}: has changed since the run began (see {path}); "
-                "restore it, or start again with another --out"
-            )
-    return manifest.with_records(begun.records)
-
-
-def _read(
-    origin: Origin,
-    images: Manifest,
-    lungs: Path | None,
-    cache: ImageCache | None,
-    fabric: Fabric,
-    progress: Progress,
-) -> tuple[Packed, Packed]:
-    """Prepare the training and the validation images, and list what is left out."""
-    recipe, manifest = origin.experiment.recipe, origin.manifest
-    progress.step("reading training images")
-    train_set = pack_images(images, recipe, lungs, cache, progress)
-    progress.step("reading validation images")
-    val_set = pack_images(manifest.subset("val"), recipe, lungs, cache, progress)
-    if fabric.is_global_zero:
-        write_left_out(origin.experiment.out, train_set.left_out + val_set.left_out)
-    check_packed(manifest.root, recipe.output_classes, train=train_set, val=val_set)
-    return train_set, val_set
-
-
 def _trained(
-    experiment: Experiment,
-    network: Network,
-    manifest: Manifest,
-    train_set: Packed,
-    val_set: Packed,
-    cache: ImageCache | None,
-    fabric: Fabric,
-    progress: Progress,
+    prepared: Prepared, network: Network, fabric: Fabric, progress: Progress
 ) -> tuple[Network, tuple[str, ...]]:
     """Train the network, after its teacher and the pretraining where the recipe has them.
 
@@ -277,37 +209,32 @@ def _trained(
     teachers : tuple of str
         Identities of the teachers.
     """
-    recipe = experiment.recipe
-    teachers, probabilities = _predicted_by_teachers(experiment, manifest, train_set, cache, fabric, progress)
+    experiment, train_set = prepared.origin.experiment, prepared.train_set
+    recipe, out = experiment.recipe, experiment.out
+    teachers, probabilities = _predicted_by_teachers(prepared, fabric, progress)
     if recipe.pretraining:
         progress.step("pretraining without labels")
-        network = pretrain(
-            recipe, network, train_set.images, experiment.out, fabric=fabric, progress=progress
-        )
+        network = pretrain(recipe, network, train_set.images, out, fabric=fabric, progress=progress)
     progress.step("training")
     network = fit(
         recipe,
         network,
         train_set,
-        val_set,
-        experiment.out,
+        prepared.val_set,
+        out,
         fabric=fabric,
         teacher=probabilities,
         resume=experiment.resume,
         progress=progress,
     )
-    return network, tuple(teacher.identity for teacher in teachers)
+    return network, teachers
 
 
 def _predicted_by_teachers(
-    experiment: Experiment,
-    manifest: Manifest,
-    train_set: Packed,
-    cache: ImageCache | None,
-    fabric: Fabric,
-    progress: Progress,
-) -> tuple[tuple[Bundle, ...], npt.NDArray[np.float32] | None]:
+    prepared: Prepared, fabric: Fabric, progress: Progress
+) -> tuple[tuple[str, ...], npt.NDArray[np.float32] | None]:
     """Return the teachers of the recipe and what they predict for the training images, if it has any."""
+    experiment, manifest = prepared.origin.experiment, prepared.origin.manifest
     recipe = experiment.recipe
     if recipe.distillation is None:
         return (), None
@@ -316,16 +243,22 @@ def _predicted_by_teachers(
         sources = ", ".join(recipe.distillation.sources)
         progress.message(f"no image is of the teacher's sources ({sources}): training without a teacher")
         return (), None
-    paths = _teachers(experiment, taught, progress)
-    fabric.barrier()  # the first process writes the bundle of the teacher
-    progress.step("predicting with the teacher")
-    teachers = tuple(load_bundle(path) for path in paths)
-    for teacher in teachers:
-        check_teacher(teacher, recipe, manifest)
-    return teachers, _teacher_rows(teachers, recipe, taught, train_set, cache, progress)
+    paths = _teachers(experiment, taught, fabric, progress)
+
+    def predicted() -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+        progress.step("predicting with the teacher")
+        teachers = tuple(load_bundle(path) for path in paths)
+        for teacher in teachers:
+            check_teacher(teacher, recipe, manifest)
+        rows = _teacher_rows(teachers, recipe, taught, prepared.train_set, experiment.open_cache(), progress)
+        return tuple(teacher.identity for teacher in teachers), rows
+
+    return shared(fabric, predicted)
 
 
-def _teachers(experiment: Experiment, taught: Manifest, progress: Progress) -> tuple[Path, ...]:
+def _teachers(
+    experiment: Experiment, taught: Manifest, fabric: Fabric, progress: Progress
+) -> tuple[Path, ...]:
     """Return the given teachers, or train the one of the recipe, where it has sources of its own on these."""
     student, distillation = experiment.recipe, experiment.recipe.distillation
     if experiment.teachers or distillation is None:
@@ -335,7 +268,8 @@ def _teachers(experiment: Experiment, taught: Manifest, progress: Progress) -> t
     if distillation.sources:
         shared = ("split", "seed")
         data = experiment.out / TEACHER_DATA
-        rooted_at_its_images(taught).write(data)
+        if fabric.is_global_zero:
+            rooted_at_its_images(taught).write(data)
         alike = replace(experiment, data=data, additional=None, weights=None, divides=False)
     recipe = load_recipe(distillation.teacher).model_copy(
         update={name: getattr(student, name) for name in shared}

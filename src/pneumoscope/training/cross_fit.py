@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from pneumoscope.training.dataset import Packed
 from pneumoscope.training.fit import fit, predict_logits
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.pretrain import pretrain
+from pneumoscope.training.processes import shared, shared_network
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["cross_fit"]
@@ -63,30 +65,39 @@ def cross_fit(
     """
     progress = progress or Progress()
     last = recipe.model_copy(update={"keep": "last", "distillation": None})
-    if fabric.is_global_zero:
-        _same_images(packed, out)
+    shared(fabric, lambda: _same_images(packed, out))
+    classes = len(last.output_classes)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
         progress.step(f"training without {name}")
         run = out / f"part-{number}"
         stored = run / LOGITS_FILE
-        if not stored.exists():
-            run.mkdir(parents=True, exist_ok=True)
+        if not shared(fabric, stored.exists):
+            if fabric.is_global_zero:
+                run.mkdir(parents=True, exist_ok=True)
             train = packed.subset(np.setdiff1d(np.arange(len(packed)), held_out))
             evaluated = packed.subset(held_out)
-            network = build_network(last.network, len(last.output_classes), weights=weights, seed=last.seed)
+            network = shared_network(
+                fabric,
+                functools.partial(build_network, last.network, classes, weights=weights, seed=last.seed),
+                functools.partial(build_network, last.network, classes, pretrained=False),
+            )
             if last.pretraining:
                 network = pretrain(last, network, train.images, run, fabric=fabric, progress=progress)
             network = fit(last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress)
             found = predict_logits(network, evaluated.images, fabric).numpy()
             if fabric.is_global_zero:
                 np.savez(stored, logits=found, held_out=held_out)
-            fabric.barrier()
-        with np.load(stored, allow_pickle=False) as saved:
-            if not np.array_equal(saved["held_out"], held_out):
-                raise DataError(f"{stored}: belongs to other images; delete {out} and start again")
-            logits.append(saved["logits"])
+        logits.append(shared(fabric, functools.partial(_stored_logits, stored, held_out)))
     return logits
+
+
+def _stored_logits(stored: Path, held_out: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    with np.load(stored, allow_pickle=False) as saved:
+        if not np.array_equal(saved["held_out"], held_out):
+            raise DataError(f"{stored}: belongs to other images; delete {stored.parents[1]} and start again")
+        logits: npt.NDArray[np.float32] = saved["logits"]
+        return logits
 
 
 def _same_images(packed: Packed, out: Path) -> None:

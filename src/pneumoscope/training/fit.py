@@ -1,14 +1,14 @@
 """The training loop, to be read from top to bottom.
 
-Lightning Fabric runs it in bf16, on a GPU and, under ``torchrun``, on several. Every random number of an
-epoch comes from (seed, epoch), so a resumed run gives the same weights as an uninterrupted one, bit for bit.
+Lightning Fabric runs it in bf16, on a GPU and, under ``torchrun``, in several processes, which divide each
+batch of the recipe. Every random number of an epoch comes from (seed, epoch), so a resumed run gives the same
+weights as an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import pickle
 import struct
 import time
@@ -28,18 +28,14 @@ from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
 from pneumoscope.training.dataset import Packed, draw_chances
+from pneumoscope.training.global_norm import shared_batch_statistics
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
 from pneumoscope.training.loss import MultiTask, Targets, cross_entropy
 from pneumoscope.training.networks import Network, freeze, set_training
+from pneumoscope.training.processes import check_divides, gathered, own_parts, shared
 from pneumoscope.training.recipe import Phase, Recipe
 
-__all__ = [
-    "CHECKPOINT_FILE",
-    "cpu_has_bf16",
-    "fit",
-    "make_fabric",
-    "predict_logits",
-]
+__all__ = ["CHECKPOINT_FILE", "fit", "predict_logits"]
 
 log = logging.getLogger(__name__)
 
@@ -54,36 +50,6 @@ class _State:
     epoch: int = 0
     steps: int = 0
     best_loss: float = math.inf
-
-
-def make_fabric(devices: str = "auto") -> Fabric:
-    """Return the engine: a GPU where there is one, and as many processes as ``torchrun`` started.
-
-    It computes in bf16 where the device has it, and in float32 otherwise: a processor without AVX-512 only
-    emulates bf16, at a tenth of the speed.
-
-    Parameters
-    ----------
-    devices : str
-        ``auto``, ``cpu`` or ``cuda``.
-    """
-    # By default Fabric would use every GPU and start this command once for each.
-    local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    cuda = devices == "cuda" or (devices == "auto" and torch.cuda.is_available())
-    fabric = Fabric(
-        accelerator=devices,
-        devices=local,
-        num_nodes=max(1, world // local),
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if cuda or cpu_has_bf16() else "32-true",
-    )
-    fabric.launch()
-    return fabric
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether this processor multiplies bf16 faster than float32."""
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def fit(
@@ -107,6 +73,7 @@ def fit(
     network : Network
         Freshly built; where `resume` finds a checkpoint, its weights are replaced.
     train, val : Packed
+        The same in every process, and so is `network`.
     run : Path
         Gets a checkpoint after every epoch, ``history.csv`` and, where TensorBoard is installed, its logs.
     teacher : ndarray of float32, shape (N, K), optional
@@ -120,20 +87,25 @@ def fit(
     ------
     DataError
         If the loss becomes infinite or not a number.
+    RecipeError
+        If the batch cannot be divided over the processes.
     """
-    if resume and not (run / CHECKPOINT_FILE).exists():
+    begun = resume and shared(fabric, (run / CHECKPOINT_FILE).exists)
+    if resume and not begun:
         log.info("nothing to resume in %s: starting from the first epoch", run)
     if fabric.world_size == 1:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_divides(recipe.batch, fabric.world_size)
     trainer = _Trainer(recipe, network, train, val, run, fabric, teacher)
-    if resume and (run / CHECKPOINT_FILE).exists():
+    if begun:
         trainer.load()
     first = 0
-    for number, phase in enumerate(recipe.phases):
-        last = first + phase.epochs
-        if trainer.state.epoch < last:
-            trainer.run_phase(number, phase, first, progress or Progress())
-        first = last
+    with shared_batch_statistics(network, fabric):
+        for number, phase in enumerate(recipe.phases):
+            last = first + phase.epochs
+            if trainer.state.epoch < last:
+                trainer.run_phase(number, phase, first, progress or Progress())
+            first = last
     return trainer.kept()
 
 
@@ -205,7 +177,6 @@ class _Trainer:
         for epoch in range(max(first, self.state.epoch), first + phase.epochs):
             started = time.monotonic()
             loss, lr = self._train_epoch(model, optimizer, schedule, epoch, progress)
-            # Batch statistics differ between processes, so that one process validates for all.
             val_loss, auroc, accuracy = self.fabric.broadcast(self._validate())
             seconds = round(time.monotonic() - started, 2)
             row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, seconds)
@@ -233,11 +204,7 @@ class _Trainer:
             order = torch.multinomial(
                 torch.from_numpy(self.chances), draws, replacement=True, generator=generator
             )
-        # Every process must take as many steps as the others: they wait for each other at each.
-        rank, processes = self.fabric.global_rank, self.fabric.world_size
-        whole = len(order) // processes * processes
-        own = torch.split(order[:whole][rank::processes], self.recipe.batch)
-        batches = [batch for batch in own if len(batch) > 1]  # batch normalisation needs two images
+        batches = own_parts(order, self.recipe.batch, self.fabric)
         if not batches:
             raise DataError(f"{self.run}: {len(order)} training images are too few; give more")
         return batches
@@ -280,7 +247,7 @@ class _Trainer:
         return cast(Network, self.average.module) if self.average else self.network
 
     def _validate(self) -> tuple[float, float, float]:
-        logits = predict_logits(self._evaluated(), self.val.images, self.fabric)
+        logits = self._validation_logits()
         weight = torch.tensor(self.class_weights[self.val.labels], dtype=torch.float32)
         targets = Targets(torch.from_numpy(self.val.possible), torch.zeros(len(self.val)), weight)
         loss = float(cross_entropy(logits, targets))
@@ -288,6 +255,18 @@ class _Trainer:
         mask = self.recipe.target_mask
         p_target = logits.softmax(dim=1).numpy()[:, mask].sum(axis=1)
         return loss, _auroc(p_target, mask[self.val.labels]), float(hits.mean())
+
+    def _validation_logits(self) -> Tensor:
+        """Return logits (N, K) of the validation images, of which each process predicts its part."""
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        images = self.val.images
+        if processes == 1:
+            return predict_logits(self._evaluated(), images, self.fabric)
+        # The last part may be shorter; the first images fill it up.
+        each = -(-len(images) // processes)
+        own = images[np.arange(each * rank, each * (rank + 1)) % len(images)]
+        logits = predict_logits(self._evaluated(), own, self.fabric)
+        return gathered(logits.to(self.fabric.device)).flatten(0, 1)[: len(images)].cpu()
 
     def _keep_score(self, row: Epoch) -> None:
         self.state.epoch = row.epoch
@@ -317,16 +296,9 @@ class _Trainer:
         self.fabric.barrier()
 
     def load(self) -> None:
-        """Restore the checkpoint of the run."""
+        """Restore the checkpoint of the run, which the first process reads."""
         path = self.run / CHECKPOINT_FILE
-        try:
-            saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, LookupError, struct.error, pickle.UnpicklingError) as error:
-            raise DataError(f"{path}: the checkpoint is damaged; delete it and start again") from error
-        if saved["recipe"] != self.recipe.sha256:
-            raise DataError(
-                f"{path}: belongs to another recipe; resume with the same options, or use another --out"
-            )
+        saved = shared(self.fabric, lambda: self._read(path))
         self.network.load_state_dict(saved["network"])
         self.learner.heads.load_state_dict(saved["heads"])
         if self.average:
@@ -334,8 +306,20 @@ class _Trainer:
         self.best, self.state = saved["best"], _State(**saved["state"])
         if self._inside_phase():
             self.resumed = {name: saved[name] for name in ("optimizer", "schedule")}
-        trim_history(self.run, self.state.epoch)
+        if self.fabric.is_global_zero:
+            trim_history(self.run, self.state.epoch)
         log.info("resuming after epoch %d", self.state.epoch)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, LookupError, struct.error, pickle.UnpicklingError) as error:
+            raise DataError(f"{path}: the checkpoint is damaged; delete it and start again") from error
+        if saved["recipe"] != self.recipe.sha256:
+            raise DataError(
+                f"{path}: belongs to another recipe; resume with the same options, or use another --out"
+            )
+        return saved
 
     def _inside_phase(self) -> bool:
         """Whether the next epoch belongs to the phase of the last one, and so uses its optimizer."""

@@ -25,8 +25,8 @@ from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import Augmentation, photometric, sample_affine, warp
-from pneumoscope.training.fit import cpu_has_bf16
 from pneumoscope.training.onnx_export import export_onnx
+from pneumoscope.training.processes import cpu_has_bf16
 
 __all__ = ["LungNet", "LungTraining", "Probability", "dice", "fit_lungs", "read_masks"]
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
+from pneumoscope.training.global_norm import shared_batch_statistics
 from pneumoscope.training.networks import Network, load_weights, save_weights
+from pneumoscope.training.processes import check_divides, own_parts, shared, shared_network
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["PRETRAINED_FILE", "pretrain"]
@@ -87,8 +89,9 @@ def pretrain(
     """
     assert recipe.pretraining is not None
     progress = progress or Progress()
-    if (run / PRETRAINED_FILE).exists():
-        return load_weights(network, run / PRETRAINED_FILE)
+    check_divides(recipe.batch, fabric.world_size)
+    if shared(fabric, (run / PRETRAINED_FILE).exists):
+        return shared_network(fabric, lambda: load_weights(network, run / PRETRAINED_FILE), lambda: network)
     network.to(fabric.device)
     siamese = _Siamese(network.backbone, network.mean, network.std, network.head.in_features)
     epochs, lr = recipe.pretraining.epochs, recipe.pretraining.lr
@@ -96,11 +99,12 @@ def pretrain(
     model, prepared = fabric.setup(siamese, optimizer)
     packed = torch.from_numpy(images).to(fabric.device)
     siamese.train()
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        loss, spread = _epoch(recipe, model, prepared, packed, epoch, fabric, progress)
-        progress.message(f"pretraining: epoch {epoch + 1}/{epochs}  loss {loss:.4f}")
+    with shared_batch_statistics(siamese, fabric):
+        for epoch in range(epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+            loss, spread = _epoch(recipe, model, prepared, packed, epoch, fabric, progress)
+            progress.message(f"pretraining: epoch {epoch + 1}/{epochs}  loss {loss:.4f}")
     if not spread > 0.1 / math.sqrt(network.head.in_features):
         raise DataError(f"{run}: after pretraining all images have the same features; lower its lr")
     if fabric.is_global_zero:
@@ -119,11 +123,15 @@ def _epoch(
     progress: Progress,
 ) -> tuple[float, float]:
     """One pass; return the mean loss and the mean spread of the normalised targets, 0 after a collapse."""
-    seed = np.random.SeedSequence([recipe.seed, SEED_STREAM + epoch, fabric.global_rank]).generate_state(2)
-    order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(int(seed[0])))
-    generator = torch.Generator(fabric.device).manual_seed(int(seed[1]))
+    # The order is the same in all processes, the augmentation is not.
+    first, own = (
+        np.random.SeedSequence([recipe.seed, SEED_STREAM + epoch, rank]).generate_state(2)
+        for rank in (0, fabric.global_rank)
+    )
+    order = torch.randperm(len(packed), generator=torch.Generator().manual_seed(int(first[0])))
+    generator = torch.Generator(fabric.device).manual_seed(int(own[1]))
     losses, spreads = [], []
-    batches = [batch for batch in torch.split(order, recipe.batch) if len(batch) > 1]
+    batches = own_parts(order, recipe.batch, fabric)
     assert recipe.pretraining is not None
     for number, batch in enumerate(batches):
         progress.update(epoch * len(batches) + number, recipe.pretraining.epochs * len(batches))
@@ -132,14 +140,17 @@ def _epoch(
             augment(images, recipe.augmentation, generator).contiguous(memory_format=torch.channels_last)
             for _ in range(2)
         ]
-        (first, first_target), (second, second_target) = (model(copy) for copy in copies)
-        similarity = F.cosine_similarity(first, second_target) + F.cosine_similarity(second, first_target)
+        (one, one_target), (other, other_target) = (model(copy) for copy in copies)
+        similarity = F.cosine_similarity(one, other_target) + F.cosine_similarity(other, one_target)
         loss = -similarity.mean() / 2
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
         losses.append(float(loss.detach()))
-        spreads.append(float(F.normalize(first_target, dim=1).std(dim=0).mean()))
+        spreads.append(float(F.normalize(one_target, dim=1).std(dim=0).mean()))
     if not losses:
         raise DataError(f"{len(packed)} images are too few to pretrain on; give more")
-    return float(np.mean(losses)), float(np.mean(spreads))
+    means = fabric.all_reduce(torch.tensor([np.mean(losses), np.mean(spreads)]), reduce_op="mean")
+    assert isinstance(means, Tensor)
+    loss_of_all, spread = means.tolist()
+    return loss_of_all, spread
