@@ -27,7 +27,7 @@ from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import TOLERANCE
 
-__all__ = ["export_keras"]
+__all__ = ["export_keras", "open_keras"]
 
 LAST = "channels_last"
 ARRAY_WITHOUT_COPY = re.escape(
@@ -188,13 +188,31 @@ def _difference(keras: Any, network: Network, path: Path, size: int) -> float:
     images = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits, _ = network(images)
-    model = keras.models.load_model(path, compile=False)
-    both = keras.Model(model.input, [model.get_layer("logits").output, model.output])
-    found_logits, found = both.predict(images.permute(0, 2, 3, 1).numpy(), verbose=0)
+    found_logits, found = _both_outputs(keras, path).predict(images.permute(0, 2, 3, 1).numpy(), verbose=0)
     # Rounding grows with the logits, which noise instead of a radiograph may drive far from zero.
     scale = max(1.0, float(logits.abs().max()))
     apart = np.abs(logits.numpy() - found_logits) / scale, np.abs(logits.softmax(dim=1).numpy() - found)
     return float(np.max(apart))
+
+
+def _both_outputs(keras: Any, path: Path) -> Any:
+    """Return the model of a file with its logits and its probabilities as outputs."""
+    model = keras.models.load_model(path, compile=False)
+    return keras.Model(model.input, [model.get_layer("logits").output, model.output])
+
+
+def open_keras(path: Path) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """Return the network of a file that `export_keras` wrote, from images (N, 1, S, S) to logits (N, K)."""
+    keras = _import_keras()
+    with keras.device("cpu"), _without_remarks():
+        model = _both_outputs(keras, path)
+
+    def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with keras.device("cpu"), _without_remarks():
+            logits: npt.NDArray[np.float32] = model.predict_on_batch(images.transpose(0, 2, 3, 1))[0]
+        return np.asarray(logits)
+
+    return run
 
 
 def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
