@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         "cross_validate",
         "Evaluate a recipe on patients it was not trained on.",
     ),
+    "tune": Command("pneumoscope.cli.tune", "tune", "Search for better values of a recipe."),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Evaluate a bundle on labelled X-rays."),
     "recalibrate": Command(
         "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's probabilities and thresholds to a site."

@@ -30,6 +30,7 @@ __all__ = [
     "reliability",
     "roc",
     "score_histograms",
+    "search_history",
     "training_curves",
 ]
 
@@ -306,6 +307,63 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if ax is not rate and ax.lines:
             _legend(ax, "best")
     return figure
+
+
+def search_history(
+    numbers: Sequence[int],
+    values: Sequence[float | None],
+    complete: Sequence[bool],
+    drawn: Mapping[str, Sequence[Any]],
+    *,
+    name: str,
+    minimised: bool,
+    logarithmic: Sequence[str] = (),
+) -> Figure:
+    """Draw the trials of a search: the result in their order, and against each value that was drawn.
+
+    Parameters
+    ----------
+    numbers : sequence of int, length T
+        Of the trials.
+    values : sequence of float or None, length T
+        Their results; None is left out.
+    complete : sequence of bool, length T
+        False for a trial that was ended early, which is drawn hollow.
+    drawn : mapping of str to sequence, length T
+        What was drawn for each key.
+    name : str
+        What the results are.
+    minimised : bool
+        Whether a smaller result is better.
+    logarithmic : sequence of str
+        Keys with a logarithmic axis.
+    """
+    y = np.array([math.nan if value is None else value for value in values])
+    whole = np.array(complete, dtype=np.bool_)
+    columns = min(4, 1 + len(drawn))
+    rows = math.ceil((1 + len(drawn)) / columns)
+    figure, axes = _figure(3.4 * columns, 2.9 * rows, nrows=rows, ncols=columns, sharey=True)
+    best = (np.fmin if minimised else np.fmax).accumulate(np.where(whole, y, math.nan))
+    axes[0].step(numbers, best, where="post", color=SECOND, linewidth=1.8, label="best so far")
+    texts = {key: [str(one) for one in column] for key, column in drawn.items()}
+    numeric = {key: all(_is_number(one) for one in column) for key, column in drawn.items()}
+    for ax, key in zip(axes, (None, *drawn), strict=False):
+        x: Any = numbers if key is None else drawn[key] if numeric[key] else texts[key]
+        for chosen, face, label in ((whole, ACCENT, "complete"), (~whole, "none", "ended early")):
+            shown = [one for one, is_shown in zip(x, chosen, strict=True) if is_shown]
+            ax.scatter(shown, y[chosen], s=22, facecolors=face, edgecolors=ACCENT, label=label)
+        if key in logarithmic:
+            ax.set_xscale("log")
+        _titles(ax, "trial" if key is None else key, name if ax in axes[::columns] else "")
+    axes[0].locator_params(axis="x", integer=True)
+    axes[0].legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
+    for ax in axes[1 + len(drawn) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> FloatArray:

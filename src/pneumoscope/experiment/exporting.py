@@ -52,7 +52,8 @@ class ExportedNetwork:
     mean_from_bundle : float
         Mean absolute difference from the bundle's.
     from_network : float
-        Largest difference from the trained network in float32. The two differ where the bundle itself has 8 bits.
+        Largest difference from the trained network in float32, which is another one where the bundle itself
+        has 8 bits.
     images : int
         Number of X-rays that were compared.
     checked_on : str

@@ -174,7 +174,7 @@ def _write_torchscript(network: Network, path: Path, size: int) -> None:
         # Compared on X-rays later; the tracer's own comparison would run the same example again.
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         # Batch normalisation becomes part of the convolutions.
-        frozen = torch.jit.freeze(traced)  # type: ignore[no-untyped-call]
+        frozen = torch.jit.freeze(traced)
         path.write_bytes(frozen.save_to_buffer())
 
 
