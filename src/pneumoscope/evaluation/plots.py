@@ -338,6 +338,8 @@ def search_history(
     logarithmic : sequence of str
         Keys with a logarithmic axis.
     """
+    with require_extra("evaluate", "Drawing plots"):
+        from matplotlib.ticker import LogLocator
     y = np.array([math.nan if value is None else value for value in values])
     whole = np.array(complete, dtype=np.bool_)
     columns = min(4, 1 + len(drawn))
@@ -353,13 +355,30 @@ def search_history(
             shown = [one for one, is_shown in zip(x, chosen, strict=True) if is_shown]
             ax.scatter(shown, y[chosen], s=22, facecolors=face, edgecolors=ACCENT, label=label)
         if key in logarithmic:
-            ax.set_xscale("log")
+            ax.set_xscale("log", subs=[])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _titles(ax, "trial" if key is None else key, name if ax in axes[::columns] else "")
     axes[0].locator_params(axis="x", integer=True)
+    outside = _limit_to(axes[0], y, y[whole])
+    if outside:
+        axes[0].set_title(f"{outside} not shown", color=MUTED, fontsize=9, loc="right")
     axes[0].legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
     for ax in axes[1 + len(drawn) :]:
         ax.set_axis_off()
     return figure
+
+
+def _limit_to(ax: Axes, values: FloatArray, shown: FloatArray) -> int:
+    """Limit the axis to what matters, and return how many other values are outside."""
+    known = values[np.isfinite(values)]
+    low, high = np.nanmin(shown), np.nanmax(shown)
+    # A trial that diverged would leave no room for the others.
+    room = max(high - low, 1e-3)
+    low, high = max(low - room, known.min()), min(high + room, known.max())
+    margin = 0.05 * max(high - low, 1e-3)
+    ax.set_ylim(low - margin, high + margin)
+    return int(((known < low) | (known > high)).sum())
 
 
 def _is_number(value: Any) -> bool:

@@ -37,6 +37,7 @@ from pneumoscope.experiment.run_folder import (
     write_inputs,
     write_left_out,
 )
+from pneumoscope.experiment.tracking import Tracker, open_tracker, tracked
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
@@ -81,6 +82,7 @@ def train(
     resume: bool = False,
     cache: Path | None = None,
     use_cache: bool = True,
+    track: str | None = None,
     progress: Progress | None = None,
 ) -> Result | None:
     """Train a network by a recipe, then calibrate, evaluate and write it as a bundle.
@@ -98,7 +100,7 @@ def train(
         of the data. If not given, the recipe states it.
     epochs, size, split, seed, pretrained, weights
         In place of the values of the recipe; see `pneumoscope.experiment.plan.changed_recipe`.
-    additional, not_chest, teachers, limit, lungs, keras, resume
+    additional, not_chest, teachers, limit, lungs, keras, resume, track
         As in `Experiment`.
     cache : Path, optional
         Folder of prepared images; `default_cache_folder` if not given.
@@ -142,6 +144,7 @@ def train(
         resume=resume,
         divides=split is not None,
         cache=(cache or default_cache_folder()) if use_cache else None,
+        track=track,
     )
     return run_experiment(experiment, progress)
 
@@ -162,6 +165,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress = progress or Progress()
     begun = resumes(experiment)
     _check_options(experiment)
+    tracker = open_tracker(experiment.track)
     listed = load(experiment.data, progress=progress)
     experiment = resolved(experiment, listed)
     if begun:
@@ -175,7 +179,7 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     check_size(network, recipe.input.size)
     fabric = make_fabric()
     if not fabric.is_global_zero:
-        progress = Progress()  # the first process shows the progress of all
+        progress, tracker = Progress(), Tracker()  # the first process shows and tracks for all
     origin = _origin(experiment, listed, progress, resumes=begun)
     manifest = origin.manifest
     if begun:
@@ -183,19 +187,24 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     elif fabric.is_global_zero:
         write_inputs(origin, lungs)
     images = with_additional(manifest.subset("train"), origin.added)
-    train_set, val_set = _read(origin, images, lungs, cache, fabric, progress)
-    network, teachers = _trained(experiment, network, manifest, train_set, val_set, cache, fabric, progress)
-    if not fabric.is_global_zero:
-        return None
-    progress.step("exporting")
-    bundle = exported(origin, network, train_set, lungs, teachers)
-    bundle = calibrated(origin, bundle, images, cache, progress)
-    progress.step("evaluating on test patients")
-    bundle, evaluation = evaluated(origin, bundle, fabric, progress)
-    # Files that could not be listed are among those that were not evaluated.
-    left_out = train_set.left_out + val_set.left_out + not_evaluated(evaluation)
-    write_left_out(out, left_out)
-    return Result(bundle, evaluation, left_out)
+    with tracked(tracker, experiment):
+        train_set, val_set = _read(origin, images, lungs, cache, fabric, progress)
+        network, teachers = _trained(
+            experiment, network, manifest, train_set, val_set, cache, fabric, tracker, progress
+        )
+        if not fabric.is_global_zero:
+            return None
+        progress.step("exporting")
+        bundle = exported(origin, network, train_set, lungs, teachers)
+        bundle = calibrated(origin, bundle, images, cache, progress)
+        progress.step("evaluating on test patients")
+        bundle, evaluation = evaluated(origin, bundle, fabric, progress)
+        # Files that could not be listed are among those that were not evaluated.
+        left_out = train_set.left_out + val_set.left_out + not_evaluated(evaluation)
+        write_left_out(out, left_out)
+        result = Result(bundle, evaluation, left_out)
+        tracker.finish(result)
+    return result
 
 
 def _check_options(experiment: Experiment) -> None:
@@ -266,6 +275,7 @@ def _trained(
     val_set: Packed,
     cache: ImageCache | None,
     fabric: Fabric,
+    tracker: Tracker,
     progress: Progress,
 ) -> tuple[Network, tuple[str, ...]]:
     """Train the network, after its teacher and the pretraining where the recipe has them.
@@ -294,6 +304,7 @@ def _trained(
         fabric=fabric,
         teacher=probabilities,
         resume=experiment.resume,
+        after_epoch=tracker.epoch,
         progress=progress,
     )
     return network, tuple(teacher.identity for teacher in teachers)
@@ -345,6 +356,7 @@ def _teachers(experiment: Experiment, taught: Manifest, progress: Progress) -> t
         recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
         keras=False,
+        track=None,
         resume=True,
     )
     run_experiment(teacher, progress)
