@@ -155,8 +155,8 @@ def export_network(
     DataError
         If there is no image to compare on, or there are too few to measure activations on.
     PneumoscopeError
-        If `out` has another suffix than that of the format, or a float format differs from the trained
-        network by more than `TOLERANCE`; the file is then removed.
+        If `out` has another suffix than that of the format; or a float format differs by more than
+        `TOLERANCE` from the trained network, or from a bundle in float32. The file is then removed.
     """
     progress = progress or Progress()
     if out.suffix != FORMATS[to]:
@@ -219,17 +219,23 @@ def _compared(finished: _FinishedRun, out: Path, to: str, images: Floats) -> Exp
     of_bundle = finished.p_target(lambda batch: runtime(batch, ("logits",))[0], images)
     of_network = finished.p_target(run_network(finished.network), images)
     from_network = float(np.abs(found - of_network).max())
+    from_bundle = float(np.abs(found - of_bundle).max())
     # Written so that NaN fails as well.
     if to != "onnx-int8" and not from_network <= TOLERANCE:
         raise PneumoscopeError(
             f"{out}: would differ from the network by {from_network:.1e} in the probability of "
-            f"{bundle.manifest.target.name}; it is not written. Use --to onnx"
+            f"{bundle.manifest.target.name}; it is not written. Use the bundle"
+        )
+    if to != "onnx-int8" and not (finished.has_int8 or from_bundle <= TOLERANCE):
+        raise PneumoscopeError(
+            f"{finished.folder / WEIGHTS_FILE}: not the weights of the bundle beside it (the probability of "
+            f"{bundle.manifest.target.name} differs by {from_bundle:.1e}); repeat 'pneumoscope train --resume'"
         )
     return ExportedNetwork(
         out,
         0,
         bundle.manifest.target.name,
-        float(np.abs(found - of_bundle).max()),
+        from_bundle,
         float(np.abs(found - of_bundle).mean()),
         from_network,
         len(images),

@@ -134,6 +134,7 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
         for _ in images.parts(recipe, progress):
             pass
         progress.step(f"{search.trials} trials")
+        _repair_journal(out / JOURNAL_FILE)
         study = _open(out, search, recipe)
         _take_up(study, space, recipe, out)
         _run(_Job(experiment, search, space, 0, len(study.trials)), study, images, progress)
@@ -180,6 +181,16 @@ def _check_same(experiment: Experiment, search: Search, space: SearchSpace) -> N
     (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
     (out / SPACE_FILE).write_text(space.to_yaml(), encoding="utf-8")
     path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+
+
+def _repair_journal(path: Path) -> None:
+    """Remove what a killed process left: half a line, and the lock of a write."""
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
 
 
 def _open(out: Path, search: Search, recipe: Recipe, *, seed: int = 0) -> optuna.Study:

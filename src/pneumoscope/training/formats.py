@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
@@ -82,8 +83,9 @@ def write_network(
             export_keras(network, path, size=size)
         else:
             save_weights(network, path, metadata=_metadata(recipe))
-    except OSError as error:
-        raise PneumoscopeError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise PneumoscopeError(f"{path}: cannot be written ({reason}); name another file") from error
 
 
 def written_files(path: Path, to: str) -> tuple[Path, ...]:
