@@ -347,11 +347,15 @@ def search_history(
     figure, axes = _figure(3.4 * columns, 2.9 * rows, nrows=rows, ncols=columns, sharey=True)
     best = (np.fmin if minimised else np.fmax).accumulate(np.where(whole, y, math.nan))
     axes[0].step(numbers, best, where="post", color=SECOND, linewidth=1.8, label="best so far")
-    texts = {key: [str(one) for one in column] for key, column in drawn.items()}
-    numeric = {key: all(_is_number(one) for one in column) for key, column in drawn.items()}
     for ax, key in zip(axes, (None, *drawn), strict=False):
-        x: Any = numbers if key is None else drawn[key] if numeric[key] else texts[key]
-        for chosen, face, label in ((whole, ACCENT, "complete"), (~whole, "none", "ended early")):
+        x: Any = numbers if key is None else drawn[key]
+        known = np.array([one is not None for one in x], dtype=np.bool_)
+        if not all(_is_number(one) for one in x if one is not None):
+            x = [str(one) for one in x]
+        for chosen, face, label in (
+            (whole & known, ACCENT, "complete"),
+            (~whole & known, "none", "ended early"),
+        ):
             shown = [one for one, is_shown in zip(x, chosen, strict=True) if is_shown]
             ax.scatter(shown, y[chosen], s=22, facecolors=face, edgecolors=ACCENT, label=label)
         if key in logarithmic:

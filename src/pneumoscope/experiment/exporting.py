@@ -229,7 +229,7 @@ def _compared(finished: _FinishedRun, out: Path, to: str, images: Floats) -> Exp
     if to != "onnx-int8" and not (finished.has_int8 or from_bundle <= TOLERANCE):
         raise PneumoscopeError(
             f"{finished.folder / WEIGHTS_FILE}: not the weights of the bundle beside it (the probability of "
-            f"{bundle.manifest.target.name} differs by {from_bundle:.1e}); repeat 'pneumoscope train --resume'"
+            f"{bundle.manifest.target.name} differs by {from_bundle:.1e}); repeat 'train --resume'"
         )
     return ExportedNetwork(
         out,
