@@ -364,8 +364,7 @@ def search_history(
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _titles(ax, "trial" if key is None else key, name if ax in axes[::columns] else "")
     axes[0].locator_params(axis="x", integer=True)
-    outside = _limit_to(axes[0], y, y[whole])
-    if outside:
+    if outside := _limit_to(axes[0], y, y[whole]):
         axes[0].set_title(f"{outside} not shown", color=MUTED, fontsize=9, loc="right")
     axes[0].legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
     for ax in axes[1 + len(drawn) :]:

@@ -224,14 +224,8 @@ def _take_up(study: optuna.Study, space: SearchSpace, recipe: Recipe, out: Path)
         if trial.params:
             study.enqueue_trial(trial.params)
     own = recipe.values() | {STRENGTH: 1.0}
-    if not study.trials and all(_inside(one, own[key]) for key, one in space.keys.items()):
+    if not study.trials and space.holds(own):
         study.enqueue_trial({key: own[key] for key in space.keys})
-
-
-def _inside(one: Range | tuple[Any, ...], value: Any) -> bool:
-    if isinstance(one, Range):
-        return isinstance(value, int | float) and one.low <= value <= one.high
-    return value in one
 
 
 def _folder(out: Path, number: int) -> Path:

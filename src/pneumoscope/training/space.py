@@ -83,6 +83,15 @@ class SearchSpace:
         }
         return yaml.safe_dump(content, sort_keys=False)
 
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Return whether each key has its value inside."""
+        return all(
+            isinstance(values[key], int | float) and one.low <= values[key] <= one.high
+            if isinstance(one, Range)
+            else values[key] in one
+            for key, one in self.keys.items()
+        )
+
     def applied(self, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         """Return the recipe with drawn values; raises `RecipeError` where they exclude each other."""
         plain = {key: value for key, value in values.items() if key != STRENGTH}
