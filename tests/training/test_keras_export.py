@@ -181,6 +181,26 @@ def test_rare_forms_of_operations_are_translated(tmp_path: Path) -> None:
     assert np.ptp(answer(network, images), axis=0).max() > 1e-3
 
 
+class Mobile(nn.Module):
+    """Depthwise convolutions, clipped ReLU and enlargement, as in EfficientNet with a feature pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.Conv2d(3, 6, 3, groups=3, stride=2, padding=1)  # two outputs a channel
+        self.one = nn.Conv2d(6, 6, 3, groups=6, bias=False, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu6(self.one(nn.functional.relu6(9 * self.each(x))))
+        return nn.functional.interpolate(x, size=[24, 48]) + nn.functional.interpolate(x, scale_factor=(2, 4))
+
+
+def test_depthwise_convolutions_clipped_relu_and_enlargement_are_translated(tmp_path: Path) -> None:
+    network = odd(Mobile(), 6)
+    assert export_keras(network, tmp_path / "model.h5", size=32) <= 1e-5
+    images = torch.rand(3, 1, 32, 32)
+    assert np.ptp(answer(network, images), axis=0).max() > 1e-3
+
+
 class Halves(nn.Module):
     """An operation with several results."""
 
@@ -193,7 +213,9 @@ class Halves(nn.Module):
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()), "aten.gelu"),
         (nn.Conv2d(3, 6, 3, padding="same"), "aten.conv2d.padding"),
-        (nn.Conv2d(3, 6, 3, groups=3), "a grouped convolution"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "groups of several channels"),
+        (nn.Hardtanh(), "hardtanh below zero"),
+        (nn.Upsample(size=(40, 48)), "enlarging 32 by 32 values to 40 by 48"),
         (nn.Sequential(nn.Conv2d(3, 4, 2), nn.MaxPool2d(2, ceil_mode=True)), "ceil_mode on 31 by 31"),
         (nn.AvgPool2d(3, padding=1, count_include_pad=False), "average pooling with a divisor of its own"),
         (Halves(), "getitem|aten.(chunk|split)"),

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         "cross_validate",
         "Evaluate a recipe on patients it was not trained on.",
     ),
+    "tune": Command("pneumoscope.cli.tune", "tune", "Search for better values of a recipe."),
     "evaluate": Command("pneumoscope.cli.evaluate", "evaluate", "Evaluate a bundle on labelled X-rays."),
     "recalibrate": Command(
         "pneumoscope.cli.recalibrate", "recalibrate", "Fit a bundle's probabilities and thresholds to a site."
@@ -51,7 +52,7 @@ COMMANDS: dict[str, Command] = {
     "data": Command(
         "pneumoscope.cli.data", "app", "Download, draw, audit, split, join and summarise data sets."
     ),
-    "export": Command("pneumoscope.cli.export", "export", "Write a trained run as a bundle or a Keras file."),
+    "export": Command("pneumoscope.cli.export", "export", "Write a run as a bundle, or for another runtime."),
     "serve": Command("pneumoscope.cli.serve", "serve", "Serve the web page and the REST interface."),
     "dicom": Command("pneumoscope.cli.dicom", "app", "Run a DICOM node: receive, predict, send results."),
     "info": Command("pneumoscope.cli.info", "info", "Show a bundle, its card, versions and formats."),

@@ -69,6 +69,10 @@ def train(
         Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="mlflow[:URI]", help="Log parameters, curves, report and bundle there."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a network by a recipe, then calibrate, evaluate and write it as a bundle."""
@@ -101,6 +105,7 @@ def train(
             resume=resume,
             cache=cache,
             use_cache=not no_cache,
+            track=track,
             progress=progress,
         )
     if result is not None:

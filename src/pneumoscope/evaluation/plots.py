@@ -30,6 +30,7 @@ __all__ = [
     "reliability",
     "roc",
     "score_histograms",
+    "search_history",
     "training_curves",
 ]
 
@@ -306,6 +307,85 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if ax is not rate and ax.lines:
             _legend(ax, "best")
     return figure
+
+
+def search_history(
+    numbers: Sequence[int],
+    values: Sequence[float | None],
+    complete: Sequence[bool],
+    drawn: Mapping[str, Sequence[Any]],
+    *,
+    name: str,
+    minimised: bool,
+    logarithmic: Sequence[str] = (),
+) -> Figure:
+    """Draw the trials of a search: the result in their order, and against each value that was drawn.
+
+    Parameters
+    ----------
+    numbers : sequence of int, length T
+        Of the trials.
+    values : sequence of float or None, length T
+        Their results; None is left out.
+    complete : sequence of bool, length T
+        False for a trial that was ended early, which is drawn hollow.
+    drawn : mapping of str to sequence, length T
+        What was drawn for each key.
+    name : str
+        What the results are.
+    minimised : bool
+        Whether a smaller result is better.
+    logarithmic : sequence of str
+        Keys with a logarithmic axis.
+    """
+    with require_extra("evaluate", "Drawing plots"):
+        from matplotlib.ticker import LogLocator
+    y = np.array([math.nan if value is None else value for value in values])
+    whole = np.array(complete, dtype=np.bool_)
+    columns = min(4, 1 + len(drawn))
+    rows = math.ceil((1 + len(drawn)) / columns)
+    figure, axes = _figure(3.4 * columns, 2.9 * rows, nrows=rows, ncols=columns, sharey=True)
+    best = (np.fmin if minimised else np.fmax).accumulate(np.where(whole, y, math.nan))
+    axes[0].step(numbers, best, where="post", color=SECOND, linewidth=1.8, label="best so far")
+    for ax, key in zip(axes, (None, *drawn), strict=False):
+        x: Any = numbers if key is None else drawn[key]
+        known = np.array([one is not None for one in x], dtype=np.bool_)
+        if not all(_is_number(one) for one in x if one is not None):
+            x = [str(one) for one in x]
+        for chosen, face, label in (
+            (whole & known, ACCENT, "complete"),
+            (~whole & known, "none", "ended early"),
+        ):
+            shown = [one for one, is_shown in zip(x, chosen, strict=True) if is_shown]
+            ax.scatter(shown, y[chosen], s=22, facecolors=face, edgecolors=ACCENT, label=label)
+        if key in logarithmic:
+            ax.set_xscale("log", subs=[])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _titles(ax, "trial" if key is None else key, name if ax in axes[::columns] else "")
+    axes[0].locator_params(axis="x", integer=True)
+    if outside := _limit_to(axes[0], y, y[whole]):
+        axes[0].set_title(f"{outside} not shown", color=MUTED, fontsize=9, loc="right")
+    axes[0].legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
+    for ax in axes[1 + len(drawn) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _limit_to(ax: Axes, values: FloatArray, shown: FloatArray) -> int:
+    """Limit the axis to what matters, and return how many other values are outside."""
+    known = values[np.isfinite(values)]
+    low, high = np.nanmin(shown), np.nanmax(shown)
+    # A trial that diverged would leave no room for the others.
+    room = max(high - low, 1e-3)
+    low, high = max(low - room, known.min()), min(high + room, known.max())
+    margin = 0.05 * max(high - low, 1e-3)
+    ax.set_ylim(low - margin, high + margin)
+    return int(((known < low) | (known > high)).sum())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> FloatArray:

@@ -16,7 +16,6 @@ from pneumoscope.evaluation import (
     sign_bundle,
 )
 from pneumoscope.experiment.images import are_of, by_source, whole_radiographs
-from pneumoscope.experiment.plan import RECIPE_FILE
 from pneumoscope.experiment.run_folder import Origin
 from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle
 from pneumoscope.parallel import Progress
@@ -24,13 +23,12 @@ from pneumoscope.predict.cache import ImageCache
 from pneumoscope.training.dataset import LeftOut, Packed
 from pneumoscope.training.export import export_bundle
 from pneumoscope.training.history import HISTORY_FILE
-from pneumoscope.training.networks import Network, build_network, load_weights, save_weights
-from pneumoscope.training.recipe import load_recipe
+from pneumoscope.training.networks import Network, save_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["calibrated", "evaluated", "export_run_to_keras", "exported", "not_evaluated"]
+__all__ = ["WEIGHTS_FILE", "calibrated", "evaluated", "exported", "not_evaluated"]
 
 WEIGHTS_FILE, KERAS_FILE = "model.safetensors", "model.h5"
 
@@ -133,18 +131,3 @@ def not_evaluated(evaluation: BundleEvaluation) -> tuple[LeftOut, ...]:
         )
         for row in evaluation.not_evaluated
     )
-
-
-def export_run_to_keras(run: Path, out: Path) -> float:
-    """Write the network of a finished run as a Keras file; return the largest difference between the two.
-
-    Raises
-    ------
-    RecipeError
-        If the folder is no run, or its weights do not fit its recipe.
-    """
-    from pneumoscope.training.keras_export import export_keras
-
-    recipe = load_recipe(str(run / RECIPE_FILE))
-    network = build_network(recipe.network, len(recipe.output_classes), pretrained=False)
-    return export_keras(load_weights(network, run / WEIGHTS_FILE), out, size=recipe.input.size)

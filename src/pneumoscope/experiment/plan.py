@@ -61,6 +61,8 @@ class Experiment:
         A split was requested, so that data which have one already are an error.
     cache : Path or None
         Folder of prepared images; None for no cache.
+    track : str or None
+        Where to track the run, such as ``mlflow``; see `pneumoscope.experiment.tracking.open_tracker`.
     """
 
     recipe: Recipe
@@ -77,6 +79,7 @@ class Experiment:
     resume: bool = False
     divides: bool = False
     cache: Path | None = field(default_factory=default_cache_folder)
+    track: str | None = None
 
     def open_cache(self) -> ImageCache | None:
         """Return the cache of prepared images; raises `DataError` if its folder cannot be made."""

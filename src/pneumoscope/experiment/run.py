@@ -16,14 +16,11 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
 from pneumoscope.experiment.bundling import calibrated, evaluated, exported, not_evaluated
-from pneumoscope.experiment.images import (
-    are_of,
-)
+from pneumoscope.experiment.images import are_of
 from pneumoscope.experiment.plan import Experiment, Result, changed_recipe
 from pneumoscope.experiment.preparation import Prepared, list_images, prepare
-from pneumoscope.experiment.run_folder import (
-    write_left_out,
-)
+from pneumoscope.experiment.run_folder import write_left_out
+from pneumoscope.experiment.tracking import Tracker, open_tracker, tracked
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
@@ -70,6 +67,7 @@ def train(
     resume: bool = False,
     cache: Path | None = None,
     use_cache: bool = True,
+    track: str | None = None,
     progress: Progress | None = None,
 ) -> Result | None:
     """Train a network by a recipe, then calibrate, evaluate and write it as a bundle.
@@ -87,7 +85,7 @@ def train(
         of the data. If not given, the recipe states it.
     epochs, size, split, seed, pretrained, weights
         In place of the values of the recipe; see `pneumoscope.experiment.plan.changed_recipe`.
-    additional, not_chest, teachers, limit, lungs, keras, resume
+    additional, not_chest, teachers, limit, lungs, keras, resume, track
         As in `Experiment`.
     cache : Path, optional
         Folder of prepared images; `default_cache_folder` if not given.
@@ -131,6 +129,7 @@ def train(
         resume=resume,
         divides=split is not None,
         cache=(cache or default_cache_folder()) if use_cache else None,
+        track=track,
     )
     return run_experiment(experiment, progress)
 
@@ -151,15 +150,19 @@ def run_experiment(experiment: Experiment, progress: Progress | None = None) -> 
     progress = progress or Progress()
     fabric = make_fabric()
     if not fabric.is_global_zero:
-        progress = Progress()  # the first process shows the progress of all
+        progress = Progress()  # the first process shows the progress of all, and tracks them
+    tracker = open_tracker(experiment.track) if fabric.is_global_zero else Tracker()
     experiment, listed, begun = shared(fabric, lambda: list_images(experiment, fabric, progress))
     progress.step("building the network")
     network = _built(experiment, fabric)
     prepared = shared(fabric, lambda: prepare(experiment, listed, progress, resumes=begun))
-    network, teachers = _trained(prepared, network, fabric, progress)
-    if not fabric.is_global_zero:
-        return None
-    return _finished(prepared, network, teachers, fabric, progress)
+    with tracked(tracker, experiment):
+        network, teachers = _trained(prepared, network, fabric, tracker, progress)
+        if not fabric.is_global_zero:
+            return None
+        result = _finished(prepared, network, teachers, fabric, progress)
+        tracker.finish(result)
+    return result
 
 
 def _built(experiment: Experiment, fabric: Fabric) -> Network:
@@ -198,7 +201,7 @@ def _finished(
 
 
 def _trained(
-    prepared: Prepared, network: Network, fabric: Fabric, progress: Progress
+    prepared: Prepared, network: Network, fabric: Fabric, tracker: Tracker, progress: Progress
 ) -> tuple[Network, tuple[str, ...]]:
     """Train the network, after its teacher and the pretraining where the recipe has them.
 
@@ -225,6 +228,7 @@ def _trained(
         fabric=fabric,
         teacher=probabilities,
         resume=experiment.resume,
+        after_epoch=tracker.epoch,
         progress=progress,
     )
     return network, teachers
@@ -279,6 +283,7 @@ def _teachers(
         recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
         keras=False,
+        track=None,
         resume=True,
     )
     run_experiment(teacher, progress)

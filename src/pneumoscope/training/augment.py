@@ -7,6 +7,7 @@ an uninterrupted one.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor
 __all__ = ["Augmentation", "augment", "photometric", "sample_affine", "warp"]
 
 Range = tuple[float, float]
+
+LEAST_AREA = 0.05
+"""Smallest share of the area that a stronger augmentation keeps."""
 
 
 class Augmentation(BaseModel):
@@ -77,6 +81,24 @@ class Augmentation(BaseModel):
             if not 0 < low <= high:
                 raise ValueError(f"{name}: must be two numbers above 0, the smaller first")
         return self
+
+    def scaled(self, strength: float) -> Augmentation:
+        """Return it with every change `strength` times as large, within its limits.
+
+        0 changes nothing, 1 is as it is. The probability of a left-right flip stays: a flip is not weak or
+        strong.
+        """
+        values: dict[str, Any] = {"flip": self.flip}
+        values["area"] = tuple(max(LEAST_AREA, 1 + (side - 1) * strength) for side in self.area)
+        values["aspect"] = (self.aspect[0] ** strength, self.aspect[1] ** strength)
+        for name, field in type(self).model_fields.items():
+            if name not in values:
+                limits = [getattr(one, "le", None) or getattr(one, "lt", None) for one in field.metadata]
+                largest = max(limit for limit in limits if limit is not None)
+                # Some limits are themselves not allowed.
+                value = min(getattr(self, name) * strength, largest * 0.99)
+                values[name] = round(value) if field.annotation is int else value
+        return Augmentation.model_validate(values)
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import math
 import pickle
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +63,7 @@ def fit(
     fabric: Fabric,
     teacher: npt.NDArray[np.float32] | None = None,
     resume: bool = False,
+    after_epoch: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> Network:
     """Train a network by a recipe and return it with the weights to keep.
@@ -80,6 +82,8 @@ def fit(
         Probabilities of a teacher for the training images; see `pneumoscope.training.distil`.
     resume : bool
         Continue from the checkpoint of the run, if there is one.
+    after_epoch : callable, optional
+        Gets each row of the history, in the first process; what it raises ends the training.
     progress : Progress, optional
         Gets one line per epoch, and the number of batches.
 
@@ -97,6 +101,7 @@ def fit(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_divides(recipe.batch, fabric.world_size)
     trainer = _Trainer(recipe, network, train, val, run, fabric, teacher)
+    trainer.after_epoch = after_epoch if fabric.is_global_zero else None
     if begun:
         trainer.load()
     first = 0
@@ -122,6 +127,7 @@ class _Trainer:
     ) -> None:
         self.recipe, self.run, self.fabric = recipe, run, fabric
         self.network: Network = network.to(fabric.device)
+        self.after_epoch: Callable[[Epoch], None] | None = None
         self.average = _average(self.network, recipe.ema) if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
         self.state = _State()
@@ -158,14 +164,8 @@ class _Trainer:
 
     def run_phase(self, number: int, phase: Phase, first: int, progress: Progress) -> None:
         """Train the remaining epochs of one phase."""
-        trainable = freeze(self.network, phase.frozen)
-        log.info(
-            "phase %d: %d epochs, lr %g, %d trainable parameters",
-            number + 1,
-            phase.epochs,
-            phase.lr,
-            trainable,
-        )
+        facts = (number + 1, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
+        log.info("phase %d: %d epochs, lr %g, %d trainable parameters", *facts)
         plain = self._optimizer(phase)
         batches = len(self._batches(0))
         schedule = LambdaLR(plain, lambda step: _rate(phase, step / batches))
@@ -184,6 +184,8 @@ class _Trainer:
             self._save(optimizer, schedule, row)
             progress.message(row.line(self.recipe.epochs))
             progress.update(row.epoch * batches, self.recipe.epochs * batches)
+            if self.after_epoch:
+                self.after_epoch(row)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]

@@ -312,10 +312,10 @@ def set_training(network: nn.Module) -> None:
             module.eval()
 
 
-def save_weights(network: Network, path: Path) -> None:
-    """Write the weights as safetensors."""
+def save_weights(network: Network, path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write the weights as safetensors, and text about them in its header."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, path)
+    save_file(state, path, metadata)
 
 
 def _is_whole_network(path: Path) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -238,6 +238,34 @@ class Recipe(Strict):
         network = self.network.model_copy(update={"pretrained": False})
         return self.model_copy(update={"phases": phases, "network": network})
 
+    def values(self) -> dict[str, Any]:
+        """Return every value by its key, such as ``phases.0.lr``; lists of plain values stay whole."""
+        return {".".join(map(str, place)): value for place, value in _leaves(self.model_dump(mode="json"))}
+
+    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with other values by their keys, as `values` names them.
+
+        Raises
+        ------
+        RecipeError
+            If there is no such key, or the value is not one that it can have.
+        """
+        content = self.model_dump(mode="json")
+        places = {".".join(map(str, place)): place for place, _ in _leaves(content)}
+        for key, value in values.items():
+            if key not in places:
+                guess = difflib.get_close_matches(key, places, n=1)
+                raise RecipeError(f"unknown key {key!r}" + (f"; did you mean {guess[0]!r}?" if guess else ""))
+            *sections, name = places[key]
+            section: Any = content
+            for part in sections:
+                section = section[part]
+            section[name] = value
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(_first_fault(error)) from error
+
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -247,6 +275,19 @@ class Recipe(Strict):
         """Hash of everything that is not a default, so that a new key does not change existing hashes."""
         content = self.model_dump(mode="json", exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _leaves(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield each value of nested tables and lists of tables with its place."""
+    if isinstance(value, dict) and value:
+        parts: Iterable[tuple[str | int, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        parts = enumerate(value)
+    else:
+        yield place, value
+        return
+    for name, part in parts:
+        yield from _leaves(part, (*place, name))
 
 
 def recipe_names() -> list[str]:
