@@ -188,8 +188,8 @@ class Provenance(_Frozen):
     ----------
     recipe, recipe_sha256 : str
         Name and hash of the training recipe.
-    precision : {"float32", "int8"}
-        Of the network that ships.
+    precision : {"float32", "float16", "int8"}
+        Of the weights of the network that ships; with 16 bits it is computed in float32.
     data : tuple of TrainingData
         The data set, then additional ones.
     split_seed : int or None
@@ -214,7 +214,7 @@ class Provenance(_Frozen):
 
     recipe: str = ""
     recipe_sha256: str = ""
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     data: tuple[TrainingData, ...] = ()
     split_seed: int | None = None
     split_method: str = ""

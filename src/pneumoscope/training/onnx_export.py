@@ -1,4 +1,4 @@
-"""Export of networks to ONNX, checked against the network itself, and their 8-bit quantisation.
+"""Export of networks to ONNX, checked against the network itself, and their weights in 16 or 8 bits.
 
 Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*,
 CVPR 2018. Whether 8 bits pay depends on network and processor; `benchmarks/runtimes.py` measures it.
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 
-__all__ = ["TOLERANCE", "export_onnx", "quantise"]
+__all__ = ["TOLERANCE", "export_onnx", "halve", "quantise"]
 
 TOLERANCE = 1e-3
 """Largest difference allowed between the network and its export, as a share of its largest output above 1."""
@@ -114,6 +115,40 @@ def _strip_traces(path: Path) -> None:
         del part.metadata_props[:]
         part.doc_string = ""
     onnx.save(model, path)
+
+
+def halve(model_path: Path, out: Path) -> Path:
+    """Write a network whose convolutions have weights of 16 bits: half the file, computed in float32.
+
+    The runtime turns the weights into float32 once, when it loads the file. The head stays as it is.
+
+    Parameters
+    ----------
+    model_path : Path
+        A network as `export_onnx` writes it.
+    out : Path
+        The file to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    model = onnx.load(model_path)
+    graph = model.graph
+    kernels = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    casts = []
+    for stored in graph.initializer:
+        if stored.name not in kernels or stored.data_type != TensorProto.FLOAT:
+            continue
+        used, name = stored.name, f"{stored.name}_16_bits"
+        stored.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stored).astype(np.float16), name))
+        casts.append(helper.make_node("Cast", [name], [used], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, out)
+    return out
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

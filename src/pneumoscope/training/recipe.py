@@ -87,8 +87,9 @@ class Recipe(Strict):
         Self-supervised epochs before the training.
     ema : float or None
         Decay of the exponential moving average of the weights, which is then validated and kept.
-    precision : {"float32", "int8"}
-        Of the network in the bundle; int8 by static quantisation, before gate and calibrator are fitted.
+    precision : {"float32", "float16", "int8"}
+        Of the network in the bundle, before gate and calibrator are fitted: float16 stores the weights of
+        convolutions in 16 bits and computes in float32; int8 is static quantisation.
     """
 
     name: str
@@ -112,7 +113,7 @@ class Recipe(Strict):
     sampling: Sampling | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     calibration: Literal["none", "temperature", "vector"] = "temperature"
     calibration_copies: int = Field(default=0, ge=0, le=20)
     populations: tuple[Population, ...] = ()
