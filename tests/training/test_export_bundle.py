@@ -108,6 +108,16 @@ def test_the_network_has_eight_bits_where_the_recipe_has_that_precision(bundle, 
     assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_the_weights_have_sixteen_bits_where_the_recipe_has_that_precision(bundle, network, tmp_path):
+    sixteen = RECIPE.model_copy(update={"precision": "float16"})
+    small = export_bundle(network, sixteen, tmp_path / "small", provenance=Provenance())
+    assert small.manifest.provenance.precision == "float16"
+    assert small.model_path.stat().st_size < bundle.model_path.stat().st_size
+    images = np.random.default_rng(0).random((8, 1, 32, 32), dtype=np.float32)
+    found, expected = (OnnxRuntime(one.model_path)(images, ("logits",))[0] for one in (small, bundle))
+    assert 0 < np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
 def test_eight_bits_need_images_to_measure_ranges_on(network, tmp_path):
     eight = RECIPE.model_copy(update={"precision": "int8"})
     with pytest.raises(DataError, match="no images"):

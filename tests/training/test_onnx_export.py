@@ -14,7 +14,7 @@ from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training import onnx_export
 from pneumoscope.training.networks import build_network
-from pneumoscope.training.onnx_export import TOLERANCE, export_onnx, quantise
+from pneumoscope.training.onnx_export import TOLERANCE, export_onnx, halve, quantise
 from pneumoscope.training.recipe import NetworkSpec
 
 SPEC = NetworkSpec(name="custom-cnn", channels=1, options={"widths": [4, 8]})
@@ -114,6 +114,22 @@ def test_heat_maps_and_logits_still_agree(model, images, tmp_path):
     with np.load(model.with_name("head.npz")) as head:
         expected = features.mean(axis=(2, 3)) @ head["weight"].T + head["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_in_sixteen_bits_say_almost_the_same_and_leave_the_head(model, images, tmp_path):
+    half = halve(model, tmp_path / "half.onnx")
+    graph = onnx.load(half).graph
+    types = {one.name: one.data_type for one in graph.initializer}
+    (conv,) = [node for node in graph.node if node.op_type == "Conv"]
+    (cast,) = [node for node in graph.node if node.op_type == "Cast"]
+    (head,) = [node for node in graph.node if node.op_type == "Gemm"]
+    assert cast.output[0] == conv.input[1]
+    assert types[cast.input[0]] == onnx.TensorProto.FLOAT16
+    assert types[head.input[1]] == onnx.TensorProto.FLOAT
+    small, whole = OnnxRuntime(half), OnnxRuntime(model)
+    for found, expected in zip(*(run(images, run.outputs) for run in (small, whole)), strict=True):
+        difference = np.abs(found - expected).max()
+        assert 0 < difference < 2e-3 * np.abs(expected).max()
 
 
 def test_without_images_there_are_no_ranges(model, images, tmp_path):

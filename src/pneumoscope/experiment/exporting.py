@@ -30,6 +30,7 @@ from pneumoscope.training.recipe import Recipe, load_recipe
 __all__ = ["CHECKED_IMAGES", "ExportedNetwork", "export_network"]
 
 CHECKED_IMAGES = 200
+ROUNDED_TOLERANCE = 1e-2  # of the probability, where the weights of the bundle are rounded to 16 bits
 LEAST_RANGES = 16  # images for the ranges of activations to mean something
 
 Floats = npt.NDArray[np.float32]
@@ -59,7 +60,7 @@ class ExportedNetwork:
     checked_on : str
         Which ones, in words.
     bundle_precision : str
-        Of the bundle's network, ``float32`` or ``int8``.
+        Of the bundle's network: ``float32``, ``float16`` or ``int8``.
     """
 
     path: Path
@@ -88,8 +89,12 @@ class _FinishedRun:
         return cls(folder, recipe, load_bundle(folder), network)
 
     @property
+    def precision(self) -> str:
+        return self.bundle.manifest.provenance.precision
+
+    @property
     def has_int8(self) -> bool:
-        return self.bundle.manifest.provenance.precision == "int8"
+        return self.precision == "int8"
 
     def items(self, side: str, count: int) -> list[InputItem]:
         """Return images of one split that are still there, spread over it."""
@@ -156,7 +161,8 @@ def export_network(
         If there is no image to compare on, or there are too few to measure activations on.
     PneumoscopeError
         If `out` has another suffix than that of the format; or a float format differs by more than
-        `TOLERANCE` from the trained network, or from a bundle in float32. The file is then removed.
+        `TOLERANCE` from the trained network, or from a bundle in float32, or by more than `ROUNDED_TOLERANCE`
+        from one with weights of 16 bits. The file is then removed.
     """
     progress = progress or Progress()
     if out.suffix != FORMATS[to]:
@@ -226,7 +232,8 @@ def _compared(finished: _FinishedRun, out: Path, to: str, images: Floats) -> Exp
             f"{out}: would differ from the network by {from_network:.1e} in the probability of "
             f"{bundle.manifest.target.name}; it is not written. Use the bundle"
         )
-    if to != "onnx-int8" and not (finished.has_int8 or from_bundle <= TOLERANCE):
+    least = ROUNDED_TOLERANCE if finished.precision == "float16" else TOLERANCE
+    if to != "onnx-int8" and not (finished.has_int8 or from_bundle <= least):
         raise PneumoscopeError(
             f"{finished.folder / WEIGHTS_FILE}: not the weights of the bundle beside it (the probability of "
             f"{bundle.manifest.target.name} differs by {from_bundle:.1e}); repeat 'train --resume'"
@@ -240,5 +247,5 @@ def _compared(finished: _FinishedRun, out: Path, to: str, images: Floats) -> Exp
         from_network,
         len(images),
         "",
-        "int8" if finished.has_int8 else "float32",
+        finished.precision,
     )
