@@ -110,13 +110,23 @@ def purge(
     as_json: AsJson = False,
 ) -> None:
     """Remove stored images and results of that age; the journal keeps what reports need."""
-    from pneumoscope.serve.dicom.maintenance import purge as remove
+    from pneumoscope.serve.dicom.purging import purge as remove
+    from pneumoscope.serve.dicom.purging import sweep
 
     age = _age(older_than)
-    _, journal, store = _opened(config)
-    done = remove(journal, store, age)
+    settings, journal, store = _opened(config)
+    done, swept = remove(journal, store, age), sweep(journal, store)
     line = f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB"
-    _show_done(as_json, dataclasses.asdict(done), line)
+    if swept.files:
+        line += f"; and {swept.files} files that nothing refers to, {swept.bytes / 1e6:.1f} MB"
+    _show_done(as_json, dataclasses.asdict(done) | {"swept": dataclasses.asdict(swept)}, line)
+    if swept.kept:
+        typer.echo(
+            f"error: {settings.folder}: {swept.kept} stored images are not in the journal; run "
+            "'pneumoscope dicom rebuild'",
+            err=True,
+        )
+        raise typer.Exit(SOME_LEFT_OUT)
 
 
 @app.command()

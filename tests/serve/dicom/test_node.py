@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from contextlib import suppress
@@ -199,8 +200,14 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         until(lambda: node.status().instances == {"reported": 1})
         assert node.status().deliveries == {"pacs": {"held": 2}}
     assert not archive.stored
+    stray = node.folder / "results" / "ab" / "stray.dcm"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"of a process that was killed")
+    os.utime(stray, (time.time() - 3700,) * 2)
     live = config_of(tmp_path, tiny, archive)
     with running_node(live) as node:
+        assert not stray.exists()
+        assert node.events("starting")[0]["swept"] == 1
         time.sleep(1)
         assert not archive.stored, "a switch to live sends new results only"
         assert node.command("retry", "--held").out == "2 held\n"

@@ -25,10 +25,12 @@ from pneumoscope.serve.dicom.config import MB, DestinationConfig, NodeConfig
 from pneumoscope.serve.dicom.courier import Courier
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
-from pneumoscope.serve.dicom.journal import Journal, now
+from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, JournalError, now
+from pneumoscope.serve.dicom.maintenance import REBUILD_BEGUN, REBUILD_ENDED
 from pneumoscope.serve.dicom.metrics import NodeMetrics
 from pneumoscope.serve.dicom.outbox import Outbox
 from pneumoscope.serve.dicom.processor import Processor
+from pneumoscope.serve.dicom.purging import sweep
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.routing import priority_on_arrival
 from pneumoscope.serve.dicom.scp import Receiver
@@ -97,11 +99,13 @@ def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: Non
         store = Store(config.folder)
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock_folder(config.folder))
-            journal = Journal(config.folder, create=True, check=True)
+            journal = _opened_journal(store)
             stack.callback(journal.close)
             left = store.clear_incoming()
+            swept = sweep(journal, store).files
             _record_start(journal, config, bundle)
-            logger.info("starting", extra={"bundle": bundle.identity, "mode": config.mode, "removed": left})
+            facts = {"bundle": bundle.identity, "mode": config.mode, "removed": left, "swept": swept}
+            logger.info("starting", extra=facts)
             await _Node(config, bundle, store, journal).run(on_ready)
             with journal.change() as connection:
                 audit.record(connection, "stopped")
@@ -308,6 +312,25 @@ class _Node:
             "workers_alive": self._pool.alive,
             "destinations_unreachable": sum(not courier.reachable for courier in self._couriers),
         }
+
+
+def _opened_journal(store: Store) -> Journal:
+    """Open the journal; raise where there are images that it cannot know."""
+    fix = "run 'pneumoscope dicom rebuild', which makes a new journal from the stored images"
+    path = store.folder / JOURNAL_FILE
+    if not path.exists() and any(not name.startswith("results/") for name, _ in store.files()):
+        raise JournalError(
+            f"{path}: the journal is missing, but there are stored images; restore it, or {fix}"
+        )
+    journal = Journal(store.folder, create=True, check=True)
+    last = journal.value(
+        "SELECT event FROM audit WHERE event IN (?, ?) ORDER BY seq DESC LIMIT 1",
+        (REBUILD_BEGUN, REBUILD_ENDED),
+    )
+    if last == REBUILD_BEGUN:
+        journal.close()
+        raise JournalError(f"{path}: making it anew was cut off; {fix}")
+    return journal
 
 
 def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -291,6 +292,13 @@ class Store:
         except FileNotFoundError:
             return 0
         return size
+
+    def files(self) -> Iterator[tuple[str, float]]:
+        """Yield the stored files, images and results: name relative to the folder, and time of writing."""
+        for pattern in ("images/*/*.dcm", "conflicts/*.dcm", "results/*/*.dcm"):
+            for path in self.folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    yield path.relative_to(self.folder).as_posix(), path.stat().st_mtime
 
     @property
     def free_bytes(self) -> int:
