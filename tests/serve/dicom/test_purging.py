@@ -249,7 +249,7 @@ def test_a_node_does_not_start_without_the_journal_of_its_images(store, journal)
     take(store, journal, "1.2.1")
     journal.close()
     (store.folder / JOURNAL_FILE).rename(store.folder / "elsewhere")
-    with pytest.raises(JournalError, match="there are stored images; restore it, or run .*rebuild"):
+    with pytest.raises(JournalError, match="there are stored images; restore it, or run"):
         _opened_journal(store)
     assert not (store.folder / JOURNAL_FILE).exists()
     assert rebuild(store.folder, store).images == 1

@@ -123,9 +123,9 @@ class Outbox:
         marks = ", ".join("?" * len(deliveries))
         for row in self.journal.rows(
             "SELECT r.last_received FROM results r WHERE r.state = 'built' AND r.id IN (SELECT o.result"
-            f" FROM objects o JOIN deliveries d ON d.object = o.id WHERE d.id IN ({marks})) AND NOT EXISTS (SELECT 1"
-            " FROM objects o JOIN deliveries d ON d.object = o.id WHERE o.result = r.id"
-            " AND d.destination = ? AND d.state != 'sent')",
+            f" FROM objects o JOIN deliveries d ON d.object = o.id WHERE d.id IN ({marks}))"
+            " AND NOT EXISTS (SELECT 1 FROM objects o JOIN deliveries d ON d.object = o.id"
+            " WHERE o.result = r.id AND d.destination = ? AND d.state != 'sent')",
             (*(one.id for one in deliveries), self._destination),
         ):
             self._on_sent(row["last_received"])

@@ -34,7 +34,8 @@ FINISHED = (
 )
 OF_PURGED_IMAGES = (
     "o.result IN (SELECT result FROM result_images WHERE instance = ?) AND NOT EXISTS (SELECT 1"
-    " FROM result_images x JOIN instances i ON i.id = x.instance WHERE x.result = o.result AND i.state != 'purged')"
+    " FROM result_images x JOIN instances i ON i.id = x.instance"
+    " WHERE x.result = o.result AND i.state != 'purged')"
 )
 # The second part: objects of a result with an image that is not purged, and those that are still to be sent.
 NEEDED = (
