@@ -22,6 +22,7 @@ __all__ = [
     "JOURNAL_FILE",
     "PRIORITIES",
     "RESULT_STATES",
+    "UNSENT_STATES",
     "Journal",
     "JournalError",
     "priority_name",
@@ -47,6 +48,8 @@ IMAGE_STATES = (
 )
 RESULT_STATES = ("composed", "built", "failed", "retracted")
 DELIVERY_STATES = ("pending", "sending", "sent", "dead", "held", "withdrawn")
+UNSENT_STATES = ("pending", "sending", "dead", "held")
+"""Of deliveries that are not over."""
 
 SCHEMA = f"""
 CREATE TABLE instances (

@@ -21,12 +21,22 @@ from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.contracts import PublishedObject
 from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
-from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, now
+from pneumoscope.serve.dicom.journal import JOURNAL_FILE, UNSENT_STATES, Journal, now
 from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
 from pneumoscope.serve.dicom.retraction import build_retraction
 from pneumoscope.serve.dicom.store import Store, dataset_offset, file_head
 
-__all__ = ["REBUILD_BEGUN", "REBUILD_ENDED", "REBUILT", "Rebuilt", "export", "rebuild", "retract", "retry"]
+__all__ = [
+    "REBUILD_BEGUN",
+    "REBUILD_ENDED",
+    "REBUILT",
+    "Rebuilt",
+    "drop",
+    "export",
+    "rebuild",
+    "retract",
+    "retry",
+]
 
 REBUILT = "rebuild"
 """Way in of images that a new journal was made of."""
@@ -97,6 +107,36 @@ def retry(
         }
         audit.record(connection, "retry", **done)
     return done
+
+
+def drop(journal: Journal, destination: str) -> int:
+    """Abandon what is not sent to a destination; return how many objects.
+
+    Parameters
+    ----------
+    journal : Journal
+    destination : str
+        One that is not in the configuration any more: nothing is sent to it.
+
+    Raises
+    ------
+    DataError
+        If the journal has nothing for it.
+    """
+    states = ", ".join(f"'{state}'" for state in UNSENT_STATES)
+    with journal.change() as connection:
+        count = connection.execute(
+            "UPDATE deliveries SET state = 'withdrawn', detail = 'dropped', changed = ?"
+            f" WHERE destination = ? AND state IN ({states})",
+            (now(), destination),
+        ).rowcount
+        if not count:
+            raise DataError(
+                f"{destination}: nothing is left to send to a destination of this name; see 'pneumoscope "
+                "dicom status'"
+            )
+        audit.record(connection, "dropped", destination=destination, objects=count)
+    return count
 
 
 def export(

@@ -2,8 +2,8 @@
 
 A delivery is ``pending``; before its object goes out it becomes ``sending``, on disk, and then ``sent``.
 What is found ``sending`` may have arrived or not: the destination is asked before it is sent again. ``dead``
-deliveries wait for a command, ``held`` ones are those of mode shadow, ``withdrawn`` ones were retracted
-before they were sent.
+deliveries wait for a command, ``held`` ones are those of mode shadow, ``withdrawn`` ones were retracted,
+purged or dropped before they were sent.
 """
 
 from __future__ import annotations
