@@ -170,6 +170,19 @@ def test_a_sweep_removes_what_nothing_refers_to(store, journal):
     assert event["detail"] == '{"bytes": 6, "files": 2}'
 
 
+def test_a_sweep_leaves_what_is_written_meanwhile(store, journal, monkeypatch):
+    """Under the name of a file that a crash has left."""
+    name = store.result_name("9.2")
+    store.write(name, b"left")
+    os.utime(store.folder / name, (now() - 3700,) * 2)
+    look = purging._unknown_images
+    monkeypatch.setattr(
+        purging, "_unknown_images", lambda *words: (look(*words), store.write(name, b"new"))[0]
+    )
+    assert sweep(journal, store) == Swept()
+    assert (store.folder / name).read_bytes() == b"new"
+
+
 def test_retraction_objects_stay_until_they_are_sent(store, journal):
     """Their images may be purged before."""
     take(store, journal, "1.2.1")

@@ -24,6 +24,7 @@ __all__ = ["LEAST_AGE", "Purged", "Swept", "purge", "sweep"]
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 50  # files of one transaction, during which the node cannot write to the journal
 LEAST_AGE = 3600.0  # seconds; a younger file may be one that is journalled in a moment
 
 # An image that is finished, and whose results have arrived everywhere.
@@ -152,7 +153,12 @@ def sweep(journal: Journal, store: Store, least_age: float = LEAST_AGE) -> Swept
             "stored images are not in the journal", extra={"images": kept, "fix": "pneumoscope dicom rebuild"}
         )
     stay = unreadable | (unknown.keys() if kept else set())
-    sizes = _remove(journal, store, left.keys() - stay)
+    sizes: dict[str, int] = {}
+    names = sorted(left.keys() - stay)
+    for start in range(0, len(names), AT_ONCE):
+        # Once more: a result may be written again under the name of one that was cut off.
+        again = [name for name in names[start : start + AT_ONCE] if store.written(name) < limit]
+        sizes |= _remove(journal, store, again)
     done = Swept(len(sizes), sum(sizes.values()), kept)
     if done.files:
         logger.info("files removed that nothing refers to", extra={"files": done.files, "bytes": done.bytes})
