@@ -199,7 +199,7 @@ def retract(
 ) -> None:
     """Retract results that a radiologist rejects, wherever they were sent."""
     with require_extra("dicom", "retracting results"):
-        from pneumoscope.serve.dicom.maintenance import retract as take_back
+        from pneumoscope.serve.dicom.retracting import retract as take_back
 
     _, journal, store = _opened(config)
     count = take_back(journal, store, uid, reason, again=again)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.serve.dicom import maintenance
+from pneumoscope.serve.dicom import retracting
 from pneumoscope.serve.dicom.contracts import OutgoingObject, ResultOptions
 from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.maintenance import retract
 from pneumoscope.serve.dicom.outbox import Outbox, QueuedDelivery
 from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
 from pneumoscope.serve.dicom.results import build_results
+from pneumoscope.serve.dicom.retracting import retract
 from pneumoscope.serve.dicom.store import Store
 from results_of_studies import STUDY, header, predicted, source, study
 
@@ -93,7 +93,7 @@ def test_what_was_never_sent_is_withdrawn_and_leaves_no_file(store, journal, rep
 
 def test_two_commands_retract_once(store, journal, reported, monkeypatch):
     reported(a="sent")
-    build, nested = maintenance.build_retraction, []
+    build, nested = retracting.build_retraction, []
 
     def built(*words):
         if not nested:
@@ -101,7 +101,7 @@ def test_two_commands_retract_once(store, journal, reported, monkeypatch):
             assert retract(journal, store, STUDY, "the other command") == 1
         return build(*words)
 
-    monkeypatch.setattr(maintenance, "build_retraction", built)
+    monkeypatch.setattr(retracting, "build_retraction", built)
     assert retract(journal, store, STUDY, "wrong side") == 0
     assert deliveries(journal) == {"a": {"sent": 2, "pending": 2}}
 
