@@ -37,6 +37,7 @@ from pynetdicom.sop_class import (
 )
 
 from images import grey_levels
+from log_scan import SCAN
 from pneumoscope.cli import main
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.journal import Journal
@@ -144,6 +145,7 @@ def radiograph(
         for keyword, value in values.items():
             if value is not None:
                 setattr(dataset, keyword, value)
+    SCAN.sent(dataset)
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
@@ -272,8 +274,7 @@ class RunningNode:
         self.reader.join(10)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        log = "".join(self.log)
-        assert not [secret for secret in SECRETS if secret in log]
+        assert SCAN.leaks() == []
 
 
 def start_node(config: Path, log: Path | None = None, **environment: str) -> RunningNode:
@@ -291,6 +292,7 @@ def start_node(config: Path, log: Path | None = None, **environment: str) -> Run
         assert process.stderr is not None
         for line in process.stderr:
             node.log.append(line)
+            SCAN.log(line)
             if log is not None:
                 with log.open("a", encoding="utf-8") as file:
                     file.write(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
+from log_scan import final_scan, scanned_logs  # noqa: F401
 from pneumoscope.model.bundle import Bundle
 
 pytest.importorskip(

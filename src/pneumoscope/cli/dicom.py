@@ -57,7 +57,8 @@ def status(config: Config, as_json: AsJson = False) -> None:
     from pneumoscope.serve.dicom.status import read_status
 
     settings, journal, _ = _opened(config)
-    found = read_status(journal, settings.priority.longest_wait_minutes * 60)
+    names = [one.name for one in settings.destinations]
+    found = read_status(journal, settings.priority.longest_wait_minutes * 60, names)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -91,15 +92,26 @@ def retry(
     failed: Annotated[bool, typer.Option(help="Results that could not be built.")] = False,
     dead: Annotated[bool, typer.Option(help="Objects on the dead-letter list.")] = False,
     held: Annotated[bool, typer.Option(help="Objects that mode shadow did not send.")] = False,
+    drop: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Give up what is for a destination that node.yaml has no more."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the node try again what it gave up."""
+    """Let the node try again what it gave up, or give up what has no destination any more."""
+    from pneumoscope.serve.dicom.maintenance import drop as give_up
     from pneumoscope.serve.dicom.maintenance import retry as again
 
-    if not (parked or failed or dead or held):
-        raise typer.BadParameter("name what to try again: --parked, --failed, --dead or --held")
-    _, journal, _ = _opened(config)
-    done = again(journal, parked=parked, failed=failed, dead=dead, held=held)
+    if not (parked or failed or dead or held or drop):
+        raise typer.BadParameter(
+            "name what to try again: --parked, --failed, --dead or --held; or --drop NAME"
+        )
+    settings, journal, _ = _opened(config)
+    if drop in {one.name for one in settings.destinations}:
+        raise typer.BadParameter(f"{drop} is a destination in {config}; remove it there and restart the node")
+    done = {} if drop is None else {"dropped": give_up(journal, drop)}
+    if parked or failed or dead or held:
+        done |= again(journal, parked=parked, failed=failed, dead=dead, held=held)
     _show_done(as_json, done, ", ".join(f"{count} {name}" for name, count in done.items()))
 
 
@@ -110,13 +122,23 @@ def purge(
     as_json: AsJson = False,
 ) -> None:
     """Remove stored images and results of that age; the journal keeps what reports need."""
-    from pneumoscope.serve.dicom.maintenance import purge as remove
+    from pneumoscope.serve.dicom.purging import purge as remove
+    from pneumoscope.serve.dicom.purging import sweep
 
     age = _age(older_than)
-    _, journal, store = _opened(config)
-    done = remove(journal, store, age)
+    settings, journal, store = _opened(config)
+    done, swept = remove(journal, store, age), sweep(journal, store)
     line = f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB"
-    _show_done(as_json, dataclasses.asdict(done), line)
+    if swept.files:
+        line += f"; and {swept.files} files that nothing refers to, {swept.bytes / 1e6:.1f} MB"
+    _show_done(as_json, dataclasses.asdict(done) | {"swept": dataclasses.asdict(swept)}, line)
+    if swept.kept:
+        typer.echo(
+            f"error: {settings.folder}: {swept.kept} stored images are not in the journal; run "
+            "'pneumoscope dicom rebuild'",
+            err=True,
+        )
+        raise typer.Exit(SOME_LEFT_OUT)
 
 
 @app.command()
@@ -177,7 +199,7 @@ def retract(
 ) -> None:
     """Retract results that a radiologist rejects, wherever they were sent."""
     with require_extra("dicom", "retracting results"):
-        from pneumoscope.serve.dicom.maintenance import retract as take_back
+        from pneumoscope.serve.dicom.retracting import retract as take_back
 
     _, journal, store = _opened(config)
     count = take_back(journal, store, uid, reason, again=again)
@@ -269,6 +291,11 @@ def _show_status(found: NodeStatus, mode: str) -> None:
     line("results", found.results)
     for destination, values in found.deliveries.items():
         line(f"to {destination}", values)
+    for destination, count in found.removed.items():
+        typer.echo(
+            f"not in node.yaml any more: {destination}, {count} objects not sent; enter it again, or give "
+            f"them up by 'dicom retry --drop {destination}'"
+        )
     for name, seconds in (
         ("oldest image in hand", found.oldest_seconds),
         ("last image received", found.last_received_seconds),
@@ -282,6 +309,8 @@ def _show_status(found: NodeStatus, mode: str) -> None:
         ("unreportable", found.unreportable),
         ("results not built", found.failed),
         ("not delivered", found.dead),
+        ("left out", found.left_out),
+        ("split, reported image by image", found.split),
     ):
         if rows:
             typer.echo(f"{title}:")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
+from log_scan import final_scan, scanned_logs  # noqa: F401
 from pneumoscope.domain import CodedConcept, Estimate, OperatingPoint, Population, Target
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor

@@ -9,7 +9,9 @@ import threading
 import warnings
 
 import pytest
+from pydicom.dataset import Dataset
 
+from log_scan import LogScan
 from pneumoscope.serve.dicom.logs import JsonLines, set_up_logs
 
 
@@ -73,3 +75,20 @@ def test_an_exception_is_its_kind():
     line = JsonLines().format(record)
     assert json.loads(line)["error"] == "ValueError"
     assert "Zauberbaum" not in line
+
+
+def test_the_scan_finds_what_was_sent():
+    """Names and numbers as a whole, in any form of the date; not a number within another."""
+    dataset = Dataset()
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "M\u00fcller^Otto", "48-11", "19430612"
+    dataset.AccessionNumber = "77"
+    scan = LogScan()
+    leaking = ["of M\u00fcller", "Mr Otto_1", '"id": "48-11"', "born 12.06.1943", "1943-06-12", "d=19430612"]
+    for line in [*leaking, "148-11", "port 77", "219430612", "mull"]:
+        scan.log(line)
+    assert scan.leaks() == [], "nothing was sent yet"
+    scan.sent(dataset)
+    assert scan.leaks() == [], "no new line"
+    assert scan.leaks(all_lines=True) == leaking
+    scan.log(leaking[0])
+    assert scan.leaks() == leaking[:1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,18 @@ def test_the_alerts_are_on_metrics_and_states_that_there_are(tmp_path, journal):
     (attention,) = [one["expr"] for one in rules if one["alert"].endswith("NeedsAttention")]
     # A vector operation between sums has no value where one of them has none.
     assert "+" not in attention and "unreportable" in attention
+
+
+def test_prometheus_takes_the_alerts():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is absent: apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, "check", "rules", str(ALERTS)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    assert f"SUCCESS: {len(rules)} rules found" in done.stdout
 
 
 def test_an_image_that_cannot_be_reported_needs_attention(journal):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import time
 from contextlib import suppress
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dicom_peers import SECRETS, Archive, radiograph, running_node, send, until, write_config
+from log_scan import SCAN
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -76,6 +79,16 @@ def test_images_become_results_in_their_study(system):
     assert more("study_seconds_count") == 2
     assert metrics["pneumoscope_node_queue_length"] == 0
     assert metrics["pneumoscope_node_disk_free_bytes"] > 0
+
+
+def test_every_metric_of_an_alert_is_exported(system):
+    """By a node that runs, not only by its parts."""
+    node, _ = system
+    exported = {name.split("{")[0] for name in node.metrics()}
+    alerts = (Path(__file__).parents[3] / "deploy" / "alerts.yaml").read_text()
+    named = set(re.findall(r"pneumoscope_node_\w+", alerts))
+    assert len(named) >= 8
+    assert named <= exported
 
 
 def test_two_patients_under_one_study_have_results_of_their_own(system):
@@ -146,6 +159,7 @@ def test_no_attribute_of_the_patient_in_any_log(system, tmp_path):
     until(lambda: node.metrics()["pneumoscope_node_unsent_oldest_seconds"] == 0)
     log = "".join(node.log)
     assert "accepted" in log
+    assert set(node.log) <= set(SCAN.lines), "what nodes log is scanned"
     texts = [log, node.command("audit").out, node.command("status").out, node.command("status", "--json").out]
     node.command("export", "--out", str(tmp_path / "out"))
     texts.append((tmp_path / "out" / "images.csv").read_text())
@@ -199,8 +213,14 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         until(lambda: node.status().instances == {"reported": 1})
         assert node.status().deliveries == {"pacs": {"held": 2}}
     assert not archive.stored
+    stray = node.folder / "results" / "ab" / "stray.dcm"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"of a process that was killed")
+    os.utime(stray, (time.time() - 3700,) * 2)
     live = config_of(tmp_path, tiny, archive)
     with running_node(live) as node:
+        assert not stray.exists()
+        assert node.events("starting")[0]["swept"] == 1
         time.sleep(1)
         assert not archive.stored, "a switch to live sends new results only"
         assert node.command("retry", "--held").out == "2 held\n"

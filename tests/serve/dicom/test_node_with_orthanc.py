@@ -13,6 +13,7 @@ import pytest
 from dicom_peers import radiograph, running_node, running_orthanc, until, write_config
 from dicom_tools import errors_of, require_tools, run_tool, sr_tree, tool
 from images import write_image
+from log_scan import SCAN
 from pneumoscope.model.bundle import default_bundle_path
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,8 @@ def test_real_images_by_storescu(tmp_path, orthanc, dicom_files):
     patients = {str(one.StudyInstanceUID): one for one in headers}
     destination = {"name": "orthanc", "aet": "ORTHANC", "host": "127.0.0.1", "port": orthanc.port}
     config = write_config(tmp_path, default_bundle_path(), mode="live", destinations=[destination])
+    for one in headers:
+        SCAN.sent(one)
     with running_node(config) as node:
         for path in files:
             storescu(node.port, path, FILES[path.name])

@@ -37,6 +37,7 @@ MOST_TRIES = 30
 LOOK_AGAIN = 5.0
 SECONDS = 30.0  # for connection and response
 LONGEST_PAUSE = 300.0
+LONGEST = 10 * SECONDS  # over one report: name, connection, association, response, release, and the journal
 
 
 def committed(journal: Journal, items: Sequence[tuple[str, str]]) -> list[int]:
@@ -71,13 +72,14 @@ class Committer(Background):
     """
 
     def __init__(self, config: NodeConfig, journal: Journal) -> None:
-        super().__init__("commitment")
+        super().__init__("commitment", LONGEST)
         self._config, self._journal = config, journal
         self._callers = {caller.aet: caller for caller in config.callers}
         self._postponed: dict[int, float] = {}
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while not self._stopping:
+            self.pulse.beat()
             self._wake.clear()
             try:
                 for row in self._journal.rows(
@@ -90,6 +92,7 @@ class Committer(Background):
             self._wake.wait(LOOK_AGAIN)
 
     def _respond(self, row: sqlite3.Row) -> None:
+        self.pulse.beat()
         caller = self._callers.get(row["caller"])
         items = [(one[0], one[1]) for one in json.loads(row["items"])]
         reasons = committed(self._journal, items)

@@ -44,7 +44,8 @@ class Courier(Background):
         *,
         on_outcome: Callable[[str, str], None] = lambda _destination, _outcome: None,
     ) -> None:
-        super().__init__(f"send-{destination.name}")
+        longest = 2 * (destination.batch + 2) * destination.timeout + IDLE_SECONDS
+        super().__init__(f"send-{destination.name}", longest)
         self.destination = destination
         self._retry, self._outbox, self._open_sender = retry, outbox, open_sender
         self._on_outcome = on_outcome
@@ -56,35 +57,18 @@ class Courier(Background):
         self._alone: set[int] = set()
         self._unreachable = 0
         self._not_before = 0.0
-        self.failure: PneumoscopeError | None = None
-        self.alive = time.monotonic()
-
-    @property
-    def stuck(self) -> bool:
-        """Whether it has taken longer over a batch than all of its time-outs allow."""
-        longest = 2 * (self.destination.batch + 2) * self.destination.timeout
-        return time.monotonic() - self.alive > longest + IDLE_SECONDS
 
     @property
     def reachable(self) -> bool:
         """Whether the destination responded when it was last tried."""
         return self._unreachable == 0
 
-    def _run(self) -> None:
-        try:
-            self._work()
-        except PneumoscopeError as error:
-            self.failure = error
-        except Exception as error:
-            self.failure = PneumoscopeError(f"sending to {self.destination.name}: {type(error).__name__}")
-            raise
-
     def _work(self) -> None:
         sender: Sender | None = None
         last_use = time.monotonic()
         try:
             while True:
-                self.alive = time.monotonic()
+                self.pulse.beat()
                 self._wake.clear()
                 try:
                     due = self._due()

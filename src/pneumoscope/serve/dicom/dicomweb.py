@@ -21,6 +21,7 @@ from pneumoscope.serve.dicom.tls import client_context
 
 __all__ = [
     "DICOM_JSON",
+    "TOTAL",
     "DicomWebClient",
     "Response",
     "WebError",

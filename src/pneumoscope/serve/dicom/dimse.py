@@ -29,6 +29,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
+from pneumoscope.serve.dicom.background import Pulse
 from pneumoscope.serve.dicom.outgoing import ClosingSocket
 from pneumoscope.serve.dicom.store import ReceivedFile, Store, file_head
 
@@ -42,6 +43,7 @@ MESSAGE_BYTES = 4_000_000
 ASSOCIATE_BYTES = 1_000_000  # of an A-ASSOCIATE-RQ: 128 presentation contexts take about 40 kB
 WAITING_MESSAGES = 2  # an asynchronous operations window is never agreed on
 CLOSING_SECONDS = 5.0
+LISTEN_SECONDS = 60.0  # without a turn of the thread that accepts connections, it hangs
 PIECE = 65_536
 
 
@@ -257,6 +259,7 @@ class NodeServer(ThreadedAssociationServer):
         self._open: dict[str, NodeAssociation] = {}
         self._started = f"{time.time_ns():x}"
         self.rejected = 0
+        self.pulse = Pulse(LISTEN_SECONDS)
         super().__init__(*arguments, **(options | {"request_handler": _Handler}))
 
     @property
@@ -287,6 +290,10 @@ class NodeServer(ThreadedAssociationServer):
         with self._lock:
             self._open.pop(assoc.link, None)
             self._connections -= 1
+
+    def service_actions(self) -> None:
+        """Note that the thread which accepts connections goes on; called at each turn of `serve_forever`."""
+        self.pulse.beat()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; nothing here waits for the other side."""

@@ -22,8 +22,9 @@ from typing import Any
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.limits import DEFAULT_LIMITS
+from pneumoscope.serve.dicom.background import STUCK_SECONDS, Pulse
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
-from pneumoscope.serve.dicom.dicomweb import DicomWebClient, WebError, authorization, first_value
+from pneumoscope.serve.dicom.dicomweb import TOTAL, DicomWebClient, WebError, authorization, first_value
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError
 from pneumoscope.serve.dicom.store import file_head
@@ -130,6 +131,8 @@ class FolderWatch:
     ----------
     config : FolderConfig
     files : FileIntake
+    longest : float
+        Seconds that one file may take, over which the watchdog does not mind.
 
     Raises
     ------
@@ -137,17 +140,24 @@ class FolderWatch:
         If the folder is not there.
     """
 
-    def __init__(self, config: FolderConfig, files: FileIntake) -> None:
+    def __init__(self, config: FolderConfig, files: FileIntake, longest: float = STUCK_SECONDS) -> None:
         if not config.path.is_dir():
             raise DataError(f"{config.path}: no such folder; make it, or change 'folders' in node.yaml")
         self._config, self._files = config, files
+        self.name, self._pulse = f"folder-{config.name}", Pulse(longest + config.every_seconds)
         self._seen: dict[Path, tuple[int, int]] = {}
         # Files that are done with and could not be moved, as they were then, and where they belong.
         self._not_moved: dict[Path, tuple[tuple[int, int], Path | None]] = {}
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it has taken too long over a file, or to read the folder."""
+        return self._pulse.lost
+
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
+            self._pulse.beat()
             try:
                 await self.look()
             except OSError as error:
@@ -165,6 +175,7 @@ class FolderWatch:
 
     async def _take(self, path: Path, size: int, origin: Origin) -> bool:
         """Take one file and put it out of the way; return whether it was taken."""
+        self._pulse.beat()
         done = self._not_moved.get(path)
         if done is not None and done[0] == self._seen[path]:
             await asyncio.to_thread(self._put_away, path, done[1])
@@ -204,6 +215,7 @@ class FolderWatch:
         found = []
         keep_out = [one for one in (self._config.done, self._config.bad) if one is not None]
         for path in sorted(self._config.path.rglob("*")):
+            self._pulse.beat()
             if path.name.startswith(".") or any(path.is_relative_to(one) for one in keep_out):
                 continue
             try:
@@ -226,10 +238,16 @@ class WebPull:
     config : PullConfig
     files : FileIntake
     journal : Journal
+    longest : float
+        Seconds that one image may take beside the requests, over which the watchdog does not mind.
     """
 
-    def __init__(self, config: PullConfig, files: FileIntake, journal: Journal) -> None:
+    def __init__(
+        self, config: PullConfig, files: FileIntake, journal: Journal, longest: float = STUCK_SECONDS
+    ) -> None:
         self._config, self._files, self._journal = config, files, journal
+        waits = config.every_seconds + (TOTAL + 2) * config.timeout
+        self.name, self._pulse = f"pull-{config.name}", Pulse(longest + waits)
         self._client = DicomWebClient(
             config.url,
             tls=None if config.tls is None else client_context(config.tls),
@@ -239,10 +257,16 @@ class WebPull:
         self._given_up: set[str] = set()
         self._stopped: Counter[str] = Counter()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it has taken too long over an image or a query."""
+        return self._pulse.lost
+
     async def run(self) -> None:
         """Look until cancelled."""
         try:
             while True:
+                self._pulse.beat()
                 try:
                     await self.look()
                 except WebError as error:
@@ -274,6 +298,7 @@ class WebPull:
 
     async def _take(self, study: str, series: str, instance: str, origin: Origin) -> bool:
         """Fetch one image; return whether it was taken."""
+        self._pulse.beat()
         try:
             data = await asyncio.to_thread(self._fetch, study, series, instance)
         except WebError as error:  # others may be there
@@ -312,6 +337,7 @@ class WebPull:
         """Yield the rows of all pages: a server may give fewer than it is asked for at a time."""
         offset, seen = 0, set[str]()
         while True:
+            self._pulse.beat()
             page = [("limit", str(PAGE)), ("offset", str(offset))]
             response = self._client.request("GET", "/instances", query=[*query, *page])
             rows = response.json() if response.status == 200 else None

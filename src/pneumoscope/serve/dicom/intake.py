@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,65 +132,86 @@ class Intake:
             )
 
     def _enter(self, received: ReceivedFile, sop_class: str, sop_instance: str, origin: Origin) -> Accepted:
-        same = self._journal.rows(
-            "SELECT id, sha256, state FROM instances WHERE sop_instance = ?", (sop_instance,)
-        )
-        if any(row["sha256"] == received.sha256 and row["state"] != "purged" for row in same):
+        priority, kept = self._priority_of(origin.caller), ""
+        try:
+            # The file gets its name within the transaction, so that no purge or sweep removes it as unknown.
             with self._journal.change() as connection:
-                audit.record(connection, "duplicate", instance=sop_instance, caller=origin.caller)
-            return Accepted.DUPLICATE
-        again = next((row["id"] for row in same if row["sha256"] == received.sha256), None)
+                how, name, again = self._place(connection, received.sha256, sop_instance)
+                if name:
+                    kept = name
+                    self.store.keep(received, name)
+                if again is not None:  # what was made of it was sent
+                    connection.execute(
+                        "UPDATE instances SET state = 'reported', file = ? WHERE id = ?", (name, again)
+                    )
+                elif how is not Accepted.DUPLICATE:
+                    _insert(connection, received, sop_class, sop_instance, origin, name, how, priority)
+                _record(connection, received, sop_instance, origin, how)
+        except (OSError, JournalError):
+            if kept:
+                self.store.remove(kept)
+            raise
+        return how
+
+    def _place(
+        self, connection: sqlite3.Connection, sha256: str, sop_instance: str
+    ) -> tuple[Accepted, str, int | None]:
+        """Return how an image is accepted, the name of its file, and the number of the same one if purged.
+
+        The name is empty for an image that is there already.
+        """
+        same = connection.execute(
+            "SELECT id, sha256, state FROM instances WHERE sop_instance = ?", (sop_instance,)
+        ).fetchall()
+        if any(row["sha256"] == sha256 and row["state"] != "purged" for row in same):
+            return Accepted.DUPLICATE, "", None
+        again = next((row["id"] for row in same if row["sha256"] == sha256), None)
         conflict = any(row["state"] != "purged" for row in same)
         name = (
-            self.store.conflict_name(sop_instance, received.sha256)
+            self.store.conflict_name(sop_instance, sha256)
             if conflict
             else self.store.image_name(sop_instance)
         )
-        self.store.keep(received, name)
-        try:
-            self._journal_file(received, sop_class, sop_instance, origin, name, again, conflict=conflict)
-        except JournalError:
-            self.store.remove(name)
-            raise
         if again is not None:
-            return Accepted.DUPLICATE
-        return Accepted.CONFLICT if conflict else Accepted.NEW
+            return Accepted.DUPLICATE, name, again
+        return Accepted.CONFLICT if conflict else Accepted.NEW, name, None
 
-    def _journal_file(
-        self,
-        received: ReceivedFile,
-        sop_class: str,
-        sop_instance: str,
-        origin: Origin,
-        name: str,
-        again: int | None,
-        *,
-        conflict: bool,
-    ) -> None:
-        """Enter a stored file; `again` is the number of the same image that was purged."""
-        with self._journal.change() as connection:
-            if again is not None:  # what was made of it was sent
-                connection.execute(
-                    "UPDATE instances SET state = 'reported', file = ? WHERE id = ?", (name, again)
-                )
-                audit.record(connection, "duplicate", instance=sop_instance, caller=origin.caller)
-                return
-            connection.execute(
-                "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
-                " received, state, detail, priority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(sop_instance, sop_class, received.sha256, received.bytes, name),
-                    *(origin.via, origin.caller, origin.link, now()),
-                    "conflict" if conflict else "received",
-                    "another image has the same SOP Instance UID" if conflict else "",
-                    self._priority_of(origin.caller),
-                ),
-            )
-            audit.record(
-                connection,
-                "conflict" if conflict else "received",
-                instance=sop_instance,
-                sha256=received.sha256,
-                caller=origin.caller,
-                via=origin.via,
-            )
+
+def _insert(
+    connection: sqlite3.Connection,
+    received: ReceivedFile,
+    sop_class: str,
+    sop_instance: str,
+    origin: Origin,
+    name: str,
+    how: Accepted,
+    priority: int,
+) -> None:
+    conflict = how is Accepted.CONFLICT
+    connection.execute(
+        "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
+        " received, state, detail, priority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(sop_instance, sop_class, received.sha256, received.bytes, name),
+            *(origin.via, origin.caller, origin.link, now()),
+            "conflict" if conflict else "received",
+            "another image has the same SOP Instance UID" if conflict else "",
+            priority,
+        ),
+    )
+
+
+def _record(
+    connection: sqlite3.Connection, received: ReceivedFile, sop_instance: str, origin: Origin, how: Accepted
+) -> None:
+    if how is Accepted.DUPLICATE:
+        audit.record(connection, "duplicate", instance=sop_instance, caller=origin.caller)
+        return
+    audit.record(
+        connection,
+        "conflict" if how is Accepted.CONFLICT else "received",
+        instance=sop_instance,
+        sha256=received.sha256,
+        caller=origin.caller,
+        via=origin.via,
+    )

@@ -22,6 +22,7 @@ __all__ = [
     "JOURNAL_FILE",
     "PRIORITIES",
     "RESULT_STATES",
+    "UNSENT_STATES",
     "Journal",
     "JournalError",
     "priority_name",
@@ -47,6 +48,8 @@ IMAGE_STATES = (
 )
 RESULT_STATES = ("composed", "built", "failed", "retracted")
 DELIVERY_STATES = ("pending", "sending", "sent", "dead", "held", "withdrawn")
+UNSENT_STATES = ("pending", "sending", "dead", "held")
+"""Of deliveries that are not over."""
 
 SCHEMA = f"""
 CREATE TABLE instances (
@@ -151,6 +154,14 @@ CREATE TRIGGER priority_is_never_lowered_2 BEFORE UPDATE OF priority ON results
 """
 
 
+# Made where an earlier program did not.
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS instances_by_file ON instances (file)",
+    "CREATE INDEX IF NOT EXISTS objects_by_file ON objects (file)",
+    "CREATE INDEX IF NOT EXISTS audit_by_event ON audit (event, seq)",
+)
+
+
 def priority_name(value: int) -> str:
     """Return the name of a priority."""
     return next(name for name, number in PRIORITIES.items() if number == value)
@@ -225,6 +236,8 @@ class Journal:
                 f"{self.path}: has version {version}, this program reads {SCHEMA_VERSION}; use the program "
                 "that wrote it, or another folder"
             )
+        for statement in INDEXES:
+            run(statement)
 
     def _check(self) -> None:
         found = [row[0] for row in self._connection.execute("PRAGMA integrity_check(3)")]

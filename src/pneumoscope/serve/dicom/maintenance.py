@@ -1,4 +1,4 @@
-"""What an operator does to a node's journal and files: retry, purge, export, retract, rebuild.
+"""What an operator does to a node's journal and files: retry, drop, export, rebuild.
 
 All but `rebuild` may be done while the node runs: it sees the change within a second.
 """
@@ -18,18 +18,25 @@ from pneumoscope.errors import DataError
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
 from pneumoscope.report.rows import csv_safe
 from pneumoscope.serve.dicom import audit
-from pneumoscope.serve.dicom.contracts import PublishedObject
-from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
-from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, now
-from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
-from pneumoscope.serve.dicom.retraction import build_retraction
+from pneumoscope.serve.dicom.journal import JOURNAL_FILE, UNSENT_STATES, Journal, now
 from pneumoscope.serve.dicom.store import Store, dataset_offset, file_head
 
-__all__ = ["REBUILT", "Purged", "Rebuilt", "export", "purge", "rebuild", "retract", "retry"]
+__all__ = [
+    "REBUILD_BEGUN",
+    "REBUILD_ENDED",
+    "REBUILT",
+    "Rebuilt",
+    "drop",
+    "export",
+    "rebuild",
+    "retry",
+]
 
 REBUILT = "rebuild"
 """Way in of images that a new journal was made of."""
+
+REBUILD_BEGUN, REBUILD_ENDED = "rebuilt", "rebuild ended"  # in the audit log
 
 PIECE = 1 << 20
 PREAMBLE_AND_LENGTH = 144  # bytes, up to the end of File Meta Information Group Length
@@ -37,15 +44,6 @@ EXPORTED = (
     *("sop_instance", "study_uid", "caller", "via", "received", "state", "detail", "modality", "body_part"),
     *("view", "age_band", "scanner", "site", "bundle", "status", "reasons", "positive", "p_target"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What a purge removed: images, result objects, bytes."""
-
-    images: int
-    objects: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,46 +104,34 @@ def retry(
     return done
 
 
-def purge(journal: Journal, store: Store, older_than: datetime.timedelta) -> Purged:
-    """Remove stored images and result objects; what the journal says about them stays, for reports.
-
-    Kept are images that are not finished, and those with a result that has not arrived everywhere. What was
-    removed cannot be retracted, exported or processed again.
+def drop(journal: Journal, destination: str) -> int:
+    """Abandon what is not sent to a destination; return how many objects.
 
     Parameters
     ----------
     journal : Journal
-    store : Store
-    older_than : timedelta
-        Since the image was received.
+    destination : str
+        One that is not in the configuration any more: nothing is sent to it.
+
+    Raises
+    ------
+    DataError
+        If the journal has nothing for it.
     """
-    limit = now() - older_than.total_seconds()
-    rows = journal.rows(
-        "SELECT id, file FROM instances WHERE received < ? AND state IN"
-        " ('reported', 'ignored', 'unreportable', 'conflict') AND NOT EXISTS (SELECT 1 FROM result_images ri"
-        " JOIN objects o ON o.result = ri.result JOIN deliveries d ON d.object = o.id"
-        " WHERE ri.instance = instances.id AND d.state IN ('pending', 'sending', 'dead'))",
-        (limit,),
-    )
-    images = [(row["id"], row["file"]) for row in rows]
-    removed = objects = 0
-    for number, file in images:
-        with journal.change() as connection:
-            connection.execute("UPDATE instances SET state = 'purged' WHERE id = ?", (number,))
-            mine = connection.execute(
-                "SELECT o.file FROM objects o JOIN result_images ri ON ri.result = o.result"
-                " WHERE ri.instance = ? AND NOT EXISTS (SELECT 1 FROM result_images x JOIN instances i"
-                " ON i.id = x.instance WHERE x.result = o.result AND i.state != 'purged')",
-                (number,),
-            ).fetchall()
-        removed += store.remove(file)
-        for row in mine:
-            size = store.remove(row["file"])
-            removed += size
-            objects += size > 0
+    states = ", ".join(f"'{state}'" for state in UNSENT_STATES)
     with journal.change() as connection:
-        audit.record(connection, "purged", images=len(images), objects=objects, before=limit)
-    return Purged(len(images), objects, removed)
+        count = connection.execute(
+            "UPDATE deliveries SET state = 'withdrawn', detail = 'dropped', changed = ?"
+            f" WHERE destination = ? AND state IN ({states})",
+            (now(), destination),
+        ).rowcount
+        if not count:
+            raise DataError(
+                f"{destination}: nothing is left to send to a destination of this name; see 'pneumoscope "
+                "dicom status'"
+            )
+        audit.record(connection, "dropped", destination=destination, objects=count)
+    return count
 
 
 def export(
@@ -195,99 +181,11 @@ def _exported(row: sqlite3.Row) -> dict[str, object]:
     return {name: csv_safe(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
-def retract(journal: Journal, store: Store, uid: str, reason: str, *, again: bool = False) -> int:
-    """Retract the results of a study, or the one that holds an image or object; return how many.
-
-    Objects that have not been sent are withdrawn; for the others a retraction goes to every destination that
-    has them.
-
-    Parameters
-    ----------
-    journal : Journal
-    store : Store
-    uid : str
-        Study Instance UID, or SOP Instance UID of an image or a result object.
-    reason : str
-        Without any attribute of the patient.
-    again : bool
-        Process the images again; the new result has UIDs of its own.
-
-    Raises
-    ------
-    DataError
-        If there is no such result, or its objects were purged.
-    """
-    results = journal.rows(
-        "SELECT DISTINCT r.id, r.study_uid FROM results r JOIN result_images ri ON ri.result = r.id"
-        " JOIN instances i ON i.id = ri.instance LEFT JOIN objects o ON o.result = r.id"
-        " WHERE r.state = 'built' AND ? IN (r.study_uid, i.sop_instance, o.sop_instance)",
-        (uid,),
-    )
-    if not results:
-        raise DataError(f"{uid}: no result of this study, image or object; see 'pneumoscope dicom export'")
-    for row in results:
-        _retract(journal, store, row["id"], row["study_uid"], reason, again=again)
-    return len(results)
-
-
-def _retract(journal: Journal, store: Store, result: int, study: str, reason: str, *, again: bool) -> None:
-    made = datetime.datetime.now(datetime.UTC).astimezone().replace(microsecond=0)
-    objects = journal.rows("SELECT * FROM objects WHERE result = ? ORDER BY id", (result,))
-    published = [
-        PublishedObject(
-            store.folder / row["file"],
-            row["study_uid"],
-            row["series_uid"],
-            row["sop_class"],
-            row["sop_instance"],
-        )
-        for row in objects
-    ]
-    if missing := [one for one in published if not one.path.is_file()]:
-        raise DataError(
-            f"{study}: {len(missing)} of its result objects were purged, so it cannot be retracted"
-        )
-    made_now = []
-    for one in build_retraction(published, reason, made):
-        name = store.result_name(str(one.SOPInstanceUID))
-        store.write(name, encode(one))
-        uids = (str(one.SOPInstanceUID), str(one.SOPClassUID), str(one.SeriesInstanceUID), study)
-        made_now.append(BuiltObject(*uids, file=name))
-    with journal.change() as connection:
-        where = {
-            row["destination"]: "held" if row["held"] else "pending"
-            for row in connection.execute(
-                "SELECT d.destination, min(d.state = 'held') AS held FROM deliveries d JOIN objects o"
-                " ON o.id = d.object WHERE o.result = ? AND d.state IN ('sent', 'sending', 'dead', 'held')"
-                " GROUP BY 1",
-                (result,),
-            )
-        }
-        connection.execute(
-            "UPDATE deliveries SET state = 'withdrawn', changed = ? WHERE state IN ('pending', 'held')"
-            " AND object IN (SELECT id FROM objects WHERE result = ?)",
-            (now(), result),
-        )
-        enter_objects(connection, result, made_now, where)
-        connection.execute(
-            "UPDATE results SET state = 'retracted', detail = ? WHERE id = ?", (reason, result)
-        )
-        if again:
-            connection.execute(
-                "UPDATE instances SET state = 'received', tries = 0, revision = revision + 1 WHERE id IN"
-                " (SELECT instance FROM result_images WHERE result = ?) AND state = 'reported'",
-                (result,),
-            )
-        audit.record(
-            connection, "retracted", study=study, reason=reason, again=again, destinations=sorted(where)
-        )
-
-
 def rebuild(folder: Path, store: Store) -> Rebuilt:
     """Set a damaged journal aside and make a new one from the stored images, which are processed again.
 
     UIDs of results are derived from their images, so a destination that is asked recognises what it has.
-    What was purged, retracted or set aside as a conflict is not known to the new journal.
+    What was purged or retracted is not known to the new journal.
 
     Parameters
     ----------
@@ -305,14 +203,17 @@ def rebuild(folder: Path, store: Store) -> Rebuilt:
     intake, taken, skipped = Intake(store, journal), 0, 0
     try:
         with journal.change() as connection:
-            audit.record(connection, "rebuilt", aside=aside.name if aside else "")
-        for path in sorted((folder / "images").glob("*/*.dcm")):
+            audit.record(connection, REBUILD_BEGUN, aside=aside.name if aside else "")
+        # Conflicts after the images that they are in conflict with, so that they are kept apart again.
+        for path in (*sorted(folder.glob("images/*/*.dcm")), *sorted(folder.glob("conflicts/*.dcm"))):
             if _take_again(path, store, intake):
                 taken += 1
             else:
                 skipped += 1
                 with journal.change() as connection:
                     audit.record(connection, "skipped", file=path.name)
+        with journal.change() as connection:
+            audit.record(connection, REBUILD_ENDED, images=taken, skipped=skipped)
     except (NotAccepted, OSError) as error:
         raise DataError(
             f"{folder}: after {taken} images the next one could not be stored ({error}); free space on the "
@@ -341,7 +242,10 @@ def _set_aside(folder: Path) -> Path | None:
 
 
 def _take_again(path: Path, store: Store, intake: Intake) -> bool:
-    """Take a stored file in; return False where it is no file that a node wrote, or is damaged."""
+    """Take a stored file in; return False where it is no file that a node wrote, or is damaged.
+
+    Or where it was kept apart, and the image that it is in conflict with is not there any more.
+    """
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
         sop_class, sop_instance, syntax = (
@@ -351,6 +255,8 @@ def _take_again(path: Path, store: Store, intake: Intake) -> bool:
         caller = str(meta.get("SourceApplicationEntityTitle") or "").strip()
         head = file_head(sop_class, sop_instance, syntax, caller)
     except (*CUT_OFF, *DAMAGED):
+        return False
+    if path.parent.name == "conflicts" and not (store.folder / store.image_name(sop_instance)).exists():
         return False
     with path.open("rb") as file:
         # Not by the length of `head`: an earlier program may have written other file meta information.

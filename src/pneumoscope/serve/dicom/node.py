@@ -8,8 +8,6 @@ import fcntl
 import logging
 import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,21 +18,25 @@ from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import available_cpus
 from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.background import STUCK_SECONDS, stop_together
 from pneumoscope.serve.dicom.commitment import Committer
 from pneumoscope.serve.dicom.config import MB, DestinationConfig, NodeConfig
 from pneumoscope.serve.dicom.courier import Courier
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
-from pneumoscope.serve.dicom.journal import Journal, now
+from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, JournalError, now
+from pneumoscope.serve.dicom.maintenance import REBUILD_BEGUN, REBUILD_ENDED
 from pneumoscope.serve.dicom.metrics import NodeMetrics
 from pneumoscope.serve.dicom.outbox import Outbox
 from pneumoscope.serve.dicom.processor import Processor
+from pneumoscope.serve.dicom.purging import sweep
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.routing import priority_on_arrival
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.dicom.tls import client_context
+from pneumoscope.serve.dicom.watchdog import Watchdog, notify
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["OnReady", "lock_folder", "run_node"]
@@ -43,10 +45,9 @@ logger = logging.getLogger(__name__)
 
 WORKER_MODULE = "pneumoscope.serve.dicom.worker"
 LOCK_FILE = "lock"
-STOP_SECONDS = 60.0  # for associations, images and objects in hand when the node stops
+STOP_SECONDS = 60.0  # for associations and images in hand when the node stops, and then for objects
 BEAT = 5.0
 OnReady = Callable[[int, int | None], None]
-STUCK_SECONDS = 300.0  # without a sign of life of a part, the watchdog is not told that all is well
 
 
 def lock_folder(folder: Path) -> IO[str]:
@@ -97,11 +98,13 @@ def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: Non
         store = Store(config.folder)
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock_folder(config.folder))
-            journal = Journal(config.folder, create=True, check=True)
+            journal = _opened_journal(store)
             stack.callback(journal.close)
             left = store.clear_incoming()
+            swept = sweep(journal, store).files
             _record_start(journal, config, bundle)
-            logger.info("starting", extra={"bundle": bundle.identity, "mode": config.mode, "removed": left})
+            facts = {"bundle": bundle.identity, "mode": config.mode, "removed": left, "swept": swept}
+            logger.info("starting", extra=facts)
             await _Node(config, bundle, store, journal).run(on_ready)
             with journal.change() as connection:
                 audit.record(connection, "stopped")
@@ -155,8 +158,14 @@ class _Node:
         for tls in (caller.tls for caller in config.callers if caller.tls is not None):
             client_context(tls)
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
-        self._sources: list[FolderWatch | WebPull] = [FolderWatch(one, files) for one in config.folders]
-        self._sources += [WebPull(one, files, journal) for one in config.pull]
+        longest = STUCK_SECONDS + 3 * config.process.seconds
+        self._sources: list[FolderWatch | WebPull] = [
+            *(FolderWatch(one, files, longest) for one in config.folders),
+            *(WebPull(one, files, journal, longest) for one in config.pull),
+        ]
+        self._watchdog = Watchdog(
+            [self._receiver, self._committer, *self._couriers, self._processor, *self._sources]
+        )
         # Anyone may send where there is no list of callers, so that those who have sent are shown.
         known = [one.aet for one in config.callers]
         if known:
@@ -184,9 +193,9 @@ class _Node:
             work = [self._processor.run(), *(source.run() for source in self._sources)]
             tasks = [loop.create_task(self._watched(one)) for one in work]
             on_ready(port, metrics_port)
-            _notify("READY=1")
+            notify("READY=1")
             await self._wait()
-            _notify("STOPPING=1")
+            notify("STOPPING=1")
             await self._finish(tasks)
         finally:
             self._receiver.stop()
@@ -245,17 +254,17 @@ class _Node:
             self._stop.set()
 
     async def _wait(self) -> None:
-        """Wait for the end, and tell the watchdog that all parts are alive."""
+        """Wait for the end, or for the failure of a part, and tell the watchdog that all parts are alive."""
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), BEAT)
-            failed = next((one.failure for one in self._couriers if one.failure is not None), None)
+            failures = [self._receiver.failure, self._committer.failure]
+            failures += [courier.failure for courier in self._couriers]
+            failed = next((failure for failure in failures if failure is not None), None)
             if failed is not None:
                 self._failure = failed
                 self._stop.set()
-            stuck = time.monotonic() - self._processor.alive > STUCK_SECONDS
-            if not stuck and not any(courier.stuck for courier in self._couriers):
-                _notify("WATCHDOG=1")
+            self._watchdog.look()
 
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
         """Let associations, images, results and objects in hand end."""
@@ -272,9 +281,7 @@ class _Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for courier in self._couriers:
-            await asyncio.to_thread(courier.stop, STOP_SECONDS)
-        await asyncio.to_thread(self._committer.stop, BEAT)
+        await asyncio.to_thread(stop_together, [*self._couriers, self._committer], STOP_SECONDS)
 
     def _open_metrics(self) -> int | None:
         where = self._config.metrics
@@ -310,6 +317,25 @@ class _Node:
         }
 
 
+def _opened_journal(store: Store) -> Journal:
+    """Open the journal; raise where there are images that it cannot know."""
+    fix = "run 'pneumoscope dicom rebuild', which makes a new journal from the stored images"
+    path = store.folder / JOURNAL_FILE
+    if not path.exists() and any(not name.startswith("results/") for name, _ in store.files()):
+        raise JournalError(
+            f"{path}: the journal is missing, but there are stored images; restore it, or {fix}"
+        )
+    journal = Journal(store.folder, create=True, check=True)
+    last = journal.value(
+        "SELECT event FROM audit WHERE event IN (?, ?) ORDER BY seq DESC LIMIT 1",
+        (REBUILD_BEGUN, REBUILD_ENDED),
+    )
+    if last == REBUILD_BEGUN:
+        journal.close()
+        raise JournalError(f"{path}: making it anew was cut off; {fix}")
+    return journal
+
+
 def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
     with journal.change() as connection:
         audit.record(
@@ -323,15 +349,3 @@ def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
         # What was not sent because of mode shadow stays held: a switch to live sends new results only.
         if config.mode == "shadow":
             connection.execute("UPDATE deliveries SET state = 'held' WHERE state = 'pending'")
-
-
-def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); without systemd nothing happens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address or sys.platform == "win32":
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.connect(address)
-        connection.sendall(state.encode())

@@ -2,8 +2,8 @@
 
 A delivery is ``pending``; before its object goes out it becomes ``sending``, on disk, and then ``sent``.
 What is found ``sending`` may have arrived or not: the destination is asked before it is sent again. ``dead``
-deliveries wait for a command, ``held`` ones are those of mode shadow, ``withdrawn`` ones were retracted
-before they were sent.
+deliveries wait for a command, ``held`` ones are those of mode shadow, ``withdrawn`` ones were retracted,
+purged or dropped before they were sent.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ class Outbox:
     def _tell(self, deliveries: Sequence[QueuedDelivery]) -> None:
         marks = ", ".join("?" * len(deliveries))
         for row in self.journal.rows(
-            "SELECT r.last_received FROM results r WHERE r.id IN (SELECT o.result FROM objects o"
-            f" JOIN deliveries d ON d.object = o.id WHERE d.id IN ({marks})) AND NOT EXISTS (SELECT 1"
-            " FROM objects o JOIN deliveries d ON d.object = o.id WHERE o.result = r.id"
-            " AND d.destination = ? AND d.state != 'sent')",
+            "SELECT r.last_received FROM results r WHERE r.state = 'built' AND r.id IN (SELECT o.result"
+            f" FROM objects o JOIN deliveries d ON d.object = o.id WHERE d.id IN ({marks}))"
+            " AND NOT EXISTS (SELECT 1 FROM objects o JOIN deliveries d ON d.object = o.id"
+            " WHERE o.result = r.id AND d.destination = ? AND d.state != 'sent')",
             (*(one.id for one in deliveries), self._destination),
         ):
             self._on_sent(row["last_received"])

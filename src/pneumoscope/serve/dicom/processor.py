@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.model.bundle import Bundle
+from pneumoscope.serve.dicom.background import STUCK_SECONDS, Pulse
 from pneumoscope.serve.dicom.config import MB, NodeConfig
 from pneumoscope.serve.dicom.journal import PRIORITIES, JournalError
 from pneumoscope.serve.dicom.queue import BuiltObject, Outcome, Queue, QueuedImage, QueuedResult
@@ -55,6 +57,7 @@ class Processor:
         on_built: Callable[[], None] = lambda: None,
         on_image: Callable[[str, float], None] = lambda _status, _seconds: None,
     ) -> None:
+        self.name = "processor"
         self._config, self._bundle, self._queue = config, bundle, queue
         self._store, self._pool = store, pool
         self._open_links, self._on_built, self._on_image = open_links, on_built, on_image
@@ -68,7 +71,16 @@ class Processor:
         self._link_closed: dict[str, float] = {}
         self._seen_links: frozenset[str] = frozenset()
         self._stopping = False
-        self.alive = time.monotonic()
+        # What is in hand waits for a worker, and for one that is replaced.
+        self._longest = STUCK_SECONDS + 3 * config.process.seconds
+        self._pulse = Pulse()
+        self._begun: dict[asyncio.Task[None], float] = {}
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it has not looked for work for too long, or has something in hand for too long."""
+        oldest = min(self._begun.values(), default=math.inf)
+        return self._pulse.lost or time.monotonic() - oldest > self._longest
 
     def wake(self) -> None:
         """Say that there may be work; safe from any thread."""
@@ -83,7 +95,7 @@ class Processor:
             If the journal cannot be used any more.
         """
         while not self._stopping:
-            self.alive = time.monotonic()
+            self._pulse.beat()
             self._wake.clear()
             try:
                 waiting = self._start_work()
@@ -128,7 +140,12 @@ class Processor:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(lambda _task: self._wake.set())
+        self._begun[task] = time.monotonic()
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._begun.pop(task, None)
+        self._wake.set()
 
     async def _predict(self, image: QueuedImage) -> None:
         process = self._config.process

@@ -25,6 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from pneumoscope import __version__
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom import audit
@@ -98,6 +99,8 @@ class Receiver:
         self._config, self._intake, self._journal = config, intake, journal
         self._on_closed, self._on_commitment = on_closed, on_commitment
         self._callers = {caller.aet: caller for caller in config.callers}
+        self.name = "dicom-listen"
+        self.failure: PneumoscopeError | None = None
         self._server: NodeServer | None = None
         self._thread: threading.Thread | None = None
         self._rejections: dict[tuple[str, str, str], float] = {}
@@ -139,10 +142,8 @@ class Receiver:
             idle_seconds=limits.idle_seconds,
         )
         ae._servers.append(server)
-        self._server = cast(NodeServer, server)
-        self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="dicom-listen", daemon=True
-        )
+        self._server = server = cast(NodeServer, server)
+        self._thread = threading.Thread(target=self._listen, args=[server], name=self.name, daemon=True)
         self._thread.start()
         return int(server.server_address[1])
 
@@ -155,6 +156,21 @@ class Receiver:
     def rejected_connections(self) -> int:
         """Connections that were closed for their number or their TLS handshake."""
         return self._server.rejected if self._server is not None else 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the thread that accepts connections has ended, or hangs."""
+        server, thread = self._server, self._thread
+        if server is None or thread is None:
+            return not self.stopping
+        return not thread.is_alive() or server.pulse.lost
+
+    def _listen(self, server: NodeServer) -> None:
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except Exception as error:
+            self.failure = PneumoscopeError(f"listening for associations: {type(error).__name__}")
+            raise
 
     def refuse_new(self) -> None:
         """Reject further associations and requests; those in hand go on."""

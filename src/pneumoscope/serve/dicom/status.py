@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pneumoscope.serve.dicom.journal import Journal, now, priority_name
+from pneumoscope.serve.dicom.journal import UNSENT_STATES, Journal, now, priority_name
 from pneumoscope.serve.dicom.store import uid_hash
 
 __all__ = ["NodeStatus", "read_status"]
@@ -32,6 +34,12 @@ class NodeStatus:
         ``minutes``.
     parked, conflicts, unreportable, failed, dead : list of dict
         What needs a person, the latest first, with its reason.
+    removed : dict of str to int
+        Objects that are not sent to destinations which are not in the configuration any more; a person has
+        to drop them, or to enter the destination again.
+    left_out, split : list of dict
+        Files of folders and servers that were not taken, and studies that could not be reported in one result
+        and are reported image by image; the latest first, with the reason.
     """
 
     instances: dict[str, int]
@@ -45,14 +53,20 @@ class NodeStatus:
     unreportable: list[dict[str, Any]]
     failed: list[dict[str, Any]]
     dead: list[dict[str, Any]]
+    removed: dict[str, int]
+    left_out: list[dict[str, Any]]
+    split: list[dict[str, Any]]
 
     @property
     def needs_attention(self) -> bool:
         """Whether something waits for a person."""
-        return bool(self.parked or self.conflicts or self.unreportable or self.failed or self.dead)
+        stopped = self.parked or self.conflicts or self.unreportable
+        return bool(stopped or self.failed or self.dead or self.removed)
 
 
-def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
+def read_status(
+    journal: Journal, longest_wait: float, destinations: Collection[str] | None = None
+) -> NodeStatus:
     """Read the state of a node.
 
     Parameters
@@ -60,6 +74,8 @@ def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
     journal : Journal
     longest_wait : float
         Seconds after which a study comes first.
+    destinations : collection of str, optional
+        Names in the configuration; if not given, none counts as removed.
     """
     oldest = journal.value(
         "SELECT min(received) FROM instances WHERE state IN ('received', 'predicted', 'composed')"
@@ -95,7 +111,24 @@ def read_status(journal: Journal, longest_wait: float) -> NodeStatus:
                 (MOST_LISTED,),
             )
         ],
+        removed={
+            name: unsent
+            for name, states in deliveries.items()
+            if destinations is not None and name not in destinations
+            if (unsent := sum(states.get(state, 0) for state in UNSENT_STATES))
+        },
+        left_out=_events(journal, "left out", "instance", "caller", "why"),
+        split=_events(journal, "split", "study", "why"),
     )
+
+
+def _events(journal: Journal, event: str, *names: str) -> list[dict[str, Any]]:
+    """Return the latest audit entries of a kind, with the time and these values of each."""
+    rows = journal.rows(
+        "SELECT at, detail FROM audit WHERE event = ? ORDER BY seq DESC LIMIT ?", (event, MOST_LISTED)
+    )
+    found = [(row["at"], json.loads(row["detail"])) for row in rows]
+    return [{"at": at, **{name: detail.get(name, "") for name in names}} for at, detail in found]
 
 
 def _counts(journal: Journal, table: str) -> dict[str, int]:

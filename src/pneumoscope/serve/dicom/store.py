@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import secrets
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -208,6 +211,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.incoming = folder / "incoming"
+        self._parents = threading.Lock()
         try:
             new = not folder.exists()
             for one in (
@@ -292,15 +296,31 @@ class Store:
             return 0
         return size
 
+    def files(self) -> Iterator[tuple[str, float]]:
+        """Yield the stored files, images and results: name relative to the folder, and time of writing."""
+        for pattern in ("images/*/*.dcm", "conflicts/*.dcm", "results/*/*.dcm"):
+            for path in self.folder.glob(pattern):
+                name = path.relative_to(self.folder).as_posix()
+                if (at := self.written(name)) < math.inf:
+                    yield name, at
+
+    def written(self, name: str) -> float:
+        """Return when a file was written; infinity where it was removed."""
+        try:
+            return (self.folder / name).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
+
     @property
     def free_bytes(self) -> int:
         """Free space on the disk."""
         return shutil.disk_usage(self.folder).free
 
     def _make_parent(self, target: Path) -> None:
-        if not target.parent.is_dir():
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            _flush_folder(target.parent.parent)
+        with self._parents:  # who finds the folder there may rely on it
+            if not target.parent.is_dir():
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                _flush_folder(target.parent.parent)
 
 
 def _flush_folder(folder: Path) -> None:
