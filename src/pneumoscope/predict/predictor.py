@@ -15,7 +15,7 @@ from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiogra
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
-from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.model.runtime import Device, OnnxRuntime
 from pneumoscope.parallel import CHUNK, available_cpus, in_order
 from pneumoscope.predict.calibration import (
     calibrate,
@@ -107,6 +107,8 @@ class Predictor:
         Predict on images that the gate would reject; their status is ``ok`` and the reasons stay.
     pipeline : Pipeline, optional
         In place of the bundle's own, where a gate is being fitted or standardised images are cached.
+    device : {"cpu", "cuda"}
+        Where the network runs; images are decoded and standardised on the CPU.
 
     Raises
     ------
@@ -123,6 +125,7 @@ class Predictor:
         workers: int,
         force: bool = False,
         pipeline: Pipeline | None = None,
+        device: Device = "cpu",
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
@@ -134,7 +137,7 @@ class Predictor:
         self._population = population
         self._pipeline = pipeline or Pipeline.of_bundle(bundle, force=force)
         self._mask = bundle.manifest.target_mask
-        self._network = OnnxRuntime(bundle.model_path)
+        self._network = OnnxRuntime(bundle.model_path, device)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
         expected = (1, bundle.manifest.input.size, bundle.manifest.input.size)
