@@ -40,7 +40,7 @@ def batch(
         str,
         typer.Option(
             metavar="local|auto|HOST:PORT",
-            help="local: this machine; auto: the Ray cluster that this machine belongs to; or a cluster's address.",
+            help="This machine; the Ray cluster that this machine belongs to; or the cluster there.",
         ),
     ] = "local",
     workers: Annotated[
@@ -80,11 +80,12 @@ def batch(
 ) -> None:
     """Predict all X-rays of a folder, a manifest or an object store, with Ray.
 
-    The same command continues a run that was interrupted anywhere: finished parts are kept, and the rows in the
-    end are those of a run that was not interrupted. An unreadable or rejected image is a row with a reason.
+    The same command continues a run that was interrupted anywhere: finished parts are kept, and the rows in
+    the end are those of a run that was not interrupted. An unreadable or rejected image is a row with a
+    reason.
 
-    Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted, or rows and
-    images do not add up; 130: the run was interrupted.
+    Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted, or rows
+    and images do not add up; 130: the run was interrupted.
     """
     with require_extra("batch", "predicting with Ray"):
         import pyarrow  # noqa: F401
@@ -132,7 +133,8 @@ def _show(summary: Summary, output: str) -> None:
     if not summary.adds_up:
         parts = f", {len(summary.foreign_parts)} files of no part" if summary.foreign_parts else ""
         typer.echo(
-            f"error: {output}: {summary.entries:,} images but {summary.rows:,} rows ({summary.missing:,} missing, "
-            f"{summary.repeated:,} repeated, {summary.foreign:,} of no image{parts}); see summary.json",
+            f"error: {output}: {summary.entries:,} images but {summary.rows:,} rows "
+            f"({summary.missing:,} missing, {summary.repeated:,} repeated, "
+            f"{summary.foreign:,} of no image{parts}); see summary.json",
             err=True,
         )

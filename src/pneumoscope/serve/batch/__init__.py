@@ -10,8 +10,8 @@
     reconcile  every part is read again: each entry has exactly one row
     store      files in a folder or in an object store
 
-A part is the unit of work, of retry and of resuming. Its content depends only on the manifest and the bundle, so
-it does not matter how often it is done, or by which worker.
+A part is the unit of work, of retry and of resuming. Its content depends only on the manifest and the bundle,
+so it does not matter how often it is done, or by which worker.
 """
 
 from __future__ import annotations

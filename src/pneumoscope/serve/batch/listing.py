@@ -17,7 +17,7 @@ from pneumoscope.image.decode import IMAGE_SUFFIXES
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.inputs import expand, manifest_rows
 from pneumoscope.report.rows import plain_text
-from pneumoscope.serve.batch.store import filesystem, is_uri, split_uri
+from pneumoscope.serve.batch.store import filesystem, first_line, is_uri, split_uri
 
 __all__ = ["Entry", "list_entries"]
 
@@ -52,9 +52,9 @@ def list_entries(source: str, progress: Progress | None = None) -> Iterator[Entr
     Parameters
     ----------
     source : str
-        A folder, searched with all subfolders; a manifest (``.csv`` or ``.parquet`` with a column ``path``, of
-        paths relative to it, or of URIs); a URI of either in an object store. In a store, objects count whose
-        name has the suffix of an image, or none, or a number as DICOM files have.
+        A folder, searched with all subfolders; a manifest (``.csv`` or ``.parquet`` with a column ``path``,
+        of paths relative to it, or of URIs); a URI of either in an object store. In a store, objects count
+        whose name has the suffix of an image, or none, or a number as DICOM files have.
     progress : Progress, optional
         Receives a line for what is left out of a folder.
 
@@ -113,9 +113,8 @@ def _remote(source: str) -> Iterator[Entry]:
         for path in _objects(files, uri.path):
             yield Entry(f"{uri.scheme}://{path}")
     except OSError as error:
-        line = str(error).partition("\n")[0]
         raise DataError(
-            f"{uri.text}: cannot be listed ({line}); check URI, credentials and connection"
+            f"{uri.text}: cannot be listed ({first_line(error)}); check URI, credentials and connection"
         ) from error
 
 

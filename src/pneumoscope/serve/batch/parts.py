@@ -14,7 +14,7 @@ from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.report.rows import to_row
 from pneumoscope.report.writers import arrow_schema
 from pneumoscope.serve.batch.plan import Plan
-from pneumoscope.serve.batch.store import Store
+from pneumoscope.serve.batch.store import Store, first_line
 
 __all__ = ["PARTS", "commit", "fault_of", "is_committed", "part_name", "result_schema"]
 
@@ -32,8 +32,8 @@ def part_name(number: int) -> str:
 def result_schema(manifest: BundleManifest) -> pa.Schema:
     """Return the schema of the results: ``id``, the columns of a prediction, ``sha256``.
 
-    ``id`` is the image's place in the manifest, from 0; ``sha256`` is of the file's content, null where it could
-    not be read.
+    ``id`` is the image's place in the manifest, from 0; ``sha256`` is of the file's content, null where it
+    could not be read.
     """
     columns = arrow_schema(manifest.classes, manifest.target.name)
     return pa.schema([("id", pa.int64()), *columns, ("sha256", pa.string())])
@@ -105,7 +105,7 @@ def _fault(file: Any, plan: Plan, part: int) -> str | None:
         with parquet.ParquetFile(file) as found:
             facts, rows = found.schema_arrow.metadata or {}, found.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        return f"not a complete Parquet file ({str(error).partition(chr(10))[0]})"
+        return f"not a complete Parquet file ({first_line(error)})"
     if (facts.get(RUN_KEY), facts.get(PART_KEY)) != (plan.identity.encode(), str(part).encode()):
         return "belongs to another run"
     if rows != plan.size(part):

@@ -15,7 +15,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress, in_order
 from pneumoscope.serve.batch.parts import PARTS, part_name
 from pneumoscope.serve.batch.plan import Plan
-from pneumoscope.serve.batch.store import Store
+from pneumoscope.serve.batch.store import Store, first_line
 
 __all__ = ["SUMMARY", "Summary", "reconcile"]
 
@@ -152,7 +152,7 @@ def _read(store: Store, name: str) -> pa.Table:
             return parquet.read_table(file, columns=["id", "status", "reasons", "sha256"])
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{store.location}/{path}: damaged ({str(error).partition(chr(10))[0]}); remove it and start again"
+            f"{store.location}/{path}: damaged ({first_line(error)}); remove it and start again"
         ) from error
 
 

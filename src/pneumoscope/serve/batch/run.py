@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from typing import Any, Literal
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Without it Ray warns that it will one day leave the variables of accelerators alone.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray's own processes log to files; its part in this process would print warnings for developers of Ray.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 CHECKERS = 16  # threads that look which parts are there
 RATE_SECONDS = 30.0  # between two lines with the throughput
 OBJECT_STORE_BYTES = 128 << 20  # blocks hold numbers of parts
+RAY_FOLDER = "pneumoscope-ray-"  # and the process that made it
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
@@ -51,8 +54,8 @@ class BatchSettings:
     Parameters
     ----------
     address : str
-        ``local`` starts Ray on this machine for this run; ``auto`` joins the cluster that this machine belongs
-        to, ``HOST:PORT`` the named one.
+        ``local`` starts Ray on this machine for this run; ``auto`` joins the cluster that this machine
+        belongs to, ``HOST:PORT`` the named one.
     workers : int or None
         Processes that predict; as many as the cluster's CPUs, or GPUs, have place for, if None.
     threads : int
@@ -76,7 +79,7 @@ def run_batch(
     population: str | None = None,
     force: bool = False,
     part_size: int | None = None,
-    settings: BatchSettings = BatchSettings(),  # noqa: B008  (frozen)
+    settings: BatchSettings = BatchSettings(),
     progress: Progress | None = None,
 ) -> Summary:
     """Predict all images of a folder, a manifest or a URI; continue where a run was interrupted.
@@ -158,8 +161,9 @@ def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings,
     device, workers = _capacity(settings, len(pending))
     resources: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {}
     # One block a part, which holds its number only: the images never pass through Ray's memory.
-    dataset = ray.data.from_items([{"part": part} for part in pending], override_num_blocks=len(pending))
-    dataset = dataset.map_batches(
+    blocks = ray.data.from_items([{"part": part} for part in pending], override_num_blocks=len(pending))
+    # Ray Data starts a worker that died again, and gives its part to one that lives, without limit.
+    results = blocks.map_batches(
         Scorer,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
@@ -168,9 +172,6 @@ def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings,
         num_cpus=settings.threads,
         # Ray derives it from `num_cpus` only where it is not set already.
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
-        # A worker that died is started again, and its part given to one that lives.
-        max_restarts=-1,
-        max_task_retries=-1,
         **resources,
     )
     progress.step("predicting")
@@ -178,7 +179,7 @@ def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings,
     done, began, said = before, time.monotonic(), time.monotonic()
     progress.update(done, total)
     try:
-        for row in dataset.iter_rows():
+        for row in results.iter_rows():
             done += int(row["images"])
             progress.update(done, total)
             now = time.monotonic()
@@ -192,7 +193,7 @@ def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings,
 
 def _capacity(settings: BatchSettings, parts: int) -> tuple[Device, int]:
     """Return the device, and how many workers there are."""
-    found = ray.cluster_resources()
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
     device: Device = "cpu"
     if settings.device == "cuda" or (settings.device == "auto" and gpus and has_cuda()):
@@ -226,30 +227,54 @@ def _ray(settings: BatchSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    folder = None
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if settings.address == "local":
-        # Not under TMPDIR: its sockets may have 107 characters with all folders.
-        folder = tempfile.mkdtemp(prefix="pneumoscope-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
-        options |= {
-            "num_cpus": max(available_cpus(), settings.threads),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": folder,
-        }
-    try:
+    with ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if settings.address == "local":
+            options |= {
+                "num_cpus": max(available_cpus(), settings.threads),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": stack.enter_context(_ray_folder()),
+            }
         try:
-            ray.init(settings.address, **options)
+            with _without_standard_error():  # the first line of Ray's log, whatever its level
+                ray.init(settings.address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             line = str(error).strip().partition("\n")[0]
             raise DataError(
                 f"--address {settings.address}: Ray cannot be reached ({line}); check the cluster"
             ) from error
         yield
+
+
+@contextmanager
+def _ray_folder() -> Iterator[str]:
+    """Yield a new folder for the files of Ray; those of runs that were killed are removed."""
+    # Not under TMPDIR: with all folders, the names of its sockets may have 107 characters.
+    base = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    for old in base.glob(f"{RAY_FOLDER}*"):
+        number = old.name.removeprefix(RAY_FOLDER).partition("-")[0]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{RAY_FOLDER}{os.getpid()}-", dir=base)
+    try:
+        yield folder
     finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_standard_error() -> Iterator[None]:
+    """Discard what C++ code writes to standard error; errors of Python are exceptions and not affected."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quiet() -> None:

@@ -1,9 +1,12 @@
-"""A worker of a run: it holds the bundle's runtime, and turns one part of the manifest after the other into rows."""
+"""A worker of a run: it holds the bundle's runtime, and turns parts of the manifest into rows."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
+import os
+import platform
 import tempfile
 import time
 import uuid
@@ -28,12 +31,12 @@ from pneumoscope.predict.predictor import Predictor
 from pneumoscope.serve.batch.listing import Entry
 from pneumoscope.serve.batch.parts import commit, is_committed
 from pneumoscope.serve.batch.plan import MANIFEST, Plan, fetch_bundle, read_entries
-from pneumoscope.serve.batch.store import Store, filesystem, is_uri, open_store, split_uri
+from pneumoscope.serve.batch.store import Store, filesystem, first_line, is_uri, open_store, split_uri
 
 __all__ = ["ATTEMPTS", "Scorer"]
 
 ATTEMPTS = "attempts"
-"""Folder in OUTPUT where workers note the parts that they begin; it is empty after a run."""
+"""Folder in OUTPUT where workers note the parts that they begin, with host and process."""
 
 FETCH_THREADS = 4  # for each thread that predicts, where images come over a network
 FETCH_TRIES = 4
@@ -104,7 +107,8 @@ class Scorer:
         if is_committed(self._store, self._plan, part):  # by a worker that died before it could say so
             return
         before = self._attempts(part)
-        self._store.put(f"{ATTEMPTS}/{self._session}-{part}/{uuid.uuid4().hex}", b"")
+        note = json.dumps({"host": platform.node(), "pid": os.getpid()}).encode()
+        self._store.put(f"{ATTEMPTS}/{self._session}-{part}/{uuid.uuid4().hex}", note)
         entries = read_entries(self._manifest, part)
         # A worker that died may have died of an image.
         predict = self._predict if len(before) < CAREFUL_FROM else self._predict_apart
@@ -204,7 +208,7 @@ class Scorer:
             raise DataError(
                 f"{uri.scheme}://{uri.bucket}: cannot be reached; start the command again later"
             ) from error
-        detail = f"the object cannot be read ({str(last).partition(chr(10))[0]}); check the store"
+        detail = f"the object cannot be read ({first_line(last)}); check the store"
         raise UnreadableImageError(path, Reason.NOT_FOUND, detail) from last
 
 

@@ -1,9 +1,9 @@
 """Files in a folder or in an object store, with one interface.
 
-A location is a path, or a URI such as ``s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000``. What follows
-the question mark are options of the store for pyarrow; keys of objects are taken as they are, without
-percent-encoding. Credentials come from the store's own environment variables or files, never from a URI: URIs end
-up in results.
+A location is a path, or a URI such as ``s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000``. What
+follows the question mark are options of the store for pyarrow; keys of objects are taken as they are, without
+percent-encoding. Credentials come from the store's own environment variables or files, never from a URI: URIs
+end up in results.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def split_uri(location: str, *, options: bool = True) -> Uri:
         raise DataError(f"{location}: unknown kind of store; give a path or a URI that begins with {known}")
     if "@" in bucket:
         raise DataError(
-            f"{scheme}://…@{bucket.rpartition('@')[2]}: leave credentials out of the URI; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
+            f"{scheme}://…@{bucket.rpartition('@')[2]}: leave credentials out of the URI; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
         )
     if not bucket:
         raise DataError(f"{location}: names no bucket; write {scheme}://BUCKET/PREFIX")
@@ -112,9 +112,7 @@ def filesystem(scheme: str, bucket: str, options: str) -> Any:
     try:
         return fs.FileSystem.from_uri(uri)[0]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{uri}: cannot be opened ({_first_line(error)}); check bucket and options"
-        ) from error
+        raise DataError(f"{uri}: cannot be opened ({first_line(error)}); check bucket and options") from error
 
 
 class Store(Protocol):
@@ -297,11 +295,12 @@ def _described(where: str, what: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{where}: cannot be {what} ({_first_line(error)}); check path, permissions and connection"
+            f"{where}: cannot be {what} ({first_line(error)}); check path, permissions and connection"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what a disk or a store says is wrong, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return str(text).partition("\n")[0]
 
