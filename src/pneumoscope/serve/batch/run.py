@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -236,9 +238,11 @@ def _ray(settings: BatchSettings) -> Iterator[None]:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": stack.enter_context(_ray_folder()),
+                "_node_ip_address": "127.0.0.1",  # nothing of it can be reached from another machine
             }
         try:
-            with _without_standard_error():  # the first line of Ray's log, whatever its level
+            # The first line of Ray's log goes to standard error, whatever its level.
+            with _without_standard_error(), _own_sigterm():
                 ray.init(settings.address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             line = str(error).strip().partition("\n")[0]
@@ -246,6 +250,15 @@ def _ray(settings: BatchSettings) -> Iterator[None]:
                 f"--address {settings.address}: Ray cannot be reached ({line}); check the cluster"
             ) from error
         yield
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this program's handler of SIGTERM: Ray's ends the process without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

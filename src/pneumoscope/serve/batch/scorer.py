@@ -75,9 +75,9 @@ class Scorer:
         cv2.setNumThreads(1)  # the images themselves are processed in parallel
         self._store: Store = open_store(output)
         self._plan, self._session, self._threads, self._device = plan, session, threads, device
-        self._folder = tempfile.TemporaryDirectory(prefix="pneumoscope-")
-        self._bundle = fetch_bundle(self._store, Path(self._folder.name))
-        self._predictor = self._load()
+        with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder:
+            self._bundle = fetch_bundle(self._store, Path(folder))
+            self._predictor = self._load()
         self._manifest = parquet.ParquetFile(self._store.open(MANIFEST))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
