@@ -1,9 +1,9 @@
-"""``kill -9`` of workers and of the driver of `pneumoscope batch` at random moments: are rows lost or doubled?
+"""Rows lost or doubled by ``kill -9`` of workers and of the driver of `pneumoscope batch`.
 
 Three runs over the same links to X-rays: one that nothing interrupts, one whose workers are killed, one whose
 driver is killed and started again. Every row of the three must be the same.
 
-    python benchmarks/batch_faults.py FOLDER [--images 5000] [--kills 20] [--part-size 50] [--seed N] [--keep DIR]
+    python benchmarks/batch_faults.py FOLDER [--images N] [--kills N] [--part-size N] [--seed N] [--keep DIR]
 """
 
 from __future__ import annotations
