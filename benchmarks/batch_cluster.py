@@ -1,8 +1,8 @@
 """`pneumoscope batch` on a Ray cluster of a head and three workers, one of which is stopped and comes back.
 
 Each is a `ray start` of its own on this machine, with ports of its own. One worker is killed with all its
-processes after a quarter of the parts and started again after half of them. The rows must be those of a run on
-one machine that nothing interrupts.
+processes after a quarter of the parts and started again after half of them. The rows must be those of a run
+on one machine that nothing interrupts.
 
     python benchmarks/batch_cluster.py FOLDER [--images N] [--part-size N]
 """

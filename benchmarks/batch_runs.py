@@ -33,7 +33,8 @@ def finished(run: subprocess.Popen[str], output: Path) -> dict[str, Any]:
     """
     code = run.wait()
     if code not in {0, 3}:
-        raise SystemExit(f"{output}: the run ended with {code}; see {output}.log")
+        lines = output.with_name(f"{output.name}.log").read_text(encoding="utf-8").splitlines()
+        raise SystemExit(f"{output}: the run ended with {code}: {lines[-1] if lines else ''}")
     summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
     if not summary["adds_up"]:
         raise SystemExit(f"{output}: does not add up")
