@@ -24,11 +24,12 @@ from pathlib import Path
 
 from batch_runs import finished, parts, rows_of, start, until
 from copies import link_copies
+from ray.util import get_node_ip_address
 
 RAY = Path(sys.executable).with_name("ray")
 WORKERS = 3
 PORTS_OF_WORKERS = 200
-HOST = "127.0.0.1"
+HOST = get_node_ip_address()  # Ray takes no loopback address
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The job for KubeRay: its structure, and that its command is one of this program.
 
-The schema of KubeRay's own resource definitions comes in no package of PyPI; what the operator requires is listed
-here.
+The schema of KubeRay's own resource definitions comes in no package of PyPI; what the operator requires is
+listed here.
 """
 
 from __future__ import annotations

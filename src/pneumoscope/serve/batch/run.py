@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -233,12 +234,14 @@ def _ray(settings: BatchSettings) -> Iterator[None]:
         stack.callback(ray.shutdown)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if settings.address == "local":
+            # Ray listens on all interfaces and runs what it is sent: only this run may send.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             options |= {
                 "num_cpus": max(available_cpus(), settings.threads),
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": stack.enter_context(_ray_folder()),
-                "_node_ip_address": "127.0.0.1",  # nothing of it can be reached from another machine
             }
         try:
             # The first line of Ray's log goes to standard error, whatever its level.
