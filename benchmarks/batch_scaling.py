@@ -2,7 +2,7 @@
 
 In each round every system runs once, so that other work on the machine affects all alike; ratios are taken
 within a round. The rate of `batch` is that between its first and its last part, without the start of Ray, as
-that of `Predictor` is without its start. Then the memory of driver and workers over many entries, all of which are
+that of `Predictor` is without its start. Then the memory of driver and workers over many entries, all of them
 files that do not exist: what grows with their number is not hidden by decoding.
 
     python benchmarks/batch_scaling.py FOLDER [--images N] [--rounds N] [--entries N]

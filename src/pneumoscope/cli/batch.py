@@ -88,9 +88,7 @@ def batch(
     and images do not add up; 130: the run was interrupted.
     """
     with require_extra("batch", "predicting with Ray"):
-        import pyarrow  # noqa: F401
-        import ray  # noqa: F401
-    from pneumoscope.serve.batch import BatchSettings, run_batch
+        from pneumoscope.serve.batch import BatchSettings, run_batch
 
     loaded = bundle_with(bundle, operating_point, population)
     settings = BatchSettings(address=address, workers=workers, threads=threads, device=device)

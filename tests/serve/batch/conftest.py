@@ -51,7 +51,7 @@ def ray_address(store_options: str) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import ray
 
-        with run._ray(run.BatchSettings()):
+        with run._started(run._import_ray(local=True), run.BatchSettings()):
             yield ray.get_runtime_context().gcs_address
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -18,18 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# Usage statistics are sent from the first `ray.init` on; Ray reads this when it is imported.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Without it Ray warns that it will one day leave the variables of accelerators alone.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ray's own processes log to files; its part in this process would print warnings for developers of Ray.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
-import ray
-import ray.data
-import ray.exceptions
-
-from pneumoscope.errors import DataError, PneumoscopeError
+from pneumoscope.errors import DataError, PneumoscopeError, require_extra
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.runtime import Device, has_cuda
 from pneumoscope.parallel import Progress, available_cpus, in_order
@@ -116,6 +106,7 @@ def run_batch(
     DataError
         If there is no image, OUTPUT holds another run, a store cannot be reached, or Ray cannot be started.
     """
+    ray = _import_ray(local=settings.address == "local")
     shown = progress or Progress()
     store = open_store(output)
     options = {"operating_point": operating_point, "population": population, "force": force}
@@ -131,9 +122,9 @@ def run_batch(
         if len(pending) < plan.parts:
             shown.message(f"continuing: {plan.entries - images:,} of {plan.entries:,} images are done")
         shown.step("starting Ray")
-        with _ray(settings):
+        with _started(ray, settings):
             began = time.monotonic()
-            _score(output, plan, pending, settings, shown)
+            _score(ray, output, plan, pending, settings, shown)
     summary = reconcile(
         store,
         plan,
@@ -144,6 +135,35 @@ def run_batch(
     store.put(SUMMARY, json.dumps(summary.as_json(), indent=2).encode())
     _remove_attempts(store)
     return summary
+
+
+def _import_ray(*, local: bool) -> Any:
+    """Import Ray; what it reads from the environment as it is loaded is set before.
+
+    Parameters
+    ----------
+    local : bool
+        It will be started here. It listens on all interfaces and runs what it is sent: with a token, only
+        this run may send.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray warns that it will one day leave the variables of accelerators alone.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's own processes log to files; its part in this process would print warnings for developers of Ray.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if local and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with require_extra("batch", "predicting with Ray"):
+        import ray
+        import ray.data
+        import ray.exceptions
+    return ray
 
 
 def _pending(store: Store, plan: Plan, progress: Progress) -> list[int]:
@@ -159,9 +179,11 @@ def _pending(store: Store, plan: Plan, progress: Progress) -> list[int]:
     return [part for part, done in progress.collect(found, plan.parts) if not done]
 
 
-def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings, progress: Progress) -> None:
+def _score(
+    ray: Any, output: str, plan: Plan, pending: list[int], settings: BatchSettings, progress: Progress
+) -> None:
     """Share the parts out among the workers, and wait until all are there."""
-    device, workers = _capacity(settings, len(pending))
+    device, workers = _capacity(ray, settings, len(pending))
     resources: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {}
     # One block a part, which holds its number only: the images never pass through Ray's memory.
     blocks = ray.data.from_items([{"part": part} for part in pending], override_num_blocks=len(pending))
@@ -194,9 +216,9 @@ def _score(output: str, plan: Plan, pending: list[int], settings: BatchSettings,
         raise _plain(error) from error
 
 
-def _capacity(settings: BatchSettings, parts: int) -> tuple[Device, int]:
+def _capacity(ray: Any, settings: BatchSettings, parts: int) -> tuple[Device, int]:
     """Return the device, and how many workers there are."""
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found: dict[str, float] = ray.cluster_resources()
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
     device: Device = "cpu"
     if settings.device == "cuda" or (settings.device == "auto" and gpus and has_cuda()):
@@ -224,9 +246,9 @@ def _plain(error: BaseException) -> PneumoscopeError:
 
 
 @contextmanager
-def _ray(settings: BatchSettings) -> Iterator[None]:
+def _started(ray: Any, settings: BatchSettings) -> Iterator[None]:
     """Start Ray or join a cluster; a Ray that runs in this process already is left as it is."""
-    _quiet()
+    _quiet(ray)
     if ray.is_initialized():
         yield
         return
@@ -234,9 +256,6 @@ def _ray(settings: BatchSettings) -> Iterator[None]:
         stack.callback(ray.shutdown)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if settings.address == "local":
-            # Ray listens on all interfaces and runs what it is sent: only this run may send.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             options |= {
                 "num_cpus": max(available_cpus(), settings.threads),
                 "include_dashboard": False,
@@ -293,7 +312,7 @@ def _without_standard_error() -> Iterator[None]:
         os.close(kept)
 
 
-def _quiet() -> None:
+def _quiet(ray: Any) -> None:
     """Leave progress and log to this program: Ray Data prints both on its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
