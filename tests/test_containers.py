@@ -107,7 +107,7 @@ def test_every_installation_is_pinned(stages):
     assert len(installs) == 4
     assert all("--constraint constraints.txt" in text for text in installs)
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"web", "dicom"} <= set(extras)
+    assert {"web", "dicom", "batch"} <= set(extras)
 
 
 def test_what_is_copied_is_let_through(stages):

@@ -27,6 +27,7 @@ __all__ = [
     "NOTHING_DONE",
     "SOME_LEFT_OUT",
     "bundle_facts",
+    "bundle_with",
     "check_output",
     "check_prevalence",
     "estimate_text",
@@ -67,6 +68,30 @@ def print_json(value: Any) -> None:
 def bundle_facts(bundle: Bundle) -> dict[str, str]:
     """Return how every command names a bundle in JSON."""
     return {"identity": bundle.identity, "path": str(bundle.path)}
+
+
+def bundle_with(path: Path | None, operating_point: str | None, population: str | None) -> Bundle:
+    """Load a bundle; an operating point or a population that it does not have is wrong use."""
+    from pneumoscope.model.bundle import load_bundle
+
+    bundle = load_bundle(path, allow_draft=False)
+    calibrations = bundle.manifest.calibrations
+    if population is not None:
+        _check_name(population, [one.population for one in calibrations], "--population")
+        calibrations = (bundle.manifest.calibration_for(population),)
+    if operating_point is not None:
+        common = [
+            point.name
+            for point in calibrations[0].operating_points
+            if all(point.name in {one.name for one in other.operating_points} for other in calibrations)
+        ]
+        _check_name(operating_point, common, "--operating-point")
+    return bundle
+
+
+def _check_name(name: str, known: list[str], option: str) -> None:
+    if name not in known:
+        raise typer.BadParameter(f"this bundle has no {name!r}; it has {', '.join(known)}", param_hint=option)
 
 
 def exit_code(*, done: int, left_out: int) -> int:

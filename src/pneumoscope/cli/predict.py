@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pneumoscope.cli.common import (
+    bundle_with,
     check_output,
     check_prevalence,
     exit_code,
@@ -161,25 +162,12 @@ def _load(
     force: bool,
     prevalence: float | None,
 ) -> Predictor:
-    """Load the bundle; a name that it does not have is wrong use."""
-    from pneumoscope.model.bundle import load_bundle
+    """Load the bundle and the network."""
     from pneumoscope.parallel import available_cpus
     from pneumoscope.predict.predictor import Predictor
 
     one_opencv_thread()
-    bundle = load_bundle(path, allow_draft=False)
-    calibrations = bundle.manifest.calibrations
-    populations = [calibration.population for calibration in calibrations]
-    if population is not None:
-        _check_name(population, populations, "--population")
-        calibrations = (bundle.manifest.calibration_for(population),)
-    if operating_point is not None:
-        common = [
-            point.name
-            for point in calibrations[0].operating_points
-            if all(point.name in {one.name for one in other.operating_points} for other in calibrations)
-        ]
-        _check_name(operating_point, common, "--operating-point")
+    bundle = bundle_with(path, operating_point, population)
     return Predictor(
         bundle,
         operating_point,
@@ -188,11 +176,6 @@ def _load(
         force=force,
         prevalence=prevalence,
     )
-
-
-def _check_name(name: str, known: list[str], option: str) -> None:
-    if name not in known:
-        raise typer.BadParameter(f"this bundle has no {name!r}; it has {', '.join(known)}", param_hint=option)
 
 
 def _results(

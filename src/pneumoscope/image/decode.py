@@ -31,6 +31,7 @@ __all__ = [
     "Limits",
     "decodable_formats",
     "looks_like_image",
+    "read_file",
     "read_radiograph",
 ]
 
@@ -98,7 +99,7 @@ def read_radiograph(
         check_bytes(label, len(data), limits)
     else:
         label = name or os.fspath(source)
-        data = _read_file(label, source, limits)
+        data = read_file(source, limits, name=label)
     kind = _format_of(data)
     if kind == "jpeg":
         return _read_jpeg(label, data, min_side, limits)
@@ -144,8 +145,26 @@ def decodable_formats() -> dict[str, str]:
     }
 
 
-def _read_file(label: str, path: str | os.PathLike[str], limits: Limits) -> bytes:
-    """Read a whole file, its size checked before."""
+def read_file(
+    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, *, name: str | None = None
+) -> bytes:
+    """Read a whole file, its size checked before.
+
+    Parameters
+    ----------
+    path : path-like
+        Of the file.
+    limits : Limits
+        Bound on its size.
+    name : str, optional
+        What to call it in messages; the path if not given.
+
+    Raises
+    ------
+    UnreadableImageError
+        If there is no file, or it cannot be read.
+    """
+    label = name or os.fspath(path)
     try:
         with FileIO(path, opener=_without_waiting) as file:
             facts = os.fstat(file.fileno())

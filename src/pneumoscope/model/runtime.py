@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +17,37 @@ import onnxruntime as ort
 
 from pneumoscope.errors import BundleError
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["Device", "OnnxRuntime", "has_cuda"]
 
 Floats = npt.NDArray[np.float32]
+Device = Literal["cpu", "cuda"]
+"""Where a network runs."""
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def has_cuda() -> bool:
+    """Return whether this ONNX Runtime was built for CUDA; the package onnxruntime-gpu is."""
+    return CUDA in ort.get_available_providers()
 
 
 class OnnxRuntime:
-    """A network on the CPU, one thread a call; safe to call from several threads at once.
+    """A network, one thread a call on the CPU; safe to call from several threads at once.
 
     Parameters
     ----------
     path : Path
         The ``.onnx`` file.
+    device : {"cpu", "cuda"}
+        Where it runs.
 
     Raises
     ------
     BundleError
-        If the file is no network that ONNX Runtime can load.
+        If the file is no network that ONNX Runtime can load, or there is no such device.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: Device = "cpu") -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # several calls run at once
         options.inter_op_num_threads = 1
@@ -44,8 +56,11 @@ class OnnxRuntime:
         # The arena keeps the memory of the largest batch for ever; a plain allocator keeps it flat.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
+        if device == "cuda" and not has_cuda():
+            raise BundleError(f"{path}: cannot run on a GPU here; install onnxruntime-gpu, or use the CPU")
+        providers = [CUDA, CPU] if device == "cuda" else [CPU]
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
         except (
             ort.capi.onnxruntime_pybind11_state.Fail,
             ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
@@ -56,6 +71,8 @@ class OnnxRuntime:
         ) as error:
             first_line = str(error).splitlines()[0]
             raise BundleError(f"{path}: not a network that ONNX Runtime can load ({first_line})") from error
+        if device == "cuda" and CUDA not in self._session.get_providers():  # it falls back without an error
+            raise BundleError(f"{path}: CUDA cannot be used; check driver and CUDA libraries, or use the CPU")
         self._input = self._session.get_inputs()[0].name
         # Sides that are free in the graph are named, not numbered.
         self.input_shape = tuple(self._session.get_inputs()[0].shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows, require_columns
 from pneumoscope.data.walk import special_file, walk
@@ -16,7 +17,7 @@ from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 
-__all__ = ["InputItem", "expand"]
+__all__ = ["InputItem", "ManifestRow", "expand", "manifest_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,15 @@ class InputItem:
         if isinstance(self.source, UnreadableImageError):
             return self.source.path
         return self.name or (self.source if isinstance(self.source, str) else "<bytes>")
+
+
+class ManifestRow(NamedTuple):
+    """An image as a manifest names it; `age` and `view` as of `InputItem`."""
+
+    path: str
+    root: str
+    age: float | None
+    view: str
 
 
 def expand(
@@ -98,16 +108,29 @@ def _folder(folder: Path, progress: Progress | None) -> Iterator[InputItem]:
 
 def _manifest(path: Path) -> Iterator[InputItem]:
     try:
-        columns, rows = read_rows(path, only=("path", "root", "age", "view"))
-        require_columns(path, columns, ("path",))
-        for row in rows:
-            if row["path"]:
-                base = _base(path.parent, row.get("root"))
-                view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
-                yield _item(str(base / row["path"]), age=parse_age(row.get("age")), view=view)
+        for row in manifest_rows(path):
+            yield _item(str(_base(path.parent, row.root) / row.path), age=row.age, view=row.view)
     except (DataError, MissingExtraError) as error:
         detail = str(error).removeprefix(f"{path}: ")
         yield InputItem(UnreadableImageError(str(path), Reason.NOT_AN_IMAGE, detail))
+
+
+def manifest_rows(path: Path) -> Iterator[ManifestRow]:
+    """Yield the images that a manifest names, row by row, so that millions of rows need no memory.
+
+    Raises
+    ------
+    DataError
+        If the file is no table with a column ``path``; also while rows are drawn, where it is damaged.
+    MissingExtraError
+        For Parquet where pyarrow is not installed.
+    """
+    columns, rows = read_rows(path, only=("path", "root", "age", "view"))
+    require_columns(path, columns, ("path",))
+    for row in rows:
+        if row["path"]:
+            view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
+            yield ManifestRow(str(row["path"]), row.get("root") or "", parse_age(row.get("age")), view)
 
 
 def _base(folder: Path, root: str | None) -> Path:

@@ -15,7 +15,7 @@ from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiogra
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
-from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.model.runtime import Device, OnnxRuntime
 from pneumoscope.parallel import CHUNK, available_cpus, in_order
 from pneumoscope.predict.calibration import (
     at_prevalence,
@@ -119,6 +119,8 @@ class Predictor:
         probabilities are shifted to it, and the thresholds with them. That of the calibration if not given.
     pipeline : Pipeline, optional
         In place of the bundle's own, where a gate is being fitted or standardised images are cached.
+    device : {"cpu", "cuda"}
+        Where the network runs; images are decoded and standardised on the CPU.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class Predictor:
         force: bool = False,
         prevalence: float | None = None,
         pipeline: Pipeline | None = None,
+        device: Device = "cpu",
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
@@ -150,7 +153,7 @@ class Predictor:
         self._population = population
         self._pipeline = pipeline or Pipeline.of_bundle(bundle, force=force)
         self._mask = bundle.manifest.target_mask
-        self._network = OnnxRuntime(bundle.model_path)
+        self._network = OnnxRuntime(bundle.model_path, device)
         if missing := {"logits", "features"} - set(self._network.outputs):
             raise BundleError(f"{bundle.model_path}: has no output {', '.join(sorted(missing))}")
         expected = (1, bundle.manifest.input.size, bundle.manifest.input.size)

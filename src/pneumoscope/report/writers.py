@@ -13,15 +13,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, require_extra
 from pneumoscope.report.rows import columns, csv_safe, flat_row, probability_columns, to_row
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = [
     "RESULT_SUFFIXES",
     "Write",
+    "arrow_schema",
     "is_utf8",
     "json_array",
     "open_results",
@@ -183,18 +187,31 @@ def json_array(file: IO[str], *, classes: Sequence[str], target: str) -> Iterato
         file.write("\n]\n")
 
 
-@contextmanager
-def _parquet(file: IO[bytes], *, classes: Sequence[str], target: str) -> Iterator[Write]:
+def arrow_schema(classes: Sequence[str], target: str) -> pa.Schema:
+    """Return the Arrow schema of a table of results: the columns of `pneumoscope.report.rows.columns`, typed.
+
+    Raises
+    ------
+    MissingExtraError
+        If pyarrow is not installed.
+    """
     with require_extra("parquet", "writing Parquet"):
         import pyarrow as pa
-        from pyarrow import parquet
     types = {
         "reasons": pa.list_(pa.string()),
         "prediction_set": pa.list_(pa.string()),
         "uncertain": pa.bool_(),
     }
     types |= dict.fromkeys(probability_columns(classes, target), pa.float64())
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns(classes, target)])
+    return pa.schema([(name, types.get(name, pa.string())) for name in columns(classes, target)])
+
+
+@contextmanager
+def _parquet(file: IO[bytes], *, classes: Sequence[str], target: str) -> Iterator[Write]:
+    with require_extra("parquet", "writing Parquet"):
+        import pyarrow as pa
+        from pyarrow import parquet
+    schema = arrow_schema(classes, target)
     waiting: list[dict[str, Any]] = []
     with parquet.ParquetWriter(file, schema) as table:
 

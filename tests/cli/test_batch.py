@@ -1,0 +1,92 @@
+"""The command `batch` as a process of its own, with its own Ray; runs are in tests/serve/batch."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.cli import main
+
+pytest.importorskip("ray", reason="batch needs more packages: pip install 'pneumoscope[batch]'")
+
+SAMPLES = Path(str(resources.files("pneumoscope") / "samples"))
+
+
+def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pneumoscope", "batch", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=240, check=False)
+
+
+@pytest.mark.slow
+def test_the_samples_from_end_to_end(tmp_path):
+    done = run(SAMPLES, "out", "--part-size", 3, "--json", folder=tmp_path)
+    assert done.returncode == 3, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["adds_up"] is True
+    assert summary["entries"] == summary["rows"] == 8
+    assert (summary["rejected"], summary["unreadable"]) == (2, 0)
+    progress = re.compile(
+        r"(starting Ray|predicting|listing images|checking the results).*|.* a second, . workers"
+    )
+    assert [line for line in done.stderr.splitlines() if not progress.fullmatch(line)] == []
+    parts = sorted(path.name for path in (tmp_path / "out" / "parts").iterdir())
+    assert parts == [f"part-000000{number}.parquet" for number in range(3)]
+    assert _left_by_ended_processes() == []
+    again = run(SAMPLES, "out", folder=tmp_path)
+    assert again.returncode == 3
+    assert again.stderr.splitlines()[-2] == "8 images: 6 ok, 2 rejected, 0 unreadable; results in out"
+    (tmp_path / "out" / "parts" / "part-0000007.parquet").write_bytes(b"")
+    wrong = run(SAMPLES, "out", "-q", folder=tmp_path)
+    assert wrong.returncode == 4
+    assert wrong.stderr.splitlines() == [
+        "error: out: 8 images but 8 rows (0 missing, 0 repeated, 0 of no image, 1 files of no part); "
+        "see summary.json"
+    ]
+
+
+def _left_by_ended_processes() -> list[str]:
+    """Return folders of Ray whose process has ended."""
+    folders = Path("/tmp").glob("pneumoscope-ray-*-*")
+    return [one.name for one in folders if not Path("/proc", one.name.split("-")[2]).exists()]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["gone", "out"], 4, "gone: there is no such folder or manifest"),
+        ([SAMPLES, "ftp://host/x"], 4, "unknown kind of store"),
+        ([SAMPLES, "out", "--operating-point", "never"], 2, "it has"),
+        ([SAMPLES, "out", "--workers", "0"], 2, "--workers"),
+        ([SAMPLES, "out", "--bundle", "gone"], 4, "not a bundle"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(words, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["batch", *map(str, words)])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (code, "")
+    assert message in " ".join(err.split())
+    assert code == 2 or len(err.splitlines()) == 1
+
+
+def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    found = builtins.__import__
+
+    def without(name, *rest):
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SystemExit) as left:
+        main(["batch", str(tmp_path), str(tmp_path / "out")])
+    assert left.value.code == 4
+    assert "pip install 'pneumoscope[batch]'" in capsys.readouterr().err

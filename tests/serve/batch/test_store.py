@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pneumoscope.errors import DataError
+from pneumoscope.serve.batch.store import open_store, split_uri
+
+
+@pytest.fixture(params=["folder", "object store"])
+def store(request, tmp_path, store_options):
+    if request.param == "folder":
+        return open_store(str(tmp_path / "out"))
+    return open_store(f"s3://xrays/{tmp_path.name}?{store_options}")
+
+
+def test_files_go_in_and_come_out(store, tmp_path):
+    assert store.names("parts") == []
+    assert store.read("parts/a") is None
+    store.put("parts/b", b"two")
+    store.put("parts/a", b"one")
+    store.put("parts/a", b"more")
+    (tmp_path / "local").write_bytes(b"x" * 100)
+    store.put_file("parts/c", tmp_path / "local")
+    assert store.names("parts") == ["a", "b", "c"]
+    other = pickle.loads(pickle.dumps(store))
+    assert other.read("parts/a") == b"more"
+    with other.open("parts/c") as file:
+        assert file.read() == b"x" * 100
+    store.remove("parts/a")
+    store.remove("parts/a")
+    assert store.names("parts") == ["b", "c"]
+    with pytest.raises(DataError, match="cannot be read"):
+        store.open("parts/a")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    store.put("a", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pneumoscope.serve.batch.store.os.fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        store.put("a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("ftp://host/x", "begins with s3://, gs://"),
+        ("s3://", "names no bucket"),
+        ("s3://key:secret@bucket/x", "leave credentials out"),
+    ],
+)
+def test_uris_that_cannot_be_used_are_rejected(location, words):
+    with pytest.raises(DataError, match=words) as raised:
+        split_uri(location)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_uri_is_shown_without_its_options():
+    uri = split_uri("s3://bucket/a/b/?region=x&scheme=http")
+    assert (uri.text, uri.path, uri.options) == ("s3://bucket/a/b", "bucket/a/b", "region=x&scheme=http")
+    assert split_uri("s3://bucket/a?b", options=False).path == "bucket/a?b"
