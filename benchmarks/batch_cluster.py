@@ -13,12 +13,12 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,9 +39,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1200)
     parser.add_argument("--part-size", type=int, default=20)
     options = parser.parse_args()
+    # `ray start` asks for a token; nodes, driver and workers get it from the environment.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     total = -(-options.images // options.part_size)
     words = ("--part-size", options.part_size)
-    with tempfile.TemporaryDirectory(prefix="pneumoscope-cluster-", dir="/tmp") as made:
+    with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp") as made:
         folder = Path(made)
         images = link_copies(options.folder, options.images, folder / "images")
         finished(start(images, folder / "alone", *words), folder / "alone")
@@ -73,12 +75,14 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]
     """Start a head without CPUs and three workers of one CPU each; stop them all at the end."""
     port = free_port()
     address = f"{HOST}:{port}"
-    head = node(0, "--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}")
+    head = node(
+        0, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"
+    )
     nodes = [head]
     try:
-        until(lambda: reachable(port))
-        time.sleep(2)
+        until(lambda: healthy(address))
         nodes += [worker(address, number) for number in range(WORKERS)]
+        until(lambda: f"/{WORKERS}.0 CPU" in status(address))
         yield address, nodes
     finally:
         for one in nodes[::-1]:
@@ -97,7 +101,7 @@ def node(number: int, *words: str) -> subprocess.Popen[bytes]:
     agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     ports = [f"--{name}={free_port()}" for name in (*names, *agents)]
     ports += [f"--min-worker-port={first}", f"--max-worker-port={first + PORTS_OF_WORKERS}"]
-    limits = ("--object-store-memory=100000000", "--disable-usage-stats", "--include-dashboard=false")
+    limits = ("--object-store-memory=100000000", "--disable-usage-stats")
     command = [str(RAY), "start", "--block", f"--node-ip-address={HOST}", *limits, *ports, *words]
     return subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -118,11 +122,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def reachable(port: int) -> bool:
-    """Return whether something listens on a port."""
-    with socket.socket() as one:
-        one.settimeout(1)
-        return one.connect_ex((HOST, port)) == 0
+def healthy(address: str) -> bool:
+    """Return whether the head is ready."""
+    command = [str(RAY), "health-check", "--address", address]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def status(address: str) -> str:
+    """Return Ray's own words about the cluster."""
+    command = [str(RAY), "status", "--address", address]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":
