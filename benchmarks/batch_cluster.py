@@ -49,7 +49,7 @@ def main() -> None:
         finished(start(images, folder / "alone", *words), folder / "alone")
         with cluster(folder / "ray") as (address, nodes):
             output = folder / "cluster"
-            run = start(images, output, *words, "--address", address)
+            run = start(images, output, *words, "--address", address, "--workers", WORKERS)
             until(lambda: len(parts(output)) >= total / 4 or run.poll() is not None)
             stop(nodes[1])
             stopped = len(parts(output))
@@ -82,7 +82,6 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]
     try:
         until(lambda: healthy(address))
         nodes += [worker(address, number) for number in range(WORKERS)]
-        until(lambda: f"/{WORKERS}.0 CPU" in status(address))
         yield address, nodes
     finally:
         for one in nodes[::-1]:
@@ -103,9 +102,8 @@ def node(number: int, *words: str) -> subprocess.Popen[bytes]:
     ports += [f"--min-worker-port={first}", f"--max-worker-port={first + PORTS_OF_WORKERS}"]
     limits = ("--object-store-memory=100000000", "--disable-usage-stats")
     command = [str(RAY), "start", "--block", f"--node-ip-address={HOST}", *limits, *ports, *words]
-    return subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with (Path(tempfile.gettempdir()) / f"batch-cluster-node-{number}.log").open("w") as log:
+        return subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
 
 
 def stop(one: subprocess.Popen[bytes]) -> None:
@@ -126,12 +124,6 @@ def healthy(address: str) -> bool:
     """Return whether the head is ready."""
     command = [str(RAY), "health-check", "--address", address]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def status(address: str) -> str:
-    """Return Ray's own words about the cluster."""
-    command = [str(RAY), "status", "--address", address]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":
