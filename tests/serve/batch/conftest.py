@@ -42,7 +42,7 @@ def store_options() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_address(store_options: str) -> Iterator[str]:
     """A Ray of two CPUs in this process, and where another process can join it."""
     from pneumoscope.serve.batch import run
