@@ -19,6 +19,8 @@ from bundles import make_bundle
 from images import write_image
 from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.model.manifest import Provenance
+from pneumoscope.training.export import export_bundle
 from pneumoscope.training.networks import build_network, save_weights
 from pneumoscope.training.recipe import Recipe
 
@@ -129,10 +131,12 @@ def test_export(call, tmp_path):
     assert made == {"bundle": {"identity": bundle.identity, "path": str(tmp_path / "mine")}}
     if find_spec("keras") is None:
         pytest.skip("needs the extra [keras]")
-    recipe = Recipe.model_validate(RECIPE)
-    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    save_weights(build_network(recipe.network, 3, seed=0), tmp_path / "run" / "model.safetensors")
-    made = call("export", tmp_path / "run", "--out", tmp_path / "m.h5", "--to", "keras")
+    recipe, run = Recipe.model_validate(RECIPE), tmp_path / "trained"
+    network = build_network(recipe.network, 3, seed=0)
+    export_bundle(network, recipe, run / "bundle", provenance=Provenance())
+    (run / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    save_weights(network, run / "model.safetensors")
+    made = call("export", run, "--out", tmp_path / "m.h5", "--to", "keras")
     assert made["keras"]["path"] == str(tmp_path / "m.h5")
     assert 0 <= made["keras"]["largest_difference"] < 1e-3
 

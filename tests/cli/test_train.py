@@ -220,7 +220,7 @@ def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, pl
     ("words", "message"),
     [
         (("train", "custom-cnn", "--data", "phantoms", "--out", "none"), "Training needs"),
-        (("export", "run", "--out", "m.h5", "--to", "keras"), "Writing a Keras file needs"),
+        (("export", "run", "--out", "m.h5", "--to", "keras"), "Writing keras needs"),
         (("train-lungs", "--data", "phantoms", "--masks", "m", "--out", "none"), "Training needs"),
     ],
 )

@@ -115,6 +115,10 @@ def _hardtanh(keras: Any, name: str, *, input: Any, min_val: float = -1, max_val
     return keras.layers.ReLU(max_value=float(max_val), name=name)(input)
 
 
+def _relu6(keras: Any, name: str, *, input: Any) -> Any:
+    return keras.layers.ReLU(max_value=6.0, name=name)(input)
+
+
 def _upsample_nearest(
     keras: Any,
     name: str,
@@ -207,6 +211,7 @@ HANDLERS: dict[str, Handler] = {
     "conv2d.default": _conv2d,
     "batch_norm.default": _batch_norm,
     "relu.default": _relu,
+    "relu6.default": _relu6,
     "hardtanh.default": _hardtanh,
     "upsample_nearest2d.vec": _upsample_nearest,
     "max_pool2d.default": _max_pool2d,

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 CHECKERS = 16  # threads that look which parts are there
 RATE_SECONDS = 30.0  # between two lines with the throughput
 OBJECT_STORE_BYTES = 128 << 20  # blocks hold numbers of parts
+REMOVE_ATTEMPTS = 20
 RAY_FOLDER = "pneumoscope-ray-"  # and the process that made it
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -253,7 +254,6 @@ def _started(ray: Any, settings: BatchSettings) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        stack.callback(ray.shutdown)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if settings.address == "local":
             options |= {
@@ -262,6 +262,7 @@ def _started(ray: Any, settings: BatchSettings) -> Iterator[None]:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": stack.enter_context(_ray_folder()),
             }
+        stack.callback(ray.shutdown)  # before the folder is removed
         try:
             # The first line of Ray's log goes to standard error, whatever its level.
             with _without_standard_error(), _own_sigterm():
@@ -296,7 +297,12 @@ def _ray_folder() -> Iterator[str]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Ray's last processes may write a line after it was shut down.
+        for _ in range(REMOVE_ATTEMPTS):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not Path(folder).exists():
+                break
+            time.sleep(0.1)
 
 
 @contextmanager
