@@ -143,7 +143,7 @@ def test_the_shipped_maps_are_lost_with_the_weights(shipped, real, tmp_path):
     model, rng = onnx.load(shipped.bundle.model_path), np.random.default_rng(0)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype in (np.float32, np.int8) and values.ndim == 4:  # convolutions
+        if values.dtype in (np.float32, np.float16, np.int8) and values.ndim == 4:  # convolutions
             shuffled = rng.permutation(values.ravel()).reshape(values.shape)
             tensor.CopyFrom(numpy_helper.from_array(shuffled, tensor.name))
     random = against_normal(tmp_path / "random", real, **{"model.onnx": model.SerializeToString()})
