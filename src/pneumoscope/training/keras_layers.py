@@ -109,6 +109,10 @@ def _relu(keras: Any, name: str, *, input: Any) -> Any:
     return keras.layers.ReLU(name=name)(input)
 
 
+def _relu6(keras: Any, name: str, *, input: Any) -> Any:
+    return keras.layers.ReLU(max_value=6.0, name=name)(input)
+
+
 def _hardtanh(keras: Any, name: str, *, input: Any, min_val: float = -1, max_val: float = 1) -> Any:
     if min_val != 0:
         raise rejection("hardtanh below zero")
@@ -207,6 +211,7 @@ HANDLERS: dict[str, Handler] = {
     "conv2d.default": _conv2d,
     "batch_norm.default": _batch_norm,
     "relu.default": _relu,
+    "relu6.default": _relu6,
     "hardtanh.default": _hardtanh,
     "upsample_nearest2d.vec": _upsample_nearest,
     "max_pool2d.default": _max_pool2d,
