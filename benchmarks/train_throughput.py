@@ -177,6 +177,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, found in rates.items():
             found.append(as_process(name, options))
+            print(f"{name}: {found[-1]:.1f} images/s", file=sys.stderr, flush=True)
     machine = {
         "processor": torch.backends.cpu.get_cpu_capability(),
         "cpus": available_cpus(),
