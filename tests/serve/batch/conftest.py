@@ -48,10 +48,10 @@ def ray_address(store_options: str) -> Iterator[str]:
     from pneumoscope.serve.batch import run
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import ray
-
-        with run._started(run._import_ray(local=True), run.BatchSettings()):
+        # Ray copies its own settings, those that it calls deprecated too.
+        warnings.filterwarnings("ignore", "`use_[a-z0-9_]+` is deprecated", DeprecationWarning)
+        ray = run._import_ray(local=True)
+        with run._started(ray, run.BatchSettings()):
             yield ray.get_runtime_context().gcs_address
 
 
