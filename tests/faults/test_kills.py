@@ -77,7 +77,7 @@ def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, tiny, size, record)
             return sent and set(status.instances) == {"reported"}
 
         try:
-            until(finished, 600, every=0.5)
+            until(finished, max(600, 2 * size.instances), every=0.5)
         finally:
             for sender in senders:
                 sender.stop.set()
