@@ -145,7 +145,7 @@ def _moved(p: float, shift: float) -> float:
 
 def without_shift(calibrator: Calibrator) -> Calibrator:
     """Return the calibrator at the prevalence that it was fitted at, for prediction sets."""
-    return calibrator.model_copy(update={"prior_shift": 0.0}) if calibrator.prior_shift else calibrator
+    return calibrator.model_copy(update={"prior_shift": 0.0})
 
 
 def decide(p_target: float, point: OperatingPoint, target: Target) -> str:

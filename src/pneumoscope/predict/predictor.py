@@ -384,7 +384,9 @@ class Predictor:
         probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
         p_target = float(probabilities[self._mask].sum())
         point = manifest.operating_point(self._point_name, population)
-        as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
+        as_fitted = probabilities
+        if calibration.calibrator.prior_shift:
+            as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
         kept = prediction_set(as_fitted, calibration.conformal)
         sets = calibration.conformal is not None
         return Prediction(
