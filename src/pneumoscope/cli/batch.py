@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pneumoscope.cli.common import NOTHING_DONE, bundle_with, exit_code, note, print_json, stops_on_sigterm
-from pneumoscope.cli.completion import complete_bundle, complete_operating_point, complete_population
+from pneumoscope.cli.parameters import BundlePath, Force, PointName, PopulationName
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import require_extra
 
@@ -30,12 +29,7 @@ def batch(
     output: Annotated[
         str, typer.Argument(metavar="OUTPUT", help="Folder or URI for the results, one row for each image.")
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     address: Annotated[
         str,
         typer.Option(
@@ -57,25 +51,9 @@ def batch(
     part_size: Annotated[
         int | None, typer.Option(min=1, help="Images of each file of results; 500 if not given.")
     ] = None,
-    operating_point: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_operating_point,
-            help="Operating point; the bundle's default if not given.",
-        ),
-    ] = None,
-    population: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_population,
-            help="Population of all images; by age and view of each image if not given.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
-    ] = False,
+    operating_point: PointName = None,
+    population: PopulationName = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Predict all X-rays of a folder, a manifest or an object store, with Ray.

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.common import print_json
-from pneumoscope.cli.completion import complete_recipe
+from pneumoscope.cli.parameters import (
+    CacheFolder,
+    Data,
+    Epochs,
+    Limit,
+    Lungs,
+    NoCache,
+    Pretrained,
+    RecipeName,
+    Size,
+    TargetClasses,
+    Weights,
+)
 from pneumoscope.errors import require_extra
 from pneumoscope.parallel import launched_as
 
@@ -17,43 +29,24 @@ if TYPE_CHECKING:
 
 
 def cross_validate(
-    recipe: Annotated[
-        str,
-        typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
-    ],
-    data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
+    recipe: RecipeName,
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for runs and metrics; repeat the command to resume.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=CLASS[,CLASS...]",
-            help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
-        ),
-    ] = None,
+    target: TargetClasses = None,
     folds: Annotated[int, typer.Option(min=2, max=20, help="Number of folds of patients.")] = 5,
     leave_out: Annotated[
         list[str] | None,
         typer.Option(help="Source to train without, as in the manifest; may be repeated."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
-    lungs: Annotated[
-        Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")
-    ] = None,
+    epochs: Epochs = None,
+    size: Size = None,
+    limit: Limit = None,
+    lungs: Lungs = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds and training.")] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
+    pretrained: Pretrained = None,
+    weights: Weights = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a recipe without each fold of patients, or each source, and evaluate it on that part."""

@@ -23,7 +23,7 @@ from pneumoscope.cli.common import (
     standard_input,
     stops_on_sigterm,
 )
-from pneumoscope.cli.completion import complete_bundle, complete_operating_point, complete_population
+from pneumoscope.cli.parameters import BundlePath, Force, PointName, PopulationName
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import DataError
 
@@ -47,12 +47,7 @@ def predict(
             metavar="PATHS", help="Files, folders, or manifests (.csv, .parquet); - for standard input."
         ),
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the results here: .csv, .json, .jsonl or .parquet.")
     ] = None,
@@ -66,22 +61,8 @@ def predict(
         Literal["cam", "occlusion"],
         typer.Option(help="How heat maps are made; occlusion takes two hundred times as long."),
     ] = "cam",
-    operating_point: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_operating_point,
-            help="Operating point; the bundle's default if not given.",
-        ),
-    ] = None,
-    population: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_population,
-            help="Population of all images; by age and view of each image if not given.",
-        ),
-    ] = None,
+    operating_point: PointName = None,
+    population: PopulationName = None,
     prevalence: Annotated[
         float | None,
         typer.Option(
@@ -91,9 +72,7 @@ def predict(
             "shifted to it.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
-    ] = False,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as a JSON array.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads; one for each usable CPU if not given.")

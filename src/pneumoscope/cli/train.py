@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, print_json
-from pneumoscope.cli.completion import complete_bundle, complete_recipe
+from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.parameters import (
+    CacheFolder,
+    Data,
+    Epochs,
+    Limit,
+    Lungs,
+    NoCache,
+    Pretrained,
+    RecipeName,
+    Size,
+    TargetClasses,
+    Weights,
+)
 from pneumoscope.errors import require_extra
 from pneumoscope.parallel import launched_as
 
@@ -17,22 +30,11 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
-    ],
-    data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
+    recipe: RecipeName,
+    data: Data,
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=CLASS[,CLASS...]",
-            help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")
-    ] = None,
+    target: TargetClasses = None,
+    epochs: Epochs = None,
     additional: Annotated[
         Path | None,
         typer.Option(help="Additional training data; not used for validation or test."),
@@ -48,27 +50,19 @@ def train(
             help="Bundle to distil from, in place of the recipe's teacher; may be repeated.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
-    ] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
-    lungs: Annotated[
-        Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")
-    ] = None,
+    limit: Limit = None,
+    size: Size = None,
+    pretrained: Pretrained = None,
+    weights: Weights = None,
+    lungs: Lungs = None,
     split: Annotated[
         Literal["patient", "random"] | None, typer.Option(help="How to split data that have no split yet.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of split and training.")] = None,
     keras: Annotated[bool, typer.Option("--keras", help="Write model.h5 for Keras as well.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     track: Annotated[
         str | None,
         typer.Option(metavar="mlflow[:URI]", help="Log parameters, curves, report and bundle there."),

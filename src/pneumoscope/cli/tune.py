@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pneumoscope.cli.common import print_json
-from pneumoscope.cli.completion import complete_recipe
+from pneumoscope.cli.parameters import (
+    CacheFolder,
+    Data,
+    Epochs,
+    Limit,
+    Lungs,
+    NoCache,
+    Pretrained,
+    RecipeName,
+    Size,
+    TargetClasses,
+    Weights,
+)
 from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
@@ -19,11 +31,8 @@ if TYPE_CHECKING:
 
 
 def tune(
-    recipe: Annotated[
-        str,
-        typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
-    ],
-    data: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")],
+    recipe: RecipeName,
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the search; repeat the command to continue.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, earlier calls included.")] = 30,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
@@ -41,32 +50,16 @@ def tune(
     pruner: Annotated[
         Literal["median", "hyperband", "none"], typer.Option(help="How trials are ended early.")
     ] = "median",
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=CLASS[,CLASS...]",
-            help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")] = None,
-    lungs: Annotated[
-        Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")
-    ] = None,
+    target: TargetClasses = None,
+    epochs: Epochs = None,
+    size: Size = None,
+    limit: Limit = None,
+    lungs: Lungs = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of split, training and search.")] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")] = False,
+    pretrained: Pretrained = None,
+    weights: Weights = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Search for values of a recipe with a better result on validation patients, and write the best one."""

@@ -1,0 +1,85 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.completion import (
+    complete_bundle,
+    complete_operating_point,
+    complete_population,
+    complete_recipe,
+)
+
+__all__ = [
+    "BundlePath",
+    "CacheFolder",
+    "Data",
+    "Epochs",
+    "Force",
+    "Limit",
+    "Lungs",
+    "NoCache",
+    "PointName",
+    "PopulationName",
+    "Pretrained",
+    "RecipeName",
+    "Size",
+    "TargetClasses",
+    "Weights",
+]
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
+]
+Data = Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")]
+TargetClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=CLASS[,CLASS...]",
+        help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
+    ),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")]
+Limit = Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")]
+Size = Annotated[
+    int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")
+]
+Pretrained = Annotated[
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
+]
+Weights = Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's.")]
+Lungs = Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")]
+CacheFolder = Annotated[
+    Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")]
+BundlePath = Annotated[
+    Path | None,
+    typer.Option(
+        autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
+    ),
+]
+PointName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete_operating_point,
+        help="Operating point; the bundle's default if not given.",
+    ),
+]
+PopulationName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete_population,
+        help="Population of all images; by age and view of each image if not given.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Predict images that would be rejected; the reasons stay.")
+]
