@@ -68,7 +68,7 @@ ROOT = "1.2.826.0.1.3680043.10.5"
 PATIENT = {"PatientName": "Zauberbaum^Ottokar", "PatientID": "PID-77-4711", "PatientBirthDate": "19430612"}
 """Of every image that these tests send: no log may have any of it."""
 
-SECRETS = ("Zauberbaum", "Ottokar", "4711", "19430612", "12.06.1943", "Wagenknecht", "ACC-")
+SECRETS = ("Zauberbaum", "Ottokar", "PID-7", "19430612", "12.06.1943", "Wagenknecht", "ACC-")
 """Parts of what names the patient, the visit or the physician in those images."""
 
 RESULT_CLASSES = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage)
