@@ -22,13 +22,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from batch_runs import finished, parts, rows_of, start, until
+from batch_runs import descendants, finished, parts, rows_of, start, until
 from copies import link_copies
 from ray.util import get_node_ip_address
 
 RAY = Path(sys.executable).with_name("ray")
 WORKERS = 3
 PORTS_OF_WORKERS = 200
+JOINED = "This command will now block"  # in what `ray start` prints
 HOST = get_node_ip_address()  # Ray takes no loopback address
 
 
@@ -81,7 +82,7 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]
     nodes = [head]
     try:
         until(lambda: healthy(address))
-        nodes += [worker(address, number) for number in range(WORKERS)]
+        nodes.extend(worker(address, number) for number in range(WORKERS))
         yield address, nodes
     finally:
         for one in nodes[::-1]:
@@ -89,12 +90,16 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]
 
 
 def worker(address: str, number: int) -> subprocess.Popen[bytes]:
-    """Start a worker of one CPU."""
-    return node(number + 1, f"--address={address}", "--num-cpus=1")
+    """Start a worker of one CPU; it has joined when this returns, as several at once time out on few CPUs."""
+    started = node(number + 1, f"--address={address}", "--num-cpus=1")
+    until(lambda: JOINED in log_of(number + 1).read_text() or started.poll() is not None)
+    if started.poll() is not None:
+        raise SystemExit(f"a worker did not start; see {log_of(number + 1)}")
+    return started
 
 
 def node(number: int, *words: str) -> subprocess.Popen[bytes]:
-    """Run `ray start` with ports that no other node has; all its processes are one group."""
+    """Run `ray start` with ports that no other node has."""
     first = 20000 + 1000 * number + os.getpid() % 700
     names = ("node-manager-port", "object-manager-port", "runtime-env-agent-port", "metrics-export-port")
     agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
@@ -102,14 +107,22 @@ def node(number: int, *words: str) -> subprocess.Popen[bytes]:
     ports += [f"--min-worker-port={first}", f"--max-worker-port={first + PORTS_OF_WORKERS}"]
     limits = ("--object-store-memory=100000000", "--disable-usage-stats")
     command = [str(RAY), "start", "--block", f"--node-ip-address={HOST}", *limits, *ports, *words]
-    with (Path(tempfile.gettempdir()) / f"batch-cluster-node-{number}.log").open("w") as log:
+    with log_of(number).open("w") as log:
         return subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+
+
+def log_of(number: int) -> Path:
+    """Return the file for what a node prints."""
+    return Path(tempfile.gettempdir()) / f"batch-cluster-node-{number}.log"
 
 
 def stop(one: subprocess.Popen[bytes]) -> None:
     """Kill a node with all its processes, as a machine that loses power."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(one.pid, signal.SIGKILL)
+    one.send_signal(signal.SIGSTOP)  # starts nothing more
+    for number in descendants(one.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    one.kill()
     one.wait()
 
 

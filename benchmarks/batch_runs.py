@@ -12,7 +12,7 @@ from typing import Any
 
 from pyarrow import dataset
 
-__all__ = ["finished", "parts", "rows_of", "start", "until", "workers_of"]
+__all__ = ["descendants", "finished", "parts", "rows_of", "start", "until", "workers_of"]
 
 
 def start(source: Path, output: Path, *words: object) -> subprocess.Popen[str]:
@@ -58,6 +58,23 @@ def workers_of(output: Path) -> set[int]:
         except (OSError, ValueError):  # removed or not written yet; or it ended
             continue
     return numbers
+
+
+def descendants(root: int, title: bytes = b"") -> list[int]:
+    """Return the processes below another one whose command line begins with `title`."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+    below, found = {root}, True
+    while found:
+        found = {one for one, parent in parents.items() if parent in below} - below
+        below |= found
+    return [one for one in below - {root} if titles.get(one, b"").startswith(title)]
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:

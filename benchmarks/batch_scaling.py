@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from batch_runs import finished, parts, start
+from batch_runs import descendants, finished, parts, start
 from copies import link_copies
 from pyarrow import parquet
 
@@ -117,23 +117,6 @@ def resident(number: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS:")), 0)
-
-
-def descendants(root: int, title: bytes) -> list[int]:
-    """Return the processes below another one whose command line begins with `title`."""
-    parents, titles = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                titles[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-    below, found = {root}, True
-    while found:
-        found = {one for one, parent in parents.items() if parent in below} - below
-        below |= found
-    return [one for one in below if titles.get(one, b"").startswith(title)]
 
 
 if __name__ == "__main__":

@@ -171,9 +171,11 @@ def send(
         if not association.is_established:
             statuses.append(None)
             continue
+        # Not within `lenient_pydicom`: an archive in this process needs its lock to store an object.
+        with lenient_pydicom():
+            dataset = pydicom.dcmread(io.BytesIO(image))
         try:
-            with lenient_pydicom():
-                status = association.send_c_store(pydicom.dcmread(io.BytesIO(image)))
+            status = association.send_c_store(dataset)
         except (RuntimeError, ValueError):
             status = Dataset()
         statuses.append(int(status.Status) if "Status" in status else None)

@@ -15,6 +15,8 @@ from pneumoscope.model.bundle import Bundle
 
 pytest.importorskip("ray", reason="batch needs more packages: pip install 'pneumoscope[batch]'")
 
+from pneumoscope.serve.batch.store import filesystem
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -23,7 +25,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def store_options() -> Iterator[str]:
-    """An S3-compatible server, as options of a URI, with the bucket ``xrays``."""
+    """An S3-compatible server, as options of a URI, with the bucket ``xrays``.
+
+    It is the one that PNEUMOSCOPE_S3 describes, with its credentials in the usual variables, or else moto's.
+    """
+    if given := os.environ.get("PNEUMOSCOPE_S3"):
+        filesystem("s3", "xrays", given).create_dir("xrays")
+        yield given
+        return
     moto = pytest.importorskip("moto.server", reason="tests of S3 need moto[server]")
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test",
@@ -35,8 +44,6 @@ def store_options() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     options = f"endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
-    from pneumoscope.serve.batch.store import filesystem
-
     filesystem("s3", "xrays", options).create_dir("xrays")
     yield options
     server.stop()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import pickle
+from contextlib import contextmanager
 
 import pytest
+from pyarrow import fs
 
 from pneumoscope.errors import DataError
 from pneumoscope.serve.batch.store import open_store, split_uri
@@ -67,3 +70,39 @@ def test_a_uri_is_shown_without_its_options():
     uri = split_uri("s3://bucket/a/b/?region=x&scheme=http")
     assert (uri.text, uri.path, uri.options) == ("s3://bucket/a/b", "bucket/a/b", "region=x&scheme=http")
     assert split_uri("s3://bucket/a?b", options=False).path == "bucket/a?b"
+
+
+class _Altering:
+    """A store that keeps other bytes than it got, as one that keeps checksums as content."""
+
+    def __init__(self, folder, change):
+        self._files, self._change = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), change
+
+    @contextmanager
+    def open_output_stream(self, path):
+        content = io.BytesIO()
+        yield content
+        self._files.create_dir("bucket")
+        with self._files.open_output_stream(path) as file:
+            file.write(self._change(content.getvalue()))
+
+    def __getattr__(self, name):
+        return getattr(self._files, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "3 bytes arrived of 4; start again"),
+        (lambda data: data + b"x-amz", "9 bytes arrived of 4; set AWS_REQUEST_CHECKSUM_CALCULATION"),
+    ],
+)
+def test_an_object_that_arrived_changed_is_removed(tmp_path, change, message):
+    store = open_store("s3://bucket")
+    store.__dict__["_files"] = _Altering(tmp_path, change)
+    (tmp_path / "local").write_bytes(b"rows")
+    with pytest.raises(DataError, match=message):
+        store.put("a", b"rows")
+    with pytest.raises(DataError, match=message):
+        store.put_file("a", tmp_path / "local")
+    assert list((tmp_path / "bucket").iterdir()) == []

@@ -232,12 +232,11 @@ class ObjectStore:
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object that appears as a whole, replacing an older one."""
-        # In one piece from memory: the writer cannot fail half-way and leave the first half as the object.
-        with (
-            _described(f"{self._uri.text}/{name}", "written"),
-            self._files.open_output_stream(self._path(name)) as file,
-        ):
-            file.write(data)
+        with _described(f"{self._uri.text}/{name}", "written"):
+            # In one piece from memory: the writer cannot fail half-way and leave half an object.
+            with self._files.open_output_stream(self._path(name)) as file:
+                file.write(data)
+            self._check_size(name, len(data))
 
     def put_file(self, name: str, path: Path) -> None:
         """Write an object likewise, with the content of a local file of any size."""
@@ -245,13 +244,7 @@ class ObjectStore:
             with path.open("rb") as source, self._files.open_output_stream(self._path(name)) as file:
                 while chunk := source.read(UPLOAD_CHUNK):
                     file.write(chunk)
-            # An upload that failed may appear as a shorter object.
-            size = self._files.get_file_info(self._path(name)).size
-            if size != path.stat().st_size:
-                self.remove(name)
-                raise DataError(
-                    f"{self._uri.text}/{name}: {size} bytes arrived of {path.stat().st_size}; start again"
-                )
+            self._check_size(name, path.stat().st_size)
 
     def open(self, name: str) -> Any:
         """Open an object for reading at any position."""
@@ -272,6 +265,17 @@ class ObjectStore:
                 self._files.delete_file(self._path(name))
             except FileNotFoundError:
                 return
+
+    def _check_size(self, name: str, expected: int) -> None:
+        """Remove an object of another size than was sent: an upload may fail and leave a shorter one.
+
+        Stores that do not know the checksums which the AWS SDK sends behind the content keep them as content.
+        """
+        size = self._files.get_file_info(self._path(name)).size
+        if size != expected:
+            self.remove(name)
+            fix = "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required" if size > expected else "start again"
+            raise DataError(f"{self._uri.text}/{name}: {size} bytes arrived of {expected}; {fix}")
 
     def _path(self, name: str) -> str:
         return f"{self._uri.path}/{name}"
