@@ -45,7 +45,7 @@ NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
 SHIPPED := src/pneumoscope/bundles/default
 MADE := build/bundle
 
-.PHONY: help setup demo node-demo test check faults docs screenshots tutorial bundle clean
+.PHONY: help setup demo node-demo test test-long check faults docs screenshots tutorial bundle clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,6 +53,7 @@ help:
 	@echo 'make demo     train on real X-rays, evaluate and predict; DATA=folder on others, DATA=phantoms on drawn ones'
 	@echo 'make node-demo Orthanc as archive, the DICOM node, ten X-rays; XRAYS=folder'
 	@echo 'make test     run the tests'
+	@echo 'make test-long the tests that make test leaves out: five more minutes'
 	@echo 'make faults   the long fault tests of the DICOM node: hours'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'
@@ -127,6 +128,9 @@ node-demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m long
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -222,7 +222,7 @@ def test_demo_writes_what_it_says(demo: tuple[str, Path]) -> None:
     assert len(list((folder / "heatmaps").glob("*.png"))) == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_demo_on_phantoms(tmp_path: Path) -> None:
     done = run(
         *("--assume-old=.venv/.installed", "demo", "DATA=phantoms", f"BIN={BIN}", f"DEMO={tmp_path}/demo"),

@@ -5,7 +5,8 @@
 * ``make demo`` is run by ``test_make.py``.
 * ``make check`` runs these tests: only its dry run is checked.
 * ``pip`` is run by ``test_install.py``; of the install with all extras, the pins are checked.
-* ``pneumoscope train`` runs every recipe on 60 X-rays, small, for one epoch, from scratch.
+* ``pneumoscope train`` runs every recipe on 60 X-rays, small, for one epoch, from scratch; most of them
+  by `make test-long`.
 * ``pneumoscope data fetch`` gets a mirror that does not exist, and must report it in one line.
 * ``pneumoscope serve`` is started on a free port, its health is checked, and it is stopped.
 * Everything else runs unchanged, in a folder that holds the files it names.
@@ -53,6 +54,9 @@ PAGES: dict[str, str] = {path.name: path.read_text(encoding="utf-8") for path in
 FIX = "run `make tutorial`"
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Of the trainings, those that `make check` runs.
+QUICK = re.compile(" train (transfer|custom-cnn) ")
+LONG = pytest.mark.long
 TRIAL = ("--epochs", "1", "--no-pretrained")
 # Inception needs 75 pixels, the VGG networks 32.
 TRIAL_SIZE = {"inception-v3": "80"}
@@ -216,7 +220,9 @@ def test_predict(command: str, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("command", [c for c in SILENT if " train " in c])
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=() if QUICK.search(c) else LONG) for c in SILENT if " train " in c]
+)
 def test_train(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In this process: importing the training libraries takes longer than such a training.
     monkeypatch.chdir(folder)

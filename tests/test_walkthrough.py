@@ -44,7 +44,7 @@ def test_the_page_shows_small_images_that_are_there() -> None:
     assert sum(files.values()) <= 300 * 1024
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)  # less than a minute on two free cores
 def test_the_notebook_runs_and_shows_what_the_page_shows(tmp_path: Path) -> None:
     run = notebook()

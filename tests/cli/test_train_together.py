@@ -134,6 +134,7 @@ def test_one_of_two_processes_writes_and_prints(place, two):
     assert "rank" not in err.lower()
 
 
+@pytest.mark.long
 def test_two_processes_that_are_killed_resume(place, two):
     process = start(place, *TINY, "--out", "killed")
     rows = place / "killed" / "history.csv"

@@ -109,6 +109,7 @@ def test_a_driver_that_is_killed_continues(xrays, unbroken, ray_address, tmp_pat
     assert json.loads((output / "summary.json").read_text())["adds_up"] is True
 
 
+@pytest.mark.long
 def test_a_run_that_is_told_to_end_says_how_to_continue(xrays, unbroken, ray_address, tmp_path):
     output = tmp_path / "out"
     driver = start(xrays, output, ray_address)
@@ -146,7 +147,7 @@ def test_workers_that_are_killed_are_replaced(xrays, unbroken, ray_address, tmp_
     assert not (output / "attempts").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_image_that_kills_its_worker_is_a_row(xrays, unbroken, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
