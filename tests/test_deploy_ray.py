@@ -1,7 +1,8 @@
-"""The job for KubeRay: its structure, and that its command is one of this program.
+"""The job for KubeRay: its schema, and that its command is one of this program.
 
-The schema of KubeRay's own resource definitions comes in no package of PyPI; what the operator requires is
-listed here.
+KubeRay's resource definitions come in no package. `RAY_JOB` has their fields, types and requirements, after
+``rayjob_types.go`` and ``raycluster_types.go`` of KubeRay's API v1; pods are those of Kubernetes, whose schemas
+come in kubernetes-validate.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import jsonschema
+import pytest
 import typer
 import yaml
 
@@ -18,9 +22,103 @@ from pneumoscope.cli.batch import batch
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_the_job_is_complete_and_starts_the_command() -> None:
-    job = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "rayjob.yaml").read_text(encoding="utf-8"))
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+COUNT = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+TEXT = {"type": "string"}
+WORDS = {"type": "object", "additionalProperties": TEXT}
+
+
+def _object(required: str, **properties: object) -> dict[str, object]:
+    return {
+        "type": "object",
+        "required": required.split(),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+GROUP = {"rayStartParams": WORDS, "template": {"type": "object"}}
+HEAD = _object(
+    "rayStartParams template",
+    **GROUP,
+    serviceType=TEXT,
+    headService={"type": "object"},
+    enableIngress={"type": "boolean"},
+)
+WORKERS = _object(
+    "groupName minReplicas maxReplicas rayStartParams template",
+    **GROUP,
+    groupName=TEXT,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    numOfHosts=COUNT,
+    scaleStrategy={"type": "object"},
+)
+CLUSTER = _object(
+    "headGroupSpec",
+    headGroupSpec=HEAD,
+    workerGroupSpecs={"type": "array", "items": WORKERS},
+    rayVersion=TEXT,
+    enableInTreeAutoscaling={"type": "boolean"},
+    autoscalerOptions={"type": "object"},
+    headServiceAnnotations=WORDS,
+    suspend={"type": "boolean"},
+)
+SPEC = _object(
+    "",
+    activeDeadlineSeconds=COUNT,
+    backoffLimit=COUNT,
+    rayClusterSpec=CLUSTER,
+    submitterPodTemplate={"type": "object"},
+    metadata=WORDS,
+    clusterSelector=WORDS,
+    submitterConfig=_object("", backoffLimit=COUNT),
+    managedBy=TEXT,
+    deletionStrategy={"type": "object"},
+    entrypoint=TEXT,
+    runtimeEnvYAML=TEXT,
+    jobId=TEXT,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+    entrypointResources=TEXT,
+    entrypointNumCpus={"type": "number"},
+    entrypointNumGpus={"type": "number"},
+    ttlSecondsAfterFinished=COUNT,
+    shutdownAfterJobFinishes={"type": "boolean"},
+    suspend={"type": "boolean"},
+    schedule=TEXT,
+)
+RAY_JOB = _object(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata={"type": "object", "required": ["name"]},
+    spec=SPEC,
+)
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    text = (REPOSITORY / "deploy" / "ray" / "rayjob.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def test_the_job_has_the_fields_of_the_operator(job: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(RAY_JOB).validate(job)
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["rayStartParams"]["num-cpus"] = 16
+    with pytest.raises(jsonschema.ValidationError, match="16 is not of type 'string'"):
+        jsonschema.Draft202012Validator(RAY_JOB).validate(job)
+
+
+def test_its_pods_are_pods_of_kubernetes(job: dict[str, Any]) -> None:
+    schemas = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate (108 MB)")
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}}
+        schemas.validate(pod | {"template": group["template"]}, "1.31", strict=True)
+
+
+def test_the_job_is_complete_and_starts_the_command(job: dict[str, Any]) -> None:
     cluster = job["spec"]["rayClusterSpec"]
     head, (worker,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert worker["minReplicas"] <= worker["replicas"] <= worker["maxReplicas"]
