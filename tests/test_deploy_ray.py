@@ -1,8 +1,8 @@
 """The job for KubeRay: its schema, and that its command is one of this program.
 
 KubeRay's resource definitions come in no package. `RAY_JOB` has their fields, types and requirements, after
-``rayjob_types.go`` and ``raycluster_types.go`` of KubeRay's API v1; pods are those of Kubernetes, whose schemas
-come in kubernetes-validate.
+``rayjob_types.go`` and ``raycluster_types.go`` of KubeRay's API v1; pods are those of Kubernetes, of which
+kubernetes-validate has the schemas.
 """
 
 from __future__ import annotations
