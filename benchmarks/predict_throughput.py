@@ -113,7 +113,8 @@ def seconds(command: list[str]) -> tuple[float, float]:
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True)
     if done.returncode not in (0, 3):  # 3: some images were rejected, which is work too
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SystemExit(f"{' '.join(command)}: ended with {done.returncode}: {last}")
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

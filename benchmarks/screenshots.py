@@ -65,18 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 save(page, options.out / f"report-desktop-{theme}.jpg")
         with serving(load_bundle(None).path) as site:
             for theme in THEMES:
-                for name, device in (("desktop", DESKTOP), ("phone", PHONE)):
-                    with opened(browser, site, theme, device) as page:
-                        visit(page, options.out, f"{name}-{theme}")
+                with opened(browser, site, theme, DESKTOP) as page:
+                    visit(page, options.out, theme)
+            with opened(browser, site, "light", PHONE) as page:
+                samples(page)
+                save(page, options.out / "page-phone-light.jpg")
         if options.evaluated is not None:
             address = (options.evaluated / "report.html").resolve().as_uri()
             for theme in THEMES:
                 with opened(browser, address, theme, DESKTOP) as page:
                     save(page.locator("#explorer"), options.out / f"explorer-desktop-{theme}.png")
-            with opened(browser, address, "light", PHONE) as page:
-                page.locator("#explorer").scroll_into_view_if_needed()
-                page.evaluate("() => document.querySelector('#explorer').scrollIntoView()")
-                save(page, options.out / "explorer-phone-light.png")
         browser.close()
     return 0
 
@@ -113,16 +111,21 @@ def opened(browser: Any, address: str, theme: str, device: dict[str, Any]) -> It
     context.close()
 
 
-def visit(page: Page, out: Path, name: str) -> None:
+def visit(page: Page, out: Path, theme: str) -> None:
     """Take the page before an image is given, with the samples, and at a rejected image."""
-    save(page, out / f"welcome-{name}.png")
+    save(page, out / f"welcome-desktop-{theme}.png")
+    samples(page)
+    save(page, out / f"page-desktop-{theme}.jpg")
+    choose(page, "shoulder.jpeg")
+    save(page, out / f"rejected-desktop-{theme}.jpg")
+
+
+def samples(page: Page) -> None:
+    """Load the samples and choose the first one that is shown."""
     page.get_by_role("button", name="Try a sample").click()
     expect(page.locator("#rows tr")).to_have_count(len(read_samples()))
     expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
     choose(page, FIRST)
-    save(page, out / f"page-{name}.jpg")
-    choose(page, "shoulder.jpeg")
-    save(page, out / f"rejected-{name}.jpg")
 
 
 def choose(page: Page, name: str) -> None:
