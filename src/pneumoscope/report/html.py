@@ -147,7 +147,7 @@ def _read(draft: IO[bytes], place: tuple[int, int]) -> str:
 def _page(lines: list[_Line], target: str, about: Mapping[str, str]) -> str:
     counts = Counter(line.decision for line in lines)
     single = len(lines) == 1
-    title = f"Chest X-ray: {lines[0].name}" if single else f"{len(lines):,} chest X-rays"
+    title = f"Chest X-ray: {lines[0].name}" if single else f"{len(lines):,} X-rays"
     totals = ", ".join(f"{words}: {count:,}" for words, count in counts.most_common())
     order = "Images without a prediction come first, then the most suspicious."
     template = Template(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
