@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.logs import JsonLines
 
 __all__ = ["SCAN", "LogScan", "final_scan", "scanned_logs"]
@@ -36,10 +37,12 @@ class LogScan:
     def sent(self, dataset: Dataset) -> None:
         """Note names, numbers and date of birth in a dataset that a test sends."""
         found: set[str] = set()
+        with lenient_pydicom():
+            texts = {keyword: _text(dataset, keyword) for keyword in (*NAMES, *NUMBERS, "PatientBirthDate")}
         for keyword in NAMES:
-            found.update(re.findall(r"[^\W\d_]+", _text(dataset, keyword)))
-        found.update(_text(dataset, keyword).strip() for keyword in NUMBERS)
-        birth = _text(dataset, "PatientBirthDate").strip()
+            found.update(re.findall(r"[^\W\d_]+", texts[keyword]))
+        found.update(texts[keyword].strip() for keyword in NUMBERS)
+        birth = texts["PatientBirthDate"].strip()
         if re.fullmatch(r"\d{8}", birth):
             year, month, day = birth[:4], birth[4:6], birth[6:]
             found.update({f"{year}-{month}-{day}", f"{day}.{month}.{year}", f"{month}/{day}/{year}"})
@@ -57,15 +60,22 @@ class LogScan:
         with self._lock:
             lines = self.lines[0 if all_lines else self._scanned :]
             self._scanned = len(self.lines)
-            values = sorted(self._values)
-        if not values:
-            return []
-        # A number within a longer one, such as a hash, is another one.
-        pattern = re.compile("|".join(
-            re.escape(one) if one.isalpha() else rf"(?<![0-9A-Za-z]){re.escape(one)}(?![0-9A-Za-z])"
-            for one in values
-        ))  # fmt: skip
-        return [line for line in lines if pattern.search(line)]
+            starts: dict[str, list[str]] = {}
+            for one in self._values:
+                starts.setdefault(one[:SHORTEST], []).append(one)
+        return [line for line in lines if _contains(line, starts)]
+
+
+def _contains(line: str, starts: dict[str, list[str]]) -> bool:
+    """Return whether a line has one of many values, which are given by their first characters."""
+    for at in range(len(line) - SHORTEST + 1):
+        for one in starts.get(line[at : at + SHORTEST], ()):
+            if line.startswith(one, at):
+                around = line[at - 1 : at] + line[at + len(one) : at + len(one) + 1]
+                # A number within a longer one, such as a hash, is another one.
+                if one.isalpha() or not re.search(r"[0-9A-Za-z]", around):
+                    return True
+    return False
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

@@ -202,12 +202,24 @@ def test_what_is_no_uid_is_not_stored(tmp_path, uid):
     with receiving(tmp_path) as (_, port, journal):
         with RawAssociation(port) as association:
             assert association.store(dataset_of(1), uid) != 0
-            if len(uid) < 65:  # pynetdicom itself ends the association over a longer one
+            # One without a UID ends the association; over a longer one pynetdicom ends it.
+            stored = int(0 < len(uid) < 65)
+            if stored:
                 assert association.store(dataset_of(2), uid_of(2)) == 0, "the association goes on"
-        stored = 1 if len(uid) < 65 else 0
+            else:
+                assert association.read() == b"", "at once"
         assert len(instances(journal)) == stored
         assert send(port, [radiograph(1)]) == [0]
         assert len(list((tmp_path / "node").rglob("*.dcm"))) == stored + 1
+
+
+def test_an_association_that_is_idle_is_ended(tmp_path):
+    with (
+        receiving(tmp_path, limits=Limits(idle_seconds=1)) as (_, port, _journal),
+        RawAssociation(port, timeout=10) as association,
+    ):
+        assert association.store(dataset_of(1), uid_of(1)) == 0
+        assert association.read()[:1] == b"\x07", "an abort"
 
 
 def test_another_class_than_negotiated_is_not_stored(tmp_path):

@@ -133,11 +133,23 @@ class NodeAssociation(Association):
         self._server = server
         self.link = link
         self.dul = _Dul(self)
+        self.network_timeout = ae.network_timeout  # of the new DUL as well
         self.dimse = _Dimse(self, server.store, server.max_dataset_bytes)
         self.daemon = True
         self.dul.daemon = True
         # For the other side to close after an abort; 30 s otherwise.
         self.dul.artim_timer.timeout = min(server.idle_seconds, CLOSING_SECONDS)
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """Serve a request; one that lacks what it must have ends the association.
+
+        pynetdicom does not respond to it, so that its sender would wait for its own time limit.
+        """
+        if msg.is_valid_request:
+            super()._serve_request(msg, context_id)
+        else:
+            logger.info("association ended", extra={"why": "an incomplete request"})
+            self.abort()
 
     def run_reactor(self) -> None:
         """Serve until the end, then remove what did not arrive completely."""
