@@ -62,6 +62,7 @@ class Reason(StrEnum):
     UNDER_EXPOSED = "under_exposed"
     # Cautions: predicted, with something to know.
     INVERTED = "inverted"
+    ROTATED = "rotated"
     GREY_LEVELS_RESTORED = "grey_levels_restored"
     BODY_PART_MISMATCH = "body_part_mismatch"
     POPULATION_NOT_VALIDATED = "population_not_validated"
@@ -70,6 +71,7 @@ class Reason(StrEnum):
 CAUTIONS = frozenset(
     {
         Reason.INVERTED,
+        Reason.ROTATED,
         Reason.GREY_LEVELS_RESTORED,
         Reason.BODY_PART_MISMATCH,
         Reason.POPULATION_NOT_VALIDATED,

@@ -16,6 +16,7 @@ from pneumoscope.image.standardise import (
     InputSpec,
     crop,
     lung_view,
+    rotated_box,
     standardise,
     standardise_with_lungs,
 )
@@ -330,3 +331,20 @@ def test_lungs_that_are_known_give_the_same_input(image):
     one = radiograph(image)
     known = standardise_with_lungs(one, spec, lung_field(two_lungs(lung_view(one))))
     np.testing.assert_array_equal(known.pixels, standardise(one, spec, two_lungs).pixels)
+
+
+@given(
+    corner=st.tuples(st.integers(0, 19), st.integers(0, 29)),
+    opposite=st.tuples(st.integers(1, 20), st.integers(1, 30)),
+    turns=st.integers(-4, 4),
+)
+def test_a_box_is_rotated_as_the_image_is(corner, opposite, turns):
+    (top, bottom), (left, right) = (sorted(edges) for edges in zip(corner, opposite, strict=True))
+    image = np.zeros((20, 30), bool)
+    image[top:bottom, left:right] = True
+    expected = np.rot90(image, turns)
+    drawn = np.zeros(expected.shape, bool)
+    box = rotated_box((top / 20, left / 30, bottom / 20, right / 30), turns)
+    top, left, bottom, right = (round(edge * side) for edge, side in zip(box, drawn.shape * 2, strict=True))
+    drawn[top:bottom, left:right] = True
+    assert np.array_equal(drawn, expected)

@@ -22,7 +22,7 @@ def entry(seed: int = 0, size: int = 32) -> CachedImage:
     view = rng.integers(0, 256, (16, 16)).astype(np.float32) / np.float32(255)
     lungs = LungField(rng.random((16, 16)) < 0.5, (0.1, 0.2, 0.8, 0.9), True, 0.93, view)
     pixels = rng.integers(0, 256, (1, size, size)).astype(np.float32) / np.float32(255)
-    return CachedImage(FACTS, Standardised(pixels, (0.1, 0.1, 0.9, 0.9), WHOLE, lungs))
+    return CachedImage(FACTS, Standardised(pixels, (0.1, 0.1, 0.9, 0.9), WHOLE, lungs, 3))
 
 
 def test_what_is_put_is_what_is_got(tmp_path):
@@ -35,6 +35,7 @@ def test_what_is_put_is_what_is_got(tmp_path):
         np.testing.assert_array_equal(found.input.pixels, stored.input.pixels)
         np.testing.assert_array_equal(found.input.lungs.mask, stored.input.lungs.mask)
         np.testing.assert_array_equal(found.input.lungs.view, stored.input.lungs.view)
+        assert found.input.quarter_turns == 3
         assert (found.input.region, found.input.content) == (stored.input.region, stored.input.content)
         assert (found.input.lungs.box, found.input.lungs.certainty) == ((0.1, 0.2, 0.8, 0.9), 0.93)
 

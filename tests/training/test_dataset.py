@@ -14,7 +14,8 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Target
 from pneumoscope.errors import DataError, Reason
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.standardise import InputSpec, standardise
+from pneumoscope.image.lungs import WHOLE
+from pneumoscope.image.standardise import InputSpec, Standardised, standardise
 from pneumoscope.model.bundle import default_bundle_path, load_bundle
 from pneumoscope.model.lungs import LUNGS_FILE, OnnxLungSegmenter
 from pneumoscope.parallel import Progress
@@ -22,6 +23,7 @@ from pneumoscope.predict import pipeline as pipeline_module
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.training.dataset import (
+    _box_mask,
     check_classes,
     check_packed,
     check_split,
@@ -315,6 +317,9 @@ def test_boxes_are_kept_in_the_frame_of_the_input(tmp_path, two_lungs):
     expected[16:24, 8:16] = expected[0:16, 24:32] = True
     assert np.array_equal(drawn_boxes, expected)
     assert not packed.boxes[1:].any()
+    rotated = Standardised(np.zeros((1, 32, 32), np.float32), WHOLE, WHOLE, None, 1)
+    boxes = ((0.25, 0.5, 0.25, 0.25), (0.75, 0.0, 0.25, 0.5))
+    assert np.array_equal(_box_mask(rotated, boxes) > 0, np.rot90(expected))
     wrong = Manifest((replace(records[0], boxes="1,2,3"), *records[1:]), tmp_path)
     with pytest.raises(DataError, match=r"box '1,2,3' is not x,y,width,height"):
         pack(wrong, THREE, PLAIN, keep_boxes=True)

@@ -23,6 +23,7 @@ __all__ = [
     "find_lungs",
     "lung_view",
     "mask_of_input",
+    "rotated_box",
     "standardise",
     "standardise_with_lungs",
 ]
@@ -96,12 +97,24 @@ class Standardised:
         The part of the input inside the borders.
     lungs : LungField or None
         The lung fields; None where the spec needs none.
+    quarter_turns : int
+        By which the image was rotated before, counterclockwise; region, content and lungs are those of the
+        rotated image.
     """
 
     pixels: Pixels
     region: Box
     content: Box
     lungs: LungField | None
+    quarter_turns: int = 0
+
+
+def rotated_box(box: Box, quarter_turns: int) -> Box:
+    """Return a part of an image, in fractions, after the image was rotated counterclockwise."""
+    for _ in range(quarter_turns % 4):
+        top, left, bottom, right = box
+        box = (1 - right, top, 1 - left, bottom)
+    return box
 
 
 def standardise(

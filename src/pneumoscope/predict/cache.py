@@ -155,7 +155,11 @@ def _pack(entry: CachedImage) -> dict[str, npt.NDArray[Any]]:
     facts: dict[str, Any] = dict(entry.facts)
     arrays: dict[str, npt.NDArray[Any]] = {}
     if entry.input is not None:
-        facts |= {"region": entry.input.region, "content": entry.input.content}
+        facts |= {
+            "region": entry.input.region,
+            "content": entry.input.content,
+            "quarter_turns": entry.input.quarter_turns,
+        }
         arrays["pixels"] = _to_bytes(entry.input.pixels)
         if lungs := entry.input.lungs:
             facts["lungs"] = {
@@ -182,7 +186,8 @@ def _unpack(arrays: dict[str, npt.NDArray[Any]]) -> CachedImage:
         view = _to_floats(arrays["view"]) if "view" in arrays else None
         lungs = LungField(mask, tuple(found["box"]), found["plausible"], found["certainty"], view)
     region, content = tuple(facts.pop("region")), tuple(facts.pop("content"))
-    return CachedImage(facts, Standardised(_to_floats(arrays["pixels"]), region, content, lungs))
+    pixels, turns = _to_floats(arrays["pixels"]), facts.pop("quarter_turns")
+    return CachedImage(facts, Standardised(pixels, region, content, lungs, turns))
 
 
 def _to_bytes(values: npt.NDArray[np.float32]) -> Bytes:

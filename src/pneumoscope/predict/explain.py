@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.domain import Explanation
-from pneumoscope.image.standardise import Standardised, crop
+from pneumoscope.image.standardise import Standardised, crop, rotated_box
 from pneumoscope.model.manifest import Calibrator
 
 __all__ = [
@@ -202,7 +202,10 @@ def heat_map(
         field = _lung_field(standardised, part.shape, style.lung_margin)
         part = part if field is None else part * field
     scaled: Floats = part / np.float32(max(float(part.max(initial=0)), LEAST_SCALE[method]))
-    return Explanation(finding, scaled, standardised.region, method)
+    # In the orientation of the image, which is the one that readers have.
+    back = -standardised.quarter_turns
+    heatmap = np.ascontiguousarray(np.rot90(scaled, back))
+    return Explanation(finding, heatmap, rotated_box(standardised.region, back), method)
 
 
 def _lung_field(standardised: Standardised, shape: tuple[int, ...], margin: float) -> Floats | None:

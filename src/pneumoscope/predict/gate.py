@@ -340,6 +340,9 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str
             "check that it is the right image."
         ),
         Reason.INVERTED: "Caution: inverted grayscale, corrected before prediction.",
+        Reason.ROTATED: (
+            "Caution: rotated by 90, 180 or 270 degrees; predicted upright. Check which side is which."
+        ),
         Reason.GREY_LEVELS_RESTORED: (
             "Caution: with the window or bit depth that the file states the image would be black, white or "
             "flat; grey levels were taken from the stored values."

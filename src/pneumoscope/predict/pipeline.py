@@ -1,6 +1,6 @@
 """The one path from a file to the network's input.
 
-Decode, check, find the lungs, correct inverted grayscale, standardise.
+Decode, check, find the lungs, correct rotation or inverted grayscale, standardise.
 
 Prediction, training, gate fitting and evaluation all use it, so that a network never sees in use what it did
 not see in training.
@@ -42,13 +42,14 @@ from pneumoscope.predict.gate import (
 )
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.populations import PopulationClassifier, feature_moments
+from pneumoscope.predict.rotation import QUARTER_TURNS, may_be_rotated, rotated, rotation_to_upright
 
 __all__ = ["Pipeline", "Prepared", "RawScore"]
 
 Floats = npt.NDArray[np.float32]
 
 # Part of the key of cached images: raise it when the pipeline's result for a file changes.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -92,8 +93,8 @@ class Prepared:
     Parameters
     ----------
     radiograph : Radiograph or None
-        The decoded image, inverted grayscale corrected; None where it could not be decoded or came from the
-        cache.
+        The decoded image, inverted grayscale corrected, in the orientation of the file; None where it could
+        not be decoded or came from the cache.
     input : Standardised or None
         The network's input; None where the image is rejected or unreadable.
     """
@@ -302,8 +303,10 @@ class Pipeline:
     def _standardise(
         self, radiograph: Radiograph, lungs: LungField | None
     ) -> tuple[Radiograph, Standardised, list[Reason]]:
-        """Standardise an image and check its lungs; inverted grayscale is corrected first."""
+        """Standardise an image and check its lungs; rotation or inverted grayscale is corrected first."""
         limits, novelty = self.limits, self._novelty
+        if lungs is not None and (upright := self._upright(radiograph, lungs)):
+            return radiograph, upright, [Reason.ROTATED]
         given = standardise_with_lungs(radiograph, self.spec, lungs)
         found = check_lungs(given, limits, novelty)
         if lungs is not None and (found or may_be_inverted(given, limits)):
@@ -314,6 +317,19 @@ class Pipeline:
             if not check_lungs(other, limits, novelty) and is_inverted(given, other, found, least):
                 return positive, other, [Reason.INVERTED]
         return radiograph, given, found
+
+    def _upright(self, radiograph: Radiograph, lungs: LungField) -> Standardised | None:
+        """Standardise an image that is rotated in its upright orientation; None where it is not rotated."""
+        novelty = self._novelty
+        if novelty is None or not may_be_rotated(lungs, novelty):
+            return None
+        images = {turns: rotated(radiograph, turns) for turns in QUARTER_TURNS}
+        fields = dict(zip(images, self._lungs(list(images.values())), strict=True))
+        turns = rotation_to_upright(lungs, {k: one for k, one in fields.items() if one}, novelty)
+        if turns is None:
+            return None
+        image = standardise_with_lungs(images[turns], self.spec, fields[turns])
+        return None if check_lungs(image, self.limits, novelty) else replace(image, quarter_turns=turns)
 
     def _verdict(
         self, radiograph: Radiograph, image: Standardised | None, reasons: Sequence[Reason]

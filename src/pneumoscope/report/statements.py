@@ -24,6 +24,7 @@ RESEARCH_USE = "AI result, research use, not verified"
 
 CAUTION_TEXTS = {
     Reason.INVERTED: "The image has inverted grayscale; it was corrected before prediction.",
+    Reason.ROTATED: "The image is rotated by 90, 180 or 270 degrees; it was predicted upright.",
     Reason.GREY_LEVELS_RESTORED: "The grey levels were restored from a window that cut them off.",
     Reason.BODY_PART_MISMATCH: "The header states another body part than the chest.",
     Reason.POPULATION_NOT_VALIDATED: "The model was not evaluated on patients or views like this one.",

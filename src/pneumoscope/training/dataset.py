@@ -14,7 +14,7 @@ from pneumoscope.data.labels import possible_classes
 from pneumoscope.data.manifest import Manifest, Record, ShareBox, parse_boxes
 from pneumoscope.domain import Status, Target, ViewPosition
 from pneumoscope.errors import CAUTIONS, DataError
-from pneumoscope.image.standardise import Standardised, mask_of_input
+from pneumoscope.image.standardise import Standardised, mask_of_input, rotated_box
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline, Prepared
@@ -303,8 +303,9 @@ def _box_mask(image: Standardised, boxes: tuple[ShareBox, ...]) -> npt.NDArray[n
     upper, near, lower, far = image.content
     mask = np.zeros((side, side), np.uint8)
     for x, y, width, height in boxes:
-        rows = [upper + (lower - upper) * (edge - top) / (bottom - top) for edge in (y, y + height)]
-        columns = [near + (far - near) * (edge - left) / (right - left) for edge in (x, x + width)]
+        first, begin, last, end = rotated_box((y, x, y + height, x + width), image.quarter_turns)
+        rows = [upper + (lower - upper) * (edge - top) / (bottom - top) for edge in (first, last)]
+        columns = [near + (far - near) * (edge - left) / (right - left) for edge in (begin, end)]
         first_row, last_row = (round(float(np.clip(row, 0, 1)) * side) for row in rows)
         first_column, last_column = (round(float(np.clip(column, 0, 1)) * side) for column in columns)
         mask[first_row:last_row, first_column:last_column] = 255

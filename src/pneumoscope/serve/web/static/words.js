@@ -48,6 +48,7 @@ const REASONS = {
   over_exposed: ["over-exposed or blank", "Give the original, or repeat the exposure"],
   under_exposed: ["under-exposed or blank", "Give the original, or repeat the exposure"],
   inverted: ["inverted grayscale, corrected", ""],
+  rotated: ["rotated, predicted upright", ""],
   grey_levels_restored: ["grey levels taken from the stored values", ""],
   body_part_mismatch: ["header states another body part", ""],
   population_not_validated: ["model not evaluated on this age or view", ""],
