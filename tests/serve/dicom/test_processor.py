@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 from pneumoscope.serve.dicom.config import NodeConfig, ProcessConfig
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.processor import Processor
+from pneumoscope.serve.dicom.processor import LOOK_AGAIN, Processor
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.store import Store
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
-def add(journal: Journal, number: int, link: str) -> None:
-    """Add a predicted image of a study of its own."""
+def add(journal: Journal, number: int, link: str, state: str = "predicted") -> None:
+    """Add an image of a study of its own."""
     with journal.change() as connection:
         connection.execute(
             "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
             " received, state, study_uid, destinations, positive)"
-            " VALUES (?, ?, '0', 1, 'f', 'store', 'A', ?, 0, 'predicted', ?, '[]', 0)",
-            (f"1.2.{number}", DX, link, f"9.{number}"),
+            " VALUES (?, ?, '0', 1, 'f', 'store', 'A', ?, 0, ?, ?, '[]', 0)",
+            (f"1.2.{number}", DX, link, state, f"9.{number}"),
         )
 
 
@@ -48,5 +49,42 @@ def test_a_study_waits_for_its_links_and_others_are_forgotten(tmp_path):
 
     try:
         asyncio.run(run())
+    finally:
+        journal.close()
+
+
+class _Pool:
+    """One worker that takes no time."""
+
+    workers = 1
+
+    async def run(self, job, data):
+        return {"facts": {}, "ignore": "nothing to do"}, []
+
+
+def test_the_next_image_follows_at_once(tmp_path):
+    store = Store(tmp_path)
+    journal = Journal(store.folder, create=True)
+    (store.folder / "f").write_bytes(b"")
+
+    async def run() -> float:
+        bundle, queue = SimpleNamespace(identity="b@1"), Queue(journal, 3600)
+        processor = Processor(
+            NodeConfig(folder=tmp_path), bundle, queue, store, _Pool(), open_links=frozenset
+        )
+        for number in range(20):
+            add(journal, number, "link", "received")
+        began = time.monotonic()
+        running = asyncio.create_task(processor.run())
+        while journal.value("SELECT count(*) FROM instances WHERE state = 'received'"):
+            await asyncio.sleep(0.01)
+        seconds = time.monotonic() - began
+        processor.stop()
+        await running
+        return seconds
+
+    try:
+        assert asyncio.run(run()) < 20 * LOOK_AGAIN / 4, "no wait between two images"
+        assert journal.value("SELECT count(*) FROM instances WHERE state = 'ignored'") == 20
     finally:
         journal.close()

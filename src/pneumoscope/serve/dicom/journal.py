@@ -157,6 +157,7 @@ CREATE TRIGGER priority_is_never_lowered_2 BEFORE UPDATE OF priority ON results
 # Made where an earlier program did not.
 INDEXES = (
     "CREATE INDEX IF NOT EXISTS instances_by_file ON instances (file)",
+    "CREATE INDEX IF NOT EXISTS instances_by_link ON instances (state, link)",
     "CREATE INDEX IF NOT EXISTS objects_by_file ON objects (file)",
     "CREATE INDEX IF NOT EXISTS audit_by_event ON audit (event, seq)",
 )

@@ -98,10 +98,11 @@ class Processor:
             self._pulse.beat()
             self._wake.clear()
             try:
-                waiting = self._start_work()
+                # First what has ended: its place is taken by the next image at once, not after the next wait.
                 for task in [task for task in self._tasks if task.done()]:
                     self._tasks.discard(task)
                     task.result()
+                waiting = self._start_work()
             except JournalError as error:
                 if not error.passing:
                     raise
