@@ -54,6 +54,21 @@ def test_the_samples_from_end_to_end(tmp_path):
     ]
 
 
+def test_what_ray_prints_does_not_mix_with_the_result(tmp_path, monkeypatch, capsys):
+    from pneumoscope.serve.batch.reconcile import Summary
+
+    none = dict.fromkeys(("rejected", "unreadable", "missing", "repeated", "foreign", "same_content"), 0)
+
+    def noisy(*_arguments, **_options):
+        sys.stdout.write("(raylet) A worker died or was killed\n")
+        return Summary(entries=1, rows=1, ok=1, reasons={}, bundle="b@1", **none)
+
+    monkeypatch.setattr("pneumoscope.serve.batch.run_batch", noisy)
+    with pytest.raises(SystemExit):
+        main(["batch", str(SAMPLES), str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

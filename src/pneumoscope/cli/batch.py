@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -70,7 +73,13 @@ def batch(
 
     loaded = bundle_with(bundle, operating_point, population)
     settings = BatchSettings(address=address, workers=workers, threads=threads, device=device)
-    with stops_on_sigterm(), show_progress(keep=False) as progress:
+    with (
+        stops_on_sigterm(),
+        show_progress(keep=False) as progress,
+        # Ray prints there that a worker died, whatever it is told; the worker is replaced.
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):
         try:
             summary = run_batch(
                 source,
