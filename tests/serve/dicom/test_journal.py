@@ -162,7 +162,8 @@ def test_the_cap_on_the_longest_wait_holds_for_images_that_crashed(journal):
     add(journal, 1, age=5000, tries=1)
     add(journal, 2, age=10, tries=1)
     add(journal, 3, priority=2)
-    assert order(Queue(journal, 3600)) == ["1.2.1", "1.2.3", "1.2.2"]
+    add(journal, 4, age=4000)
+    assert order(Queue(journal, 3600)) == ["1.2.4", "1.2.1", "1.2.3", "1.2.2"], "after those that did not"
 
 
 def test_a_result_that_failed_comes_after_the_others(journal):

@@ -155,15 +155,15 @@ class Queue:
     def next_image(self, taken: Collection[int]) -> QueuedImage | None:
         """Return the image to predict next, but none of those that are taken.
 
-        One that crashed or outlasted its limit is tried again when no other is waiting, or when it has waited
-        for too long.
+        What has waited for too long comes first. One that crashed or outlasted its limit is tried again when
+        no other is waiting, or when it has waited for too long and no other has.
         """
         since = now() - self._longest_wait
         rows = self.journal.rows(
             f"SELECT {COLUMNS} FROM instances WHERE state = 'received'"
-            " ORDER BY (CASE WHEN received < ? THEN 0 ELSE tries END), (received < ?) DESC,"
-            " (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id LIMIT ?",
-            (since, since, since, len(taken) + 1),
+            " ORDER BY (received < ?) DESC, tries, (CASE WHEN received < ? THEN 0 ELSE priority END) DESC, id"
+            " LIMIT ?",
+            (since, since, len(taken) + 1),
         )
         return next((QueuedImage(**row) for row in rows if row["id"] not in taken), None)
 
@@ -267,9 +267,8 @@ class Queue:
         rows = self.journal.rows(
             "SELECT id, study_uid, made, revision, priority, tries,"
             " (tries AND last_received >= ?) AS deferred FROM results WHERE state = 'composed'"
-            " ORDER BY (CASE WHEN last_received < ? THEN 0 ELSE tries END), (last_received < ?) DESC,"
-            " priority DESC, id LIMIT ?",
-            (since, since, since, len(taken) + 1),
+            " ORDER BY (last_received < ?) DESC, tries, priority DESC, id LIMIT ?",
+            (since, since, len(taken) + 1),
         )
         row = next((row for row in rows if row["id"] not in taken), None)
         if row is None:
