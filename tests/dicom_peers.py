@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -25,7 +26,7 @@ import pytest
 import yaml
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     ComputedRadiographyImageStorage,
@@ -61,6 +62,8 @@ __all__ = [
     "until",
     "write_config",
 ]
+
+_config.STORE_SEND_CHUNKED_DATASET = True  # files are sent without decoding them
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 ROOT = "1.2.826.0.1.3680043.10.5"
@@ -171,11 +174,13 @@ def send(
         if not association.is_established:
             statuses.append(None)
             continue
-        # Not within `lenient_pydicom`: an archive in this process needs its lock to store an object.
-        with lenient_pydicom():
-            dataset = pydicom.dcmread(io.BytesIO(image))
         try:
-            status = association.send_c_store(dataset)
+            # As a file, which is sent as it is: to decode it takes `lenient_pydicom`, whose lock an archive
+            # in this process needs to store an object.
+            with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+                file.write(image)
+                file.flush()
+                status = association.send_c_store(file.name)
         except (RuntimeError, ValueError):
             status = Dataset()
         statuses.append(int(status.Status) if "Status" in status else None)
