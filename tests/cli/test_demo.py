@@ -49,13 +49,17 @@ def as_json(tmp_path_factory):
         timeout=120,
         check=False,
     )
-    assert (result.returncode, result.stderr.strip()) in ((0, ""), (0, command.STEP))
+    assert result.returncode == 0
+    # Where the machine is slow, there is progress.
+    assert all(line.startswith(command.STEP) for line in result.stderr.splitlines()), result.stderr
     return json.loads(result.stdout)
 
 
 def test_the_table_has_true_labels_beside_the_results(done):
     result, _ = done
-    assert (result.returncode, result.stderr.strip()) in ((0, ""), (0, command.STEP))
+    assert result.returncode == 0
+    # Where the machine is slow, there is progress.
+    assert all(line.startswith(command.STEP) for line in result.stderr.splitlines()), result.stderr
     header, *lines = result.stdout.splitlines()[1:]
     assert "true label" in header
     for sample, line in zip(read_samples(), lines, strict=False):
