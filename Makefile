@@ -53,7 +53,7 @@ help:
 	@echo 'make demo     train on real X-rays, evaluate and predict; DATA=folder on others, DATA=phantoms on drawn ones'
 	@echo 'make node-demo Orthanc as archive, the DICOM node, ten X-rays; XRAYS=folder'
 	@echo 'make test     run the tests'
-	@echo 'make test-long the tests that make test leaves out: five more minutes'
+	@echo 'make test-long the tests that make test leaves out'
 	@echo 'make faults   the long fault tests of the DICOM node: hours'
 	@echo 'make check    lint, types, import contracts and tests'
 	@echo 'make docs     build the documentation into build/docs'

@@ -34,6 +34,7 @@ from pneumoscope.predict.gate import (
     check_header,
     check_lungs,
     check_pixels,
+    describe,
     inverted,
     is_inverted,
     may_be_inverted,
@@ -321,11 +322,12 @@ class Pipeline:
     def _upright(self, radiograph: Radiograph, lungs: LungField) -> Standardised | None:
         """Standardise an image that is rotated in its upright orientation; None where it is not rotated."""
         novelty = self._novelty
-        if novelty is None or not may_be_rotated(lungs, novelty):
+        if novelty is None or not may_be_rotated(given := novelty(describe(lungs))):
             return None
         images = {turns: rotated(radiograph, turns) for turns in QUARTER_TURNS}
         fields = dict(zip(images, self._lungs(list(images.values())), strict=True))
-        turns = rotation_to_upright(lungs, {k: one for k, one in fields.items() if one}, novelty)
+        others = {turns: novelty(describe(one)) for turns, one in fields.items() if one}
+        turns = rotation_to_upright(given, others)
         if turns is None:
             return None
         image = standardise_with_lungs(images[turns], self.spec, fields[turns])

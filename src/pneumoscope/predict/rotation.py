@@ -13,8 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from pneumoscope.domain import Radiograph
-from pneumoscope.image.lungs import LungField
-from pneumoscope.predict.gate import Novelty, describe
 
 __all__ = ["QUARTER_TURNS", "may_be_rotated", "rotated", "rotation_to_upright"]
 
@@ -29,17 +27,9 @@ CONVINCING = 3.0
 LESS = 0.75
 
 
-def may_be_rotated(lungs: LungField, novelty: Novelty) -> bool:
-    """Return whether the other orientations of an image are worth a look.
-
-    Parameters
-    ----------
-    lungs : LungField
-        Of the image as it was given.
-    novelty : Novelty
-        Statistics of the chest radiographs that the gate was fitted on.
-    """
-    return not novelty(describe(lungs)) <= DOUBTFUL
+def may_be_rotated(novelty: float) -> bool:
+    """Return whether the other orientations of an image with this novelty are worth a look."""
+    return not novelty <= DOUBTFUL
 
 
 def rotated(radiograph: Radiograph, quarter_turns: int) -> Radiograph:
@@ -51,18 +41,15 @@ def rotated(radiograph: Radiograph, quarter_turns: int) -> Radiograph:
     return replace(radiograph, pixels=pixels, height=height, width=width)
 
 
-def rotation_to_upright(given: LungField, others: Mapping[int, LungField], novelty: Novelty) -> int | None:
+def rotation_to_upright(given: float, others: Mapping[int, float]) -> int | None:
     """Return the quarter turns, counterclockwise, that make an image upright; None where it is not clear.
 
     Parameters
     ----------
-    given : LungField
-        Of the image as it was given.
-    others : mapping of int to LungField
-        Of the image after each number of quarter turns.
-    novelty : Novelty
-        Statistics of the chest radiographs that the gate was fitted on.
+    given : float
+        Novelty of the image as it was given.
+    others : mapping of int to float
+        Its novelty after each number of quarter turns.
     """
-    found = {turns: novelty(describe(lungs)) for turns, lungs in others.items()}
-    best = min(found, key=found.__getitem__)
-    return best if found[best] <= min(CONVINCING, LESS * novelty(describe(given))) else None
+    best = min(others, key=others.__getitem__)
+    return best if others[best] <= min(CONVINCING, LESS * given) else None
