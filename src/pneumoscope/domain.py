@@ -44,6 +44,11 @@ class ViewPosition(StrEnum):
     OTHER = "other"
     UNKNOWN = "unknown"
 
+    @property
+    def words(self) -> str:
+        """As people read it, such as ``lateral view``."""
+        return "lateral view" if self is ViewPosition.LATERAL else str(self)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Radiograph:

@@ -1,4 +1,4 @@
-"""The classifier of populations: fitted on known ages, used where the age is not stated."""
+"""The classifiers of population and view: fitted where these are known, used where they are not stated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Population, Target
 from pneumoscope.errors import BundleError
 from pneumoscope.evaluation.card import write_card
-from pneumoscope.evaluation.estimation import fit_populations
+from pneumoscope.evaluation.estimation import Estimators, fit_populations, fit_views
 from pneumoscope.evaluation.recalibration import recalibrate_bundle
 from pneumoscope.evaluation.steps import calibrate_bundle
 from pneumoscope.image.standardise import InputSpec
@@ -52,7 +52,7 @@ def calibrated(mixed, tmp_path_factory):
         method="temperature",
         described_as="mixed",
         populations=(CHILD, ADULT),
-        estimator=estimator,
+        estimators=Estimators(estimator),
     )
 
 
@@ -77,7 +77,7 @@ def test_rows_without_an_age_are_calibrated_with_the_population_they_will_get(mi
     estimator = fit_populations(bundle, mixed, mixed, (CHILD, ADULT))
     unknown = mixed.with_records(replace(record, age=None) for record in mixed.records)
     options = {"method": "temperature", "described_as": "x", "populations": (CHILD, ADULT)}
-    written = calibrate_bundle(bundle, unknown, estimator=estimator, **options)
+    written = calibrate_bundle(bundle, unknown, estimators=Estimators(estimator), **options)
     assert [one.population for one in written.manifest.calibrations] == ["any", "child", "adult"]
     alone = calibrate_bundle(bundle, unknown, **options)
     assert [one.population for one in alone.manifest.calibrations] == ["any"]
@@ -111,3 +111,47 @@ def test_a_classifier_of_another_network_is_an_error(calibrated, tmp_path):
     )
     with pytest.raises(BundleError, match=r"fitted for another model\.onnx"):
         _ = other.population_classifier
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Images that are no frontal chests: some inverted, called lateral, and some flat."""
+    folder = tmp_path_factory.mktemp("others")
+    for number in range(24):
+        cv2.imwrite(str(folder / f"lateral-{number}.png"), 255 - grey_levels(number) // 4)
+        cv2.imwrite(str(folder / f"limb-{number}.png"), np.full_like(grey_levels(number), 10 + number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_view(mixed, others, tmp_path_factory):
+    """A bundle, and its classifier fitted on the images of adults as PA and of children as AP."""
+    bundle = make_bundle(tmp_path_factory.mktemp("views"), classes=CLASSES, target=TARGET, state="draft")
+    views = mixed.with_records(
+        replace(record, view="PA" if record.age == 40 else "AP") for record in mixed.records
+    )
+    return bundle, views, fit_views(bundle, views, views, others)
+
+
+def test_views_are_fitted_and_measured_with_laterals_left_out_in_turn(by_view):
+    *_, fitted = by_view
+    assert set(fitted.classifier.names) == {"AP", "PA", "LL", "other"}
+    images = {name: one.images for name, one in fitted.measures.items()}
+    assert images == {"AP": 60, "PA": 60, "LL": 24, "other": 24}
+    assert all(one.correct > 0.9 for one in fitted.measures.values())
+
+
+def test_the_view_classifier_is_written_and_in_the_card(by_view):
+    bundle, views, fitted = by_view
+    options = {"method": "temperature", "described_as": "x"}
+    written = calibrate_bundle(bundle, views, estimators=Estimators(views=fitted), **options)
+    names, stored = load_bundle(written.path).view_classifier
+    assert names == fitted.classifier.names
+    np.testing.assert_array_equal(stored["weight"], fitted.classifier.weight)
+    assert "| lateral view | 24 |" in write_card(written.manifest)
+
+
+def test_one_view_alone_needs_no_classifier(by_view):
+    bundle, views, _ = by_view
+    frontal = views.with_records(record for record in views.records if record.view == "AP")
+    assert fit_views(bundle, frontal, frontal) is None

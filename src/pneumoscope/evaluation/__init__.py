@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pneumoscope.evaluation.bundles import BundleEvaluation, evaluate, evaluate_bundle
 from pneumoscope.evaluation.calibration import fit_temperature, fit_vector
-from pneumoscope.evaluation.estimation import fit_populations
+from pneumoscope.evaluation.estimation import Estimators, fit_populations, fit_views
 from pneumoscope.evaluation.gate import fit_gate
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.recalibration import Recalibration, recalibrate, recalibrate_bundle
@@ -17,6 +17,7 @@ from pneumoscope.evaluation.thresholds import choose_operating_points, conformal
 
 __all__ = [
     "BundleEvaluation",
+    "Estimators",
     "Mistake",
     "Recalibration",
     "ScoredSet",
@@ -31,6 +32,7 @@ __all__ = [
     "fit_populations",
     "fit_temperature",
     "fit_vector",
+    "fit_views",
     "recalibrate",
     "recalibrate_bundle",
     "scored_set",

@@ -59,6 +59,7 @@ def write_card(manifest: BundleManifest) -> str:
     parts += card_results.external_sections(results.external, manifest.target.name)
     parts += _decisions(manifest)
     parts += card_results.population_sections(results.populations)
+    parts += card_results.view_sections(results.views)
     parts += _gate(manifest)
     if evaluation is not None:
         if evaluation.robustness is not None:

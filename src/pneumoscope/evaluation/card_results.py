@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pneumoscope.domain import Estimate
+from pneumoscope.domain import Estimate, ViewPosition
 from pneumoscope.evaluation.tables import (
     CHANGES,
     RobustnessRow,
@@ -25,7 +25,7 @@ from pneumoscope.evaluation.tables import (
 )
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.measures import Localisation, Robustness
-from pneumoscope.model.results import Evaluation, ExternalValidation, GateMeasures, PopulationMeasures
+from pneumoscope.model.results import EstimateMeasures, Evaluation, ExternalValidation, GateMeasures
 
 __all__ = [
     "evaluation_sections",
@@ -38,6 +38,7 @@ __all__ = [
     "rejection_lines",
     "reliability_sections",
     "robustness_sections",
+    "view_sections",
 ]
 
 
@@ -167,7 +168,7 @@ def gate_sections(measures: Mapping[str, GateMeasures]) -> list[str]:
     return parts
 
 
-def population_sections(measures: Mapping[str, PopulationMeasures]) -> list[str]:
+def population_sections(measures: Mapping[str, EstimateMeasures]) -> list[str]:
     """How well the population is estimated where the age is not stated."""
     if not measures:
         return []
@@ -176,6 +177,20 @@ def population_sections(measures: Mapping[str, PopulationMeasures]) -> list[str]
         "Where neither header nor manifest states the age, the network's features say which population an "
         "image belongs to, and so which calibration and thresholds apply. Measured on held-out images:",
         markdown_table(("population", "images", "assigned to it"), rows),
+    ]
+
+
+def view_sections(measures: Mapping[str, EstimateMeasures]) -> list[str]:
+    """How well the view is estimated where it is not stated."""
+    if not measures:
+        return []
+    views = sorted(measures.items())
+    rows = [(ViewPosition(name).words, f"{one.images:,}", f"{one.correct:.1%}") for name, one in views]
+    return [
+        "Where neither header nor manifest states the view, it is estimated likewise: PA or AP of an image "
+        "that is predicted on, lateral or not of one that is rejected for its features. Measured on held-out "
+        "images; lateral views and other images by classifiers that were fitted without them:",
+        markdown_table(("view", "images", "assigned to it"), rows),
     ]
 
 

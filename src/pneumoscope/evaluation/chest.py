@@ -28,7 +28,7 @@ from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Output, Predictor
 
-__all__ = ["FittedChest", "drawn", "fit_chest", "two_folds"]
+__all__ = ["FittedChest", "drawn", "fit_chest", "other_images", "two_folds"]
 
 Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -208,12 +208,10 @@ def _chests(predictor: Predictor, manifest: Manifest, progress: Progress) -> _Gr
 
 
 def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict[str, _Group]:
-    """Gather the images of a folder by kind: the subfolder, or the letters that the file name begins with."""
+    """Gather the images of a folder by kind."""
     progress.step("fitting the gate: other images")
-    paths = [Path(item.source) for item in expand(folder) if isinstance(item.source, str)]
-    if not paths:
-        raise DataError(f"{folder}: no image of another kind to fit the gate on; correct --not-chest")
-    kinds = [_kind(path, folder) for path in paths]
+    found = other_images(folder)
+    paths, kinds = list(found), list(found.values())
     outputs = progress.collect((one for one, *_ in predictor.outputs_iter(paths)), len(paths))
     groups = {}
     for kind in sorted(set(kinds)):
@@ -221,6 +219,20 @@ def _real_others(predictor: Predictor, folder: Path, progress: Progress) -> dict
         names = [paths[index].name for index in own]
         groups[kind] = _group([outputs[index] for index in own], names, is_chest=False)
     return groups
+
+
+def other_images(folder: Path) -> dict[Path, str]:
+    """Return the images of a folder with their kind: the subfolder, or the letters a file name begins with.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    paths = [Path(item.source) for item in expand(folder) if isinstance(item.source, str)]
+    if not paths:
+        raise DataError(f"{folder}: no image of another kind to fit the gate on; correct --not-chest")
+    return {path: _kind(path, folder) for path in paths}
 
 
 def _kind(path: Path, folder: Path) -> str:

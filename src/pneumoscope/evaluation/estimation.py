@@ -1,52 +1,97 @@
-"""Fits the classifier that estimates the population of an image where its age is not stated."""
+"""Fits the classifiers that estimate the population and the view of an image where they are not stated."""
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Population
+from pneumoscope.domain import Population, ViewPosition
 from pneumoscope.errors import require_extra
-from pneumoscope.evaluation.chest import drawn
+from pneumoscope.evaluation.chest import drawn, other_images, two_folds
 from pneumoscope.model.bundle import MODEL_FILE, Bundle
-from pneumoscope.model.results import PopulationMeasures
+from pneumoscope.model.results import EstimateMeasures
 from pneumoscope.parallel import Progress, available_cpus
+from pneumoscope.predict.estimates import FRONTAL, FeatureClassifier, feature_moments
 from pneumoscope.predict.pipeline import Pipeline
-from pneumoscope.predict.populations import PopulationClassifier, feature_moments
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["FittedPopulations", "fit_populations"]
+__all__ = ["Estimators", "FittedClassifier", "fit_populations", "fit_views"]
 
 Floats = npt.NDArray[np.float32]
 
-# Images of one source and population: more change nothing but the time it takes.
+# Images of one source and population or view: more change nothing but the time it takes.
 MOST_IMAGES = 500
-# Inverse strength of the ridge penalty.
-PENALTY = 0.01
+# Inverse strengths of the ridge penalty, chosen on validation images.
+POPULATION_PENALTY, VIEW_PENALTY = 0.01, 0.3
+LATERAL_KIND = "lateral"
+"""What the kind of lateral views is called in a folder of images that are no frontal chests."""
 
 
 @dataclass(frozen=True, eq=False)
-class FittedPopulations:
-    """A classifier of populations that is not written yet.
+class FittedClassifier:
+    """A classifier of populations or views that is not written yet.
 
     Parameters
     ----------
-    classifier : PopulationClassifier
+    classifier : FeatureClassifier
     content : bytes
-        Of ``populations.npz``.
-    measures : dict of str to PopulationMeasures
-        By population, on held-out images.
+        Of ``populations.npz`` or ``views.npz``.
+    measures : dict of str to EstimateMeasures
+        By population or view, on held-out images.
     """
 
-    classifier: PopulationClassifier
+    classifier: FeatureClassifier
     content: bytes
-    measures: dict[str, PopulationMeasures]
+    measures: dict[str, EstimateMeasures]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimators:
+    """What estimates the facts that an image does not state; None for what is not estimated."""
+
+    populations: FittedClassifier | None = None
+    views: FittedClassifier | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Feature moments of N images with their names; the groups, such as sources, of a name count the same."""
+
+    features: Floats
+    names: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
+
+    def __add__(self, other: _Rows) -> _Rows:
+        if not len(self.names) or not len(other.names):
+            return self if len(self.names) else other
+        pairs = zip(
+            (self.features, self.names, self.groups),
+            (other.features, other.names, other.groups),
+            strict=True,
+        )
+        return _Rows(*(np.concatenate(pair) for pair in pairs))
+
+    def part(self, chosen: npt.NDArray[np.bool_]) -> _Rows:
+        return _Rows(self.features[chosen], self.names[chosen], self.groups[chosen])
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """Of each row: the groups of a name count the same, and so do the names; the mean is 1."""
+        weights = np.zeros(len(self.names))
+        for name in np.unique(self.names):
+            own = np.unique(self.groups[self.names == name])
+            for group in own:
+                rows = (self.names == name) & (self.groups == group)
+                weights[rows] = 1 / (len(own) * rows.sum())
+        weights *= len(weights) / weights.sum()
+        return weights
 
 
 def fit_populations(
@@ -56,7 +101,7 @@ def fit_populations(
     populations: Sequence[Population],
     *,
     progress: Progress | None = None,
-) -> FittedPopulations | None:
+) -> FittedClassifier | None:
     """Fit on training images whose population is known, and measure on held-out ones.
 
     Every source of a population counts the same, whatever its size.
@@ -74,47 +119,113 @@ def fit_populations(
 
     Returns
     -------
-    FittedPopulations or None
+    FittedClassifier or None
         None where fewer than two of the populations have training images.
     """
-    progress = progress or Progress()
-    predictor = Predictor(
-        bundle, workers=available_cpus(), force=True, pipeline=Pipeline.of_bundle(bundle, force=True)
-    )
-    rows, names, weights = _gathered(predictor, training, populations, progress)
-    if len(set(names)) < 2:
+    progress, predictor = progress or Progress(), _predictor(bundle)
+
+    def named(record: Record) -> str:
+        return next((one.name for one in populations if _is_known(one, record)), "")
+
+    rows = _of_manifest(predictor, training, named, progress)
+    if len(set(rows.names)) < 2:
         return None
-    classifier = _fit(rows, names, weights)
-    tested, truth, _ = _gathered(predictor, held_out, populations, progress)
-    found = [classifier(row) for row in tested]
-    measures = {}
-    for name in dict.fromkeys(truth):
-        guesses = [guess for guess, own in zip(found, truth, strict=True) if own == name]
-        measures[name] = PopulationMeasures(images=len(guesses), correct=guesses.count(name) / len(guesses))
-    return FittedPopulations(classifier, _content(classifier, bundle), measures)
+    classifier = _fit(rows, POPULATION_PENALTY)
+    tested = _of_manifest(predictor, held_out, named, progress)
+    return FittedClassifier(classifier, _content(classifier, bundle), _measures([(classifier, tested)]))
 
 
-def _gathered(
-    predictor: Predictor, manifest: Manifest, populations: Sequence[Population], progress: Progress
-) -> tuple[Floats, list[str], npt.NDArray[np.float64]]:
-    """Return features, population and weight of the images whose population is known."""
+def fit_views(
+    bundle: Bundle,
+    training: Manifest,
+    held_out: Manifest,
+    others: Path | None = None,
+    *,
+    progress: Progress | None = None,
+) -> FittedClassifier | None:
+    """Fit on training images whose view is known, and measure on held-out ones.
+
+    Images of a folder that are no frontal chests are fitted on as well, lateral views by their name and the
+    rest as ``other``; they are measured by classifiers that were fitted on the other half of them.
+
+    Parameters
+    ----------
+    bundle, training, held_out, progress
+        As for `fit_populations`.
+    others : Path, optional
+        As for `fit_chest`; a kind whose name begins with ``lateral`` shows lateral views.
+
+    Returns
+    -------
+    FittedClassifier or None
+        None where fewer than two views have training images.
+    """
+    progress, predictor = progress or Progress(), _predictor(bundle)
+
+    def named(record: Record) -> str:
+        return record.view
+
+    rows = _of_manifest(predictor, training, named, progress)
+    beside, folds = _of_folder(predictor, others, progress) if others else (_none(), np.zeros(0, np.int64))
+    if len({*rows.names, *beside.names} - {ViewPosition.OTHER}) < 2:
+        return None
+    classifier = _fit(rows + beside, VIEW_PENALTY)
+    tested = [(classifier, _of_manifest(predictor, held_out, named, progress))]
+    tested += [
+        (_fit(rows + beside.part(folds != fold), VIEW_PENALTY), beside.part(folds == fold))
+        for fold in np.unique(folds)
+    ]
+    return FittedClassifier(classifier, _content(classifier, bundle), _measures(tested))
+
+
+def _predictor(bundle: Bundle) -> Predictor:
+    pipeline = Pipeline.of_bundle(bundle, force=True)
+    return Predictor(bundle, workers=available_cpus(), force=True, pipeline=pipeline)
+
+
+def _of_manifest(
+    predictor: Predictor, manifest: Manifest, named: Callable[[Record], str], progress: Progress
+) -> _Rows:
+    """Return the images whose name is known, not more than enough of a source; their group is the source."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in manifest.records:
-        name = next((one.name for one in populations if _is_known(one, record)), None)
-        if name is not None:
+        if name := named(record):
             groups[name, record.source].append(record)
-    rows, names, weights = [], [], []
-    chosen = [(name, record) for (name, _), own in groups.items() for record in drawn(own, MOST_IMAGES)]
-    paths = [manifest.resolve(record) for _, record in chosen]
-    outputs = progress.collect((one for one, *_ in predictor.outputs_iter(paths)), len(paths))
-    sources = {name: sum(name == other for other, _ in groups) for name, _ in groups}
-    for (name, record), output in zip(chosen, outputs, strict=True):
-        if output.features is None:
-            continue
-        rows.append(feature_moments(output.features))
-        names.append(name)
-        weights.append(1 / (sources[name] * min(MOST_IMAGES, len(groups[name, record.source]))))
-    return np.array(rows, np.float32), names, np.array(weights)
+    images = {
+        manifest.resolve(record): key for key, own in groups.items() for record in drawn(own, MOST_IMAGES)
+    }
+    return _rows(predictor, images, progress)
+
+
+def _of_folder(predictor: Predictor, folder: Path, progress: Progress) -> tuple[_Rows, npt.NDArray[np.int64]]:
+    """Return the images of a folder, their group being the kind, with the fold of each."""
+    images = {
+        path: (ViewPosition.LATERAL if kind.startswith(LATERAL_KIND) else ViewPosition.OTHER, kind)
+        for path, kind in other_images(folder).items()
+    }
+    rows = _rows(predictor, images, progress)
+    folds = np.zeros(len(rows.names), np.int64)
+    for group in np.unique(rows.groups):  # each kind is in both
+        own = np.flatnonzero(rows.groups == group)
+        folds[own] = two_folds([str(number) for number in own])
+    return rows, folds
+
+
+def _rows(predictor: Predictor, images: Mapping[Path, tuple[str, str]], progress: Progress) -> _Rows:
+    outputs = progress.collect((one for one, *_ in predictor.outputs_iter(list(images))), len(images))
+    kept = [
+        (feature_moments(output.features), *key)
+        for output, key in zip(outputs, images.values(), strict=True)
+        if output.features is not None
+    ]
+    if not kept:
+        return _none()
+    features, names, groups = zip(*kept, strict=True)
+    return _Rows(np.array(features, np.float32), np.array(names, np.str_), np.array(groups, np.str_))
+
+
+def _none() -> _Rows:
+    return _Rows(np.zeros((0, 0), np.float32), np.zeros(0, np.str_), np.zeros(0, np.str_))
 
 
 def _is_known(population: Population, record: Record) -> bool:
@@ -122,20 +233,32 @@ def _is_known(population: Population, record: Record) -> bool:
     return bounded and population.includes(record.age, record.view)
 
 
-def _fit(rows: Floats, names: list[str], weights: npt.NDArray[np.float64]) -> PopulationClassifier:
-    with require_extra("evaluate", "Fitting the classifier of populations"):
+def _measures(tested: Sequence[tuple[FeatureClassifier, _Rows]]) -> dict[str, EstimateMeasures]:
+    right: dict[str, list[bool]] = defaultdict(list)
+    for classifier, rows in tested:
+        for features, name in zip(rows.features, rows.names, strict=True):
+            among = FRONTAL if name in FRONTAL else None  # as `Pipeline` calls it
+            right[str(name)].append(classifier(features, among=among) == name)
+    return {
+        name: EstimateMeasures(images=len(each), correct=sum(each) / len(each))
+        for name, each in right.items()
+    }
+
+
+def _fit(rows: _Rows, penalty: float) -> FeatureClassifier:
+    with require_extra("evaluate", "Fitting the classifiers of population and view"):
         from sklearn.linear_model import LogisticRegression
-    mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
-    model = LogisticRegression(C=PENALTY, max_iter=5000)
-    model.fit((rows - mean) / scale, names, sample_weight=weights * len(rows) / weights.sum())
+    mean, scale = rows.features.mean(axis=0), rows.features.std(axis=0) + 1e-6
+    model = LogisticRegression(C=penalty, max_iter=5000)
+    model.fit((rows.features - mean) / scale, rows.names, sample_weight=rows.weights)
     weight, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one row, of the second class against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     known = tuple(str(name) for name in model.classes_)
-    return PopulationClassifier(known, mean, scale, weight.astype(np.float32), bias.astype(np.float32))
+    return FeatureClassifier(known, mean, scale, weight.astype(np.float32), bias.astype(np.float32))
 
 
-def _content(classifier: PopulationClassifier, bundle: Bundle) -> bytes:
+def _content(classifier: FeatureClassifier, bundle: Bundle) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,

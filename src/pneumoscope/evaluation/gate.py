@@ -29,7 +29,8 @@ from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.chest import ChestClassifier
 from pneumoscope.predict.gate import DIMENSIONS, Novelty, describe
 from pneumoscope.predict.inputs import InputItem
-from pneumoscope.predict.pipeline import Pipeline, Prepared
+from pneumoscope.predict.pipeline import Pipeline
+from pneumoscope.predict.prepared import Prepared
 
 __all__ = ["Described", "FittedGate", "FittedNovelty", "fit_gate", "fit_novelty"]
 

@@ -16,7 +16,7 @@ from pneumoscope.domain import Population
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import Method, fit_calibration
 from pneumoscope.evaluation.card import write_card
-from pneumoscope.evaluation.estimation import FittedPopulations
+from pneumoscope.evaluation.estimation import Estimators
 from pneumoscope.evaluation.gate import FittedGate
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.populations import validated_populations
@@ -26,6 +26,7 @@ from pneumoscope.model.bundle import (
     GATE_FILE,
     HEAD_FILE,
     POPULATIONS_FILE,
+    VIEWS_FILE,
     Bundle,
     head_bytes,
     write_bundle,
@@ -59,7 +60,7 @@ def calibrate_bundle(
     seed: int = 0,
     gate: FittedGate | None = None,
     populations: Sequence[Population] = (),
-    estimator: FittedPopulations | None = None,
+    estimators: Estimators = Estimators(),  # noqa: B008  (frozen)
     cache: ImageCache | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -87,9 +88,9 @@ def calibrate_bundle(
     populations : sequence of Population
         Those that get a calibration of their own, where at least 20 images with and 20 without the target are
         known to belong to them; ages and views are those of the records.
-    estimator : FittedPopulations, optional
-        From `fit_populations`: images without an age belong to the population that it gives them, here as in
-        prediction; it is written too.
+    estimators : Estimators, optional
+        From `fit_populations` and `fit_views`: images without an age belong to the population that is
+        estimated, here as in prediction; they are written too.
     cache : ImageCache, optional
         Where standardised images are kept; not used with copies, which need the decoded image.
     progress : Progress, optional
@@ -103,7 +104,7 @@ def calibrate_bundle(
     progress = progress or Progress()
     content = bundle.manifest
     limits = gate.limits if gate else content.gate
-    predictor = _predictor(bundle, gate, estimator, None if copies else cache)
+    predictor = _predictor(bundle, gate, estimators, None if copies else cache)
     background = MeanFeatures(content.target)
     observed = observe(
         predictor, manifest, copies=copies, seed=seed, collectors=(background,), progress=progress
@@ -118,6 +119,7 @@ def calibrate_bundle(
         calibrations.append(
             fit_calibration(part, method, fitted_on=words, population=population.name, seed=seed)
         )
+    by_population = estimators.populations if len(own) > 1 else None
     written = content.model_copy(
         update={
             "state": "calibrated",
@@ -129,7 +131,8 @@ def calibrate_bundle(
             "results": Results(
                 speed=content.results.speed,
                 gate=gate.measures if gate else content.results.gate,
-                populations=estimator.measures if estimator and len(own) > 1 else {},
+                populations=by_population.measures if by_population else {},
+                views=estimators.views.measures if estimators.views else {},
             ),
         }
     )
@@ -138,13 +141,15 @@ def calibrate_bundle(
     }
     if gate:
         files[GATE_FILE] = gate.content
-    if estimator and len(own) > 1:
-        files[POPULATIONS_FILE] = estimator.content
+    if by_population:
+        files[POPULATIONS_FILE] = by_population.content
+    if estimators.views:
+        files[VIEWS_FILE] = estimators.views.content
     return write_bundle(bundle.path, written, files)
 
 
 def _predictor(
-    bundle: Bundle, gate: FittedGate | None, estimator: FittedPopulations | None, cache: ImageCache | None
+    bundle: Bundle, gate: FittedGate | None, estimators: Estimators, cache: ImageCache | None
 ) -> Predictor:
     """Return the predictor of a bundle, with parts that are not written yet in place of its own."""
     pipeline = Pipeline.of_bundle(
@@ -152,7 +157,8 @@ def _predictor(
         limits=gate.limits if gate else None,
         novelty=gate.novelty if gate else None,
         classifier=gate.classifier if gate else None,
-        populations=estimator.classifier if estimator else None,
+        populations=estimators.populations.classifier if estimators.populations else None,
+        views=estimators.views.classifier if estimators.views else None,
         cache=cache,
     )
     return Predictor(bundle, workers=available_cpus(), pipeline=pipeline)

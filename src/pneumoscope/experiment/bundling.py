@@ -9,10 +9,12 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import CAUTIONS
 from pneumoscope.evaluation import (
     BundleEvaluation,
+    Estimators,
     calibrate_bundle,
     evaluate_bundle,
     fit_gate,
     fit_populations,
+    fit_views,
     sign_bundle,
 )
 from pneumoscope.experiment.images import are_of, by_source, whole_radiographs
@@ -72,10 +74,13 @@ def calibrated(
         cache=cache,
         progress=progress,
     )
-    estimator = None
+    estimators = Estimators()
     if len(recipe.populations) > 1:
-        progress.step("fitting the classifier of populations")
-        estimator = fit_populations(bundle, images, held_out, recipe.populations, progress=progress)
+        progress.step("fitting the classifiers of population and view")
+        estimators = Estimators(
+            fit_populations(bundle, images, held_out, recipe.populations, progress=progress),
+            fit_views(bundle, images, held_out, origin.experiment.not_chest, progress=progress),
+        )
     progress.step("calibrating on validation patients")
     return calibrate_bundle(
         bundle,
@@ -84,7 +89,7 @@ def calibrated(
         method=recipe.calibration,
         copies=recipe.calibration_copies,
         populations=recipe.populations,
-        estimator=estimator,
+        estimators=estimators,
         seed=recipe.seed,
         described_as=origin.part("val"),
         cache=cache,

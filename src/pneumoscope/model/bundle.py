@@ -9,6 +9,7 @@
     gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, and the frontal-chest
                   classifier, where the gate was fitted
     populations.npz  classifier of the populations that the bundle is calibrated for, where there are several
+    views.npz     classifier of the view, where images of several views were at hand
     bundle.json   `BundleManifest`, format 2; format 1 is upgraded when it is read
     card.md       the model card
 
@@ -42,6 +43,7 @@ __all__ = [
     "GATE_FILE",
     "HEAD_FILE",
     "POPULATIONS_FILE",
+    "VIEWS_FILE",
     "Bundle",
     "copy_bundle",
     "default_bundle_path",
@@ -53,7 +55,9 @@ __all__ = [
 
 MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
 GATE_FILE = "gate.npz"
-POPULATIONS_FILE = "populations.npz"
+POPULATIONS_FILE, VIEWS_FILE = "populations.npz", "views.npz"
+FeatureClassifierArrays = tuple[tuple[str, ...], dict[str, npt.NDArray[np.float32]]]
+"""P names, and ``mean`` and ``scale``, shape (F,), ``weight``, shape (P, F), ``bias``, shape (P,)."""
 BUNDLE_FOLDER = "bundle"
 """Where a run folder has its bundle."""
 
@@ -137,23 +141,31 @@ class Bundle:
         return arrays
 
     @cached_property
-    def population_classifier(self) -> tuple[tuple[str, ...], dict[str, npt.NDArray[np.float32]]] | None:
-        """Names of P populations, and ``mean``, ``scale``, shape (F,), ``weight``, shape (P, F), ``bias``.
+    def population_classifier(self) -> FeatureClassifierArrays | None:
+        """The classifier of populations; None where the bundle does not estimate the population."""
+        found = self._feature_classifier(POPULATIONS_FILE)
+        known = {population.name for population in self.manifest.populations}
+        if found and not set(found[0]) <= known:
+            raise BundleError(f"{self.path / POPULATIONS_FILE}: for other populations; calibrate again")
+        return found
 
-        None where the bundle does not estimate the population.
-        """
-        if POPULATIONS_FILE not in self.manifest.files:
+    @cached_property
+    def view_classifier(self) -> FeatureClassifierArrays | None:
+        """The classifier of view positions; None where the bundle does not estimate the view."""
+        return self._feature_classifier(VIEWS_FILE)
+
+    def _feature_classifier(self, name: str) -> FeatureClassifierArrays | None:
+        if name not in self.manifest.files:
             return None
-        path = self.path / POPULATIONS_FILE
+        path = self.path / name
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in ("mean", "scale", "weight", "bias")}
                 names, network = tuple(stored["names"].tolist()), str(stored["network"])
         except (OSError, KeyError, ValueError) as error:
-            raise BundleError(f"{path}: no classifier of populations; calibrate the bundle again") from error
-        known = {population.name for population in self.manifest.populations}
-        if network != self.manifest.files[MODEL_FILE] or not set(names) <= known:
-            raise BundleError(f"{path}: fitted for another model.onnx or other populations; calibrate again")
+            raise BundleError(f"{path}: no classifier on features; calibrate the bundle again") from error
+        if network != self.manifest.files[MODEL_FILE]:
+            raise BundleError(f"{path}: fitted for another model.onnx; calibrate again")
         return names, arrays
 
     @cached_property

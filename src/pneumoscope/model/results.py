@@ -27,11 +27,11 @@ from pneumoscope.model.measures import (
 )
 
 __all__ = [
+    "EstimateMeasures",
     "Evaluation",
     "ExternalValidation",
     "GateMeasures",
     "ParentResults",
-    "PopulationMeasures",
     "PredictionSets",
     "RecalibrationResult",
     "RecalibrationSide",
@@ -168,13 +168,13 @@ class GateMeasures(_Frozen):
     rejected_left_out: float | None
 
 
-class PopulationMeasures(_Frozen):
-    """How often the classifier of populations is right, for one population.
+class EstimateMeasures(_Frozen):
+    """How often the classifier of populations, or of views, is right, for one of them.
 
     Parameters
     ----------
     images : int
-        Held-out images that are known to be of the population.
+        Held-out images that are known to be of the population or view.
     correct : float
         Share of them that are assigned to it, in [0, 1].
     """
@@ -195,8 +195,8 @@ class Results(_Frozen):
     """The part ``results`` of ``bundle.json``.
 
     The bundle's own evaluation; external validations by name; its recalibration, and the bundle that it was
-    recalibrated from; how its gate treats each source and kind of images; how well it estimates the
-    population; and its speed, with the machine.
+    recalibrated from; how its gate treats each source and kind of images; how well it estimates
+    population and view; and its speed, with the machine.
     """
 
     evaluation: Evaluation | None = None
@@ -204,5 +204,6 @@ class Results(_Frozen):
     recalibration: RecalibrationResult | None = None
     parent: ParentResults | None = None
     gate: dict[str, GateMeasures] = {}
-    populations: dict[str, PopulationMeasures] = {}
+    populations: dict[str, EstimateMeasures] = {}
+    views: dict[str, EstimateMeasures] = {}
     speed: Speed | None = None

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.image.lungs import LungField
-from pneumoscope.predict.populations import feature_moments
+from pneumoscope.predict.estimates import feature_moments
 
 __all__ = ["NOT_A_CHEST", "TEXTURES", "ChestClassifier", "chest_features", "texture"]
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.walk import OWN_OUTPUT, is_own_output
-from pneumoscope.domain import Population, Radiograph, Status, ViewPosition
+from pneumoscope.domain import Population, Radiograph, ViewPosition
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
 from pneumoscope.image.lungs import LungField, lung_field
@@ -28,6 +28,7 @@ from pneumoscope.model.lungs import LungsOnBlack, OnnxLungSegmenter
 from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.cache import CachedImage, ImageCache
 from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
+from pneumoscope.predict.estimates import FRONTAL, LATERAL_ESTIMATED, FeatureClassifier, feature_moments
 from pneumoscope.predict.gate import (
     Novelty,
     advice,
@@ -42,78 +43,15 @@ from pneumoscope.predict.gate import (
     rejects,
 )
 from pneumoscope.predict.inputs import InputItem
-from pneumoscope.predict.populations import PopulationClassifier, feature_moments
+from pneumoscope.predict.prepared import Prepared
 from pneumoscope.predict.rotation import QUARTER_TURNS, may_be_rotated, rotated, rotation_to_upright
 
-__all__ = ["Pipeline", "Prepared", "RawScore"]
+__all__ = ["Pipeline"]
 
 Floats = npt.NDArray[np.float32]
 
 # Part of the key of cached images: raise it when the pipeline's result for a file changes.
-PIPELINE_VERSION = 3
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RawScore:
-    """The network's output for one image before calibration; calibrators are fitted on it.
-
-    Parameters
-    ----------
-    path : str
-        The file, as the user named it.
-    status : {"ok", "rejected", "unreadable"}
-        As in a `Prediction`.
-    reasons : tuple of Reason
-        Why it was not read or was rejected, and cautions; also kept where the gate was overridden.
-    logits : ndarray of float32, shape (K,), or None
-        None unless the status is ``ok``.
-    message : str
-        The line for people that goes with the reasons.
-    age : float or None
-        Of the patient in years, as header or manifest state it.
-    view : str
-        View position, likewise.
-    estimated : str or None
-        The population by the bundle's own classifier; None where it has none or the age is stated.
-    """
-
-    path: str
-    status: Status
-    reasons: tuple[Reason, ...] = ()
-    logits: Floats | None = None
-    message: str = ""
-    age: float | None = None
-    view: str = ViewPosition.UNKNOWN
-    estimated: str | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Prepared:
-    """An image that went through the pipeline; the fields of `RawScore`, and what the network gets.
-
-    Parameters
-    ----------
-    radiograph : Radiograph or None
-        The decoded image, inverted grayscale corrected, in the orientation of the file; None where it could
-        not be decoded or came from the cache.
-    input : Standardised or None
-        The network's input; None where the image is rejected or unreadable.
-    """
-
-    path: str
-    status: Status
-    reasons: tuple[Reason, ...] = ()
-    message: str = ""
-    radiograph: Radiograph | None = None
-    input: Standardised | None = None
-    age: float | None = None
-    view: str = ViewPosition.UNKNOWN
-    estimated: str | None = None
-
-    def score(self, logits: Floats | None = None) -> RawScore:
-        """Return the score of this image with the network's output."""
-        facts = (self.message, self.age, self.view, self.estimated)
-        return RawScore(self.path, self.status, self.reasons, logits, *facts)
+PIPELINE_VERSION = 4
 
 
 class Pipeline:
@@ -131,8 +69,8 @@ class Pipeline:
         Statistics of known chest radiographs, for `GateLimits.max_novelty`.
     classifier : ChestClassifier, optional
         Of frontal chest radiographs, for `GateLimits.min_chest`.
-    populations : PopulationClassifier, optional
-        Estimates the population of an image whose age is not stated.
+    populations, views : FeatureClassifier, optional
+        They estimate the population of an image whose age is not stated, and the view where that is not.
     validated : tuple of Population
         Images known to be of other populations get a caution.
     force : bool
@@ -155,7 +93,8 @@ class Pipeline:
         segmenter: OnnxLungSegmenter | LungsOnBlack | None = None,
         novelty: Novelty | None = None,
         classifier: ChestClassifier | None = None,
-        populations: PopulationClassifier | None = None,
+        populations: FeatureClassifier | None = None,
+        views: FeatureClassifier | None = None,
         validated: tuple[Population, ...] = (),
         force: bool = False,
         cache: ImageCache | None = None,
@@ -164,7 +103,7 @@ class Pipeline:
             raise ValueError("this input spec needs a lung segmenter, and none was given")
         self.spec, self.limits = spec, limits
         self._segmenter, self._novelty, self._validated = segmenter, novelty, validated
-        self._classifier, self._populations = classifier, populations
+        self._classifier, self._populations, self._views = classifier, populations, views
         self._force, self._cache = force, cache
         self._key = self._fingerprint() if cache else ""
 
@@ -176,7 +115,8 @@ class Pipeline:
         limits: GateLimits | None = None,
         novelty: Novelty | None = None,
         classifier: ChestClassifier | None = None,
-        populations: PopulationClassifier | None = None,
+        populations: FeatureClassifier | None = None,
+        views: FeatureClassifier | None = None,
         force: bool = False,
         cache: ImageCache | None = None,
     ) -> Pipeline:
@@ -184,7 +124,7 @@ class Pipeline:
 
         Parameters
         ----------
-        limits, novelty, classifier, populations
+        limits, novelty, classifier, populations, views
             In place of the bundle's own, where they are fitted and not written yet.
         force, cache
             As for `Pipeline`.
@@ -195,7 +135,9 @@ class Pipeline:
         if classifier is None and (chest := bundle.chest_classifier):
             classifier = ChestClassifier.of(chest)
         if populations is None and (stored := bundle.population_classifier):
-            populations = PopulationClassifier.of(*stored)
+            populations = FeatureClassifier.of(*stored)
+        if views is None and (stored := bundle.view_classifier):
+            views = FeatureClassifier.of(*stored)
         return cls(
             manifest.input,
             limits or manifest.gate,
@@ -203,6 +145,7 @@ class Pipeline:
             novelty=novelty,
             classifier=classifier,
             populations=populations,
+            views=views,
             validated=manifest.validated,
             force=force,
             cache=cache,
@@ -229,7 +172,7 @@ class Pipeline:
         return [self._complete(one, item) for one, item in zip(self._admit(radiographs), items, strict=True)]
 
     def check_features(self, one: Prepared, features: Floats) -> Prepared:
-        """Estimate the population, and reject an image whose features are no frontal chest radiograph's.
+        """Reject what is no frontal chest radiograph by its features, and estimate population and view.
 
         Parameters
         ----------
@@ -238,21 +181,33 @@ class Pipeline:
         features : ndarray of float32, shape (D, h, w)
             The network's last feature maps for it.
         """
+        moments = feature_moments(features)
+        if not self._is_chest(one, features):
+            if self._views is not None and self._views(moments) == ViewPosition.LATERAL:
+                one = self._rejected(one, Reason.LATERAL_VIEW, LATERAL_ESTIMATED)
+            else:
+                one = self._rejected(one, Reason.NOT_A_CHEST_RADIOGRAPH, NOT_A_CHEST)
         if self._populations is not None and one.age is None:
-            one = replace(one, estimated=self._populations(feature_moments(features)))
+            one = replace(one, estimated=self._populations(moments))
+        if self._views is not None and one.view == ViewPosition.UNKNOWN:
+            one = replace(one, estimated_view=self._views(moments, among=FRONTAL) or ViewPosition.UNKNOWN)
+        return one
+
+    def _is_chest(self, one: Prepared, features: Floats) -> bool:
         lungs = one.input.lungs if one.input is not None else None
         least = self.limits.min_chest
         if self._classifier is None or least is None or lungs is None:
-            return one
-        # Not "less than": a probability that is not a number must reject.
-        if self._classifier(chest_features(features, lungs)) >= least:
-            return one
-        reason = Reason.NOT_A_CHEST_RADIOGRAPH
+            return True
+        # "Not less than" would let a probability that is not a number pass.
+        return self._classifier(chest_features(features, lungs)) >= least
+
+    def _rejected(self, one: Prepared, reason: Reason, message: str) -> Prepared:
+        """Reject an image for its features; where the gate is overridden, the reason becomes a caution."""
         if not self._force:
-            return replace(one, status="rejected", reasons=(reason,), message=NOT_A_CHEST, input=None)
+            return replace(one, status="rejected", reasons=(reason,), message=message, input=None)
         if reason in one.reasons:
             return one
-        return replace(one, reasons=(*one.reasons, reason), message=f"{one.message} {NOT_A_CHEST}".strip())
+        return replace(one, reasons=(*one.reasons, reason), message=f"{one.message} {message}".strip())
 
     def _decode(self, item: InputItem) -> Radiograph | Prepared:
         try:
@@ -298,6 +253,10 @@ class Pipeline:
         if self._segmenter is None or not radiographs:
             return [None] * len(radiographs)
         views = np.stack([lung_view(radiograph) for radiograph in radiographs])
+        return list(self._lungs_of_views(views))
+
+    def _lungs_of_views(self, views: Floats) -> list[LungField]:
+        assert self._segmenter is not None
         maps = self._segmenter.batch(views)
         return [lung_field(one, view=view) for one, view in zip(maps, views, strict=True)]
 
@@ -322,15 +281,14 @@ class Pipeline:
     def _upright(self, radiograph: Radiograph, lungs: LungField) -> Standardised | None:
         """Standardise an image that is rotated in its upright orientation; None where it is not rotated."""
         novelty = self._novelty
-        if novelty is None or not may_be_rotated(given := novelty(describe(lungs))):
+        if novelty is None or lungs.view is None or not may_be_rotated(given := novelty(describe(lungs))):
             return None
-        images = {turns: rotated(radiograph, turns) for turns in QUARTER_TURNS}
-        fields = dict(zip(images, self._lungs(list(images.values())), strict=True))
-        others = {turns: novelty(describe(one)) for turns, one in fields.items() if one}
-        turns = rotation_to_upright(given, others)
+        views = np.stack([np.rot90(lungs.view, turns) for turns in QUARTER_TURNS])
+        fields = dict(zip(QUARTER_TURNS, self._lungs_of_views(views), strict=True))
+        turns = rotation_to_upright(given, {turns: novelty(describe(one)) for turns, one in fields.items()})
         if turns is None:
             return None
-        image = standardise_with_lungs(images[turns], self.spec, fields[turns])
+        image = standardise_with_lungs(rotated(radiograph, turns), self.spec, fields[turns])
         return None if check_lungs(image, self.limits, novelty) else replace(image, quarter_turns=turns)
 
     def _verdict(

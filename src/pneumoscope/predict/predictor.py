@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
+from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
@@ -29,7 +29,8 @@ from pneumoscope.predict.calibration import (
 )
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
-from pneumoscope.predict.pipeline import Pipeline, Prepared, RawScore
+from pneumoscope.predict.pipeline import Pipeline
+from pneumoscope.predict.prepared import Output, Prepared, RawScore
 
 __all__ = ["ExplainedPrediction", "MakeCopies", "Method", "Output", "Predictor", "RawScore"]
 
@@ -67,34 +68,11 @@ class ExplainedPrediction:
     standardised: Standardised | None = None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Output:
-    """All outputs of the network for one image; calibrators, backgrounds and gates are fitted on them.
-
-    Parameters
-    ----------
-    score : RawScore
-        With the logits.
-    features : ndarray of float32, shape (D, h, w), or None
-        The last feature maps; their mean over all locations is the embedding. None without a prediction.
-    standardised : Standardised or None
-        The network's input, with the detected lungs; None without a prediction.
-    """
-
-    score: RawScore
-    features: Floats | None = None
-    standardised: Standardised | None = None
-
-
 def _at_prevalence(bundle: Bundle, prevalence: float) -> Bundle:
     manifest = at_prevalence(bundle.manifest, prevalence)
     # Results name the parent and the hash of its calibration, as those of a recalibrated bundle do.
     provenance = manifest.provenance.model_copy(update={"parent": bundle.identity})
     return replace(bundle, manifest=manifest.model_copy(update={"provenance": provenance}))
-
-
-def _output(one: Prepared, logits: Floats | None, features: Floats | None) -> Output:
-    return Output(one.score(logits), features, one.input)
 
 
 class Predictor:
@@ -273,7 +251,7 @@ class Predictor:
 
     def outputs_of(self, radiographs: Sequence[Radiograph]) -> list[Output]:
         """Return all outputs of the network for decoded images, in the calling thread."""
-        return [_output(*row) for row in self._rows(self._pipeline.admit(radiographs))]
+        return [Output.of(*row) for row in self._rows(self._pipeline.admit(radiographs))]
 
     def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
         """Return the calibrated log-odds of the target, shape (N,), for standardised inputs, (N, 1, S, S)."""
@@ -311,7 +289,7 @@ class Predictor:
             made = copies(first.radiograph) if copies and first.radiograph and first.input else ()
             groups.append([first, *self._pipeline.admit(made)])
         rows = self._rows([one for group in groups for one in group])
-        return [[_output(*next(rows)) for _ in group] for group in groups]
+        return [[Output.of(*next(rows)) for _ in group] for group in groups]
 
     def _explained(self, items: Sequence[InputItem], *, method: Method) -> list[ExplainedPrediction]:
         rows = self._rows(self._pipeline.read(items))
@@ -379,7 +357,8 @@ class Predictor:
             return Prediction(
                 score.path, score.status, reasons, target=target.name, bundle=identity, message=score.message
             )
-        population = self._population or manifest.population_of(score.age, score.view, score.estimated)
+        view = score.estimated_view if score.view == ViewPosition.UNKNOWN else score.view
+        population = self._population or manifest.population_of(score.age, view, score.estimated)
         calibration = manifest.calibration_for(population)
         probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
         p_target = float(probabilities[self._mask].sum())

@@ -54,12 +54,6 @@ AddPrediction = Callable[
 IMAGE_SIDE, THUMBNAIL_SIDE = 640, 112  # pixels on the longer side
 JPEG_QUALITY = 85
 WORKLIST_PLACE, IMAGES_PLACE = "<!--worklist-->", "<!--images-->"
-VIEWS = {
-    ViewPosition.PA: "PA",
-    ViewPosition.AP: "AP",
-    ViewPosition.LATERAL: "lateral view",
-    ViewPosition.OTHER: "other",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +249,8 @@ def _header(
             f"{radiograph.width:,} × {radiograph.height:,} pixels, {radiograph.bits} bits, "
             f"{radiograph.format.upper()}"
         )
-        if radiograph.view in VIEWS:
-            facts["View"] = f"{VIEWS[radiograph.view]}, from the header"
+        if radiograph.view is not ViewPosition.UNKNOWN:
+            facts["View"] = f"{radiograph.view.words}, from the header"
         if radiograph.age is not None:
             facts["Age"] = age_band(radiograph.age)
     if prediction.prediction_set:

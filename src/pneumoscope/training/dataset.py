@@ -17,7 +17,8 @@ from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.image.standardise import Standardised, mask_of_input, rotated_box
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.inputs import InputItem
-from pneumoscope.predict.pipeline import Pipeline, Prepared
+from pneumoscope.predict.pipeline import Pipeline
+from pneumoscope.predict.prepared import Prepared
 from pneumoscope.training.sections import Sampling
 
 __all__ = [
