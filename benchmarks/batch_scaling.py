@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--entries", type=int, default=100_000, help="for the memory; 0 leaves it out")
     options = parser.parse_args()
+    if options.images <= 2 * PART:
+        parser.error(f"--images: more than {2 * PART}, so that two workers write more than their first parts")
     rounds = []
     with tempfile.TemporaryDirectory(prefix="pneumoscope-scaling-") as made:
         folder = Path(made)

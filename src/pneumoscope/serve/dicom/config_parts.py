@@ -164,8 +164,10 @@ class DestinationConfig(Strict):
         Root of a ``dicomweb`` one, such as ``https://pacs.example/dicom-web``.
     tls : TlsClientConfig or None
         Of a ``dicom`` destination, or of an ``https`` one.
-    token_file, password_file : Path or None
-        File with a bearer token, or with ``user:password``, of a ``dicomweb`` destination.
+    token_file : Path or None
+        File with a bearer token, of a ``dicomweb`` destination; used where both are given.
+    password_file : Path or None
+        File with ``user:password``, of a ``dicomweb`` destination.
     query : bool
         Whether it can be asked what it has (C-FIND or QIDO-RS). Without, an object whose sending was cut off
         is sent again under the same UIDs.
@@ -241,8 +243,10 @@ class Limits(Strict):
         TCP connections, associations included; a further one is closed.
     max_pdu : int
         Largest PDU that the node accepts, in bytes.
-    max_dataset_mb, max_inflated_mb : int
-        Size of one dataset as it is received, and of a deflated one after inflation.
+    max_dataset_mb : int
+        Size of one dataset as it is received.
+    max_inflated_mb : int
+        Size of a deflated dataset after inflation.
     idle_seconds : float
         Silence after which an association, or a connection without one, is closed.
     min_free_mb : int
@@ -309,8 +313,10 @@ class RetryConfig(Strict):
 
     Parameters
     ----------
-    first_seconds, longest_seconds : float
-        Pause after the first failure; it doubles with each further one, up to the longest.
+    first_seconds : float
+        Pause after the first failure; it doubles with each further one.
+    longest_seconds : float
+        Longest pause.
     tries : int
         After so many failures in a row the object is on the dead-letter list. A destination that cannot be
         reached at all does not count: its objects wait.
