@@ -33,8 +33,8 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import CHUNK
 from pneumoscope.predict.calibration import log_odds
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.pipeline import Pipeline
-from pneumoscope.training.dataset import input_items
 from pneumoscope.training.formats import FORMATS, Run, open_network
 from pneumoscope.training.recipe import load_recipe
 

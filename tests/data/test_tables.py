@@ -19,13 +19,23 @@ from pneumoscope.errors import DataError
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("42", 42), ("042Y", 42), (" 3 ", 3), ("006M", 0.5), ("0", 0), (36, 36), (3.5, 3.5)],
+    [
+        ("42", 42),
+        ("042Y", 42),
+        (" 3 ", 3),
+        ("006M", 0.5),
+        ("0", 0),
+        (36, 36),
+        (3.5, 3.5),
+        ("003 Y", 3),
+        ("42 years", 42),
+    ],
 )
 def test_ages(text, years):
     assert parse_age(text) == pytest.approx(years)
 
 
-@pytest.mark.parametrize("text", ["", None, "old", "-3", "411", "nan", "1e3", "12Q", "003 Y"])
+@pytest.mark.parametrize("text", ["", None, "old", "-3", "411", "nan", "1e3", "12Q", "126"])
 def test_other_text_is_no_age(text):
     assert parse_age(text) is None
 
@@ -42,10 +52,25 @@ def test_sex_and_view():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "view"),
+    [("P.A.", "PA"), ("PERFIL", "LL"), ("AP LORDOTIC", ""), ("PA OBLIQUE", ""), ("postero-anterior", "PA")],
+)
+def test_views_are_read_as_those_of_a_header(text, view):
+    assert parse_view(text) == view
+
+
+def test_a_name_that_is_no_text_is_one_clear_line(tmp_path):
+    with pytest.raises(
+        DataError, match=r"m\.csv: cannot hold a file name .*r\\udcffntgen.*; rename the file"
+    ):
+        write_rows(tmp_path / "m.csv", [{"path": "r\udcffntgen.png"}], ("path",))
+
+
 @given(st.text(max_size=10))
 def test_any_text_gives_a_valid_value_or_none(text):
     age = parse_age(text)
-    assert age is None or 0 <= age <= 130
+    assert age is None or 0 <= age <= 125
     assert parse_sex(text) in {"F", "M", "O", ""}
     assert parse_view(text) in {"AP", "PA", "LL", ""}
 

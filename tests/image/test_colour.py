@@ -19,7 +19,7 @@ def in_file(pixels: np.ndarray, suffix: str) -> bytes:
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
 def test_a_colour_map_is_rejected_and_the_line_says_why(suffix):
     mapped = cv2.applyColorMap(grey_levels(1, 240, 240), cv2.COLORMAP_JET)
     image = read_radiograph(in_file(mapped, suffix))
@@ -36,6 +36,19 @@ def test_grey_stored_as_colour_and_a_tinted_film_pass(suffix):
         image = read_radiograph(in_file(pixels, suffix))
         assert image.colour < 0.02
         assert check_pixels(image, LIMITS) == []
+
+
+def test_a_tiff_with_a_palette_in_colours_is_rejected(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    levels = np.arange(256, dtype=np.uint8)[None]
+    for name, table, reasons in (
+        ("jet", cv2.applyColorMap(levels, cv2.COLORMAP_JET)[0, :, ::-1], [Reason.NOT_A_CHEST_RADIOGRAPH]),
+        ("grey", np.repeat(levels.T, 3, axis=1), []),
+    ):
+        path = tmp_path / f"{name}.tif"
+        colormap = np.ascontiguousarray(table.T.astype(np.uint16) * 257)
+        tifffile.imwrite(path, grey_levels(1, 240, 240), photometric="palette", colormap=colormap)
+        assert check_pixels(read_radiograph(path), LIMITS) == reasons
 
 
 def test_a_grey_file_has_no_colour():

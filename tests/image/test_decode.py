@@ -155,6 +155,10 @@ def test_thumbnail_is_no_second_image_but_a_page_is(tmp_path: Path) -> None:
         writer.write(scene()[::4, ::4], subfiletype=1)
     assert read_radiograph(path).pixels.shape == (48, 64)
     with tifffile.TiffWriter(path) as writer:
+        writer.write(scene()[::4, ::4], subfiletype=1)
+        writer.write(scene())
+    np.testing.assert_array_equal(read_radiograph(path).pixels, scene() / np.float32(255))
+    with tifffile.TiffWriter(path) as writer:
         writer.write(scene())
         writer.write(scene())
     assert reason_of(path) is Reason.MULTI_FRAME

@@ -230,6 +230,14 @@ def test_color_is_reduced_to_luminance() -> None:
         np.testing.assert_allclose(read_radiograph(data).pixels, grey / 255, atol=0.012)
 
 
+def test_subsampled_colour_of_an_odd_width_is_damaged() -> None:
+    pixels = np.zeros((5, 7, 2), np.uint8)
+    elements = {"SamplesPerPixel": 3, "bits": 8, "PlanarConfiguration": 0}
+    data = dicom(pixels, **elements, PhotometricInterpretation="YBR_FULL_422")
+    with pytest.raises(UnreadableImageError, match="odd number of columns"):
+        read_radiograph(data)
+
+
 def test_palette_color() -> None:
     tables = {}
     for color in ("Red", "Green", "Blue"):

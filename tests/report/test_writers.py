@@ -45,6 +45,37 @@ def test_csv_reads_back_and_cannot_act(tmp_path, example):
     assert found[2][f"p_{example.target}"] == ""
 
 
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 16 kB, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl"])
+def test_a_full_disk_is_one_clear_error_and_finished_rows_are_kept(tmp_path, suffix):
+    path = tmp_path / f"o{suffix}"
+    with pytest.raises(DataError, match=r"cannot be written \(File too large\); free some space"):
+        write(path, ROWS * 1000)
+    assert path.stat().st_size == 16_384
+    assert "a,b" in path.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_does_not_fit_replaces_nothing(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    with pytest.raises(DataError, match="cannot be written"), replacing(path) as file:
+        file.write("x" * 100_000)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @any_bundle
 @pytest.mark.parametrize("count", [3, 0])
 def test_json_and_json_lines_hold_the_same_rows(tmp_path, count, example):

@@ -117,8 +117,8 @@ def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: 
 
 
 def check_prevalence(value: float | None) -> float | None:
-    """Let an option be a share above 0 and below 1."""
-    if value is not None and not 0 < value < 1:
+    """Let an option be a share above 0 and below 1, by at least one in a million million."""
+    if value is not None and not 1e-12 <= value <= 1 - 1e-12:
         raise typer.BadParameter("must be above 0 and below 1")
     return value
 

@@ -42,7 +42,7 @@ def cross_validate(
     size: Size = None,
     limit: Limit = None,
     lungs: Lungs = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of folds and training.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of folds and training.")] = None,
     pretrained: Pretrained = None,
     weights: Weights = None,
     cache: CacheFolder = None,

@@ -209,9 +209,10 @@ def join_sets(
     from pneumoscope.data.folder import load
     from pneumoscope.data.join import join
 
-    files = [Path(text.rpartition("=")[2]) for text in sets]
+    # A path may hold a "=" itself.
+    given = [("", "", text) if Path(text).exists() else text.rpartition("=") for text in sets]
+    files = [Path(path) for _, _, path in given]
     check_output(out, list(files))
-    given = [text.rpartition("=") for text in sets]
     prefixes = {number: f"{name}-" for number, (name, _, _) in enumerate(given) if name}
     with show_progress(keep=False) as progress:
         joined = join([load(path, progress=progress) for path in files], prefixes)
@@ -269,8 +270,10 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 
 def _write_text(path: Path, text: str) -> None:
+    from pneumoscope.report.rows import plain_text
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(plain_text(text), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error

@@ -14,14 +14,15 @@ The rules are the same for manifests, labels, patients, boxes and inputs:
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, require_extra
+from pneumoscope.image.stated import age_in_years, view_in
 
 __all__ = [
     "ALIASES",
@@ -53,26 +54,12 @@ Naming = Callable[[Sequence[object]], list[str]]
 _DELIMITERS = ",;\t|"
 _PATH_COLUMNS = frozenset({"path", "root"})
 
-# DICOM's age string (PS3.5 6.2): a number, and days, weeks, months or years; tables often leave out the unit.
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([DWMY]?)", re.IGNORECASE)
-_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
-_MAX_AGE = 130
 _SEX = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}
-_VIEWS = {
-    "AP": {"AP", "ANTEROPOSTERIOR"},
-    "PA": {"PA", "POSTEROANTERIOR"},
-    "LL": {"L", "LL", "RL", "LAT", "LATERAL"},
-}
-_FRONTAL = re.compile(r"\b(ANTERO|POSTERO)[ -](?=ANTERIOR|POSTERIOR)")
 
 
 def parse_age(text: object) -> float | None:
-    """Return an age in years from ``42``, ``042Y`` or ``6M``; None for anything else, or above 130."""
-    found = _AGE.fullmatch(parse_text(text))
-    if not found:
-        return None
-    years = float(found[1]) / _PER_YEAR[found[2].upper()]
-    return years if math.isfinite(years) and years <= _MAX_AGE else None
+    """Return an age in years from ``42``, ``042Y`` or ``6M``; None for anything else, or above 125."""
+    return age_in_years(parse_text(text))
 
 
 def parse_sex(text: object) -> str:
@@ -86,15 +73,12 @@ def parse_text(text: object) -> str:
 
 
 def parse_view(text: object) -> str:
-    """Return the view position ``AP``, ``PA`` or ``LL``, or an empty string if unknown.
+    """Return the view position ``AP``, ``PA`` or ``LL``, or an empty string if it is unknown or another.
 
     Words count, such as in ``PA ERECT`` or ``XTABLE LATERAL``; a decubitus view is none of these.
     """
-    words = re.findall(r"[A-Z]+", _FRONTAL.sub(r"\1", str(text).upper()))
-    if any(word.startswith("DECUB") for word in words):
-        return ""
-    found = [view for view, names in _VIEWS.items() if not names.isdisjoint(words)]
-    return found[0] if len(found) == 1 else ""
+    view = view_in(parse_text(text).upper())
+    return "" if view in {ViewPosition.OTHER, ViewPosition.UNKNOWN} else str(view)
 
 
 def read_rows(
@@ -272,6 +256,11 @@ def write_rows(
             _write_parquet(path, rows, columns, types or {})
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    except UnicodeEncodeError as error:  # of bytes that are no text, in a file name
+        name = error.object[max(0, error.start - 40) : error.end + 40].encode("utf-8", "backslashreplace")
+        raise DataError(
+            f"{path}: cannot hold a file name that is not UTF-8 (…{name.decode().strip()}…); rename the file"
+        ) from error
 
 
 def _write_parquet(

@@ -132,9 +132,11 @@ class _Walk:
             except OSError as error:
                 yield _closed(here, error)
                 continue
-            folders = [one for one in listed if _is_folder(one)]
+            folders = []
             for one in listed:
-                if one not in folders:
+                if _is_folder(one):
+                    folders.append(one)
+                else:
                     yield from self._file(one)
             # The last one is taken first: real folders in order, then linked ones.
             linked = [Path(one) for one in folders if one.is_symlink() and self._follows(one)]
@@ -179,9 +181,9 @@ class _Walk:
 
     def _is_mask_folder(self, folder: Path, beside: list[os.DirEntry[str]]) -> bool:
         """Return whether a folder holds masks for the images beside it, and count them."""
-        others = [one for one in beside if not MASK_FOLDER.fullmatch(one.name)]
-        if not others or not MASK_FOLDER.fullmatch(folder.name):
+        if not MASK_FOLDER.fullmatch(folder.name):
             return False
+        others = (one for one in beside if not MASK_FOLDER.fullmatch(one.name))
         if any(_is_folder(one) or _has_image_suffix(Path(one)) for one in others):
             self._masks[folder] = sum(isinstance(one, Path) for one in _Walk(folder, Progress()))
             return True

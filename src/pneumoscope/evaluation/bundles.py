@@ -12,8 +12,8 @@ import numpy as np
 
 from pneumoscope.data.folder import load
 from pneumoscope.data.labels import class_index, classes_with_target
-from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Prediction, ViewPosition
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
 from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, localise
 from pneumoscope.evaluation.metrics import evaluate_scores
@@ -27,7 +27,7 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress, available_cpus
-from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["BundleEvaluation", "evaluate", "evaluate_bundle"]
@@ -253,13 +253,8 @@ def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str
 
 def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -> list[Prediction]:
     progress.step("predicting")
-    items = [_item(manifest, record) for record in manifest.records]
+    items = input_items(manifest)
     return progress.collect(predictor.predict_iter(items), len(items))
-
-
-def _item(manifest: Manifest, record: Record) -> InputItem:
-    view = record.view or ViewPosition.UNKNOWN
-    return InputItem(str(manifest.resolve(record)), age=record.age, view=view)
 
 
 def _unreadable(error: UnreadableImageError, bundle: Bundle) -> Prediction:

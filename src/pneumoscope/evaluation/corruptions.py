@@ -93,7 +93,8 @@ class Corruption:
         """
         if not 1 <= strength <= len(self.settings):
             raise ValueError(f"{self.name} has strengths 1 to {len(self.settings)}, not {strength}")
-        rng = np.random.default_rng([seed, *(zlib.crc32(text.encode()) for text in (self.name, key))])
+        names = (text.encode("utf-8", "backslashreplace") for text in (self.name, key))
+        rng = np.random.default_rng([seed, *map(zlib.crc32, names)])
         changed = self.apply(pixels, self.settings[strength - 1], rng)
         return np.clip(changed, 0, 1).astype(np.float32, copy=False)
 

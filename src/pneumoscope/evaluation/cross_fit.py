@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from pneumoscope.model.manifest import Calibration
 from pneumoscope.model.results import RecalibrationSide
 from pneumoscope.predict.calibration import calibrate, without_shift
 
-__all__ = ["FOLDS", "Decisions", "compare", "cross_fitted", "decisions_of"]
+__all__ = ["FOLDS", "Decisions", "compare", "cross_fitted", "decisions_of", "joined"]
 
 FOLDS = 5
 
@@ -63,18 +63,39 @@ def cross_fitted(
         Of the folds.
     """
     count, originals = len(observed.records), np.flatnonzero(observed.is_original)
-    p = np.empty(count)
-    positive: dict[str, BoolArray] = {}
-    kept: BoolArray | None = None
-    for held_out in folds(manifest.with_records(observed.records), FOLDS, seed):
+    parts, places = {}, np.empty(count, np.int64)
+    for number, fold in enumerate(folds(manifest.with_records(observed.records), FOLDS, seed)):
+        held_out = np.sort(fold)
         fitted = fit(observed.of_images(np.setdiff1d(np.arange(count), held_out)))
-        own = decisions_of(observed, fitted, originals[held_out])
-        p[held_out] = own.p_target
-        for name, decided in own.positive.items():
-            positive.setdefault(name, np.empty(count, np.bool_))[held_out] = decided
-        if own.kept is not None:
-            kept = np.empty((count, own.kept.shape[1]), np.bool_) if kept is None else kept
-            kept[held_out] = own.kept
+        parts[number] = decisions_of(observed, fitted, originals[held_out])
+        places[held_out] = number
+    return joined(parts, places)
+
+
+def joined(parts: Mapping[Any, Decisions], places: npt.NDArray[Any]) -> Decisions:
+    """Put the decisions for parts of the images together.
+
+    Parameters
+    ----------
+    parts : mapping of key to Decisions
+        Each for the images of one key, in their order. What not all have is left out: operating points,
+        prediction sets.
+    places : ndarray, shape (N,)
+        The key of each image.
+    """
+    count, all_parts = len(places), list(parts.values())
+    p = np.empty(count)
+    shared = [name for name in all_parts[0].positive if all(name in part.positive for part in all_parts)]
+    positive = {name: np.empty(count, np.bool_) for name in shared}
+    sets = [part.kept for part in all_parts if part.kept is not None]
+    kept = np.empty((count, sets[0].shape[1]), np.bool_) if len(sets) == len(all_parts) else None
+    for key, part in parts.items():
+        rows = places == key
+        p[rows] = part.p_target
+        for name, decided in positive.items():
+            decided[rows] = part.positive[name]
+        if kept is not None and part.kept is not None:
+            kept[rows] = part.kept
     return Decisions(p, positive, kept)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.measures import BoxMeasures, CurveMeasures, Localisation, LungMeasures
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.explain import LogOdds, blurred
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["CURVES", "CURVE_IMAGES", "STEPS", "MapTruth", "curve", "energy_inside", "localise"]
@@ -168,10 +170,9 @@ def _measured(
     masks_found = 0
     others: list[tuple[str, Floats]] = []
     target = predictor.bundle.manifest.target
-    paths = [manifest.resolve(record) for record in manifest.records]
-    explained = predictor.explain_iter(paths)
+    explained = predictor.explain_iter(input_items(manifest))
     for index, (record, one) in enumerate(zip(manifest.records, explained, strict=True)):
-        progress.update(index + 1, len(paths))
+        progress.update(index + 1, len(manifest))
         row: _Row = {}
         rows.append(row)
         explanation, radiograph, seen = one.explanation, one.radiograph, one.standardised
@@ -187,8 +188,11 @@ def _measured(
             row |= {"energy_in_lungs": energy, "lung_area": area}
         if index in covers:
             other = next((heat for patient, heat in reversed(others) if patient != record.patient_id), None)
-            row |= _all_curves(predictor.log_odds, seen, covers[index], explanation.heatmap, other)
-            others = [*others, (record.patient_id, explanation.heatmap)][-20:]
+            log_odds = partial(predictor.log_odds, population=one.prediction.population)
+            # The map is in the orientation of the file, the network's input is upright.
+            heat = np.ascontiguousarray(np.rot90(explanation.heatmap, seen.quarter_turns))
+            row |= _all_curves(log_odds, seen, covers[index], heat, other)
+            others = [*others, (record.patient_id, heat)][-20:]
     if truth.masks is not None and not masks_found:
         raise DataError(
             f"{truth.masks}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with "
@@ -228,7 +232,9 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
 def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:
     """Return some images without the target, those of the lowest probability, as the network's input."""
     target = predictor.bundle.manifest.target
-    without = [manifest.resolve(record) for record in manifest if not target.includes(record.label)]
+    without = input_items(
+        manifest.with_records(record for record in manifest if not target.includes(record.label))
+    )
     order = np.random.default_rng(seed).permutation(len(without))[: 2 * _COVERS]
     found = [
         (one.prediction.p_target, one.standardised)

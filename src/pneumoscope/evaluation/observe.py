@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from pneumoscope.data.labels import possible_classes
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Target
+from pneumoscope.domain import Target, ViewPosition
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.copies import augmented_copies
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 from pneumoscope.parallel import Progress
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.predictor import Output, Predictor
 
 __all__ = ["Collector", "MeanFeatures", "Observed", "observe"]
@@ -173,10 +174,10 @@ def observe(
     images: list[int] = []
     kept: list[Record] = []
     estimated: list[str | None] = []
-    paths = [manifest.resolve(record) for record in manifest.records]
-    rows = zip(predictor.outputs_iter(paths, copies=make_copies), manifest.records, open_classes, strict=True)
+    found = predictor.outputs_iter(input_items(manifest), copies=make_copies)
+    rows = zip(found, manifest.records, open_classes, strict=True)
     for done, (outputs, record, indices) in enumerate(rows, start=1):
-        progress.update(done, len(paths))
+        progress.update(done, len(manifest))
         evaluated = [one for one in outputs if one.score.logits is not None]
         if outputs[0].score.logits is None:
             continue
@@ -185,8 +186,11 @@ def observe(
         logits += [one.score.logits for one in evaluated]
         possible += [np.isin(np.arange(len(classes)), indices)] * len(evaluated)
         images += [len(kept)] * len(evaluated)
-        kept.append(record)
-        estimated.append(outputs[0].score.estimated)
+        score = outputs[0].score
+        # What a DICOM header states goes before the manifest, as in prediction.
+        view = "" if score.view in {ViewPosition.UNKNOWN, ViewPosition.OTHER} else str(score.view)
+        kept.append(replace(record, age=score.age, view=view))
+        estimated.append(score.estimated)
     if not kept:
         raise DataError(f"{manifest.root}: none of its images could be evaluated; see 'pneumoscope predict'")
     return Observed(

@@ -17,12 +17,12 @@ import numpy as np
 import pneumoscope
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Target
+from pneumoscope.domain import Target, ViewPosition
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
 from pneumoscope.evaluation.card import write_card
-from pneumoscope.evaluation.cross_fit import FOLDS, compare, cross_fitted, decisions_of
+from pneumoscope.evaluation.cross_fit import FOLDS, Decisions, compare, cross_fitted, decisions_of, joined
 from pneumoscope.evaluation.observe import Observed, observe
 from pneumoscope.evaluation.populations import measured_population, validated_populations
 from pneumoscope.model.bundle import (
@@ -34,7 +34,7 @@ from pneumoscope.model.bundle import (
     load_bundle,
     write_bundle,
 )
-from pneumoscope.model.manifest import Calibration, Provenance
+from pneumoscope.model.manifest import BundleManifest, Calibration, Provenance
 from pneumoscope.model.results import ParentResults, RecalibrationResult, Results
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.calibration import at_prevalence
@@ -173,7 +173,7 @@ def recalibrate_bundle(
         counts[name] < LEAST and (counts[name] > 0 or parent.target.includes(name)) for name in parent.classes
     )
     fit = _fitter(own, method, fitted_on, target_only=target_only)
-    before = decisions_of(observed, own, np.flatnonzero(observed.is_original))
+    before = _decided_by(parent, observed)
     progress.step("fitting on each fold")
     after = cross_fitted(observed, manifest, fit, seed)
     progress.step("computing intervals")
@@ -195,6 +195,25 @@ def recalibrate_bundle(
     )
     written = _write(bundle, fit(observed), results, out)
     return Recalibration(written, results, tuple(_warnings(results, observed)))
+
+
+def _decided_by(parent: BundleManifest, observed: Observed) -> Decisions:
+    """Return what the parent decides for each image, by the calibration of its population."""
+    first = np.flatnonzero(observed.is_original)
+    names = np.array(
+        [
+            parent.population_of(record.age, record.view or ViewPosition.UNKNOWN, estimated)
+            for record, estimated in zip(observed.records, observed.estimated, strict=True)
+        ],
+        np.str_,
+    )
+    return joined(
+        {
+            name: decisions_of(observed, parent.calibration_for(str(name)), first[names == name])
+            for name in np.unique(names)
+        },
+        names,
+    )
 
 
 def _fitter(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Estimate, Radiograph
+from pneumoscope.domain import Estimate, Radiograph, ViewPosition
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.corruptions import (
@@ -214,6 +214,12 @@ def _evaluate_one(
         radiograph = read_radiograph(manifest.resolve(record), min_side=side)
     except UnreadableImageError:
         return np.empty((0, 3))
+    age, view = radiograph.age, radiograph.view
+    radiograph = replace(
+        radiograph,
+        age=record.age if age is None else age,
+        view=ViewPosition(record.view) if view is ViewPosition.UNKNOWN and record.view else view,
+    )
     out = np.full((len(conditions), 3), (np.nan, np.nan, _ABSENT))
     for batch in _batches(radiograph, conditions, record):
         predictions = predictor.predict_radiographs([changed for _, changed in batch])

@@ -18,6 +18,7 @@ from typing import Any
 import pydicom
 
 from pneumoscope.domain import ViewPosition
+from pneumoscope.image.stated import MAX_AGE, age_in_years, view_in
 
 __all__ = [
     "CUT_OFF",
@@ -44,31 +45,8 @@ DAMAGED = (
     ValueError,
 )
 
-# Words of View Position, also in Spanish, French, Italian and German.
-VIEWS = {
-    ViewPosition.PA: frozenset({"PA"}),
-    ViewPosition.AP: frozenset({"AP"}),
-    ViewPosition.LATERAL: frozenset(
-        {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LATERALE", "PERFIL", "PROFIL", "PROFILO", "SEITLICH"}
-    ),
-}
-VIEW_MEANINGS = {
-    ViewPosition.PA: "POSTEROANTERIOR",
-    ViewPosition.AP: "ANTEROPOSTERIOR",
-    ViewPosition.LATERAL: "LATERAL",
-}
-# Views that are neither, although they may have such a word in their name.
-OTHER_VIEWS = frozenset(
-    {
-        *("DECUBITUS", "DECUB", "LLD", "RLD", "LORDOTIC", "AXIAL"),
-        *("OBLIQUE", "OBL", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO"),
-        *("MLO", "CC", "ML", "LM"),
-    }
-)
 # Values, without digits and signs, that stand for nothing.
 ABSENT = frozenset({"", "UNKNOWN", "UNSPECIFIED", "NOTSPECIFIED", "UNDEFINED", "OTHER", "NONE", "NULL", "NA"})
-YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-MAX_AGE = 125
 STUDY_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 # Dates that anonymisers write.
 PLACEHOLDERS = frozenset({datetime.date(1, 1, 1), datetime.date(1900, 1, 1)})
@@ -165,24 +143,11 @@ def _view(dataset: pydicom.Dataset) -> ViewPosition:
     """Return the view of View Position, else of the meaning of View Code Sequence."""
     stated = _stated(dataset, "ViewPosition")
     if stated:
-        return _view_in(stated)
+        return view_in(stated)
     codes = element_value(dataset, "ViewCodeSequence")
     meaning = text(codes[0], "CodeMeaning") if isinstance(codes, pydicom.Sequence) and codes else ""
-    view = _view_in(meaning)
+    view = view_in(meaning)
     return ViewPosition.UNKNOWN if view is ViewPosition.OTHER else view
-
-
-def _view_in(stated: str) -> ViewPosition:
-    """Find the view in words, such as ``XTABLE LATERAL``, ``AP SUPINE`` or ``postero-anterior``."""
-    joined = re.sub(r"[^A-Z]", "", stated).replace("BILATERAL", "")
-    if joined in {"L", "R"}:  # within a longer text these are the side of the body
-        return ViewPosition.LATERAL
-    words = {joined, *re.split(r"[^A-Z]+", stated.replace("P.A.", "PA").replace("A.P.", "AP"))}
-    if words & OTHER_VIEWS:
-        return ViewPosition.OTHER
-    found = {view for view, names in VIEWS.items() if words & names}
-    found |= {view for view, name in VIEW_MEANINGS.items() if name in joined}
-    return found.pop() if len(found) == 1 else ViewPosition.OTHER
 
 
 def _stated(dataset: pydicom.Dataset, keyword: str) -> str:
@@ -196,12 +161,10 @@ def _age(dataset: pydicom.Dataset) -> float | None:
 
     Patient's Age is an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``; a number alone are years.
     """
-    match = re.match(r"(\d{1,3})\s*(?:([YMWD])[A-Z]*\.?)?$", text(dataset, "PatientAge"))
+    stated = text(dataset, "PatientAge")
     # Zero without a unit stands for nothing.
-    if match and (match[2] or int(match[1])):
-        years = int(match[1]) * YEARS[match[2] or "Y"]
-        if years <= MAX_AGE:
-            return years
+    if (years := age_in_years(stated)) is not None and (years or not stated.isdecimal()):
+        return years
     born = _date(dataset, "PatientBirthDate")
     taken = next(filter(None, (_date(dataset, keyword) for keyword in STUDY_DATES)), None)
     if born is None or taken is None or born in PLACEHOLDERS or not born <= taken:

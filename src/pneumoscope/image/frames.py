@@ -147,6 +147,8 @@ def _native(name: str, data: bytes, layout: Layout) -> Frame:
         data = np.frombuffer(data + bytes(len(data) % 2), np.uint16).byteswap().tobytes()
     words = np.frombuffer(data, dtype, count)
     if subsampled:
+        if layout.columns % 2:
+            raise _corrupt(name, "an odd number of columns, with subsampled colour")
         # Two luminances, then one pair of chromaticities: only the luminance is needed.
         words = words.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
         return Frame(np.ascontiguousarray(words), layout.stored)

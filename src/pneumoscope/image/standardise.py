@@ -20,6 +20,7 @@ from pneumoscope.image.resample import resample
 __all__ = [
     "InputSpec",
     "Standardised",
+    "extent",
     "find_lungs",
     "lung_view",
     "mask_of_input",
@@ -156,7 +157,7 @@ def find_lungs(radiograph: Radiograph, segment: LungSegmenter) -> LungField:
 
 def lung_view(radiograph: Radiograph) -> Pixels:
     """Return the input of a lung segmenter: the whole image, shape (128, 128)."""
-    return resample(radiograph.pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, extent=_extent(radiograph))
+    return resample(radiograph.pixels, LUNG_INPUT_SIZE, LUNG_INPUT_SIZE, extent=extent(radiograph))
 
 
 def standardise_with_lungs(radiograph: Radiograph, spec: InputSpec, lungs: LungField | None) -> Standardised:
@@ -192,8 +193,8 @@ def crop(image: Pixels, region: Box) -> Pixels:
     return image[top:bottom, left:right]
 
 
-def _extent(radiograph: Radiograph) -> tuple[float, float]:
-    """Return the rows and columns of the pixels that are image.
+def extent(radiograph: Radiograph) -> tuple[float, float]:
+    """Return the rows and columns of the pixels that are image, whole or fractions.
 
     A JPEG that was decoded at a half, a quarter or an eighth of its size ends in a row and a column that
     reach beyond the original by a part of a pixel.
@@ -221,7 +222,7 @@ def _fit(radiograph: Radiograph, region: Box, spec: InputSpec) -> tuple[Pixels, 
         height,
         width,
         region=region,
-        extent=_extent(radiograph),
+        extent=extent(radiograph),
         resampling=spec.resampling,
     )
     if height == width == side:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,16 @@ import numpy.typing as npt
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg2000 import decode_codestream, read_codestream_header
 from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import Raster, corrupt, decode, grey_of, truncated, unsupported
+from pneumoscope.image.raster import (
+    COLOUR_SIDE,
+    Raster,
+    colour_of,
+    corrupt,
+    decode,
+    grey_of,
+    truncated,
+    unsupported,
+)
 
 __all__ = ["TIFF_SIGNATURES", "read_tiff"]
 
@@ -73,7 +83,7 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
     UnreadableImageError
         With any of the reasons for an image that cannot be read.
     """
-    page = _only_page(name, data)
+    number, page = _only_page(name, data)
     bits, photometric = page.first(BITS, 1), page.first(PHOTOMETRIC, -1)
     height, width, channels = page.first(HEIGHT), page.first(WIDTH), page.first(SAMPLES, 1)
     check_pixels(name, height, width, limits)
@@ -93,7 +103,7 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
     else:
         import imagecodecs
 
-        samples = decode(name, "TIFF", imagecodecs.tiff_decode, data)
+        samples = decode(name, "TIFF", partial(imagecodecs.tiff_decode, index=number), data)
     if channels > 1 and page.first(PLANAR, 1) == 2 and samples.ndim == 3 and samples.shape[0] == channels:
         samples = np.moveaxis(samples, 0, -1)
     if samples.shape[:2] != (height, width) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
@@ -107,6 +117,7 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
         photometric=PHOTOMETRICS[photometric],
         orientation=orientation if 1 <= orientation <= 8 else 1,
         inverse=photometric == WHITE_IS_ZERO,
+        colour=_colour(samples, page),
     )
 
 
@@ -162,14 +173,23 @@ def _to_grey(
     return grey, white
 
 
-def _only_page(name: str, data: bytes) -> _Directory:
-    """Return the directory of the one full image; reduced-resolution copies do not count."""
+def _colour(samples: npt.NDArray[Any], page: _Directory) -> float:
+    """Return `colour_of` an image whose samples were checked."""
+    if page.first(PHOTOMETRIC) == PALETTE:
+        table = np.asarray(page.tags[COLOR_MAP], dtype=np.uint16).reshape(3, -1).T
+        down, across = (-(-side // COLOUR_SIDE) for side in samples.shape)
+        samples = table[samples[::down, ::across].astype(np.uint16)]
+    return colour_of(samples) if samples.ndim == 3 else 0.0
+
+
+def _only_page(name: str, data: bytes) -> tuple[int, _Directory]:
+    """Return number and directory of the one full image; reduced-resolution copies do not count."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in {b"\x2b\0", b"\0\x2b"}
     if len(data) < (16 if big else 8):
         raise truncated(name, "TIFF")
     (offset,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
-    pages: list[_Directory] = []
+    pages: list[tuple[int, _Directory]] = []
     seen: set[int] = set()
     while offset and len(seen) < MAX_PAGES:
         if offset in seen:
@@ -177,7 +197,7 @@ def _only_page(name: str, data: bytes) -> _Directory:
         seen.add(offset)
         directory = _read_directory(name, data, offset, order, big)
         if not directory.first(SUBFILE) & 1:
-            pages.append(directory)
+            pages.append((len(seen) - 1, directory))
         offset = directory.following
     if not pages:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image; export it again")

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows, require_columns
 from pneumoscope.data.walk import special_file, walk
 from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 
-__all__ = ["InputItem", "ManifestRow", "expand", "manifest_rows"]
+__all__ = ["InputItem", "ManifestRow", "expand", "input_items", "manifest_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,14 @@ def expand(
             yield _item(str(given))
 
 
+def input_items(manifest: Manifest) -> list[InputItem]:
+    """Return the images of a data set, with age and view where it states them."""
+    return [
+        InputItem(str(manifest.resolve(record)), age=record.age, view=record.view or ViewPosition.UNKNOWN)
+        for record in manifest.records
+    ]
+
+
 def _folder(folder: Path, progress: Progress | None) -> Iterator[InputItem]:
     found = False
     for one in walk(folder, progress=progress):
@@ -135,7 +144,10 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
 
 def _base(folder: Path, root: str | None) -> Path:
     """Return the folder that the paths of a manifest start from."""
-    return folder / root if root and (folder / root).is_dir() else folder
+    try:
+        return folder / root if root and (folder / root).is_dir() else folder
+    except (OSError, ValueError):  # no name that a folder can have, or one that may not be looked into
+        return folder
 
 
 def _item(path: str, *, age: float | None = None, view: str = ViewPosition.UNKNOWN) -> InputItem:

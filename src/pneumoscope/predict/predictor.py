@@ -230,7 +230,9 @@ class Predictor:
 
     def explain_iter(self, paths: Paths, *, method: Method = "cam") -> Iterator[ExplainedPrediction]:
         """Explain files, folders and manifests, in order; memory stays flat."""
-        return in_order(expand(paths), partial(self._explained, method=method), workers=self.workers)
+        # One image a task: a result holds the decoded image, and several tasks are under way.
+        explained = partial(self._explained, method=method)
+        return in_order(expand(paths), explained, workers=self.workers, chunk=1)
 
     def outputs_iter(self, paths: Paths, *, copies: MakeCopies | None = None) -> Iterator[list[Output]]:
         """Yield all outputs of the network, in order; memory stays flat.
@@ -253,10 +255,21 @@ class Predictor:
         """Return all outputs of the network for decoded images, in the calling thread."""
         return [Output.of(*row) for row in self._rows(self._pipeline.admit(radiographs))]
 
-    def log_odds(self, inputs: Floats) -> npt.NDArray[np.float64]:
-        """Return the calibrated log-odds of the target, shape (N,), for standardised inputs, (N, 1, S, S)."""
+    def log_odds(self, inputs: Floats, population: str | None = None) -> npt.NDArray[np.float64]:
+        """Return the calibrated log-odds of the target for standardised inputs.
+
+        Parameters
+        ----------
+        inputs : ndarray of float32, shape (N, 1, S, S)
+        population : str, optional
+            Whose calibration applies, such as that of a prediction; the predictor's own if not given.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
         (logits,) = self._run(list(inputs), ("logits",))
-        calibrator = self.bundle.manifest.calibration_for(self._population).calibrator
+        calibrator = self.bundle.manifest.calibration_for(population or self._population).calibrator
         return log_odds(calibrated_logits(logits, calibrator, self._mask), self._mask)
 
     def point_of(self, prediction: Prediction) -> OperatingPoint:
@@ -303,7 +316,8 @@ class Predictor:
             return ExplainedPrediction(prediction, one.radiograph)
         target, bundle = prediction.target, self.bundle
         if method == "occlusion":
-            evidence = occlusion_evidence(self.log_odds, one.input.pixels)
+            log_odds = partial(self.log_odds, population=prediction.population)
+            evidence = occlusion_evidence(log_odds, one.input.pixels)
             explanation = heat_map(evidence, one.input, target, method=method)
         else:
             calibrator = bundle.manifest.calibration_for(prediction.population).calibrator

@@ -7,12 +7,14 @@ similar one is taken if it leaves no doubt. Nothing is trained for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from pneumoscope.domain import Radiograph
+from pneumoscope.image.standardise import extent
 
 __all__ = ["QUARTER_TURNS", "may_be_rotated", "rotated", "rotation_to_upright"]
 
@@ -35,9 +37,11 @@ def may_be_rotated(novelty: float) -> bool:
 def rotated(radiograph: Radiograph, quarter_turns: int) -> Radiograph:
     """Return an image rotated counterclockwise by so many quarter turns."""
     height, width = radiograph.height, radiograph.width
+    # What reaches beyond the original would lie at the wrong side after the rotation.
+    rows, columns = (math.floor(side) for side in extent(radiograph))
+    pixels = np.ascontiguousarray(np.rot90(radiograph.pixels[:rows, :columns], quarter_turns))
     if quarter_turns % 2:
         height, width = width, height
-    pixels = np.ascontiguousarray(np.rot90(radiograph.pixels, quarter_turns))
     return replace(radiograph, pixels=pixels, height=height, width=width)
 
 

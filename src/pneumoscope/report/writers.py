@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -55,12 +55,19 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises
     ------
     DataError
-        If no file can be written there.
+        If no file can be written there, or the disk is full.
     """
     with _draft(path, mode) as (draft, file):
-        yield file
-        file.close()
+        try:
+            yield file
+            file.close()
+        except OSError as error:
+            raise _unwritable(path, error) from error
         _rename(draft, path)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written ({error.strerror}); free some space, or name another file")
 
 
 def unfinished_path(path: Path) -> Path:
@@ -95,9 +102,10 @@ def _draft(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
     except OSError as error:
         raise DataError(f"{path}: cannot write there ({error.strerror}); name another file") from error
     try:
-        with file:
-            yield draft, file
+        yield draft, file
     finally:
+        with suppress(OSError):  # a full disk; who writes the file closes it, and is told
+            file.close()
         draft.unlink(missing_ok=True)
 
 
@@ -139,13 +147,20 @@ def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) ->
 
                 def add(prediction: Prediction) -> None:
                     nonlocal rows
-                    write(prediction)
+                    try:
+                        write(prediction)
+                    except OSError as error:
+                        raise _unwritable(path, error) from error
                     rows += 1
 
                 yield add
-            complete = True
-        finally:
             file.close()
+            complete = True
+        except OSError as error:  # of what is written at the end
+            raise _unwritable(path, error) from error
+        finally:
+            with suppress(OSError):
+                file.close()
             if complete or rows:
                 _rename(draft, path if complete else unfinished_path(path))
 

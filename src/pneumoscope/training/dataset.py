@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from pneumoscope.data.labels import possible_classes
 from pneumoscope.data.manifest import Manifest, Record, ShareBox, parse_boxes
-from pneumoscope.domain import Status, Target, ViewPosition
+from pneumoscope.domain import Status, Target
 from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.image.standardise import Standardised, mask_of_input, rotated_box
 from pneumoscope.parallel import Progress, available_cpus, in_order
-from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.prepared import Prepared
 from pneumoscope.training.sections import Sampling
@@ -31,7 +31,6 @@ __all__ = [
     "check_split",
     "class_indices",
     "draw_chances",
-    "input_items",
     "joined",
     "pack",
 ]
@@ -217,14 +216,6 @@ def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead
         raise DataError(
             f"{lead} of class {', '.join(lacking)}; add images or split again with other fractions"
         )
-
-
-def input_items(manifest: Manifest) -> list[InputItem]:
-    """Return the images of a manifest for the pipeline, with age and view where they are stated."""
-    return [
-        InputItem(str(manifest.resolve(record)), age=record.age, view=record.view or ViewPosition.UNKNOWN)
-        for record in manifest.records
-    ]
 
 
 def pack(

@@ -20,9 +20,9 @@ from pneumoscope.model.bundle import Bundle
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
-from pneumoscope.training.dataset import input_items
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["check_teacher", "rooted_at_its_images", "taught_images", "teacher_probabilities"]

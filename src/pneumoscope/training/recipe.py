@@ -118,7 +118,7 @@ class Recipe(Strict):
     calibration_copies: int = Field(default=0, ge=0, le=20)
     populations: tuple[Population, ...] = ()
     split: SplitSpec = SplitSpec()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("target")
     @classmethod
