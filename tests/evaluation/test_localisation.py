@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 import cv2
 import numpy as np
@@ -118,6 +119,22 @@ def test_everything_is_measured_with_intervals(evaluated):
     for name, values in curves["mean"].items():
         assert len(values) == curves["steps"] + 1, name
         assert curves[name]["value"] == pytest.approx(np.trapezoid(values, dx=1 / STEPS))
+
+
+def test_curves_of_rotated_images_follow_the_map_as_the_network_saw_it(tmp_path):
+    records = [Record(f"{label}.png", label, label) for label in ("bacterial", "normal")]
+    samples, areas = resources.files("pneumoscope") / "samples", []
+    for turns in (0, 1):
+        folder = tmp_path / str(turns)
+        folder.mkdir()
+        for record in records:
+            pixels = cv2.imread(str(samples / f"{record.label}.jpeg"), cv2.IMREAD_GRAYSCALE)
+            cv2.imwrite(str(folder / record.path), np.rot90(pixels, turns))
+        found = localise(
+            Predictor.load(workers=1), Manifest(tuple(records), folder), MapTruth(curves=1), n_boot=0
+        )
+        areas.append([found.curves.deletion.value, found.curves.insertion.value])
+    assert areas[1] == pytest.approx(areas[0], abs=0.02)
 
 
 def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):

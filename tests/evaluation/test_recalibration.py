@@ -17,11 +17,12 @@ from pneumoscope.evaluation.calibration import fit_calibration, refit_target
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.recalibration import recalibrate_bundle
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
-from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.bundle import load_bundle, write_bundle
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.model.measures import Detection
 from pneumoscope.model.results import Evaluation
 from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.predictor import Predictor
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -236,6 +237,29 @@ def test_the_results_are_cross_fitted(child, parent, site):
     assert set(own.prediction_sets.coverage) == {"normal", "bacterial", "viral"}
     for one in (own.ece, own.brier, balanced.specificity, own.prediction_sets.uncertain):
         assert one.low <= one.value <= one.high
+
+
+def test_the_parents_side_is_what_the_parent_predicts(parent, site, tmp_path):
+    """With a calibration by population, each image is measured with that of its own."""
+    adults, old = Population("adult", (18, None)), parent.manifest.calibrations[0]
+    own = old.model_copy(
+        update={
+            "population": "adult",
+            "calibrator": old.calibrator.model_copy(update={"bias": (3.0, 0.0, 0.0)}),
+        }
+    )
+    content = {"populations": (adults,), "calibrations": (old, own)}
+    files = {name: parent.path / name for name in parent.manifest.files}
+    both = write_bundle(tmp_path / "both", parent.manifest.model_copy(update=content), files)
+    aged = site.with_records(
+        replace(record, age=40.0 if number % 4 < 2 else 3.0) for number, record in enumerate(site)
+    )
+    found = recalibrate_bundle(both, aged, tmp_path / "own", described_as="ward", n_boot=10).results
+    predicted = Predictor(both, workers=1).predict(input_items(aged))
+    assert {one.population for one in predicted} == {"adult", "any"}
+    ill = [one.positive for one, record in zip(predicted, aged, strict=True) if record.label != "normal"]
+    sensitivity = found.parent.operating_points["balanced"].sensitivity
+    assert sensitivity.value == pytest.approx(np.mean(ill))
 
 
 def test_few_images_are_warned_of(child):

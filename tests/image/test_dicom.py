@@ -231,9 +231,9 @@ def test_color_is_reduced_to_luminance() -> None:
 
 
 def test_subsampled_colour_of_an_odd_width_is_damaged() -> None:
-    pixels = np.zeros((5, 7, 2), np.uint8)
+    pixels = np.zeros((ROWS, 7, 2), np.uint8)
     elements = {"SamplesPerPixel": 3, "bits": 8, "PlanarConfiguration": 0}
-    data = dicom(pixels, **elements, PhotometricInterpretation="YBR_FULL_422")
+    data = dicom(pixels, **elements, Columns=7, PhotometricInterpretation="YBR_FULL_422")
     with pytest.raises(UnreadableImageError, match="odd number of columns"):
         read_radiograph(data)
 
