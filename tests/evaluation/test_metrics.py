@@ -126,6 +126,23 @@ def test_one_class_only_gives_null_with_a_reason(draw, only):
         assert (figure["value"] is None) <= bool(figure.get("reason"))
 
 
+SAME = "no interval: every resample gives the same value"
+
+
+def test_all_of_a_few_have_no_interval():
+    """15 of 15 are no certainty: an interval from 1 to 1 would say that they are."""
+    names = tuple(str(i) for i in range(30))
+    labels, target = np.array([0, 1] * 15), Target("pneumonia", ("pneumonia",))
+    p = np.where(labels, 0.9, 0.1)
+    scored = ScoredSet(
+        *(("normal", "pneumonia"), labels, np.stack([1 - p, p], 1), names, names, ("s",) * 30),
+        target=target,
+    )
+    found = evaluate_scores(scored, threshold=0.5, n_boot=50)["detection"]
+    for name in ("sensitivity", "specificity", "auroc"):
+        assert found[name] == {"value": 1.0, "low": None, "high": None, "reason": SAME}
+
+
 def test_constant_scores_rank_nothing():
     labels = np.array([0, 1] * 20)
     names = tuple(str(i) for i in range(40))
@@ -134,7 +151,8 @@ def test_constant_scores_rank_nothing():
         ("normal", "pneumonia"), labels, np.full((40, 2), 0.5), names, names, ("s",) * 40, target=target
     )
     result = evaluate_scores(scored, threshold=0.5, n_boot=50)
-    assert result["detection"]["auroc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    auroc = result["detection"]["auroc"]
+    assert auroc == {"value": 0.5, "low": None, "high": None, "reason": SAME}
     assert result["detection"]["npv"]["reason"] == "every image was predicted as pneumonia"
     assert result["subtypes"] == {}
 

@@ -74,7 +74,7 @@ def replicates(
 
 
 def estimate(values: FloatArray, n_patients: int, *, reason: str = "") -> Estimate:
-    """Return a measure with its 95% percentile interval (Efron).
+    """Return a measure with its 95% percentile interval (Efron); none where all resamples agree.
 
     Parameters
     ----------
@@ -98,7 +98,10 @@ def estimate(values: FloatArray, n_patients: int, *, reason: str = "") -> Estima
     else:
         tail = 100 * (1 - LEVEL) / 2
         low, high = np.percentile(defined, (tail, 100 - tail))
-        return Estimate(float(value), float(low), float(high))
+        if low < high:
+            return Estimate(float(value), float(low), float(high))
+        # Such as 15 of 15, or one patient's images: resampling says nothing about how certain that is.
+        reason = "no interval: every resample gives the same value"
     return Estimate(float(value), reason=reason)
 
 
