@@ -1,9 +1,9 @@
 """Images that are no frontal chest radiograph, drawn or made of chests: counterexamples for the gate.
 
 Real ones (other body parts, photographs, lateral views) come from a folder; these add the kinds that no
-folder has enough of. Every kind is drawn from a generator, so that a fit can be repeated. Chests that are rotated
-or under a colour map are no kind: the first are predicted upright, the second rejected for their colour, and in
-grey they resemble chests so much that chests of other hospitals would be rejected with them.
+folder has enough of. Every kind is drawn from a generator, so that a fit can be repeated. Chests that are
+rotated or under a colour map are no kind: the first are predicted upright, the second are rejected for their
+colour. A classifier that has to tell their grey levels from chests rejects chests of other hospitals, too.
 """
 
 from __future__ import annotations
