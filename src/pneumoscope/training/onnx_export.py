@@ -35,7 +35,8 @@ OPSET = 18
 # Images per call while the ranges of activations are measured.
 RANGE_BATCH = 16
 # The head stays in float32: heat maps are features times its weights, and logits must agree with them.
-QUANTISED = ["Conv", "Add", "Relu", "MaxPool"]
+# Clip is ReLU6; left out, it would keep activations in float32 between each convolution and the next.
+QUANTISED = ["Conv", "Add", "Clip", "Relu", "MaxPool"]
 
 
 @contextmanager
