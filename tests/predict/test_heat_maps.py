@@ -17,6 +17,7 @@ from images import grey_levels
 from pneumoscope.model.bundle import (
     HEAD_FILE,
     POPULATIONS_FILE,
+    VIEWS_FILE,
     default_bundle_path,
     load_bundle,
     write_bundle,
@@ -105,9 +106,11 @@ def against_normal(folder: Path, real: dict[str, list[Path]], **files: bytes) ->
         np.savez(buffer, weight=bundle.head_weight, **arrays)
         return buffer.getvalue()
 
-    # The classifiers of frontal chests and of populations belong to the shipped network.
+    # The classifiers of frontal chests, populations and views belong to the shipped network.
     gate = bundle.manifest.gate.model_copy(update={"min_chest": None})
-    kept = {name: sha for name, sha in bundle.manifest.files.items() if name != POPULATIONS_FILE}
+    kept = {
+        name: sha for name, sha in bundle.manifest.files.items() if name not in {POPULATIONS_FILE, VIEWS_FILE}
+    }
     manifest = bundle.manifest.model_copy(update={"gate": gate, "files": kept})
     written = write_bundle(folder, manifest, {HEAD_FILE: head(), **files})
     outputs = Predictor.load(folder).outputs_iter(real["normal"])
