@@ -74,6 +74,7 @@ def test_no_other_images_of_patients_are_tracked():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_script_makes_them_from_the_right_patients(training_set, shared_data, tmp_path):
     """Samples are of test patients of the shipped model, the training set of whole training patients."""
     script = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "make_samples.py")))

@@ -155,6 +155,7 @@ def test_two_processes_that_are_killed_resume(place, two):
     assert [int(row["epoch"]) for row in history(place / "killed")] == list(range(1, EPOCHS + 1))
 
 
+@pytest.mark.long
 def test_an_error_is_one_line_of_one_process(place):
     process = start(place, "odd.yaml", "--data", "phantoms", "--out", "odd")
     _, err = finished(process)
