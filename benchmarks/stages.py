@@ -23,7 +23,7 @@ from pneumoscope.domain import Radiograph
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import lung_field
 from pneumoscope.image.standardise import lung_view, standardise_with_lungs
-from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import CHUNK
@@ -62,17 +62,17 @@ def main() -> None:
     cv2.setNumThreads(1)
     paths = sorted(path for path in options.folder.rglob("*") if path.is_file())[: options.images]
     clock = Clock(len(paths))
+    bundle = load_bundle(options.bundle)
     for _ in range(options.rounds):
-        measure(options.bundle, paths, clock)
+        measure(bundle, paths, clock)
     medians = {stage: statistics.median(times[1:] or times) for stage, times in clock.times.items()}
     for stage, ms in medians.items():
         print(f"{stage:<24}{ms:>8.2f} ms")
     print(json.dumps({"images": len(paths), "ms": medians}))
 
 
-def measure(bundle_path: str | None, paths: list[Path], clock: Clock) -> None:
+def measure(bundle: Bundle, paths: list[Path], clock: Clock) -> None:
     """Run each stage once on all images."""
-    bundle = load_bundle(bundle_path)
     pipeline, manifest = Pipeline.of_bundle(bundle), bundle.manifest
     network = OnnxRuntime(bundle.model_path)
     side, starts = manifest.input.decode_side, range(0, len(paths), CHUNK)

@@ -24,6 +24,7 @@ from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.results import GateMeasures
 from pneumoscope.parallel import CHUNK, Progress, available_cpus
 from pneumoscope.predict.chest import ChestClassifier, chest_features
+from pneumoscope.predict.estimates import feature_moments
 from pneumoscope.predict.inputs import expand
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Output, Predictor
@@ -176,7 +177,7 @@ def _held_out(groups: Mapping[str, _Group]) -> dict[str, Values]:
 def _group(outputs: Sequence[Output], keys: Sequence[str], *, is_chest: bool) -> _Group:
     """Gather the features of images that have any; images of one key go to one fold."""
     kept = [
-        (chest_features(one.features, one.standardised.lungs), key)
+        (chest_features(feature_moments(one.features), one.standardised.lungs), key)
         for one, key in zip(outputs, keys, strict=True)
         if one.features is not None and one.standardised is not None and one.standardised.lungs is not None
     ]

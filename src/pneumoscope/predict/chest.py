@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.image.lungs import LungField
-from pneumoscope.predict.estimates import feature_moments
 
 __all__ = ["NOT_A_CHEST", "TEXTURES", "ChestClassifier", "chest_features", "texture"]
 
@@ -66,13 +65,13 @@ class ChestClassifier:
         return float(1 / (1 + np.exp(-np.clip(score, -50, 50))))
 
 
-def chest_features(features: Floats, lungs: LungField) -> Floats:
+def chest_features(moments: Floats, lungs: LungField) -> Floats:
     """Return the features of the classifier for one image.
 
     Parameters
     ----------
-    features : ndarray of float32, shape (D, h, w)
-        The network's last feature maps.
+    moments : ndarray of float32, shape (2 D,)
+        `feature_moments` of the network's last feature maps.
     lungs : LungField
         The detected lungs, with the view of the segmenter.
 
@@ -88,7 +87,7 @@ def chest_features(features: Floats, lungs: LungField) -> Floats:
     """
     if lungs.view is None:
         raise ValueError("this lung field was made without a view")
-    parts = (feature_moments(features), texture(lungs.view), [lungs.certainty])
+    parts = (moments, texture(lungs.view), [lungs.certainty])
     return np.concatenate(parts).astype(np.float32)
 
 

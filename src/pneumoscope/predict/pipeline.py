@@ -182,7 +182,7 @@ class Pipeline:
             The network's last feature maps for it.
         """
         moments = feature_moments(features)
-        if not self._is_chest(one, features):
+        if not self._is_chest(one, moments):
             if self._views is not None and self._views(moments) == ViewPosition.LATERAL:
                 one = self._rejected(one, Reason.LATERAL_VIEW, LATERAL_ESTIMATED)
             else:
@@ -193,13 +193,13 @@ class Pipeline:
             one = replace(one, estimated_view=self._views(moments, among=FRONTAL) or ViewPosition.UNKNOWN)
         return one
 
-    def _is_chest(self, one: Prepared, features: Floats) -> bool:
+    def _is_chest(self, one: Prepared, moments: Floats) -> bool:
         lungs = one.input.lungs if one.input is not None else None
         least = self.limits.min_chest
         if self._classifier is None or least is None or lungs is None:
             return True
         # "Not less than" would let a probability that is not a number pass.
-        return self._classifier(chest_features(features, lungs)) >= least
+        return self._classifier(chest_features(moments, lungs)) >= least
 
     def _rejected(self, one: Prepared, reason: Reason, message: str) -> Prepared:
         """Reject an image for its features; where the gate is overridden, the reason becomes a caution."""

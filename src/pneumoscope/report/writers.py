@@ -147,16 +147,13 @@ def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) ->
 
                 def add(prediction: Prediction) -> None:
                     nonlocal rows
-                    try:
-                        write(prediction)
-                    except OSError as error:
-                        raise _unwritable(path, error) from error
+                    write(prediction)
                     rows += 1
 
                 yield add
             file.close()
             complete = True
-        except OSError as error:  # of what is written at the end
+        except OSError as error:  # also of a row: it reaches this place from the block
             raise _unwritable(path, error) from error
         finally:
             with suppress(OSError):
