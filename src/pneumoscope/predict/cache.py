@@ -34,6 +34,8 @@ DEFAULT_MAX_BYTES = 4_000_000_000
 # Pruning removes a little more than it must, so that it is not needed again at once.
 KEPT_SHARE = 0.9
 
+SHAPES = "shapes.json"
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -98,10 +100,7 @@ class ImageCache:
         """Return an entry, or None where there is none or it is damaged."""
         path = self._path(key)
         try:
-            # Opened here: numpy leaves the file open where it is no archive.
-            with path.open("rb") as file:
-                stored = np.load(file, allow_pickle=False)
-                entry = _unpack({name: stored[name] for name in stored.files})
+            entry = _unpack(_read(path))
             os.utime(path)
         except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
             return None
@@ -114,8 +113,7 @@ class ImageCache:
         draft = path.with_suffix(f".{secrets.token_hex(4)}.new")
         try:
             path.parent.mkdir(exist_ok=True)
-            with draft.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+            _write(draft, arrays)
             size = draft.stat().st_size
             draft.replace(path)
         except OSError:
@@ -129,12 +127,12 @@ class ImageCache:
         return _unpack(arrays)
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key[2:]}.npz"
+        return self.folder / key[:2] / f"{key[2:]}.zip"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Return time of last use, size and path of each entry."""
+        """Return time of last use, size and path of each file, also those of interrupted runs and earlier versions."""
         found = []
-        for path in self.folder.glob("*/*.npz"):
+        for path in self.folder.glob("*/*"):
             with contextlib.suppress(OSError):  # another process may have removed it
                 stat = path.stat()
                 found.append((stat.st_mtime, stat.st_size, path))
@@ -151,9 +149,27 @@ class ImageCache:
                 self._bytes -= size
 
 
-def _pack(entry: CachedImage) -> dict[str, npt.NDArray[Any]]:
+# Not numpy's format: its header is parsed as Python, which Python before 3.13 cannot do in several threads at
+# once ("AST constructor recursion depth mismatch").
+def _write(path: Path, arrays: dict[str, Bytes]) -> None:
+    """Write arrays of bytes to a zip archive: ``shapes.json``, and the bytes of each by its name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(SHAPES, json.dumps({name: array.shape for name, array in arrays.items()}))
+        for name, array in arrays.items():
+            archive.writestr(name, array.tobytes())
+
+
+def _read(path: Path) -> dict[str, Bytes]:
+    with zipfile.ZipFile(path) as archive:
+        shapes = json.loads(archive.read(SHAPES))
+        return {
+            name: np.frombuffer(archive.read(name), np.uint8).reshape(shape) for name, shape in shapes.items()
+        }
+
+
+def _pack(entry: CachedImage) -> dict[str, Bytes]:
     facts: dict[str, Any] = dict(entry.facts)
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, Bytes] = {}
     if entry.input is not None:
         facts |= {
             "region": entry.input.region,
@@ -175,7 +191,7 @@ def _pack(entry: CachedImage) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _unpack(arrays: dict[str, npt.NDArray[Any]]) -> CachedImage:
+def _unpack(arrays: dict[str, Bytes]) -> CachedImage:
     facts = json.loads(arrays["facts"].tobytes())
     if "pixels" not in arrays:
         return CachedImage(facts, None)
