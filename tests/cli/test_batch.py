@@ -42,31 +42,57 @@ def test_the_samples_from_end_to_end(tmp_path):
     assert [line for line in done.stderr.splitlines() if not progress.fullmatch(line)] == []
     parts = sorted(path.name for path in (tmp_path / "out" / "parts").iterdir())
     assert parts == [f"part-000000{number}.parquet" for number in range(3)]
-    again = run(SAMPLES, "out", folder=tmp_path)
-    assert again.returncode == 3
-    assert again.stderr.splitlines()[-2] == "8 images: 6 ok, 2 rejected, 0 unreadable; results in out"
-    (tmp_path / "out" / "parts" / "part-0000007.parquet").write_bytes(b"")
-    wrong = run(SAMPLES, "out", "-q", folder=tmp_path)
-    assert wrong.returncode == 4
-    assert wrong.stderr.splitlines() == [
-        "error: out: 8 images but 8 rows (0 missing, 0 repeated, 0 of no image, 1 files of no part); "
-        "see summary.json"
-    ]
 
 
-def test_what_ray_prints_does_not_mix_with_the_result(tmp_path, monkeypatch, capsys):
+def summary_of(**counts):
+    """What a run of eight images returns."""
     from pneumoscope.serve.batch.reconcile import Summary
 
     none = dict.fromkeys(("rejected", "unreadable", "missing", "repeated", "foreign", "same_content"), 0)
+    return Summary(entries=8, rows=8, reasons={}, bundle="b@1", **none | {"ok": 8} | counts)
 
+
+@pytest.mark.parametrize(
+    ("counts", "words", "code", "line"),
+    [
+        ({}, (), 0, "8 images: 8 ok, 0 rejected, 0 unreadable; results in out"),
+        (
+            {"ok": 6, "rejected": 2},
+            (),
+            3,
+            "8 images: 6 ok, 2 rejected, 0 unreadable; results in out",
+        ),
+        (
+            {"foreign_parts": ["part-0000007.parquet"]},
+            ("-q",),
+            4,
+            "error: out: 8 images but 8 rows (0 missing, 0 repeated, 0 of no image, 1 files of no part); "
+            "see summary.json",
+        ),
+    ],
+)
+def test_the_last_line_and_the_exit_code_are_those_of_the_summary(
+    counts, words, code, line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pneumoscope.serve.batch.run_batch", lambda *_, **__: summary_of(**counts))
+    with pytest.raises(SystemExit) as left:
+        main(["batch", str(SAMPLES), "out", *words])
+    lines = capsys.readouterr().err.splitlines()
+    assert left.value.code == code
+    assert line in lines
+    assert not words or lines == [line]
+
+
+def test_what_ray_prints_does_not_mix_with_the_result(tmp_path, monkeypatch, capsys):
     def noisy(*_arguments, **_options):
         sys.stdout.write("(raylet) A worker died or was killed\n")
-        return Summary(entries=1, rows=1, ok=1, reasons={}, bundle="b@1", **none)
+        return summary_of()
 
     monkeypatch.setattr("pneumoscope.serve.batch.run_batch", noisy)
     with pytest.raises(SystemExit):
         main(["batch", str(SAMPLES), str(tmp_path / "out"), "--json"])
-    assert json.loads(capsys.readouterr().out)["rows"] == 1
+    assert json.loads(capsys.readouterr().out)["rows"] == 8
 
 
 @pytest.mark.parametrize(

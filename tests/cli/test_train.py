@@ -67,6 +67,19 @@ def finished(process):
 TINY = ("tiny.yaml", "--data", "phantoms")
 
 
+@pytest.fixture
+def train(place, capsys, monkeypatch):
+    """Run `train` in this process."""
+    monkeypatch.chdir(place)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(["train", *map(str, words)])
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def unbroken(place):
     return *finished(start(place, *TINY, "--out", "unbroken", "--json")), place / "unbroken"
@@ -89,7 +102,7 @@ def test_progress_is_plain_lines_and_the_result_json(unbroken):
     assert "Warning" not in err
 
 
-def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(place, unbroken):
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(train, place, unbroken):
     history = place / "killed" / "history.csv"
     process = start(place, *TINY, "--out", "killed")
     while not history.exists() or len(history.read_text().splitlines()) < 4:
@@ -101,7 +114,8 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(place, unbr
     assert rows < EPOCHS, "killed in the middle"
     assert not (place / "killed" / "model.safetensors").exists()
 
-    _, err = finished(start(place, *TINY, "--out", "killed", "--resume"))
+    code, _, err = train(*TINY, "--out", "killed", "--resume")
+    assert code == 0, err
     done = [int(line.split()[1].split("/")[0]) for line in err.splitlines() if line.startswith("epoch ")]
     assert done[0] > 1, "it goes on"
     assert done[-1] == EPOCHS
@@ -112,21 +126,6 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(place, unbr
         assert torch.equal(value, resumed[name]), name
     with history.open(encoding="utf-8") as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, EPOCHS + 1))
-
-
-# In this process
-
-
-@pytest.fixture
-def train(place, capsys, monkeypatch):
-    monkeypatch.chdir(place)
-
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(["train", *map(str, words)])
-        return left.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_image_is_exit_code_3(train, tmp_path):

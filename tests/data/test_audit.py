@@ -174,7 +174,7 @@ def test_nothing_to_audit(tmp_path):
         audit(manifest, near_distance=-1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_set(shared_data):
     manifest = split(scan(shared_data / "kermany-224"))
     start = time.perf_counter()

@@ -75,11 +75,11 @@ def test_a_draft_is_not_for_use(bundle):
 
 def test_weights_and_normalisation_of_a_pretrained_backbone_are_recorded(tmp_path):
     torch.manual_seed(1)
-    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "w.safetensors")
-    network = build_network(NetworkSpec(name="tf_efficientnet_lite0"), 3, weights=tmp_path / "w.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    network = build_network(NetworkSpec(name="test_resnet"), 3, weights=tmp_path / "w.safetensors")
     made = export_bundle(network, RECIPE, tmp_path / "b", provenance=Provenance())
     found = made.manifest.provenance
-    assert found.pretrained.startswith("tf_efficientnet_lite0 (w.safetensors, sha256 ")
+    assert found.pretrained.startswith("test_resnet (w.safetensors, sha256 ")
     assert (found.mean, found.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 

@@ -75,7 +75,7 @@ def test_dice_is_twice_the_overlap_over_both(first, second, expected):
 
 def test_it_learns_to_find_lungs_and_what_it_exports_finds_them_in_new_images(chests, tmp_path):
     manifest, masks = chests
-    result = fit_lungs(manifest, masks, tmp_path / "out", epochs=60, seed=0)
+    result = fit_lungs(manifest, masks, tmp_path / "out", epochs=20, seed=0)
     assert result.path == tmp_path / "out" / LUNGS_FILE
     assert result.images == 48
     assert result.dice > 0.85

@@ -90,7 +90,8 @@ class ImageCache:
                 f"{self.folder}: the cache folder cannot be made ({error.strerror}); give another by "
                 "--cache, or use --no-cache"
             ) from error
-        self._bytes = sum(size for _, size, _ in self._entries())
+        # Size of the folder; counted when the first entry is stored, which takes a second for 100,000.
+        self._bytes: int | None = None
 
     def key(self, content: bytes, fingerprint: str) -> str:
         """Return the key of a file's content for a pipeline."""
@@ -121,7 +122,7 @@ class ImageCache:
                 draft.unlink(missing_ok=True)
             return _unpack(arrays)
         with self._lock:
-            self._bytes += size
+            self._bytes = self._size() if self._bytes is None else self._bytes + size
             if self._bytes > self.max_bytes:
                 self._prune()
         return _unpack(arrays)
@@ -130,23 +131,28 @@ class ImageCache:
         return self.folder / key[:2] / f"{key[2:]}.zip"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Return time of last use, size and path of each file, also those of interrupted runs and earlier versions."""
+        """Return time of last use, size and path of each file, whatever version left it there."""
         found = []
-        for path in self.folder.glob("*/*"):
-            with contextlib.suppress(OSError):  # another process may have removed it
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
+        for folder in self.folder.iterdir():
+            for file in os.scandir(folder):
+                with contextlib.suppress(OSError):  # another process may have removed it
+                    stat = file.stat()
+                    found.append((stat.st_mtime, stat.st_size, Path(file)))
         return found
+
+    def _size(self) -> int:
+        return sum(size for _, size, _ in self._entries())
 
     def _prune(self) -> None:
         entries = sorted(self._entries(), key=lambda entry: entry[0])
-        self._bytes = sum(size for _, size, _ in entries)
+        kept = sum(size for _, size, _ in entries)
         for _, size, path in entries:
-            if self._bytes <= KEPT_SHARE * self.max_bytes:
-                return
+            if kept <= KEPT_SHARE * self.max_bytes:
+                break
             with contextlib.suppress(OSError):
                 path.unlink()
-                self._bytes -= size
+                kept -= size
+        self._bytes = kept
 
 
 # Not numpy's format: its header is parsed as Python, which Python before 3.13 cannot do in several threads at

@@ -94,11 +94,10 @@ def parts(output: Path) -> list[Path]:
 
 def test_a_driver_that_is_killed_continues(xrays, unbroken, ray_address, tmp_path):
     output = tmp_path / "out"
-    for least in (1, 4):
-        driver = start(xrays, output, ray_address)
-        until(lambda least=least: len(parts(output)) >= least)
-        driver.kill()
-        driver.communicate()
+    driver = start(xrays, output, ray_address)
+    until(lambda: len(parts(output)) >= 2)
+    driver.kill()
+    driver.communicate()
     assert len(parts(output)) < IMAGES // PART
     driver = start(xrays, output, ray_address)
     _, err = driver.communicate(timeout=120)
