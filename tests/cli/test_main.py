@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
@@ -82,6 +83,18 @@ def test_debug_shows_where_it_happened(failing, words):
     failing(DataError("x.csv: no column"))
     with pytest.raises(DataError):
         cli.main(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EACCES, "Permission denied", "out/a.json"), "out/a.json: Permission denied"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(capsys, failing, error, line):
+    failing(error)
+    assert run("info", capsys=capsys) == (4, "", f"error: {line} (--debug shows where)\n")
 
 
 def test_an_interrupt_is_exit_code_130(capsys, failing):

@@ -135,7 +135,7 @@ def test_a_bundle_that_does_not_state_its_prevalence_cannot_be_shifted(fitted):
         at_prevalence(of_prevalence(fitted), 0.05)
 
 
-@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 5, float("nan")])
+@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 5, 1e-320, float("nan")])
 def test_a_prevalence_is_above_0_and_below_1(prevalence):
     with pytest.raises(ValueError, match="above 0 and below 1"):
         at_prevalence(of_prevalence(0.5), prevalence)

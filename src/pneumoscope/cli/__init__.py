@@ -82,6 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, OtherProcessError):  # that process has said why
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(NOTHING_DONE) from error
+    except OSError as error:  # of no part that could say more, as where a disk is full
+        if shown.debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {place}{error.strerror or error} (--debug shows where)", err=True)
+        raise SystemExit(NOTHING_DONE) from error
     except KeyboardInterrupt as error:
         raise SystemExit(INTERRUPTED) from error
 

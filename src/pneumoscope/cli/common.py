@@ -117,8 +117,10 @@ def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: 
 
 
 def check_prevalence(value: float | None) -> float | None:
-    """Let an option be a share above 0 and below 1, by at least one in a million million."""
-    if value is not None and not 1e-12 <= value <= 1 - 1e-12:
+    """Let an option be a share above 0 and below 1, by at least `LEAST_PREVALENCE`."""
+    from pneumoscope.predict.calibration import LEAST_PREVALENCE
+
+    if value is not None and not LEAST_PREVALENCE <= value <= 1 - LEAST_PREVALENCE:
         raise typer.BadParameter("must be above 0 and below 1")
     return value
 

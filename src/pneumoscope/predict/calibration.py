@@ -13,6 +13,7 @@ from pneumoscope.errors import BundleError
 from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator
 
 __all__ = [
+    "LEAST_PREVALENCE",
     "assumed_prevalence",
     "at_prevalence",
     "calibrate",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Mask = npt.NDArray[np.bool_]
+
+LEAST_PREVALENCE = 1e-12
+"""Nearer to 0 or to 1, log-odds lose their digits."""
 
 
 def calibrated_logits(
@@ -98,16 +102,16 @@ def at_prevalence(manifest: BundleManifest, prevalence: float) -> BundleManifest
     ----------
     manifest : BundleManifest
     prevalence : float
-        Expected share of images with the target, above 0 and below 1.
+        Expected share of images with the target, above 0 and below 1 by at least `LEAST_PREVALENCE`.
 
     Raises
     ------
     BundleError
         If the bundle does not state the prevalence that it was calibrated at.
     ValueError
-        If the prevalence is not between 0 and 1.
+        If the prevalence is not in this range.
     """
-    if not 0 < prevalence < 1:
+    if not LEAST_PREVALENCE <= prevalence <= 1 - LEAST_PREVALENCE:
         raise ValueError(f"the prevalence must be above 0 and below 1, not {prevalence}")
     shifted = tuple(_shifted(manifest.name, one, prevalence) for one in manifest.calibrations)
     return manifest.model_copy(update={"calibrations": shifted})
