@@ -89,7 +89,11 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with the files that the commands name: X-rays of 60 patients, and a ward of three."""
+    """Return a folder with the files that the commands name.
+
+    They are X-rays of 60 patients in folders ``train`` and ``test``, as they are downloaded, the same as those
+    of another hospital, and a ward of three.
+    """
     (tmp_path / "ward").mkdir()
     patients: dict[str, dict[str, Record]] = {}
     xrays = load(REPOSITORY / "data" / "xrays-sample")
@@ -98,12 +102,14 @@ def folder(tmp_path: Path) -> Path:
     for records in patients.values():
         images = [xrays.resolve(record) for record in list(records.values())[:20]]
         shutil.copy(images[0], tmp_path / "ward")
-        for image in images:
-            copy = tmp_path / "xrays" / image.parent.name / image.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(image, copy)
+        for number, image in enumerate(images):
+            for place in (f"xrays/{'train' if number % 4 else 'test'}", "hospital-b"):
+                copy = tmp_path / place / image.parent.name / image.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(image, copy)
     builder.prepare(tmp_path)
     split(load(tmp_path / "xrays"), seed=1).write(tmp_path / "split.csv")
+    split(load(tmp_path / "xrays"), method="random", seed=1).write(tmp_path / "random.csv")
     return tmp_path
 
 

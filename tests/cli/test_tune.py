@@ -55,6 +55,26 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def test_the_folder_of_a_run_is_left_alone(tune, place):
+    run = place / "run"
+    run.mkdir()
+    for name in ("recipe.yaml", "split.csv"):
+        (run / name).write_text("of the run")
+    code, _, err = tune("--out", "run", "--trials", 1)
+    assert code == 4
+    assert err.splitlines()[-1] == "error: run: holds a run that is no search; use another --out"
+    assert {(run / name).read_text() for name in ("recipe.yaml", "split.csv")} == {"of the run"}
+
+
+def test_a_search_is_not_trained_into(tune, place, capsys):
+    (place / "searched").mkdir()
+    (place / "searched" / "search.json").write_text("{}")
+    with pytest.raises(SystemExit) as left:
+        main(["train", "tiny.yaml", "--data", "split.csv", "--out", "searched"])
+    assert left.value.code == 4
+    assert capsys.readouterr().err.splitlines()[-1] == "error: searched: holds a search; use another --out"
+
+
 def test_a_search_is_continued_and_its_best_recipe_is_one(tune, place):
     words = ("--out", "search", "--space", "space.yaml")
     code, _, err = tune(*words, "--trials", 2)

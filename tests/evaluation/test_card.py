@@ -204,7 +204,7 @@ def test_robustness_rejections_calibration_and_mistakes_have_their_sections(draw
     assert f"ECE (15 bins) is {ece.value:.3f} ({ece.low:.3f} to {ece.high:.3f})" in decisions
     assert decisions.count("\n| 0.") >= len(metrics.reliability) - 1
     reached = metrics.operating_points["screening"].sensitivity
-    assert f"| 0.700 (0.650 to 0.750) | {reached.value:.3f}" in decisions
+    assert f"| screening | {reached.value:.3f}" in decisions
     mistakes = section(card, "Worst mistakes")
     assert len(metrics.mistakes) == mistakes.count("| `")
     worst = metrics.mistakes[0]

@@ -9,7 +9,7 @@ import pytest
 
 from pneumoscope.data.manifest import Record
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, RecipeError
 from pneumoscope.experiment import Experiment
 from pneumoscope.experiment.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
 from pneumoscope.training.recipe import Recipe
@@ -98,6 +98,39 @@ def test_a_source_is_left_out_of_training(data, tmp_path):
     with data.open(encoding="utf-8") as file:
         sources = [row["source"] for row in csv.DictReader(file)]
     assert {index for index, source in enumerate(sources) if source == "b"} <= held_out
+
+
+def test_an_interrupted_part_goes_on_with_its_own_images_only(data, tmp_path, monkeypatch):
+    class Interrupted(Exception):
+        pass
+
+    def begin(*_arguments, **_options):
+        raise Interrupted
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr("pneumoscope.training.cross_fit.fit", begin)
+        cross_validate(Experiment(RECIPE, data, tmp_path), sources=("a",))
+    for change in ({"sources": ("b",)}, {"count": 3}):
+        with pytest.raises(DataError, match="started with other folds, sources"):
+            cross_validate(Experiment(RECIPE, data, tmp_path), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 24}, r"fold \d+ of 24: has images with the target only"),
+        ({"sources": ("ill",)}, "all but ill: has images with the target only, or without it only"),
+    ],
+)
+def test_parts_that_cannot_be_evaluated_or_trained_on_are_one_line(data, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        cross_validate(Experiment(RECIPE, data, tmp_path), **change)
+
+
+def test_an_input_that_is_too_small_is_found_before_images_are_read(data, tmp_path):
+    deep = RECIPE.network.model_copy(update={"options": {"widths": (4,) * 7}})
+    with pytest.raises(RecipeError, match="32 pixels are too few"):
+        cross_validate(Experiment(RECIPE.model_copy(update={"network": deep}), data, tmp_path))
 
 
 def test_an_unknown_source_is_named(data, tmp_path):

@@ -406,6 +406,21 @@ def test_copies_of_held_out_images_are_not_trained_on(data, tmp_path):
         additional_images(data, manifest)
 
 
+def test_other_images_of_a_held_out_patient_are_not_trained_on(data, tmp_path):
+    manifest = divide(load(data), RECIPE.split)
+    first = {record.patient_id: record for record in manifest.records}
+    own = manifest.with_records(first.values())
+    again = manifest.with_records(
+        dataclasses.replace(record, split="") for record in manifest.records if record not in own.records
+    )
+    assert again.records, "patients have several images"
+    again.write(tmp_path / "again.csv")
+    added = additional_images(tmp_path / "again.csv", own)
+    held_out = {record.patient_id for record in own.records if record.split != "train"}
+    assert held_out & {record.patient_id for record in again.records}
+    assert not held_out & {record.patient_id for record in added.records}
+
+
 def test_by_patient_copies_of_an_image_stay_on_one_side_and_by_random_not(tmp_path):
     """Every image has a copy of a patient of its own, at another compression."""
     rng = np.random.default_rng(0)
@@ -528,6 +543,24 @@ def test_a_teacher_may_be_given(taught, data, lungs, tmp_path):
         run_experiment(
             dataclasses.replace(given, recipe=changed_recipe(given.recipe, seed=5), out=tmp_path / "other")
         )
+
+
+def test_weights_are_of_the_student_and_not_of_its_teacher(taught, monkeypatch, tmp_path):
+    _, experiment, _ = taught
+    run, teachers = run_experiment, []
+
+    class Begun(Exception):
+        pass
+
+    def begin(teacher, *_arguments):
+        teachers.append(teacher)
+        raise Begun
+
+    monkeypatch.setattr(experiment_module, "run_experiment", begin)
+    weights = experiment.out / "model.safetensors"
+    with pytest.raises(Begun):
+        run(dataclasses.replace(experiment, out=tmp_path / "run", weights=weights))
+    assert [teacher.weights for teacher in teachers] == [None]
 
 
 def test_additional_images_are_trained_on_and_never_evaluated(taught):

@@ -183,6 +183,13 @@ def test_every_optimizer_runs(tmp_path, fabric, optimizer):
 # What is kept
 
 
+def test_a_label_that_leaves_classes_open_counts_in_equal_parts():
+    possible = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [0, 1, 1]], bool)
+    records = tuple(Record(f"{number}.png", "any", f"p{number}") for number in range(5))
+    packed = Packed(np.zeros((5, 1, 16, 16), np.uint8), possible, records)
+    np.testing.assert_array_equal(packed.shares.sum(axis=0), [1, 2, 2])
+
+
 def test_class_weights_make_up_for_a_rare_class(tmp_path, fabric):
     """Uniform images get the share of the class as probability, or a half where it is balanced."""
     rare = images(40, share=0.1)

@@ -85,6 +85,23 @@ def test_a_finished_pretraining_is_taken_up(tmp_path, fabric):
         assert torch.equal(value, again.state_dict()[key]), key
 
 
+def test_pretrained_weights_of_other_images_or_another_recipe_are_not_taken_up(tmp_path, fabric):
+    for recipe, images in (
+        (RECIPE, blobs()),
+        (RECIPE.model_copy(update={"seed": 1}), blobs()),
+        (RECIPE.model_copy(update={"seed": 1}), blobs(seed=1)),
+    ):
+        progress = Losses()
+        pretrain(recipe, fresh(), images, tmp_path, fabric=fabric, progress=progress)
+        assert len(progress.losses) == 6
+
+
+def test_the_images_alone_are_enough_where_lungs_are_masked_in_training(tmp_path, fabric):
+    augmentation = RECIPE.augmentation.model_copy(update={"lungs_only": 0.5})
+    recipe = RECIPE.model_copy(update={"augmentation": augmentation})
+    pretrain(recipe, fresh(), blobs(), tmp_path, fabric=fabric)
+
+
 def test_one_image_is_too_few(tmp_path, fabric):
     with pytest.raises(DataError, match="too few to pretrain"):
         pretrain(RECIPE, fresh(), blobs(1), tmp_path, fabric=fabric)

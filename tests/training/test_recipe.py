@@ -275,6 +275,12 @@ def test_with_epochs_keeps_the_order_of_the_phases(epochs, expected):
     assert recipe.phases[0].frozen == "backbone"
 
 
+def test_one_epoch_is_one_epoch_of_a_recipe_with_three_phases():
+    recipe = load_recipe("default")
+    assert len(recipe.phases) == 3
+    assert [recipe.with_epochs(epochs).epochs for epochs in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
 def test_from_scratch_frees_every_layer_and_takes_its_own_rate():
     recipe = load_recipe("vgg19-two-phase")
     scratch = recipe.from_scratch()
@@ -283,6 +289,15 @@ def test_from_scratch_frees_every_layer_and_takes_its_own_rate():
     assert [phase.frozen for phase in scratch.phases] == ["none", "none"]
     assert [phase.lr for phase in scratch.phases] == [recipe.phases[0].scratch_lr, recipe.phases[1].lr]
     assert scratch.sha256 != recipe.sha256
+    tuned = scratch.with_values({"phases.0.lr": 0.0123})
+    assert tuned.from_scratch() == tuned, "a learning rate that was chosen for it stays"
+
+
+def test_layers_that_are_pretrained_on_the_images_may_be_frozen():
+    recipe = Recipe.model_validate(
+        SMALL | {"pretraining": {"epochs": 1}, "phases": [{"epochs": 1, "lr": 0.1, "frozen": "backbone"}]}
+    )
+    assert recipe.from_scratch().phases[0].frozen == "backbone"
 
 
 def test_labels_are_smoothed_by_source_and_label():

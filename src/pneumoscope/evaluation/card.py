@@ -27,8 +27,7 @@ _LIMITS = (
     "The labels are those of the data set, with their errors.",
 )
 _WHEN_CHOSEN = (
-    "Results when chosen are those of the images that the threshold was chosen on, which is optimistic; the "
-    "evaluated ones are those of the evaluation above."
+    "Results when chosen are those of the images that the threshold was chosen on, which is optimistic."
 )
 _WHEN_CROSS_FITTED = "Results when chosen are the cross-fitted ones of the recalibration above."
 _INPUT = ("size", "fit", "resampling", "denoise", "contrast", "window", "lungs")
@@ -230,12 +229,8 @@ def _of_population(name: str) -> str:
 
 def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasures]) -> list[str]:
     """Return thresholds, why they were chosen, and what they reached: when chosen, then as evaluated."""
-    rows = []
-    for calibration in manifest.calibrations:
-        for point in calibration.operating_points:
-            first = calibration is manifest.calibrations[0]
-            here = measured.get(point.name, PointMeasures()) if first else PointMeasures()
-            rows.append(_point_row(point, here, default=point.name == manifest.default_operating_point))
+    default = manifest.default_operating_point
+    points = [point for calibration in manifest.calibrations for point in calibration.operating_points]
     head = (
         "operating point",
         "population",
@@ -244,17 +239,26 @@ def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasure
         "chosen on",
         "sensitivity when chosen",
         "specificity when chosen",
-        "sensitivity evaluated",
-        "specificity evaluated",
     )
-    return [
+    parts = [
         "### Operating points",
         _WHEN_CROSS_FITTED if manifest.results.recalibration else _WHEN_CHOSEN,
-        markdown_table(head, rows),
+        markdown_table(head, [_point_row(point, default=point.name == default) for point in points]),
     ]
+    if measured:
+        rows = [
+            (name, with_span(reached.sensitivity), with_span(reached.specificity))
+            for name, reached in measured.items()
+        ]
+        several = ", each image at the threshold of its population" if len(manifest.calibrations) > 1 else ""
+        parts += [
+            f"In the evaluation above{several}:",
+            markdown_table(("operating point", "sensitivity evaluated", "specificity evaluated"), rows),
+        ]
+    return parts
 
 
-def _point_row(point: OperatingPoint, measured: PointMeasures, *, default: bool) -> tuple[str, ...]:
+def _point_row(point: OperatingPoint, *, default: bool) -> tuple[str, ...]:
     patients = "" if point.patients is None else f" ({point.patients:,} patients)"
     return (
         f"{point.name} (default)" if default else point.name,
@@ -264,8 +268,6 @@ def _point_row(point: OperatingPoint, measured: PointMeasures, *, default: bool)
         (point.chosen_on or NOT_STATED) + patients,
         with_span(point.sensitivity),
         with_span(point.specificity),
-        with_span(measured.sensitivity),
-        with_span(measured.specificity),
     )
 
 

@@ -29,7 +29,8 @@ from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.training.cross_fit import cross_fit
-from pneumoscope.training.dataset import Packed, check_classes, check_packed
+from pneumoscope.training.dataset import Packed, check_classes, check_held_out, check_packed
+from pneumoscope.training.networks import build_network, check_size
 from pneumoscope.training.processes import end_together, make_fabric, shared
 from pneumoscope.training.recipe import Recipe
 
@@ -125,13 +126,16 @@ def _prepared(
     if experiment.limit is not None:
         manifest = limited(manifest, experiment.limit, recipe.seed)
     lungs = lung_segmenter(experiment)
+    check_size(build_network(recipe.network, len(recipe.output_classes), pretrained=False), recipe.input.size)
     _begin(out, recipe)
     progress.step("reading images")
     packed = pack_images(manifest, recipe, lungs, experiment.open_cache(), progress)
     write_left_out(out, packed.left_out)
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
-    return recipe, packed, _parts(manifest, count, sources, recipe.split.seed, progress)
+    parts = _parts(manifest, count, sources, recipe.split.seed, progress)
+    check_held_out(manifest.root, recipe.target_mask[packed.labels], parts)
+    return recipe, packed, parts
 
 
 def _begin(out: Path, recipe: Recipe) -> None:

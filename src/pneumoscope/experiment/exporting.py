@@ -103,8 +103,8 @@ class _FinishedRun:
             return []
         manifest = load(path)
         records = [one for one in manifest.subset(side).records if manifest.resolve(one).is_file()]
-        chosen = records[:: max(1, len(records) // count)][:count]
-        return [InputItem(str(manifest.resolve(one)), age=one.age, view=one.view) for one in chosen]
+        found = [InputItem(str(manifest.resolve(one)), age=one.age, view=one.view) for one in records]
+        return _spread(found, count)
 
     def inputs(self, items: Sequence[InputItem], progress: Progress) -> Floats:
         """Return standardised images, shape (N, 1, S, S), without those that cannot be read."""
@@ -197,6 +197,13 @@ def _check_images(finished: _FinishedRun, check: Path | None, progress: Progress
     return images, words
 
 
+def _spread(items: list[InputItem], count: int) -> list[InputItem]:
+    """Return so many items from first to last, or all if there are fewer."""
+    if len(items) <= count:
+        return items
+    return [items[position] for position in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
 def _write(finished: _FinishedRun, out: Path, to: str, ranges: Path | None, progress: Progress) -> None:
     if to == "onnx-int8" and finished.has_int8:
         try:
@@ -208,8 +215,10 @@ def _write(finished: _FinishedRun, out: Path, to: str, ranges: Path | None, prog
         return
     measured = None
     if to == "onnx-int8":
-        items = list(expand(ranges)) if ranges else finished.items("train", RANGE_IMAGES)
-        measured = finished.inputs(items[:RANGE_IMAGES], progress)
+        items = (
+            _spread(list(expand(ranges)), RANGE_IMAGES) if ranges else finished.items("train", RANGE_IMAGES)
+        )
+        measured = finished.inputs(items, progress)
         if len(measured) < LEAST_RANGES:
             raise DataError(
                 f"{ranges or finished.folder}: {len(measured)} images to measure activations on are too few; "

@@ -106,7 +106,8 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
 def additional_images(data: Path, manifest: Manifest, progress: Progress | None = None) -> Manifest:
     """Return the images of an additional data set that may be trained on.
 
-    Copies of a validation or test image, by content or by the patient of a DICOM header, are left out.
+    Copies of a validation or test image, by content or by the patient of a DICOM header, and other images of
+    such a patient, of the same source and patient identifier, are left out.
 
     Parameters
     ----------
@@ -131,9 +132,18 @@ def additional_images(data: Path, manifest: Manifest, progress: Progress | None 
         if min(group) < len(held_out)
         for position in group
     }
-    kept = [record for position, record in enumerate(more.records) if position not in copies]
+    patients = {(record.source, record.patient_id) for record in held_out}
+    kept = [
+        record
+        for position, record in enumerate(more.records)
+        if position not in copies and (record.source, record.patient_id) not in patients
+    ]
     if lost := len(more) - len(kept):
-        log.warning("%s: %d images are copies of validation or test images and are left out", data, lost)
+        log.warning(
+            "%s: %d images are copies of validation or test images, or of their patients, and are left out",
+            data,
+            lost,
+        )
     return more.with_records(kept)
 
 

@@ -274,7 +274,7 @@ def _teachers(
         data = experiment.out / TEACHER_DATA
         if fabric.is_global_zero:
             rooted_at_its_images(taught).write(data)
-        alike = replace(experiment, data=data, additional=None, weights=None, divides=False)
+        alike = replace(experiment, data=data, additional=None, divides=False)
     recipe = load_recipe(distillation.teacher).model_copy(
         update={name: getattr(student, name) for name in shared}
     )
@@ -282,6 +282,7 @@ def _teachers(
         alike,
         recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
+        weights=None,  # they are of the student's network
         keras=False,
         track=None,
         resume=True,

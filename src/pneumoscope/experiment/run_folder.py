@@ -25,6 +25,7 @@ from pneumoscope.training.recipe import SplitSpec
 
 __all__ = [
     "LEFT_OUT_FILE",
+    "SEARCH_FILE",
     "SPLIT_FILE",
     "Origin",
     "check_inputs",
@@ -36,6 +37,7 @@ __all__ = [
 
 SPLIT_FILE, ENVIRONMENT_FILE, INPUTS_FILE = "split.csv", "environment.json", "inputs.json"
 LEFT_OUT_FILE = "left-out.csv"
+SEARCH_FILE = "search.json"  # of a search of `tune`, whose folder is not that of a run
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,10 @@ def resumes(experiment: Experiment) -> bool:
     Raises
     ------
     DataError
-        If there is a run and the experiment does not resume it.
+        If there is a run and the experiment does not resume it, or a search.
     """
+    if (experiment.out / SEARCH_FILE).exists():
+        raise DataError(f"{experiment.out}: holds a search; use another --out")
     if not (experiment.out / CHECKPOINT_FILE).exists():
         return False
     if not experiment.resume:

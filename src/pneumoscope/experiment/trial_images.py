@@ -16,7 +16,7 @@ from pneumoscope.experiment.images import lung_segmenter, pack_images
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.experiment.run_folder import SPLIT_FILE
 from pneumoscope.parallel import Progress
-from pneumoscope.training.dataset import Packed, check_packed, joined
+from pneumoscope.training.dataset import Packed, check_held_out, check_packed, joined
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["TrialImages", "divide_folds"]
@@ -66,9 +66,15 @@ class TrialImages:
             yield train, val
             return
         pool = joined([train, val])
-        for held_out in map(set, self._folds):
-            own = np.array([record.path in held_out for record in pool.records])
-            yield pool.subset(np.flatnonzero(~own)), pool.subset(np.flatnonzero(own))
+        paths = np.array([record.path for record in pool.records])
+        folds = {
+            f"fold {number} of {len(self._folds)}": np.flatnonzero(np.isin(paths, held_out))
+            for number, held_out in enumerate(self._folds, start=1)
+        }
+        check_held_out(self._manifest.root, recipe.target_mask[pool.labels], folds)
+        for held_out in folds.values():
+            others = np.setdiff1d(np.arange(len(pool)), held_out)
+            yield pool.subset(others), pool.subset(held_out)
 
     def _packed(self, recipe: Recipe, progress: Progress) -> tuple[Packed, Packed]:
         # Only keys of `FIXED` decide on the rest of what is packed; they are the same in all trials.

@@ -29,7 +29,7 @@ from pneumoscope.data.folder import load
 from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe, resolved
-from pneumoscope.experiment.run_folder import SPLIT_FILE
+from pneumoscope.experiment.run_folder import SEARCH_FILE, SPLIT_FILE
 from pneumoscope.experiment.trial_images import TrialImages, divide_folds
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
 from pneumoscope.parallel import Progress, available_cpus
@@ -43,7 +43,7 @@ from pneumoscope.training.space import STRENGTH, Range, SearchSpace, default_spa
 
 __all__ = ["Search", "tune"]
 
-JOURNAL_FILE, SEARCH_FILE, SPACE_FILE, LOCK_FILE = "journal.log", "search.json", "space.yaml", "lock"
+JOURNAL_FILE, SPACE_FILE, LOCK_FILE = "journal.log", "space.yaml", "lock"
 TRIALS_FOLDER = "trials"
 STUDY = "pneumoscope"
 POLL_SECONDS = 0.5
@@ -124,12 +124,13 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
             "with --objective auroc"
         )
     with _held(out):
+        _check_same(experiment, search, space)
         if not (out / JOURNAL_FILE).exists():
             manifest = prepare_manifest(manifest, recipe, limit=experiment.limit, progress=progress)
             if search.folds:
                 divide_folds(out, manifest, search.folds, recipe.split.seed, progress)
             manifest.write(out / SPLIT_FILE)
-        _check_same(experiment, search, space)
+        _write_search(experiment, search, space)
         progress.step("reading training and validation images")
         images = TrialImages(experiment)
         for _ in images.parts(recipe, progress):
@@ -161,27 +162,37 @@ def _held(out: Path) -> Iterator[None]:
 
 
 def _check_same(experiment: Experiment, search: Search, space: SearchSpace) -> None:
-    """Write what the search is, or check that it is the one of the folder."""
+    """Check that the folder holds this search, or nothing."""
     out = experiment.out
     path = out / SEARCH_FILE
-    now = {
+    if not path.exists() and (out / RECIPE_FILE).exists():
+        raise DataError(f"{out}: holds a run that is no search; use another --out")
+    if is_of_another_recipe(out, experiment.recipe):
+        raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for option, value in _options(experiment, search, space).items():
+            if begun.get(option) != value:
+                raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
+
+
+def _options(experiment: Experiment, search: Search, space: SearchSpace) -> dict[str, Any]:
+    return {
         "folds": search.folds,
         "objective": search.objective,
         "space": space.to_yaml(),
         "data": str(experiment.data.resolve()),
         "limit": experiment.limit,
     }
-    if is_of_another_recipe(out, experiment.recipe):
-        raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        for option, value in now.items():
-            if begun.get(option) != value:
-                raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
-        return
+
+
+def _write_search(experiment: Experiment, search: Search, space: SearchSpace) -> None:
+    """Write what the search is; the recipe last, since a recipe without it is taken for another run."""
+    out = experiment.out
+    now = _options(experiment, search, space)
+    (out / SEARCH_FILE).write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
     (out / SPACE_FILE).write_text(space.to_yaml(), encoding="utf-8")
-    path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
 def _repair_journal(path: Path) -> None:

@@ -22,7 +22,7 @@ from pneumoscope.training.recipe import Recipe
 
 __all__ = ["cross_fit"]
 
-LOGITS_FILE, IMAGES_FILE = "held-out.npz", "images.sha256"
+LOGITS_FILE, IMAGES_FILE, PART_FILE = "held-out.npz", "images.sha256", "part.sha256"
 
 
 def cross_fit(
@@ -65,7 +65,9 @@ def cross_fit(
     """
     progress = progress or Progress()
     last = recipe.model_copy(update={"keep": "last", "distillation": None})
-    shared(fabric, lambda: _same_images(packed, out))
+    begun = hashlib.sha256(packed.images.tobytes() + packed.labels.tobytes())
+    shared(fabric, lambda: _same(out / IMAGES_FILE, begun.hexdigest(), "other images or another segmenter"))
+    started_from = weights.read_bytes() if weights and weights.is_file() else b""
     classes = len(last.output_classes)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
@@ -73,8 +75,9 @@ def cross_fit(
         run = out / f"part-{number}"
         stored = run / LOGITS_FILE
         if not shared(fabric, stored.exists):
-            if fabric.is_global_zero:
-                run.mkdir(parents=True, exist_ok=True)
+            part = hashlib.sha256(held_out.astype(np.int64).tobytes() + started_from).hexdigest()
+            begin = functools.partial(_same, run / PART_FILE, part, "other folds, sources or --weights")
+            shared(fabric, begin)
             train = packed.subset(np.setdiff1d(np.arange(len(packed)), held_out))
             evaluated = packed.subset(held_out)
             network = shared_network(
@@ -100,12 +103,10 @@ def _stored_logits(stored: Path, held_out: npt.NDArray[np.intp]) -> npt.NDArray[
         return logits
 
 
-def _same_images(packed: Packed, out: Path) -> None:
-    """Check that a folder with runs was started with the same images, as the network gets them."""
-    digest = hashlib.sha256(packed.images.tobytes() + packed.labels.tobytes()).hexdigest()
-    path = out / IMAGES_FILE
+def _same(path: Path, digest: str, otherwise: str) -> None:
+    """Write the hash of what a run is started with, or check that it is the one written."""
     if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{digest}\n", encoding="utf-8")
     elif path.read_text(encoding="utf-8").strip() != digest:
-        raise DataError(f"{out}: was started with other images or another segmenter; use another --out")
+        raise DataError(f"{path.parent}: was started with {otherwise}; use another --out")

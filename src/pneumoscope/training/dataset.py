@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ __all__ = [
     "LeftOut",
     "Packed",
     "check_classes",
+    "check_held_out",
     "check_packed",
     "check_split",
     "class_indices",
@@ -96,6 +97,12 @@ class Packed:
         """Index of the class, shape (N,); the first one where the label leaves several open."""
         first: npt.NDArray[np.int64] = self.possible.argmax(axis=1)
         return first
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Each image's share in each class, shape (N, K): equal parts where the label leaves several open."""
+        shares: npt.NDArray[np.float64] = self.possible / self.possible.sum(axis=1, keepdims=True)
+        return shares
 
     def subset(self, positions: npt.NDArray[np.intp]) -> Packed:
         """Return some of the images, in the order of `positions`."""
@@ -176,6 +183,36 @@ def check_split(manifest: Manifest, classes: tuple[str, ...], target: Target | N
         _check_present(labels, classes, f"{manifest.root}: split {side!r} has no image")
     if not len(manifest.subset("test")):
         raise DataError(f"{manifest.root}: split 'test' is empty; add images to it, for the evaluation")
+
+
+def check_held_out(
+    root: Path, positive: npt.NDArray[np.bool_], parts: Mapping[str, npt.NDArray[np.intp]]
+) -> None:
+    """Check that each part has images with the target and without, and that so have the others without it.
+
+    Parameters
+    ----------
+    root : Path
+        Of the data, for the message.
+    positive : ndarray of bool, shape (N,)
+        Which images have the target.
+    parts : mapping of str to ndarray of intp
+        Names of the parts, and positions of the images that each holds out.
+
+    Raises
+    ------
+    DataError
+        If there are only images of one kind, so that nothing can be trained or evaluated.
+    """
+    for name, held_out in parts.items():
+        inside = np.zeros(len(positive), np.bool_)
+        inside[held_out] = True
+        for side, which in ((name, inside), (f"all but {name}", ~inside)):
+            if len(set(positive[which].tolist())) < 2:
+                raise DataError(
+                    f"{root}: {side}: has images with the target only, or without it only; use fewer folds, "
+                    "or leave out another source"
+                )
 
 
 def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:

@@ -137,7 +137,7 @@ class _Trainer:
         maps = [one for one in (train.images, train.lungs, train.boxes) if one is not None]
         self.images = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
         classes = len(recipe.output_classes)
-        balanced = len(train) / (classes * np.maximum(np.bincount(train.labels, minlength=classes), 1))
+        balanced = len(train) / (classes * np.maximum(train.shares.sum(axis=0), 1))
         self.class_weights = balanced if recipe.class_weights == "balanced" else np.ones_like(balanced)
         names, source = np.unique([record.source for record in train.records], return_inverse=True)
         self.learner = MultiTask(self.network, recipe.tasks, len(names), recipe.target_mask, seed=recipe.seed)
@@ -155,7 +155,7 @@ class _Trainer:
         return Targets(
             torch.from_numpy(packed.possible).to(device),
             torch.tensor(smoothing, dtype=torch.float32, device=device),
-            torch.tensor(self.class_weights[packed.labels], dtype=torch.float32, device=device),
+            torch.tensor(packed.shares @ self.class_weights, dtype=torch.float32, device=device),
             None if teacher is None else torch.from_numpy(teacher).to(device),
             recipe.distillation.trust if recipe.distillation else 0.0,
             torch.from_numpy(source).to(device),
@@ -250,7 +250,7 @@ class _Trainer:
 
     def _validate(self) -> tuple[float, float, float]:
         logits = self._validation_logits()
-        weight = torch.tensor(self.class_weights[self.val.labels], dtype=torch.float32)
+        weight = torch.tensor(self.val.shares @ self.class_weights, dtype=torch.float32)
         targets = Targets(torch.from_numpy(self.val.possible), torch.zeros(len(self.val)), weight)
         loss = float(cross_entropy(logits, targets))
         hits = self.val.possible[np.arange(len(self.val)), logits.argmax(dim=1).numpy()]

@@ -239,10 +239,10 @@ def fit_lungs(
         raise DataError(
             f"{masks}: {train.size} masks belong to training and {val.size} to validation images; give more"
         )
+    out.mkdir(parents=True, exist_ok=True)  # before hours of work
     progress.step("training")
     network = _fit(images[train], targets[train], epochs=epochs, seed=seed, progress=progress)
     progress.step("exporting")
-    out.mkdir(parents=True, exist_ok=True)
     path = out / LUNGS_FILE
     export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
     small, full = _measure(network, images[val], targets[val], [mask_paths[index] for index in val])

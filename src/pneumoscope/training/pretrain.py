@@ -6,6 +6,7 @@ nor negative pairs nor large batches, so that two CPUs are enough.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pneumoscope.errors import DataError
@@ -78,7 +80,8 @@ def pretrain(
     images : ndarray of uint8, shape (N, 1, S, S)
         Packed; copies are drawn by the augmentation of the recipe.
     run : Path
-        Gets ``pretrained.safetensors``; if that exists, it is read and nothing is trained.
+        Gets ``pretrained.safetensors``; if that exists, of the same recipe and images, it is read and nothing
+        is trained.
     progress : Progress, optional
         Gets a line per epoch with the mean loss: minus the cosine similarity of the copies, in [-1, 1].
 
@@ -90,7 +93,8 @@ def pretrain(
     assert recipe.pretraining is not None
     progress = progress or Progress()
     check_divides(recipe.batch, fabric.world_size)
-    if shared(fabric, (run / PRETRAINED_FILE).exists):
+    facts = _facts(recipe, images)
+    if shared(fabric, lambda: _is_there(run / PRETRAINED_FILE, facts)):
         return shared_network(fabric, lambda: load_weights(network, run / PRETRAINED_FILE), lambda: network)
     network.to(fabric.device)
     siamese = _Siamese(network.backbone, network.mean, network.std, network.head.in_features)
@@ -98,6 +102,9 @@ def pretrain(
     optimizer = torch.optim.AdamW(siamese.parameters(), lr=lr, weight_decay=recipe.weight_decay)
     model, prepared = fabric.setup(siamese, optimizer)
     packed = torch.from_numpy(images).to(fabric.device)
+    # The lung masks, which this augmentation needs, are not among the images.
+    augmentation = recipe.augmentation.model_copy(update={"lungs_only": 0.0})
+    recipe = recipe.model_copy(update={"augmentation": augmentation})
     siamese.train()
     with shared_batch_statistics(siamese, fabric):
         for epoch in range(epochs):
@@ -108,9 +115,25 @@ def pretrain(
     if not spread > 0.1 / math.sqrt(network.head.in_features):
         raise DataError(f"{run}: after pretraining all images have the same features; lower its lr")
     if fabric.is_global_zero:
-        save_weights(network, run / PRETRAINED_FILE)
+        save_weights(network, run / PRETRAINED_FILE, metadata=facts)
     fabric.barrier()
     return network
+
+
+def _facts(recipe: Recipe, images: npt.NDArray[np.uint8]) -> dict[str, str]:
+    """Return hashes of what the pretrained weights follow from."""
+    return {
+        "recipe": hashlib.sha256(recipe.to_yaml().encode()).hexdigest(),
+        "images": hashlib.sha256(images.tobytes()).hexdigest(),
+    }
+
+
+def _is_there(path: Path, facts: dict[str, str]) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return bool(file.metadata() == facts)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _epoch(

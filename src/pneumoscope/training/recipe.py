@@ -220,7 +220,7 @@ class Recipe(Strict):
         for index, phase in enumerate(self.phases):
             last = index == len(self.phases) - 1
             # Each later phase keeps at least one epoch where there are enough.
-            reserve = min(len(self.phases) - 1 - index, left - 1)
+            reserve = max(0, min(len(self.phases) - 1 - index, left - 1))
             count = left if last else min(phase.epochs, left - reserve)
             if count > 0:
                 phases.append(phase.model_copy(update={"epochs": count}))
@@ -230,10 +230,17 @@ class Recipe(Strict):
     def from_scratch(self) -> Recipe:
         """Return the recipe for a network that starts from scratch: no layer is frozen, `scratch_lr` is used.
 
-        A frozen layer with random weights would only destroy the signal for the layers after it.
+        A frozen layer with random weights would only destroy the signal for the layers after it; one that
+        `pretraining` trains first may be frozen. The learning rates are final: `scratch_lr` is unset.
         """
         phases = tuple(
-            phase.model_copy(update={"frozen": "none", "lr": phase.scratch_lr or phase.lr})
+            phase.model_copy(
+                update={
+                    "frozen": phase.frozen if self.pretraining else "none",
+                    "lr": phase.scratch_lr or phase.lr,
+                    "scratch_lr": None,
+                }
+            )
             for phase in self.phases
         )
         network = self.network.model_copy(update={"pretrained": False})
