@@ -121,4 +121,4 @@ def test_a_missing_extra_is_one_line(base: Path, tmp_path: Path, command: str) -
     *progress, line = done.stderr.strip().splitlines()
     assert len(progress) <= 2, "steps, and no traceback"
     assert line.startswith("error: ")
-    assert "pip install 'pneumoscope[" in line
+    assert "pip install '.[" in line

@@ -125,7 +125,7 @@ class MissingExtraError(PneumoscopeError):
     """A feature whose optional packages are not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs more packages: pip install 'pneumoscope[{extra}]'")
+        super().__init__(f"{feature} needs more packages: in a clone, pip install '.[{extra}]'")
         self.extra = extra
 
 

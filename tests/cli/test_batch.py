@@ -14,7 +14,7 @@ import pytest
 
 from pneumoscope.cli import main
 
-pytest.importorskip("ray", reason="batch needs more packages: pip install 'pneumoscope[batch]'")
+pytest.importorskip("ray", reason="batch needs more packages: in a clone, pip install '.[batch]'")
 
 SAMPLES = Path(str(resources.files("pneumoscope") / "samples"))
 
@@ -127,4 +127,4 @@ def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as left:
         main(["batch", str(tmp_path), str(tmp_path / "out")])
     assert left.value.code == 4
-    assert "pip install 'pneumoscope[batch]'" in capsys.readouterr().err
+    assert "pip install '.[batch]'" in capsys.readouterr().err

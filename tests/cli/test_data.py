@@ -206,3 +206,42 @@ def test_out_never_replaces_an_input(hard, tmp_path):
         assert "one of the inputs" in " ".join(result.stderr.replace("│", " ").split())
     assert (hard / "labels.csv").read_text() == table
     assert (tmp_path / "m.csv").read_text() == before
+
+
+def test_a_table_of_another_suffix_is_rejected_before_an_image_is_read(phantoms, tmp_path, monkeypatch):
+    from pneumoscope.data import folder
+
+    monkeypatch.setattr(folder, "load", lambda *_, **__: pytest.fail("read the images first"))
+    for words in (("split", phantoms), ("join", phantoms)):
+        with pytest.raises(DataError, match=r"m\.txt: not a table; name a \.csv or a \.parquet file"):
+            call(*words, "--out", tmp_path / "m.txt")
+
+
+def split_set(folder, name="ward"):
+    for place in ("train/normal/a.png", "test/normal/b.png"):
+        write_image(folder / place, seed=len(place))
+    (folder / "dataset.yaml").write_text(f"name: {name}\npopulation: {{name: adults, ages: [18, null]}}\n")
+
+
+def test_join_keeps_the_description_of_a_data_set(tmp_path):
+    split_set(tmp_path / "ward")
+    before = (tmp_path / "ward" / "dataset.yaml").read_text()
+    result = call("join", tmp_path / "ward", "--out", tmp_path / "ward" / "all.csv")
+    assert result.exit_code == 2
+    line = " ".join(result.stderr.replace("│", " ").split())
+    assert "describes another data set and would be overwritten; name a file in a folder of its own" in line
+    assert (tmp_path / "ward" / "dataset.yaml").read_text() == before
+    assert not (tmp_path / "ward" / "all.csv").exists()
+    split_set(tmp_path / "other", name="other")
+    for sets in (["ward"], ["ward", "other"]):  # its own description is replaced
+        out = tmp_path / "joined" / "all.csv"
+        assert call("join", *(tmp_path / name for name in sets), "--out", out).exit_code == 0
+        assert load(out).description.name == " + ".join(sets)
+
+
+def test_join_says_what_it_left_out(tmp_path):
+    split_set(tmp_path / "ward")
+    (tmp_path / "ward" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    result = call("join", tmp_path / "ward", "--out", tmp_path / "joined" / "all.csv", "--json")
+    assert result.exit_code == 3
+    assert [one["reason"] for one in json.loads(result.stdout)["left_out"]] == ["no_pixels"]

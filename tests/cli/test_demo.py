@@ -175,7 +175,7 @@ def test_serve_without_its_packages_stops_before_the_work(tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as left:
         main(["demo", "--out", str(tmp_path / "out"), "--serve"])
     assert left.value.code == 4
-    assert "pip install 'pneumoscope[web]'" in capsys.readouterr().err
+    assert "pip install '.[web]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -112,6 +112,25 @@ def test_options_that_could_only_surprise_are_wrong_use(data, tmp_path, capsys, 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--add-to-card", " "], 2, "--add-to-card"),
+        (["--boxes", "nope.csv"], 4, "nope.csv: cannot be read"),
+        (["--masks", "nope"], 2, "--masks"),
+    ],
+)
+def test_what_is_wrong_is_said_before_an_image_is_read(
+    evaluate, data, tmp_path, monkeypatch, words, code, message
+):
+    from pneumoscope.evaluation import bundles
+
+    monkeypatch.setattr(bundles, "evaluate", lambda *_, **__: pytest.fail("began to evaluate"))
+    left, _, err = evaluate(data, "--out", tmp_path / "out", *words)
+    assert left == code
+    assert message in err
+
+
 def test_a_folder_that_cannot_be_written_is_reported_before_evaluating(evaluate, data, tmp_path):
     (tmp_path / "file").write_text("")
     code, out, err = evaluate(data, "--out", tmp_path / "file")

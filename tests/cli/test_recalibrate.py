@@ -73,9 +73,10 @@ def test_json_holds_what_the_bundle_holds(recalibrate, bundle, data, tmp_path, m
 def test_images_that_were_not_evaluated_are_exit_code_3(recalibrate, bundle, tmp_path):
     write_phantoms(tmp_path / "ward", n=66, size=96, seed=6)
     (tmp_path / "ward" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
+    (tmp_path / "ward" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")  # one that a scan leaves out
     code, _, err = recalibrate(bundle.path, tmp_path / "ward", "--out", tmp_path / "ours")
     assert code == 3
-    assert "1 images were not evaluated" in err
+    assert "2 images were not evaluated" in err
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, data, tmp_path):

@@ -117,5 +117,5 @@ def test_without_the_web_packages_it_names_the_extra(rejected, monkeypatch):
     code, err = rejected()
     assert (code, err) == (
         4,
-        "error: serving the page needs more packages: pip install 'pneumoscope[web]'\n",
+        "error: serving the page needs more packages: in a clone, pip install '.[web]'\n",
     )

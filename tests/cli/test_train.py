@@ -230,7 +230,7 @@ def test_without_the_packages_for_training_it_says_what_to_install(place, words,
     )
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {message} more packages: pip install 'pneumoscope[")
+    assert line.startswith(f"error: {message} more packages: in a clone, pip install '.[")
 
 
 def test_the_target_and_its_classes_are_named_by_an_option(train, tmp_path):

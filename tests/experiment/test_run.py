@@ -343,7 +343,7 @@ def test_too_small_an_input_is_rejected(data, tmp_path):
 def test_missing_keras_is_reported_before_the_training_and_not_after(data, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = rejected(Experiment(small(), data, tmp_path / "out", keras=True), MissingExtraError)
-    assert "pneumoscope[keras]" in message
+    assert ".[keras]" in message
 
 
 def test_too_many_unreadable_images_stop_the_run_and_are_listed(tmp_path):

@@ -14,7 +14,7 @@ from log_scan import final_scan, scanned_logs  # noqa: F401
 from pneumoscope.model.bundle import Bundle
 
 pytest.importorskip(
-    "pynetdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+    "pynetdicom", reason="the DICOM node needs more packages: in a clone, pip install '.[dicom]'"
 )
 
 LONG = os.environ.get("PNEUMOSCOPE_FAULTS") == "long"

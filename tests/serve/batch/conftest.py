@@ -13,7 +13,7 @@ from bundles import make_bundle
 from images import write_image
 from pneumoscope.model.bundle import Bundle
 
-pytest.importorskip("ray", reason="batch needs more packages: pip install 'pneumoscope[batch]'")
+pytest.importorskip("ray", reason="batch needs more packages: in a clone, pip install '.[batch]'")
 
 from pneumoscope.serve.batch.store import filesystem
 

@@ -13,7 +13,7 @@ from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor
 
 pytest.importorskip(
-    "highdicom", reason="the DICOM node needs more packages: pip install 'pneumoscope[dicom]'"
+    "highdicom", reason="the DICOM node needs more packages: in a clone, pip install '.[dicom]'"
 )
 
 
