@@ -12,6 +12,7 @@ from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.experiment import divide, tuning
 from pneumoscope.experiment.tuning import JOURNAL_FILE, Search
+from pneumoscope.experiment.tuning_folder import held
 from pneumoscope.training.recipe import SplitSpec, load_recipe
 
 RECIPE = {
@@ -208,7 +209,7 @@ def test_another_search_in_the_same_folder_is_one_line(tune, place, words, messa
 
 
 def test_one_search_at_a_time_works_in_a_folder(tune, place):
-    with tuning._held(place / "busy"):
+    with held(place / "busy"):
         code, _, err = tune("--out", "busy", "--trials", 1, "-q")
     assert code == 4
     assert "another search works in this folder" in err

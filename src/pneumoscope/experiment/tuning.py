@@ -7,8 +7,6 @@ search resumable and lets several processes work on it; SQLite loses trials unde
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
 import multiprocessing
 import os
@@ -28,9 +26,10 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumoscope.data.folder import load
 from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
-from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe, resolved
-from pneumoscope.experiment.run_folder import SEARCH_FILE, SPLIT_FILE
+from pneumoscope.experiment.plan import Experiment, resolved
+from pneumoscope.experiment.run_folder import SPLIT_FILE
 from pneumoscope.experiment.trial_images import TrialImages, divide_folds
+from pneumoscope.experiment.tuning_folder import check_same, held, repair_journal, write_search
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
@@ -43,7 +42,7 @@ from pneumoscope.training.space import STRENGTH, Range, SearchSpace, default_spa
 
 __all__ = ["Search", "tune"]
 
-JOURNAL_FILE, SPACE_FILE, LOCK_FILE = "journal.log", "space.yaml", "lock"
+JOURNAL_FILE = "journal.log"
 TRIALS_FOLDER = "trials"
 STUDY = "pneumoscope"
 POLL_SECONDS = 0.5
@@ -123,86 +122,31 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
             f"{search.space}: class_weights: losses of differently weighted classes do not compare; search "
             "with --objective auroc"
         )
-    with _held(out):
-        _check_same(experiment, search, space)
-        if not (out / JOURNAL_FILE).exists():
-            manifest = prepare_manifest(manifest, recipe, limit=experiment.limit, progress=progress)
-            if search.folds:
-                divide_folds(out, manifest, search.folds, recipe.split.seed, progress)
-            manifest.write(out / SPLIT_FILE)
-        _write_search(experiment, search, space)
-        progress.step("reading training and validation images")
-        images = TrialImages(experiment)
-        for _ in images.parts(recipe, progress):
-            pass
-        progress.step(f"{search.trials} trials")
-        _repair_journal(out / JOURNAL_FILE)
-        study = _open(out, search, recipe)
-        _take_up(study, space, recipe, out)
-        _run(_Job(experiment, search, space, 0, len(study.trials)), study, images, progress)
-        return _results(study, experiment, search, space)
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep the folder for this process while it searches."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK_FILE).open("w", encoding="ascii")
-    except OSError as error:
-        raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{out}: another search works in this folder; wait, or use another --out"
-            ) from error
-        yield
-
-
-def _check_same(experiment: Experiment, search: Search, space: SearchSpace) -> None:
-    """Check that the folder holds this search, or nothing."""
-    out = experiment.out
-    path = out / SEARCH_FILE
-    if not path.exists() and (out / RECIPE_FILE).exists():
-        raise DataError(f"{out}: holds a run that is no search; use another --out")
-    if is_of_another_recipe(out, experiment.recipe):
-        raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        for option, value in _options(experiment, search, space).items():
-            if begun.get(option) != value:
-                raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
-
-
-def _options(experiment: Experiment, search: Search, space: SearchSpace) -> dict[str, Any]:
-    return {
+    facts = {
         "folds": search.folds,
         "objective": search.objective,
         "space": space.to_yaml(),
         "data": str(experiment.data.resolve()),
         "limit": experiment.limit,
     }
-
-
-def _write_search(experiment: Experiment, search: Search, space: SearchSpace) -> None:
-    """Write what the search is; the recipe last, since a recipe without it is taken for another run."""
-    out = experiment.out
-    now = _options(experiment, search, space)
-    (out / SEARCH_FILE).write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-    (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
-    (out / SPACE_FILE).write_text(space.to_yaml(), encoding="utf-8")
-
-
-def _repair_journal(path: Path) -> None:
-    """Remove what a killed process left: half a line, and the lock of a write."""
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
+    with held(out):
+        check_same(out, recipe, facts)
+        if not (out / JOURNAL_FILE).exists():
+            manifest = prepare_manifest(manifest, recipe, limit=experiment.limit, progress=progress)
+            if search.folds:
+                divide_folds(out, manifest, search.folds, recipe.split.seed, progress)
+            manifest.write(out / SPLIT_FILE)
+        write_search(out, recipe, facts)
+        progress.step("reading training and validation images")
+        images = TrialImages(experiment)
+        for _ in images.parts(recipe, progress):
+            pass
+        progress.step(f"{search.trials} trials")
+        repair_journal(out / JOURNAL_FILE)
+        study = _open(out, search, recipe)
+        _take_up(study, space, recipe, out)
+        _run(_Job(experiment, search, space, 0, len(study.trials)), study, images, progress)
+        return _results(study, experiment, search, space)
 
 
 def _open(out: Path, search: Search, recipe: Recipe, *, seed: int = 0) -> optuna.Study:

@@ -66,6 +66,15 @@ def test_the_example_is_valid():
         ({"folder": "x", "destinations": [{"name": "a", "kind": "dicomweb", "url": "ftp://x"}]}, "http"),
         ({"folder": "x", "destinations": [{**PACS, "name": "a/b"}]}, "letters, digits"),
         (
+            {
+                "folder": "x",
+                "destinations": [{"name": "a", "kind": "dicomweb", "url": "http://pacs:port/x"}],
+            },
+            "destinations.0.url: host or port is not valid",
+        ),
+        ({"folder": "x", "pull": [{"name": "A", "url": "http://pacs:99999/x"}]}, "pull.0.url: host or port"),
+        ({"folder": "x", "pull": [{"name": "A", "url": "http://[::1/x"}]}, "pull.0.url: host or port"),
+        (
             {"folder": "x", "destinations": [{**PACS, "tls": {"certificate": "c"}}]},
             "both certificate and key",
         ),

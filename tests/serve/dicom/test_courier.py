@@ -163,6 +163,23 @@ def test_an_object_that_fails_while_others_do_not_is_given_up(tmp_path, journal,
     assert tries == {"a": 3, "b": 1, "c": 1}
 
 
+def test_what_a_command_lets_be_sent_again_need_not_wait(tmp_path, journal, sender):
+    """The pause after the last failure is over with the failure."""
+    settings = RetryConfig(first_seconds=3600, longest_seconds=3600, tries=1, settle_seconds=0)
+    outbox = Outbox(journal, tmp_path, "pacs", 3600)
+    courier = Courier(DestinationConfig(name="pacs", host="x"), settings, outbox, lambda: sender)
+    sender.outcomes = {"a": [Outcome.RETRY]}
+    add(journal, tmp_path, "a")
+    courier.start()
+    try:
+        until(lambda: states(journal) == {"a": "dead"}, 10)
+        retry(journal, dead=True)
+        courier.wake()
+        until(lambda: states(journal) == {"a": "sent"}, 5)
+    finally:
+        courier.stop(10)
+
+
 def test_a_destination_that_is_down_is_not_the_fault_of_an_object(tmp_path, journal, sender, start):
     sender.down = True
     add(journal, tmp_path, "a")

@@ -154,6 +154,68 @@ def test_what_shadow_held_is_not_sent_once_it_is_purged(store, journal):
     assert retry(journal, held=True) == {"held": 0}
 
 
+@pytest.mark.parametrize("state", ["conflict", "unreportable", "ignored"])
+def test_what_was_never_reported_is_processed_when_it_comes_again(store, journal, state):
+    take(store, journal, "1.2.1")
+    with journal.change() as connection:
+        connection.execute(
+            "UPDATE instances SET state = ?, detail = 'why', tries = 2, link = '0', received = 0", (state,)
+        )
+    assert purge(journal, store, ANY_AGE).images == 1
+    assert take(store, journal, "1.2.1") is Accepted.NEW
+    (row,) = journal.rows("SELECT state, detail, tries, link FROM instances")
+    assert tuple(row) == ("received", "", 0, "1")
+    assert journal.value("SELECT received FROM instances") > now() - 60
+    assert files(store) == {store.image_name("1.2.1")}
+
+
+def test_a_conflict_that_comes_again_is_one_again(store, journal):
+    take(store, journal, "1.2.1")
+    assert take(store, journal, "1.2.1", b"other") is Accepted.CONFLICT
+    with journal.change() as connection:
+        connection.execute("UPDATE instances SET state = 'purged', detail = '' WHERE state = 'conflict'")
+    assert take(store, journal, "1.2.1", b"other") is Accepted.CONFLICT
+    rows = journal.rows("SELECT state, detail FROM instances ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        ("received", ""),
+        ("conflict", "another image has the same SOP Instance UID"),
+    ]
+
+
+def test_what_shadow_held_until_it_was_purged_is_processed_when_it_comes_again(store, journal):
+    """Under UIDs of its own; the result that is not there any more can be retracted no more either."""
+    take(store, journal, "1.2.1")
+    report(store, journal, ["1.2.1"], state="held")
+    purge(journal, store, ANY_AGE)
+    assert take(store, journal, "1.2.1") is Accepted.NEW
+    assert journal.rows("SELECT state, revision FROM instances")[0][:] == ("received", 1)
+    assert journal.value("SELECT state FROM results") == "retracted"
+
+
+@pytest.mark.parametrize("state", ["sent", "withdrawn"])
+def test_what_was_sent_or_retracted_is_not_processed_when_it_comes_again(store, journal, state):
+    take(store, journal, "1.2.1")
+    report(store, journal, ["1.2.1"], state=state)
+    purge(journal, store, ANY_AGE)
+    assert take(store, journal, "1.2.1") is Accepted.DUPLICATE
+    assert journal.rows("SELECT state, revision FROM instances")[0][:] == ("reported", 0)
+
+
+def test_an_image_that_was_corrected_takes_the_place_of_one_that_was_unreportable(store, journal):
+    """Under the same SOP Instance UID; the same bytes again would end in the same way."""
+    take(store, journal, "1.2.1", b"damaged")
+    with journal.change() as connection:
+        connection.execute("UPDATE instances SET state = 'unreportable'")
+    assert take(store, journal, "1.2.1", b"damaged") is Accepted.DUPLICATE
+    assert take(store, journal, "1.2.1", b"corrected") is Accepted.NEW
+    states = [row["state"] for row in journal.rows("SELECT state FROM instances ORDER BY id")]
+    assert states == ["purged", "received"]
+    assert files(store) == {store.image_name("1.2.1")}
+    assert (store.folder / store.image_name("1.2.1")).read_bytes().endswith(b"corrected")
+    assert take(store, journal, "1.2.1", b"damaged") is Accepted.CONFLICT
+    assert journal.value("SELECT count(*) FROM audit WHERE event = 'replaced'") == 1
+
+
 def test_a_sweep_removes_what_nothing_refers_to(store, journal):
     """If it is old enough; and never a file that is needed."""
     take(store, journal, "1.2.1")

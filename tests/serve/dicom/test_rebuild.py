@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pydicom
 import pytest
 from pydicom.filebase import DicomBytesIO
 
 from dicom_peers import radiograph
 from pneumoscope.errors import DataError
-from pneumoscope.serve.dicom import maintenance
+from pneumoscope.serve.dicom import audit, maintenance
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
-from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.journal import Journal, JournalError
 from pneumoscope.serve.dicom.maintenance import Rebuilt, rebuild
 from pneumoscope.serve.dicom.store import IMPLEMENTATION_UID, Store, dataset_offset, file_head
 
@@ -67,6 +69,22 @@ def test_images_keep_their_sender(store):
     assert journalled(store) == [(*row[:3], "rebuild") for row in before]
 
 
+def test_images_are_taken_as_they_came_with_a_link_for_those_that_came_together(store, monkeypatch):
+    """So that a study is composed of the same images as before; and by the next rebuild too."""
+    monkeypatch.setattr(maintenance, "MANY_TOGETHER", 3)
+    times = {3: 1000.0, 1: 1030.0, 5: 1100.0, 2: 1100.5, 6: 1101.0, 4: 1103.0}
+    for number, at in times.items():
+        os.utime(store.folder / take(store, number), (at, at))
+    for _ in range(2):
+        rebuild(store.folder, store)
+        journal = Journal(store.folder)
+        found = [tuple(row) for row in journal.rows("SELECT sop_instance, link FROM instances ORDER BY id")]
+        journal.close()
+        assert [uid for uid, _ in found] == [f"1.2.{number}" for number in times]
+        # A pause of a minute ends what is together, and a short one where it is many images.
+        assert [link for _, link in found] == [f"rebuild-{number}" for number in (1, 1, 2, 2, 2, 3)]
+
+
 def test_files_that_another_version_wrote_are_taken(store):
     """Their file meta information is of another length, and names no sender."""
     path = store.folder / take(store, 1)
@@ -111,3 +129,22 @@ def test_a_full_disk_ends_in_one_line(store, monkeypatch):
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     assert rebuild(store.folder, store).images == 1, "and it can be run again"
+
+
+def test_a_journal_that_cannot_be_written_costs_no_image(store, monkeypatch):
+    """The file of an image that was accepted stays, although its new copy was not journalled."""
+    name = take(store, 1)
+    content = (store.folder / name).read_bytes()
+    record = audit.record
+
+    def full(connection, event, **detail):
+        if event == "received":
+            raise JournalError("database or disk is full", passing=True)
+        record(connection, event, **detail)
+
+    monkeypatch.setattr(audit, "record", full)
+    with pytest.raises(DataError, match=r"after 0 images .* disk is full"):
+        rebuild(store.folder, store)
+    assert (store.folder / name).read_bytes() == content
+    monkeypatch.undo()
+    assert rebuild(store.folder, store).images == 1

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundles import make_bundle
+from pneumoscope.data.samples import samples_folder
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.serve.dicom.composition import Composition
@@ -312,6 +313,8 @@ def test_own_objects_are_recognised(tiny, tmp_path):
     for one in made(study(tiny, source(tmp_path, header(), predicted()))):
         assert is_own_object(one)
     assert not is_own_object(header()) and not is_own_object(header(Manufacturer="Pneumoscope Imaging Ltd"))
+    sample = pydicom.dcmread(samples_folder() / "child.dcm", stop_before_pixels=True)
+    assert sample.Manufacturer == "Pneumoscope" and not is_own_object(sample), "an X-ray"
 
 
 def test_times_are_those_of_the_result(tiny, tmp_path):

@@ -74,12 +74,27 @@ def test_only_destinations_that_were_sent_something_are_told(store, journal, rep
     assert retract(journal, store, STUDY, "wrong side") == 1
     assert deliveries(journal) == {
         "a": {"sent": 2, "pending": 2},
-        "b": {"sending": 2, "pending": 2},
+        "b": {"withdrawn": 2, "pending": 2},
         "c": {"withdrawn": 2, "pending": 2},
         "d": {"withdrawn": 2},
         "e": {"withdrawn": 2},
         "f": {"withdrawn": 2},
     }
+
+
+def test_a_result_is_not_sent_after_its_retraction(store, journal, reported):
+    """Neither what waits to be sent again, nor what was on its way."""
+    outbox = Outbox(journal, store.folder, "a", 3600)
+    reported(a="sending")
+    on_its_way = outbox.due([], 10)
+    assert retract(journal, store, STUDY, "wrong side") == 1
+    due = [one.object.sop_instance for one in outbox.due([], 10)]
+    assert len(due) == 2 and not {one.object.sop_instance for one in on_its_way} & set(due)
+    outbox.failed(on_its_way[0], "status A700", dead=False)
+    outbox.sent(on_its_way[1:])
+    assert deliveries(journal) == {"a": {"withdrawn": 2, "pending": 2}}
+    told = journal.value("SELECT detail FROM audit WHERE event = 'sent'")
+    assert on_its_way[1].object.sop_instance in told, "the audit log has it all the same"
 
 
 def test_what_was_never_sent_is_withdrawn_and_leaves_no_file(store, journal, reported):

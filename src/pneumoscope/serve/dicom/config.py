@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 from pneumoscope.errors import DataError
 from pneumoscope.serve.dicom.config_parts import (
     MB,
-    AeTitle,
     CallerConfig,
     DestinationConfig,
     FolderConfig,
@@ -31,6 +30,7 @@ from pneumoscope.serve.dicom.config_parts import (
     TlsClientConfig,
     TlsServerConfig,
 )
+from pneumoscope.serve.dicom.config_types import AeTitle
 
 __all__ = [
     "MB",

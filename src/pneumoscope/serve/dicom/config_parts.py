@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pneumoscope.serve.dicom.config_types import AeTitle, Level, PlainName, Port, Seconds, WebAddress
 
 __all__ = [
     "MB",
-    "AeTitle",
     "CallerConfig",
     "DestinationConfig",
     "FolderConfig",
@@ -29,29 +29,6 @@ __all__ = [
 ]
 
 MB = 1_000_000
-LONGEST_AET = 16
-
-
-def _ae_title(value: str) -> str:
-    stripped = value.strip()
-    if not 0 < len(stripped) <= LONGEST_AET or not stripped.isascii() or not stripped.isprintable():
-        raise ValueError(f"an AE title has 1 to {LONGEST_AET} printable ASCII characters")
-    if "\\" in stripped:
-        raise ValueError("an AE title has no backslash")
-    return stripped
-
-
-def _plain_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
-        raise ValueError("a name has 1 to 64 letters, digits, '_', '.' or '-'")
-    return value
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-PlainName = Annotated[str, AfterValidator(_plain_name)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=604_800)]
-Level = Literal["routine", "high", "urgent"]
 
 
 class Strict(BaseModel):
@@ -184,7 +161,7 @@ class DestinationConfig(Strict):
     aet: AeTitle = "ANY-SCP"
     host: str = ""
     port: Port = 104
-    url: str = ""
+    url: WebAddress = ""
     tls: TlsClientConfig | None = None
     token_file: Path | None = None
     password_file: Path | None = None
@@ -371,7 +348,7 @@ class PullConfig(Strict):
     """
 
     name: AeTitle
-    url: str = Field(pattern=r"^https?://")
+    url: WebAddress = Field(pattern=r"^https?://")
     modalities: tuple[str, ...] = ("CR", "DX", "RG")
     days: int = Field(default=2, ge=1, le=3650)
     every_seconds: Seconds = 30.0

@@ -221,10 +221,10 @@ class Courier(Background):
         """Count a failed try of an object, which comes again later unless it was the last one."""
         dead = one.tries + 1 >= self._retry.tries
         self._outbox.failed(one, why, dead=dead)
-        self._postponed[one.id] = time.monotonic() + self._pause(one.tries)
-        if dead:
+        if dead:  # a command that lets it be sent again need not wait
             self._settled([one], Outcome.FAILED)
         else:
+            self._postponed[one.id] = time.monotonic() + self._pause(one.tries)
             self._on_outcome(self.destination.name, "retry")
 
     def _settled(self, deliveries: Sequence[QueuedDelivery], outcome: Outcome) -> None:

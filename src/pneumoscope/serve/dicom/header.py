@@ -78,7 +78,8 @@ def required_uid(source: Dataset, keyword: str, name: str) -> str:
         value = str(source.get(keyword) or "")
     if not is_uid(value):
         raise DataError(
-            f"{name}: no valid {keyword}, so no result can be filed with it; send the image again"
+            f"{name}: no valid {keyword}, so no result can be filed with it; correct the image and send it "
+            "again"
         )
     return value
 

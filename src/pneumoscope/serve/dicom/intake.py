@@ -132,49 +132,108 @@ class Intake:
             )
 
     def _enter(self, received: ReceivedFile, sop_class: str, sop_instance: str, origin: Origin) -> Accepted:
-        priority, kept = self._priority_of(origin.caller), ""
+        priority, made = self._priority_of(origin.caller), ""
         try:
             # The file gets its name within the transaction, so that no purge or sweep removes it as unknown.
             with self._journal.change() as connection:
-                how, name, again = self._place(connection, received.sha256, sop_instance)
-                if name:
-                    kept = name
-                    self.store.keep(received, name)
-                if again is not None:  # what was made of it was sent
-                    connection.execute(
-                        "UPDATE instances SET state = 'reported', file = ? WHERE id = ?", (name, again)
-                    )
-                elif how is not Accepted.DUPLICATE:
-                    _insert(connection, received, sop_class, sop_instance, origin, name, how, priority)
-                _record(connection, received, sop_instance, origin, how)
+                place = self._place(connection, received.sha256, sop_instance)
+                if place.name:
+                    # A file that was there before stays if this fails: it may be the only copy of an image.
+                    made = "" if (self.store.folder / place.name).exists() else place.name
+                    self.store.keep(received, place.name)
+                if place.again is not None:
+                    _enter_again(connection, place.again, place, origin, priority)
+                elif place.how is not Accepted.DUPLICATE:
+                    _insert(connection, received, sop_class, sop_instance, origin, place, priority)
+                _record(connection, received, sop_instance, origin, place.how)
         except (OSError, JournalError):
-            if kept:
-                self.store.remove(kept)
+            if made:
+                self.store.remove(made)
             raise
-        return how
+        return place.how
 
-    def _place(
-        self, connection: sqlite3.Connection, sha256: str, sop_instance: str
-    ) -> tuple[Accepted, str, int | None]:
-        """Return how an image is accepted, the name of its file, and the number of the same one if purged.
-
-        The name is empty for an image that is there already.
-        """
+    def _place(self, connection: sqlite3.Connection, sha256: str, sop_instance: str) -> _Place:
         same = connection.execute(
             "SELECT id, sha256, state FROM instances WHERE sop_instance = ?", (sop_instance,)
         ).fetchall()
         if any(row["sha256"] == sha256 and row["state"] != "purged" for row in same):
-            return Accepted.DUPLICATE, "", None
+            return _Place(Accepted.DUPLICATE)
         again = next((row["id"] for row in same if row["sha256"] == sha256), None)
-        conflict = any(row["state"] != "purged" for row in same)
-        name = (
-            self.store.conflict_name(sop_instance, sha256)
-            if conflict
-            else self.store.image_name(sop_instance)
+        if any(row["state"] not in {"purged", "unreportable"} for row in same):
+            how, name = Accepted.CONFLICT, self.store.conflict_name(sop_instance, sha256)
+        else:
+            how, name = Accepted.NEW, self.store.image_name(sop_instance)
+            _make_way(connection, sop_instance)
+        if again is not None and _was_reported(connection, again):
+            how = Accepted.DUPLICATE
+        return _Place(how, name, again)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an image goes: the name of its file, and the number of the same image where that was purged.
+
+    The name is empty for an image that is there already.
+    """
+
+    how: Accepted
+    name: str = ""
+    again: int | None = None
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """State and its reason, of an image that was not reported."""
+        if self.how is Accepted.CONFLICT:
+            return "conflict", "another image has the same SOP Instance UID"
+        return "received", ""
+
+
+def _make_way(connection: sqlite3.Connection, sop_instance: str) -> None:
+    """Give up an image that nothing could be reported of: one that was corrected takes name and file."""
+    given_up = connection.execute(
+        "UPDATE instances SET state = 'purged', detail = 'another image took its place'"
+        " WHERE sop_instance = ? AND state = 'unreportable' RETURNING sha256",
+        (sop_instance,),
+    ).fetchall()
+    for row in given_up:
+        audit.record(connection, "replaced", instance=sop_instance, sha256=row["sha256"])
+
+
+def _was_reported(connection: sqlite3.Connection, image: int) -> bool:
+    """Return whether the last result of an image counts: not where a purge removed it before it was sent."""
+    last = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM objects o JOIN deliveries d ON d.object = o.id WHERE o.result = r.id"
+        " AND d.state = 'withdrawn' AND d.detail = 'purged') AS unsent"
+        " FROM results r JOIN result_images ri ON ri.result = r.id"
+        " WHERE ri.instance = ? AND r.state IN ('built', 'retracted') ORDER BY r.id DESC LIMIT 1",
+        (image,),
+    ).fetchone()
+    return last is not None and not last["unsent"]
+
+
+def _enter_again(
+    connection: sqlite3.Connection, image: int, place: _Place, origin: Origin, priority: int
+) -> None:
+    """Enter an image that was purged: it is processed unless it was reported, or is in conflict."""
+    if place.how is Accepted.DUPLICATE:
+        connection.execute(
+            "UPDATE instances SET state = 'reported', file = ? WHERE id = ?", (place.name, image)
         )
-        if again is not None:
-            return Accepted.DUPLICATE, name, again
-        return Accepted.CONFLICT if conflict else Accepted.NEW, name, None
+        return
+    # A result that was removed before it was sent is void; the next one has UIDs of its own.
+    void = connection.execute(
+        "UPDATE results SET state = 'retracted', detail = 'purged before it was sent'"
+        " WHERE state = 'built' AND id IN (SELECT result FROM result_images WHERE instance = ?)",
+        (image,),
+    )
+    connection.execute(
+        "UPDATE instances SET state = ?, detail = ?, file = ?, via = ?, caller = ?, link = ?, received = ?,"
+        " tries = 0, priority = max(priority, ?), revision = revision + ? WHERE id = ?",
+        (
+            *(*place.state, place.name, origin.via, origin.caller, origin.link, now()),
+            *(priority, void.rowcount > 0, image),
+        ),
+    )
 
 
 def _insert(
@@ -183,20 +242,15 @@ def _insert(
     sop_class: str,
     sop_instance: str,
     origin: Origin,
-    name: str,
-    how: Accepted,
+    place: _Place,
     priority: int,
 ) -> None:
-    conflict = how is Accepted.CONFLICT
     connection.execute(
         "INSERT INTO instances (sop_instance, sop_class, sha256, bytes, file, via, caller, link,"
         " received, state, detail, priority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(sop_instance, sop_class, received.sha256, received.bytes, name),
-            *(origin.via, origin.caller, origin.link, now()),
-            "conflict" if conflict else "received",
-            "another image has the same SOP Instance UID" if conflict else "",
-            priority,
+            *(sop_instance, sop_class, received.sha256, received.bytes, place.name),
+            *(origin.via, origin.caller, origin.link, now(), *place.state, priority),
         ),
     )
 

@@ -6,8 +6,11 @@ All but `rebuild` may be done while the node runs: it sees the change within a s
 from __future__ import annotations
 
 import datetime
+import math
+import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +40,10 @@ REBUILT = "rebuild"
 """Way in of images that a new journal was made of."""
 
 REBUILD_BEGUN, REBUILD_ENDED = "rebuilt", "rebuild ended"  # in the audit log
+
+# Between two images of a rebuild that are not taken for ones that came together: seconds without any image.
+PAUSE, SHORT_PAUSE = 60.0, 1.0
+MANY_TOGETHER = 2000  # images; from then on a short pause is enough
 
 PIECE = 1 << 20
 PREAMBLE_AND_LENGTH = 144  # bytes, up to the end of File Meta Information Group Length
@@ -185,7 +192,8 @@ def rebuild(folder: Path, store: Store) -> Rebuilt:
     """Set a damaged journal aside and make a new one from the stored images, which are processed again.
 
     UIDs of results are derived from their images, so a destination that is asked recognises what it has.
-    What was purged or retracted is not known to the new journal.
+    For that the images are taken in the order in which they came, and those that came within a short time
+    are reported together. What was purged or retracted is not known to the new journal.
 
     Parameters
     ----------
@@ -204,9 +212,8 @@ def rebuild(folder: Path, store: Store) -> Rebuilt:
     try:
         with journal.change() as connection:
             audit.record(connection, REBUILD_BEGUN, aside=aside.name if aside else "")
-        # Conflicts after the images that they are in conflict with, so that they are kept apart again.
-        for path in (*sorted(folder.glob("images/*/*.dcm")), *sorted(folder.glob("conflicts/*.dcm"))):
-            if _take_again(path, store, intake):
+        for path, link in _as_they_came(folder):
+            if _take_again(path, store, intake, link):
                 taken += 1
             else:
                 skipped += 1
@@ -241,7 +248,23 @@ def _set_aside(folder: Path) -> Path | None:
     return aside
 
 
-def _take_again(path: Path, store: Store, intake: Intake) -> bool:
+def _as_they_came(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the stored images in the order of their times, each with a link: one for those without a pause.
+
+    Conflicts come after the images that they are in conflict with, so that they are kept apart again.
+    """
+    number = count = 0
+    before = -math.inf
+    for at, path in sorted((path.stat().st_mtime, path) for path in folder.glob("images/*/*.dcm")):
+        if at - before >= (PAUSE if count < MANY_TOGETHER else SHORT_PAUSE):
+            number, count = number + 1, 0
+        count, before = count + 1, at
+        yield path, f"{REBUILT}-{number}"
+    for path in sorted(folder.glob("conflicts/*.dcm")):
+        yield path, REBUILT
+
+
+def _take_again(path: Path, store: Store, intake: Intake, link: str) -> bool:
     """Take a stored file in; return False where it is no file that a node wrote, or is damaged.
 
     Or where it was kept apart, and the image that it is in conflict with is not there any more.
@@ -264,13 +287,16 @@ def _take_again(path: Path, store: Store, intake: Intake) -> bool:
             offset = dataset_offset(file.read(PREAMBLE_AND_LENGTH))
         except DataError:
             return False
-        size = path.stat().st_size - offset
+        found = path.stat()
+        size = found.st_size - offset
         if size <= 0:
             return False
         file.seek(offset)
         received = store.receive(head, size)
         while piece := file.read(PIECE):
             received.write(piece)
-    origin = Origin(REBUILT, caller or REBUILT.upper(), REBUILT)
+    origin = Origin(REBUILT, caller or REBUILT.upper(), link)
     intake.accept(received, sop_class, sop_instance, origin)
+    if path.exists():  # its time says when it came, also to the next rebuild
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     return True

@@ -3,7 +3,7 @@
 A delivery is ``pending``; before its object goes out it becomes ``sending``, on disk, and then ``sent``.
 What is found ``sending`` may have arrived or not: the destination is asked before it is sent again. ``dead``
 deliveries wait for a command, ``held`` ones are those of mode shadow, ``withdrawn`` ones were retracted,
-purged or dropped before they were sent.
+purged or dropped before they were known to have arrived.
 """
 
 from __future__ import annotations

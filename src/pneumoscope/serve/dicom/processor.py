@@ -228,7 +228,10 @@ class Processor:
             return False
         in_hand = {link for images in studies.values() for _, link in images}
         self._link_closed = {link: at for link, at in self._link_closed.items() if link in in_hand}
-        busy = open_links | self._queue.links_in_hand()
+        queued = self._queue.links_in_hand()
+        busy = open_links | queued
+        # A rebuild gives a study the same result as before only if no image of it is missing.
+        kept_open = {link for link in in_hand & queued if self._queue.is_rebuilding(link)}
         process, waiting = self._config.process, False
         positive = PRIORITIES[self._config.priority.positive]
         for study, images in studies.items():
@@ -238,7 +241,7 @@ class Processor:
             )
             quiet = now - last
             complete = quiet >= process.quiet_seconds and not links & busy
-            if complete or quiet >= process.longest_open_seconds:
+            if complete or (quiet >= process.longest_open_seconds and not links & kept_open):
                 self._queue.compose(study, self._bundle.identity, positive)
                 self._moved.pop(study, None)
             else:

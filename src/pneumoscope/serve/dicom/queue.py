@@ -243,6 +243,16 @@ class Queue:
         rows = self.journal.rows("SELECT DISTINCT link FROM instances WHERE state = 'received'")
         return frozenset(row["link"] for row in rows)
 
+    def is_rebuilding(self, link: str) -> bool:
+        """Return whether a rebuild took images with this link that were not tried yet."""
+        return bool(
+            self.journal.value(
+                "SELECT 1 FROM instances WHERE state = 'received' AND link = ? AND via = 'rebuild'"
+                " AND tries = 0 LIMIT 1",
+                (link,),
+            )
+        )
+
     def compose(self, study_uid: str, bundle: str, positive_priority: int) -> int:
         """Put the predicted images of a study, the first so many, into one result; return its number."""
         with self.journal.change() as connection:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
 
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits
@@ -13,6 +18,15 @@ from pneumoscope.serve.dicom.secondary_capture import secondary_capture
 from pneumoscope.serve.dicom.structured_report import structured_report
 
 __all__ = ["build_results", "is_own_object"]
+
+RADIOGRAPHS = frozenset(
+    {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+    }
+)
+"""Classes of which no result object ever is, whatever its header says."""
 
 
 def build_results(
@@ -49,9 +63,13 @@ def build_results(
 
 
 def is_own_object(dataset: Dataset) -> bool:
-    """Return whether an object was made here: an archive that forwards everything sends it back."""
+    """Return whether an object is a result made here: an archive that forwards everything sends it back.
+
+    An X-ray is none, even one that names the same manufacturer, such as the sample that ships.
+    """
     with lenient_pydicom():
-        return str(dataset.get("Manufacturer") or "") == MANUFACTURER
+        made_here = str(dataset.get("Manufacturer") or "") == MANUFACTURER
+        return made_here and str(dataset.get("SOPClassUID") or "") not in RADIOGRAPHS
 
 
 def _built(composition: Composition, options: ResultOptions) -> list[Dataset]:

@@ -20,8 +20,8 @@ __all__ = ["retract"]
 def retract(journal: Journal, store: Store, uid: str, reason: str, *, again: bool = False) -> int:
     """Retract the results of a study, or the one that holds an image or object; return how many.
 
-    Objects that have not been sent are withdrawn; for the others a retraction goes to every destination that
-    has them.
+    Objects that are not known to have arrived are withdrawn; a retraction goes to every destination that has
+    objects of the result, or may have.
 
     Parameters
     ----------
@@ -107,9 +107,10 @@ def _claimed(connection: sqlite3.Connection, result: int, reason: str) -> bool:
 
 
 def _withdraw(connection: sqlite3.Connection, result: int) -> list[str]:
-    """Withdraw what was not sent of a result; return the destinations that have, or may have, the rest.
+    """Withdraw what has not arrived of a result; return the destinations that have, or may have, some of it.
 
-    Nothing is told to a destination that was never sent anything, such as in mode shadow.
+    Nothing is told to a destination that was never sent anything, such as in mode shadow. What is being sent,
+    or waits to be sent again, is withdrawn as well: it would arrive after its retraction.
     """
     of_result = "object IN (SELECT id FROM objects WHERE result = ?)"
     rows = connection.execute(
@@ -119,7 +120,7 @@ def _withdraw(connection: sqlite3.Connection, result: int) -> list[str]:
     ).fetchall()
     connection.execute(
         f"UPDATE deliveries SET state = 'withdrawn', changed = ? WHERE {of_result}"
-        " AND state IN ('pending', 'held', 'dead')",
+        " AND state IN ('pending', 'sending', 'held', 'dead')",
         (now(), result),
     )
     return [row["destination"] for row in rows]

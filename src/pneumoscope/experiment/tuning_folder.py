@@ -1,0 +1,87 @@
+"""The folder of a search: what the search is, so that it is continued as it was begun, and its lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import DataError
+from pneumoscope.experiment.plan import RECIPE_FILE, is_of_another_recipe
+from pneumoscope.experiment.run_folder import SEARCH_FILE
+from pneumoscope.training.recipe import Recipe
+
+__all__ = ["check_same", "held", "repair_journal", "write_search"]
+
+SPACE_FILE, LOCK_FILE = "space.yaml", "lock"
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Make the folder, and keep it for this process while it searches.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written, or another process searches in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK_FILE).open("w", encoding="ascii")
+    except OSError as error:
+        raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{out}: another search works in this folder; wait, or use another --out"
+            ) from error
+        yield
+
+
+def check_same(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Check that the folder holds the search with these options, or nothing.
+
+    Parameters
+    ----------
+    out : Path
+    recipe : Recipe
+    facts : mapping of str to object
+        Options of the search by their names on the command line, JSON-ready.
+
+    Raises
+    ------
+    DataError
+        If it holds another search, or a run.
+    """
+    path = out / SEARCH_FILE
+    if not path.exists() and (out / RECIPE_FILE).exists():
+        raise DataError(f"{out}: holds a run that is no search; use another --out")
+    if is_of_another_recipe(out, recipe):
+        raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for option, value in facts.items():
+            if begun.get(option) != value:
+                raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
+
+
+def write_search(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Write what the search is; the recipe last, since a recipe alone is taken for a run."""
+    (out / SEARCH_FILE).write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+    (out / SPACE_FILE).write_text(facts["space"], encoding="utf-8")
+    (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def repair_journal(path: Path) -> None:
+    """Remove what a killed process left in the journal: half a line, and the lock of a write."""
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
