@@ -82,6 +82,42 @@ def test_the_accessibility_tree_has_the_whole_prediction(open_page: Any) -> None
     )
 
 
+def test_the_focus_stays_while_other_images_are_read(open_page: Any) -> None:
+    page = open_page()
+    waiting: list[Any] = []
+
+    def hold(route: Any) -> None:
+        waiting.append(route)
+
+    page.route("**/v1/predictions*", hold)
+    page.locator("#picker").set_input_files([upload(f"{seed}.jpeg", drawn(seed)) for seed in range(10)])
+    with page.expect_request("**/v1/predictions*"):  # the third, after a response to one of the first two
+        expect(page.locator("#progress")).to_have_attribute("max", "10")
+        waiting.pop(0).continue_()
+    point = page.locator("#operating-point")
+    point.focus()
+    element = point.element_handle()
+    waiting.pop(0).continue_()
+    expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(2)
+    expect(page.locator("#rows .thumbnail canvas")).to_have_count(10)
+    assert element.evaluate("select => select.isConnected && select === document.activeElement")
+
+    point.select_option("high")
+    expect(page.locator(".point")).to_contain_text("Suspected at 99.0% or more")
+    expect(point).to_be_focused()
+    waiting.pop(0).abort()
+    expect(page.locator("#rows tr[data-tone=failed]")).to_have_count(2)
+    expect(point).to_be_focused()  # also where the most suspicious image has taken the place of the first
+    page.locator("#rows tr[data-tone=failed] button").first.click()
+    again = page.get_by_role("button", name="Try again")
+    again.press("Enter")
+    expect(page.locator("#result")).to_be_focused()
+    expect(again).to_be_hidden()
+    page.get_by_role("button", name="Remove this image").press("Enter")
+    expect(page.locator("#rows tr")).to_have_count(9)
+    expect(page.locator("#result")).to_be_focused()
+
+
 @pytest.mark.parametrize(("viewport", "theme"), [(PHONE, "light"), (DESK, "dark")])
 def test_nothing_runs_over_the_side(open_page: Any, viewport: dict[str, int], theme: str) -> None:
     page = open_page(viewport=viewport, theme=theme)

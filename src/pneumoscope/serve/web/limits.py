@@ -30,7 +30,7 @@ class WebLimits:
     head_timeout, idle_timeout, body_timeout : float
         Seconds for the head of a request, between two pieces of its body, and for the whole body.
     write_timeout : float
-        Seconds that a client may leave a response unread.
+        Seconds in which a client must read some of its response.
     job_timeout : float
         Seconds for reading and predicting one image.
     worker_memory : int

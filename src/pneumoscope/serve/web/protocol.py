@@ -1,7 +1,7 @@
 """HTTP on one connection, with limits that uvicorn does not have.
 
-uvicorn limits idle connections between requests. Time and size of a request's head, time of an unread
-response, and the number of connections are limited here.
+uvicorn limits idle connections between requests. Time and size of a request's head, time in which a client
+reads nothing of its response, and number of connections are limited here.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.limits.write_timeout, self.transport.abort)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         if self._write_timer is not None:
@@ -99,6 +99,17 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._reject(408, "Request Timeout", "the head of this request came too slowly")
         else:
             self.transport.close()
+
+    def _await_reading(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.limits.write_timeout, self._check_reading, unsent)
+
+    def _check_reading(self, unsent: int) -> None:
+        """Wait on while the client reads, however slowly; close the connection of one that does not."""
+        if self.transport.get_write_buffer_size() < unsent:
+            self._await_reading()
+        else:
+            self.transport.abort()
 
     def _reject(self, status: int, title: str, detail: str) -> None:
         """Send an error without the application, and close."""

@@ -65,6 +65,8 @@
  */
 
 const TIMEOUT_MS = 180_000;
+// Tokens of the server; typographic quotes and invisible characters of a careless copy cannot even be sent.
+const TOKEN = /^[\x21-\x7e]+$/;
 
 /** An error that the server returned (RFC 9457). */
 export class Problem extends Error {
@@ -139,11 +141,18 @@ export class Api {
    * @param {boolean} again
    */
   async _ask(again) {
-    this._asking ??= this._askForToken(again).finally(() => {
+    this._asking ??= this._tokenToSend(again).finally(() => {
       this._asking = null;
     });
     this._token = await this._asking;
     return this._token !== null;
+  }
+
+  /** @param {boolean} again */
+  async _tokenToSend(again) {
+    let token = await this._askForToken(again);
+    while (token !== null && !TOKEN.test(token)) token = await this._askForToken(true);
+    return token;
   }
 }
 

@@ -1,7 +1,6 @@
 /** Entry point: connects the parts of the page. */
 
 import { announce, announceResults } from "./announce.js";
-import { showResult } from "./result.js";
 import { Api } from "./api.js";
 import { toCsv } from "./csv.js";
 import { Thumbnails } from "./decode.js";
@@ -13,6 +12,7 @@ import { listenForKeys } from "./keys.js";
 import { ImageList } from "./images.js";
 import { Reading } from "./reading.js";
 import { printReport, saveReport } from "./report.js";
+import { Result } from "./result.js";
 import { fetchSamples } from "./samples.js";
 import { Uploads } from "./uploads.js";
 import { imageWords, shownFindings } from "./words.js";
@@ -24,6 +24,7 @@ const api = new Api(askForToken);
 const images = new ImageList();
 const uploads = new Uploads(api, images);
 const reading = new Reading();
+const result = new Result(images, { retry: (one) => uploads.again(one), remove });
 const worklist = new Worklist(images, choose);
 const thumbnails = new Thumbnails((image, thumbnail) => images.update(image.id, { thumbnail }));
 const narrow = window.matchMedia("(max-width: 63.99rem)");
@@ -35,11 +36,11 @@ let chosenByHand = false;
 let frame = 0;
 
 /**
- * @param {File[]} files
+ * @param {import("./images.js").Given[]} given
  * @param {import("./samples.js").Sample[]} [samples]
  */
-function take(files, samples = []) {
-  const added = images.add(files, samples);
+function take(given, samples = []) {
+  const added = images.add(given, samples);
   announce(`Reading ${imageWords(added.length)}.`);
   if (images.size === added.length) chosenByHand = false;
   if (!chosenByHand) chosen = added[0].id;
@@ -94,7 +95,7 @@ function render() {
   progress.value = done;
   progress.hidden = done === all.length;
   worklist.render(chosen);
-  if (image) showResult(images, image, { retry: (one) => uploads.again(one), remove });
+  if (image) result.show(image);
   reading.show(image, image && images.decided(image), images.bundle);
 }
 
@@ -127,8 +128,8 @@ async function takeSamples() {
   const button = /** @type {HTMLButtonElement} */ (byId("samples"));
   button.disabled = true; // a second click must not add them twice
   try {
-    const { files, samples } = await fetchSamples(api);
-    take(files, samples);
+    const { given, samples } = await fetchSamples(api);
+    take(given, samples);
   } catch (error) {
     byId("samples-note").textContent = `The samples could not be loaded: ${error instanceof Error ? error.message : error}`;
     announce(byId("samples-note").textContent ?? "");
@@ -180,7 +181,7 @@ images.addEventListener("change", (event) => {
   frame ||= requestAnimationFrame(render);
 });
 announceResults(images);
-listenForImages((files) => take(files));
+listenForImages((given) => take(given));
 onClick("clear", clear);
 onClick("export", exportCsv);
 onClick("print", () => printReport(images, worklist.sorted()));

@@ -5,10 +5,14 @@
  * @typedef {import("./api.js").Bundle} Bundle
  * @typedef {import("./api.js").OperatingPoint} OperatingPoint
  *
+ * @typedef {object} Given
+ * @property {File} file
+ * @property {string} name with the folders of a dropped folder
+ *
  * @typedef {object} XrayImage
  * @property {number} id
  * @property {File} file
- * @property {string} name
+ * @property {string} name as given
  * @property {"reading" | "done" | "failed"} stage
  * @property {Prediction | null} prediction
  * @property {string} note why it waits or failed
@@ -44,17 +48,17 @@ export class ImageList extends EventTarget {
   }
 
   /**
-   * @param {File[]} files
+   * @param {Given[]} given
    * @param {import("./samples.js").Sample[]} [samples] what is known of each, for images that the server came with
    * @returns {XrayImage[]}
    */
-  add(files, samples = []) {
-    const added = files.map((file, index) => {
+  add(given, samples = []) {
+    const added = given.map(({ file, name }, index) => {
       /** @type {XrayImage} */
       const image = {
         id: this._next++,
         file,
-        name: file.name,
+        name,
         stage: "reading",
         prediction: null,
         note: "",

@@ -1,17 +1,19 @@
-/** Ways to add images: drop (files and folders), paste, file dialog. */
+/**
+ * Ways to add images: drop (files and folders), paste, file dialog.
+ *
+ * @typedef {import("./images.js").Given} Given
+ */
 
 import { byId } from "./dom.js";
 
-/**
- * @param {(files: File[]) => void} take
- */
+/** @param {(given: Given[]) => void} take */
 export function listenForImages(take) {
   const picker = /** @type {HTMLInputElement} */ (byId("picker"));
   for (const button of document.querySelectorAll("[data-pick]")) {
     button.addEventListener("click", () => picker.click());
   }
   picker.addEventListener("change", () => {
-    give([...(picker.files ?? [])], take);
+    give([...(picker.files ?? [])].map(chosen), take);
     picker.value = ""; // so that the same file can be chosen again
   });
   listenForDrops(take);
@@ -19,11 +21,11 @@ export function listenForImages(take) {
     const files = [...(event.clipboardData?.files ?? [])];
     if (!files.length) return;
     event.preventDefault();
-    give(files.map(named), take);
+    give(files.map(pasted), take);
   });
 }
 
-/** @param {(files: File[]) => void} take */
+/** @param {(given: Given[]) => void} take */
 function listenForDrops(take) {
   const veil = byId("veil");
   let depth = 0; // enter and leave are dispatched for every element
@@ -54,23 +56,31 @@ function listenForDrops(take) {
 }
 
 /**
- * @param {File[]} files
- * @param {(files: File[]) => void} take
+ * @param {Given[]} given
+ * @param {(given: Given[]) => void} take
  */
-function give(files, take) {
+function give(given, take) {
   // Hidden and system files of a dropped folder are left out.
-  const images = files.filter((file) => !/^(\..*|thumbs\.db|desktop\.ini|dicomdir)$/i.test(file.name));
+  const images = given.filter(({ file }) => !/^(\..*|thumbs\.db|desktop\.ini|dicomdir)$/i.test(file.name));
   if (images.length) take(images);
+}
+
+/**
+ * @param {File} file of the file dialog, or dropped by itself
+ * @returns {Given}
+ */
+function chosen(file) {
+  return { file, name: file.webkitRelativePath || file.name };
 }
 
 /**
  * The files of a drop; folders are searched with all their subfolders.
  *
  * @param {DataTransfer} transfer
- * @returns {Promise<File[]>}
+ * @returns {Promise<Given[]>}
  */
 async function dropped(transfer) {
-  const plain = [...transfer.files];
+  const plain = [...transfer.files].map(chosen);
   // Entries must be read before the first await: the browser empties the list after the event.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.() ?? null);
   if (!entries.some((entry) => entry?.isDirectory)) return plain;
@@ -80,22 +90,24 @@ async function dropped(transfer) {
 
 /**
  * @param {FileSystemEntry} entry
- * @returns {Promise<File[]>}
+ * @returns {Promise<Given[]>}
  */
 async function filesIn(entry) {
   if (entry.isFile) {
     const file = await new Promise((resolve) => {
       /** @type {FileSystemFileEntry} */ (entry).file(resolve, () => resolve(null));
     });
-    return file ? [file] : [];
+    // A DICOM CD has the same file names for every patient; the folders tell them apart.
+    return file ? [{ file, name: entry.fullPath.slice(1) }] : [];
   }
   const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
-  const files = [];
+  /** @type {Given[]} */
+  const found = [];
   for (;;) {
     // A folder is read in portions; an empty one is the end.
     const portion = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
-    if (!portion.length) return files;
-    for (const child of portion) files.push(...(await filesIn(child)));
+    if (!portion.length) return found;
+    for (const child of portion) found.push(...(await filesIn(child)));
   }
 }
 
@@ -103,9 +115,10 @@ async function filesIn(entry) {
  * Pasted images are all called "image.png"; the time makes the names different.
  *
  * @param {File} file
+ * @returns {Given}
  */
-function named(file) {
-  if (!/^image\.\w+$/i.test(file.name)) return file;
+function pasted(file) {
+  if (!/^image\.\w+$/i.test(file.name)) return { file, name: file.name };
   const time = new Date().toTimeString().slice(0, 8).replaceAll(":", ".");
-  return new File([file], `pasted ${time}.${file.name.split(".").pop()}`, { type: file.type });
+  return { file, name: `pasted ${time}.${file.name.split(".").pop()}` };
 }

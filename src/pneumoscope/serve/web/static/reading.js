@@ -19,6 +19,7 @@ export class Reading {
     this._shown = "";
     this._image = -1;
     this._count = 0;
+    this._loading = false;
     listenForGestures(this._frame, this.viewer);
     paintLegend(/** @type {HTMLCanvasElement} */ (byId("scale")));
     this._connect();
@@ -34,7 +35,10 @@ export class Reading {
   async show(image, prediction, bundle) {
     this._describe(image, prediction, bundle);
     const shown = image ? `${image.id} ${image.prediction !== null}` : "";
-    if (shown === this._shown) return;
+    const changed = shown !== this._shown;
+    if (changed) this._loading = image !== null;
+    this._markBusy(image);
+    if (!changed) return;
     this._shown = shown;
     const same = image?.id === this._image;
     this._image = image?.id ?? -1;
@@ -42,14 +46,19 @@ export class Reading {
     const count = this._count;
     if (!same) this.viewer.show(null, null, false);
     if (!image) return;
-    this._frame.setAttribute("aria-busy", "true");
     const [canvas, heat] = await Promise.all([imageCanvas(image), heatLayer(image.prediction?.heatmap)]);
     if (count !== this._count) return; // another image was chosen meanwhile
     byId("nothing").toggleAttribute("hidden", canvas !== null);
     this.viewer.show(canvas, canvas && heat, same);
     // On a narrow screen the frame has the aspect of the image.
     if (canvas) this._frame.style.setProperty("--aspect", String(canvas.width / canvas.height));
-    this._frame.setAttribute("aria-busy", String(image.stage === "reading"));
+    this._loading = false;
+    this._markBusy(image);
+  }
+
+  /** @param {XrayImage | null} image */
+  _markBusy(image) {
+    this._frame.setAttribute("aria-busy", String(this._loading || image?.stage === "reading"));
   }
 
   toggleHeat() {

@@ -12,17 +12,52 @@ import { capital, factWords, MARKS, notRuledOut, outcomeOf, probabilityWords, po
 
 /** @typedef {{retry: (image: XrayImage) => void, remove: (image: XrayImage) => void}} Actions */
 
-/**
- * @param {ImageList} images
- * @param {XrayImage} image
- * @param {Actions} actions
- */
-export function showResult(images, image, actions) {
-  const prediction = images.decided(image);
-  const outcome = outcomeOf(image, prediction, images.bundle);
-  const predicted = prediction !== null && prediction.p_target !== null;
-  byId("result-body").replaceChildren(
-    ...[
+export class Result {
+  /**
+   * @param {ImageList} images
+   * @param {Actions} actions
+   */
+  constructor(images, actions) {
+    this._images = images;
+    this._actions = actions;
+    this._panels = [byId("result-body"), byId("details-body")];
+    /** What the panels were built from. @type {unknown[]} */
+    this._shown = [];
+  }
+
+  /** @param {XrayImage} image */
+  show(image) {
+    const { operatingPoint, bundle } = this._images;
+    const { prediction, stage, note } = image;
+    const state = [image, prediction, stage, note, operatingPoint, bundle];
+    // Other images of a batch change often: new panels each time would take the focus and close the choice.
+    if (state.every((value, index) => value === this._shown[index])) return;
+    const same = image === this._shown[0];
+    this._shown = state;
+    const focused = document.activeElement;
+    const inside = focused && this._panels.some((panel) => panel.contains(focused));
+    this._build(image);
+    if (inside) this._focusAgain(focused.id, same);
+  }
+
+  /**
+   * @param {string} id of the control that had the focus
+   * @param {boolean} same whether the panels show the same image as before
+   */
+  _focusAgain(id, same) {
+    // The operating point is that of all images; a button of another image must not be pressed by mistake.
+    const control = same || id === "operating-point" ? document.getElementById(id) : null;
+    (control ?? byId("result")).focus({ preventScroll: true });
+  }
+
+  /** @param {XrayImage} image */
+  _build(image) {
+    const prediction = this._images.decided(image);
+    const outcome = outcomeOf(image, prediction, this._images.bundle);
+    const predicted = prediction !== null && prediction.p_target !== null;
+    const again = () => this._actions.retry(image);
+    const remove = () => this._actions.remove(image);
+    const result = [
       h("p", { class: "file-name" }, image.name),
       h(
         "p",
@@ -31,24 +66,20 @@ export function showResult(images, image, actions) {
         h("span", {}, outcome.title),
       ),
       outcome.detail ? h("p", { class: "detail" }, outcome.detail) : null,
-      image.stage === "failed"
-        ? h("button", { type: "button", onclick: () => actions.retry(image) }, "Try again")
-        : null,
-      predicted ? likelihoods(prediction, images) : null,
-    ].filter((part) => part !== null),
-  );
-  byId("details-body").replaceChildren(
-    ...[
+      image.stage === "failed" ? h("button", { type: "button", id: "try-again", onclick: again }, "Try again") : null,
+      predicted ? likelihoods(prediction, this._images) : null,
+    ];
+    const button = { type: "button", id: "remove-image", class: "quiet", onclick: remove };
+    const details = [
       image.sample ? sampleFacts(image.sample) : null,
-      predicted ? operatingPoints(prediction, images) : null,
-      prediction?.facts ? facts(prediction, images) : null,
-      h(
-        "p",
-        { class: "small" },
-        h("button", { type: "button", class: "quiet", onclick: () => actions.remove(image) }, "Remove this image"),
-      ),
-    ].filter((part) => part !== null),
-  );
+      predicted ? operatingPoints(prediction, this._images) : null,
+      prediction?.facts ? facts(prediction, this._images) : null,
+      h("p", { class: "small" }, h("button", button, "Remove this image")),
+    ];
+    [result, details].forEach((parts, index) => {
+      this._panels[index].replaceChildren(...parts.filter((part) => part !== null));
+    });
+  }
 }
 
 /**
@@ -105,7 +136,6 @@ function operatingPoints(prediction, images) {
       id: "operating-point",
       onchange: (/** @type {Event} */ event) => {
         images.setOperatingPoint(/** @type {HTMLSelectElement} */ (event.target).value);
-        byId("operating-point").focus(); // the panel was built again
       },
     },
     ...points.map((point) => h("option", { value: point.name, selected: point.name === chosen.name }, point.name)),

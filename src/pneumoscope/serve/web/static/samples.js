@@ -14,16 +14,16 @@
  * Fetch all samples.
  *
  * @param {import("./api.js").Api} api
- * @returns {Promise<{files: File[], samples: Sample[]}>} in the same order
+ * @returns {Promise<{given: import("./images.js").Given[], samples: Sample[]}>} in the same order
  */
 export async function fetchSamples(api) {
   /** @type {Sample[]} */
   const samples = await (await api.request("samples")).json();
-  const files = await Promise.all(
+  const given = await Promise.all(
     samples.map(async ({ path }) => {
       const content = await (await api.request(`samples/${encodeURIComponent(path)}`)).blob();
-      return new File([content], path, { type: content.type });
+      return { file: new File([content], path, { type: content.type }), name: path };
     }),
   );
-  return { files, samples };
+  return { given, samples };
 }

@@ -82,8 +82,9 @@ export class Uploads {
       const { bundle, predictions } = await this._patiently(batch, signal);
       this._images.setBundle(bundle);
       batch.forEach((image, index) => {
-        const prediction = predictions[index];
         const missing = "The server gave no prediction for this image.";
+        // The server gets and returns the file name only; the page has the folders as well.
+        const prediction = predictions[index] && { ...predictions[index], path: image.name };
         this._images.update(image.id, prediction ? { stage: "done", prediction, note: "" } : { stage: "failed", note: missing });
       });
     } catch (error) {

@@ -16,6 +16,9 @@
 import { byId, h } from "./dom.js";
 import { capital, countWords, imageWords, MARKS, outcomeOf, probabilityWords, shownFindings, TONES } from "./words.js";
 
+// A name of more characters is shortened in the middle: its end tells it apart from those of the same folder.
+const HEAD = 8;
+const TAIL = 30;
 const MOST_CLASSES = 3; // columns of classes; more do not fit, and the panel beside the image shows them all
 
 /** @type {Column[]} */
@@ -175,12 +178,7 @@ export class Worklist {
       role === "name" ? h("th", { scope: "row", "data-column": role }) : h("td", { "data-column": role }),
     );
     cells[0].append(
-      h(
-        "span",
-        { class: "pick" },
-        h("span", { class: "thumbnail", "aria-hidden": "true" }),
-        h("button", { type: "button", class: "name", title: image.name }, ...breakable(image.name)),
-      ),
+      h("span", { class: "pick" }, h("span", { class: "thumbnail", "aria-hidden": "true" }), nameButton(image.name)),
     );
     const row = /** @type {HTMLTableRowElement} */ (h("tr", {}, ...cells));
     row.addEventListener("click", (event) => this._choose(image.id, event.detail === 0 || event.detail > 1));
@@ -260,6 +258,19 @@ function findingColumns(bundle) {
       probability: (/** @type {Prediction} */ one) => one.probabilities[name] ?? null,
     })),
   ];
+}
+
+/** @param {string} name */
+function nameButton(name) {
+  const kind = name.includes("/") ? "name folders" : "name";
+  return h("button", { type: "button", class: kind, title: name }, ...breakable(shortened(name)));
+}
+
+/** @param {string} name */
+function shortened(name) {
+  const letters = [...name];
+  if (letters.length <= HEAD + TAIL) return name;
+  return `${letters.slice(0, HEAD).join("")}…${letters.slice(1 - TAIL).join("")}`;
 }
 
 /**

@@ -1,0 +1,69 @@
+"""Limits on one connection, with an application whose response is large."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from pneumoscope.serve.web.limits import WebLimits
+from pneumoscope.serve.web.protocol import bounded_protocol
+from web_server import read_all
+
+SIZE = 3_000_000
+BUFFER = 32_768  # small, so that the response waits in the server and not in the system
+WRITE_TIMEOUT = 1.0
+
+
+async def large(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    length = str(SIZE).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": bytes(SIZE)})
+
+
+@contextmanager
+def serving() -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+    """Run the server in a thread; give it and a connection on which a request was sent."""
+    protocol = bounded_protocol(WebLimits(write_timeout=WRITE_TIMEOUT))
+    config = uvicorn.Config(large, http=protocol, ws="none", loop="asyncio", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        client.settimeout(60)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            client.connect(listener.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            yield server, client
+        finally:
+            server.should_exit = True
+            client.close()
+            thread.join(60)
+
+
+def test_a_client_that_reads_slowly_gets_the_whole_response() -> None:
+    began = time.monotonic()
+    received = 0
+    with serving() as (_, client):
+        while part := client.recv(10_000):
+            received += len(part)
+            time.sleep(0.008)
+    assert received > SIZE  # the head as well
+    assert time.monotonic() - began > 2 * WRITE_TIMEOUT, "that was not slow"
+
+
+def test_a_client_that_stops_reading_is_cut_off() -> None:
+    with serving() as (server, client):
+        assert client.recv(10_000)
+        end = time.monotonic() + 30
+        while server.server_state.connections:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert len(read_all(client)) < SIZE // 2
