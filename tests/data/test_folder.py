@@ -144,3 +144,62 @@ def test_images_that_the_table_of_labels_does_not_list_are_counted(tmp_path):
     progress = Lines()
     assert len(scan(tmp_path, progress=progress)) == 1
     assert "does not list 2 images" in progress.lines[0]
+
+
+def places(folder: Path) -> dict[str, tuple[str, str]]:
+    return {record.path: (record.label, record.patient_id) for record in scan(folder, progress=Lines())}
+
+
+def test_a_name_that_viewers_export_hides_neither_class_nor_patient(tmp_path):
+    """IM-0001-0001 is a name of the Kermany set, and what Horos and OsiriX call a first image."""
+    write_image(tmp_path / "normal" / "n.png")
+    for seed, place in enumerate(("effusion/pat1", "effusion/pat2", "normal/pat3"), start=1):
+        write_image(tmp_path / place / "IM-0001-0001.png", seed)
+    write_image(tmp_path / "effusion" / "IM-0001-0001.png", 4)
+    assert places(tmp_path) == {
+        "normal/n.png": ("normal", "normal/n.png"),
+        "effusion/IM-0001-0001.png": ("effusion", "effusion/IM-0001-0001.png"),
+        "effusion/pat1/IM-0001-0001.png": ("effusion", "pat1"),
+        "effusion/pat2/IM-0001-0001.png": ("effusion", "pat2"),
+        "normal/pat3/IM-0001-0001.png": ("normal", "pat3"),
+    }
+
+
+def test_a_dicom_file_is_none_of_the_kermany_set_whatever_its_name(tmp_path):
+    for place, patient in (("normal/s1", "A"), ("normal/s2", "B"), ("pneumonia", "B")):
+        path = tmp_path / place / "IM-0001-0001.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(ramp(), PatientID=patient))
+    assert places(tmp_path) == {
+        "normal/s1/IM-0001-0001.dcm": ("normal", "s1"),
+        "normal/s2/IM-0001-0001.dcm": ("normal", "s2"),
+        "pneumonia/IM-0001-0001.dcm": ("pneumonia", "pneumonia/IM-0001-0001.dcm"),
+    }
+
+
+def test_a_kermany_name_counts_where_no_class_contradicts_it(tmp_path):
+    write_image(tmp_path / "all" / "IM-0115-0001.png", 1)
+    write_image(tmp_path / "all" / "person3_virus_6.png", 2)
+    assert places(tmp_path) == {
+        "all/IM-0115-0001.png": ("normal", "IM-0115"),
+        "all/person3_virus_6.png": ("viral", "person3"),
+    }
+    # Sorted by hand into another class, a child stays one patient.
+    write_image(tmp_path / "all" / "NORMAL" / "person3_virus_7.png", 3)
+    assert places(tmp_path)["all/NORMAL/person3_virus_7.png"] == ("normal", "person3")
+
+
+def test_a_split_below_the_class_is_no_patient(tmp_path):
+    for seed, place in enumerate(("NORMAL/train/x.png", "NORMAL/train/p7/y.png", "PNEUMONIA/test/z.png")):
+        write_image(tmp_path / place, seed)
+    assert {record.path: (record.patient_id, record.split) for record in scan(tmp_path)} == {
+        "NORMAL/train/x.png": ("NORMAL/train/x.png", "train"),
+        "NORMAL/train/p7/y.png": ("p7", "train"),
+        "PNEUMONIA/test/z.png": ("PNEUMONIA/test/z.png", "test"),
+    }
+
+
+def test_the_official_test_folder_is_known_from_inside(tmp_path, monkeypatch):
+    write_image(tmp_path / "test" / "PNEUMONIA" / "person1_virus_6.png")
+    monkeypatch.chdir(tmp_path / "test")
+    assert [record.patient_id for record in scan(".")] == ["test-person1"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_files import dicom, ramp
 from pneumoscope.data import Manifest, Record
 from pneumoscope.data.join import join
 from pneumoscope.domain import DatasetDescription, Population
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
 
 
 def manifest(root, *records, description=None):
@@ -90,3 +92,35 @@ def test_a_set_without_a_split_is_an_error(tmp_path):
         join([manifest(tmp_path, Record("x.png", "normal", "p1"))])
     with pytest.raises(DataError, match="no data sets"):
         join([])
+
+
+def dicoms(folder, *patients):
+    """Write a DICOM file for each patient, and return the manifest that names them after their files."""
+    folder.mkdir()
+    records = []
+    for number, (patient, split, patient_id) in enumerate(patients):
+        name = f"{folder.name}{number}.dcm"
+        (folder / name).write_bytes(dicom(ramp(), PatientID=patient, PatientComments=name))
+        records.append(Record(name, "normal", patient_id or name, split))
+    return manifest(folder, *records)
+
+
+def test_a_patient_of_dicom_headers_is_on_one_side(tmp_path):
+    first = dicoms(tmp_path / "a", ("MRN1", "test", ""), ("MRN2", "train", ""), (None, "train", ""))
+    second = dicoms(tmp_path / "b", ("MRN1", "train", ""), ("MRN3", "train", ""), (None, "test", ""))
+    splits = [record.split for record in join([first, second])]
+    assert splits == ["test", "train", "train", "test", "train", "test"]
+    # With a prefix, the same identifier means another person.
+    assert [record.split for record in join([first, second], {1: "b-"})][3] == "train"
+
+
+def test_an_identifier_that_stands_for_many_patients_links_nobody(tmp_path):
+    first = dicoms(tmp_path / "a", ("ANON", "test", "p1"), ("ANON", "train", "p2"))
+    second = dicoms(tmp_path / "b", ("ANON", "train", "p3"))
+    assert [record.split for record in join([first, second])] == ["test", "train", "train"]
+
+
+def test_what_the_sets_left_out_is_left_out_of_the_whole(tmp_path):
+    lost = UnreadableImageError("a/closed.png", Reason.NO_PERMISSION, "no permission")
+    first = replace(manifest(tmp_path, Record("x.png", "normal", "p1", "train")), left_out=(lost,))
+    assert join([first]).left_out == (lost,)

@@ -263,3 +263,23 @@ def test_a_row_of_labels_may_be_repeated_unchanged(tmp_path):
     touch(tmp_path, "x/a.png")
     (tmp_path / "labels.csv").write_text("file,label,x\na.png,Normal,1\na.png,Normal,2\n")
     assert [record.label for record in scan(tmp_path)] == ["normal"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("name", ["a\\b.png", " a.png", "normal/a.png "])
+def test_a_name_that_would_be_read_as_another_is_not_written(tmp_path, name, suffix):
+    path = tmp_path / f"m{suffix}"
+    with pytest.raises(DataError, match="with its backslash or space at an end; rename the file") as caught:
+        Manifest((Record(name, "normal", "p"),), tmp_path).write(path)
+    assert str(caught.value).startswith(f"{path}: cannot hold the name ")
+    assert not path.exists()
+
+
+def test_a_manifest_has_one_root(tmp_path):
+    for name in ("a", "b"):
+        touch(tmp_path, f"{name}/x.png")
+    (tmp_path / "m.csv").write_text("path,label,patient_id,root\nx.png,normal,1,a\ny.png,normal,2,b\n")
+    with pytest.raises(DataError, match=r"m\.csv, row 2: root 'b' differs from 'a' in row 1"):
+        Manifest.read(tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text("path,label,patient_id,root\nx.png,normal,1,a\ny.png,normal,2,a\n")
+    assert Manifest.read(tmp_path / "m.csv").root == tmp_path / "a"

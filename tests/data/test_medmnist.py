@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import cv2
 import numpy as np
 import pytest
@@ -53,7 +55,10 @@ def test_load_unpacks_beside_the_file(tmp_path):
         {"x": np.zeros(3)},
         arrays(val_images=np.zeros((2, 28, 28, 3), np.uint8)),
         arrays(val_images=np.zeros((2, 28, 28), np.float32)),
+        arrays(val_images=np.zeros((2, 0, 28), np.uint8)),
         arrays(test_labels=np.full((3, 1), 7)),
+        arrays(test_labels=np.zeros((3, 1))),
+        arrays(test_labels=np.zeros((3, 1), bool)),
         arrays(test_labels=np.zeros((1, 1), np.uint8)),
         arrays(train_labels=np.array([[None]] * 6, dtype=object)),
     ],
@@ -77,3 +82,17 @@ def test_truncated_and_absent_files(tmp_path):
     (tmp_path / "single.npy").rename(tmp_path / "single.npz")
     with pytest.raises(DataError):
         load(tmp_path / "single.npz")
+
+
+def test_a_member_that_is_no_array_is_one_line(tmp_path):
+    for name in ("train_images.npy", "train_labels.npy"):
+        np.savez(tmp_path / "set.npz", **arrays())
+        with zipfile.ZipFile(tmp_path / "set.npz") as archive:
+            members = {one: archive.read(one) for one in archive.namelist()}
+        with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+            del members[name]
+            archive.writestr(name.removesuffix(".npy"), b"x")
+            for one, content in members.items():
+                archive.writestr(one, content)
+        with pytest.raises(DataError, match=r"set\.npz: train_(images|labels)"):
+            load(tmp_path / "set.npz")

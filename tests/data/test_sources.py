@@ -303,6 +303,24 @@ def test_damaged_archives(tmp_path):
             unzip_images(tmp_path / "x.zip", tmp_path / "out")
 
 
+def test_a_name_that_is_not_in_the_promised_encoding_is_one_line(tmp_path):
+    whole = zipped({"\u00e4.jpeg": b"1"}).replace("\u00e4".encode(), b"\xe4\xe4")
+    (tmp_path / "x.zip").write_bytes(whole)
+    with pytest.raises(DataError, match=r"x\.zip: damaged or not a ZIP archive"):
+        unzip_images(tmp_path / "x.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_member_of_any_compression_is_one_line(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("a.jpeg", bytes(range(256)) * 40)
+    whole = bytearray((tmp_path / "x.zip").read_bytes())
+    whole[40] = 0xFF  # in the properties of LZMA, the header of bzip2
+    (tmp_path / "x.zip").write_bytes(whole)
+    with pytest.raises(DataError, match=r"x\.zip"):
+        unzip_images(tmp_path / "x.zip", tmp_path / "out")
+
+
 def test_images_of_every_readable_format_are_unpacked(tmp_path):
     names = {f"a{suffix}" for suffix in IMAGE_SUFFIXES} | {"B.JPG"}
     (tmp_path / "x.zip").write_bytes(zipped(dict.fromkeys([*names, "notes.txt", "c.csv"], b"1")))

@@ -225,3 +225,23 @@ def test_columns_that_are_missing_are_one_message(tmp_path):
         require_columns(tmp_path / "t.csv", ["file", "label"], ("path", "label", "patient_id"))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 't.csv'}: no column 'path', 'patient_id'; found file, label;")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("last", "error"), [("r\udcffntgen.png", DataError), (None, KeyboardInterrupt)], ids=["name", "stopped"]
+)
+def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path, suffix, last, error):
+    path = tmp_path / f"t{suffix}"
+    write_rows(path, [{"path": "old.png"}], ("path",))
+
+    def rows():
+        yield from ({"path": f"{number}.png"} for number in range(10_000))
+        if last is None:
+            raise KeyboardInterrupt
+        yield {"path": last}
+
+    with pytest.raises(error):
+        write_rows(path, rows(), ("path",))
+    assert list(read_rows(path)[1]) == [{"path": "old.png"}]
+    assert list(tmp_path.iterdir()) == [path]

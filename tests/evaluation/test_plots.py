@@ -92,7 +92,7 @@ def test_training_curves_take_text_and_gaps(epochs):
 
 def test_plots_without_matplotlib_name_the_extra(draw, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pneumoscope\[evaluate\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[evaluate\]"):
         plots.reliability(draw(n=30))
 
 

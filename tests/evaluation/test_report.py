@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from html_page import Page
+from pneumoscope.data.walk import is_own_output, walk
 from pneumoscope.domain import Prediction, Target
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.evaluation import evaluate_scores, worst_mistakes
@@ -71,6 +72,12 @@ def test_the_page_shows_what_was_measured(draw, tmp_path):
         "every image was read and evaluated",
     ):
         assert expected in page.text
+
+
+def test_a_report_inside_a_data_set_adds_no_image_to_it(draw, tmp_path):
+    path, _ = written(tmp_path, draw(n=20))
+    assert is_own_output(path.parent / "confusion_matrix.png")
+    assert not list(walk(tmp_path))
 
 
 def test_files_beside_the_page(draw, tmp_path):
@@ -153,7 +160,7 @@ def test_an_absent_history_is_named(draw, tmp_path):
 
 def test_without_jinja_the_extra_is_named(draw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"pneumoscope\[evaluate\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[evaluate\]"):
         written(tmp_path, draw(n=40))
 
 

@@ -74,6 +74,17 @@ def test_a_parquet_manifest_is_read_alike(tmp_path):
     assert "no column 'path'" in item.source.detail
 
 
+def test_a_root_that_is_a_number_is_read_as_text(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "7").mkdir()
+    table = pa.table({"path": ["a.png", "b.png", "c.png"], "root": [7, 8, None]})
+    parquet.write_table(table, tmp_path / "m.parquet")
+    names = ("7/a.png", "b.png", "c.png")
+    assert sources(tmp_path / "m.parquet") == [str(tmp_path / name) for name in names]
+
+
 def is_row(item: InputItem, path: Path) -> bool:
     """Return whether an item is an image, or the reason why the table is none."""
     if isinstance(item.source, UnreadableImageError):

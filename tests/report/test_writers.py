@@ -172,5 +172,5 @@ def test_what_cannot_be_written_is_one_clear_error(tmp_path):
 
 def test_parquet_without_its_extra_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"pneumoscope\[parquet\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[parquet\]"):
         write(tmp_path / "o.parquet", ROWS)

@@ -267,7 +267,7 @@ def test_absent_package_names_the_extra(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pneumoscope\[keras\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[keras\]"):
         export_keras(custom_cnn(widths=(4,)), tmp_path / "model.h5", size=32)
 
 

@@ -17,6 +17,7 @@ from pneumoscope.errors import DataError
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Manifest
+    from pneumoscope.domain import DatasetDescription
     from pneumoscope.parallel import Progress
 
 __all__ = ["app"]
@@ -164,9 +165,11 @@ def split(
     from pneumoscope.data.audit import inspect
     from pneumoscope.data.duplicates import NEAR_DISTANCE
     from pneumoscope.data.split import split as divide
+    from pneumoscope.data.tables import check_suffix
 
     one_opencv_thread()
     check_output(out, _files_read(path, labels, patients))
+    check_suffix(out)
     shares = _fractions(fractions)
     with show_progress(keep=False) as progress:
         manifest = _load(path, labels, patients, progress)
@@ -204,26 +207,35 @@ def join_sets(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Join data sets that are split already, so that no patient is on two sides."""
-    from pneumoscope.data.description import write_description
+    """Join data sets that are split already, so that no patient is on two sides.
+
+    Exit code 3: some files of a folder could not be read and are left out.
+    """
+    from pneumoscope.data.description import read_description, write_description
     from pneumoscope.data.folder import load
-    from pneumoscope.data.join import join
+    from pneumoscope.data.join import join, joint_description
+    from pneumoscope.data.tables import check_suffix
 
     # A path may hold a "=" itself.
     given = [("", "", text) if Path(text).exists() else text.rpartition("=") for text in sets]
     files = [Path(path) for _, _, path in given]
     check_output(out, list(files))
+    check_suffix(out)
     prefixes = {number: f"{name}-" for number, (name, _, _) in enumerate(given) if name}
     with show_progress(keep=False) as progress:
-        joined = join([load(path, progress=progress) for path in files], prefixes)
+        loaded = [load(path, progress=progress) for path in files]
+        _check_description(out.parent, joint_description(loaded))
+        joined = join(loaded, prefixes)
     joined.write(out)
-    if joined.description is not None and joined.description.name:
-        write_description(out.parent, joined.description)
+    described = joined.description
+    if described is not None and described.name and described != read_description(out.parent):
+        write_description(out.parent, described, joined=True)
     if as_json:
         print_json({"manifest": str(out), **set_facts(joined)})
-        return
-    show_balance(joined)
-    note(f"manifest in {out}")
+    else:
+        show_balance(joined)
+        note(f"manifest in {out}")
+    raise typer.Exit(SOME_LEFT_OUT if joined.left_out else 0)
 
 
 @app.command()
@@ -242,6 +254,18 @@ def summary(
     else:
         show_summary(manifest, facts)
     raise typer.Exit(SOME_LEFT_OUT if manifest.left_out else 0)
+
+
+def _check_description(folder: Path, joined: DatasetDescription) -> None:
+    """Stop where a folder to write into has a description that no join has written."""
+    from pneumoscope.data.description import DESCRIPTION_FILE, is_joined, read_description
+
+    if read_description(folder) not in (None, joined) and not is_joined(folder):
+        raise typer.BadParameter(
+            f"{folder / DESCRIPTION_FILE} describes another data set and would be overwritten; "
+            "name a file in a folder of its own",
+            param_hint="--out",
+        )
 
 
 def _files_read(path: Path, labels: Path | None, patients: Path | None) -> list[Path | None]:

@@ -67,8 +67,14 @@ def evaluate(
         raise typer.BadParameter("a set is the bundle's own or an external one: --sign or --add-to-card")
     if bundle is None and (sign or add_to_card is not None):
         raise typer.BadParameter("name the --bundle to write into; the shipped one is not changed")
+    if add_to_card is not None and not add_to_card.strip():
+        raise typer.BadParameter("give a name that describes the set", param_hint="--add-to-card")
     if images is not None and not robustness:
         raise typer.BadParameter("--images goes with --robustness")
+    if masks is not None and not masks.is_dir():
+        raise typer.BadParameter(
+            f"{masks} is no folder; give the one that holds the masks", param_hint="--masks"
+        )
     from pneumoscope.cli.progress import show_progress
 
     make_folder(out)
@@ -76,7 +82,10 @@ def evaluate(
     with show_progress(keep=False) as progress:
         progress.step("loading the libraries")
         from pneumoscope.evaluation import bundles
+        from pneumoscope.evaluation.boxes import read_boxes
 
+        if boxes is not None:  # a wrong table is found before any image is read
+            read_boxes(boxes)
         evaluation = bundles.evaluate(
             data,
             out,

@@ -22,9 +22,11 @@ from pneumoscope.data.tables import parse_view
 from pneumoscope.domain import ANY_POPULATION, DatasetDescription, Population
 from pneumoscope.errors import DataError
 
-__all__ = ["DESCRIPTION_FILE", "read_description", "write_description"]
+__all__ = ["DESCRIPTION_FILE", "is_joined", "read_description", "write_description"]
 
 DESCRIPTION_FILE = "dataset.yaml"
+
+JOINED = "# Written by 'pneumoscope data join', which replaces it.\n"
 
 _TEXTS = ("name", "hospital", "label_source", "licence", "citation")
 
@@ -55,8 +57,17 @@ def read_description(folder: Path) -> DatasetDescription | None:
     return DatasetDescription(population=_population(path, facts.get("population")), **texts)
 
 
-def write_description(folder: Path, description: DatasetDescription) -> None:
+def write_description(folder: Path, description: DatasetDescription, *, joined: bool = False) -> None:
     """Write ``dataset.yaml`` into a folder, which is created; what is not stated is left out.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the data set.
+    description : DatasetDescription
+        What the file states.
+    joined : bool
+        It is that of several data sets together: a line says so, by which `is_joined` knows it.
 
     Raises
     ------
@@ -79,9 +90,14 @@ def write_description(folder: Path, description: DatasetDescription) -> None:
     path = folder / DESCRIPTION_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text((JOINED if joined else "") + text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def is_joined(folder: Path) -> bool:
+    """Return whether the ``dataset.yaml`` of a folder, which was read before, is that of joined data sets."""
+    return (folder / DESCRIPTION_FILE).read_text(encoding="utf-8").startswith(JOINED)
 
 
 def _mapping(path: Path, key: str, value: object, known: tuple[str, ...]) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import time
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from pneumoscope.parallel import Progress
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["ResumingDownloader", "download", "unzip_images"]
+__all__ = ["DAMAGED_ZIP", "ResumingDownloader", "download", "unzip_images"]
 
 _TOO_MANY_REQUESTS = 429
 # A chunk that is under way when the connection breaks is lost, so chunks are small.
@@ -24,6 +25,17 @@ _CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 60
 # Wait before the second, third, ... attempt in a row that brought nothing.
 _WAITS = (1.0, 3.0, 9.0)
 _FIX = "check the connection, or download the file by other means and give it with --from FILE"
+
+DAMAGED_ZIP = (
+    ValueError,  # such as a name that is not in the UTF-8 that its flag promises
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged ZIP archive raises."""
 
 _MAX_MEMBERS = 50_000
 _MAX_MEMBER_BYTES = 100 * 2**20
@@ -224,7 +236,7 @@ def unzip_images(
                 total += _extract(packed, member, target, archive, allowed)
                 progress.update(done, len(members))
             return len(members)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except DAMAGED_ZIP as error:
         raise DataError(
             f"{archive}: damaged or not a ZIP archive ({error}); delete it and its .sha256 and fetch again"
         ) from error

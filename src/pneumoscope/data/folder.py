@@ -4,6 +4,7 @@ The label of an image in a folder is, in this order:
 
 1. its row in the table of labels, where there is one;
 2. the one in its file name, if it is named like the Kermany set and its class folder does not contradict;
+   DICOM files are not: viewers export them under such names;
 3. the nearest folder above it that is named after a known class (``NORMAL``, ``bacteria``, ...), else
    a folder beside such a one, else the topmost folder that is neither a split (``train``, ``val``,
    ``test``) nor a mere container (``images``, ...).
@@ -11,9 +12,10 @@ The label of an image in a folder is, in this order:
 Age, sex and view position come from the table of labels. A table ``sizes.csv`` in the folder
 (``file,original_width,original_height``) gives the original size of images that were reduced or squashed.
 
-The patient comes from the table of patients or labels, else from a Kermany file name, else from the folder
-directly under the class folder (``normal/patient7/view1.png``), else from the DICOM header; an image without
-any of these counts as one patient.
+The patient comes from the table of patients or labels, else from the folder directly under the class folder
+(``normal/patient7/view1.png``), else from a Kermany file name, else from the DICOM header; an image without
+any of these counts as one patient. A name such as ``IM-0115-0001`` counts only in a folder of normal images,
+or in one that is no class.
 
 An archive that was unpacked into a folder of its own name (``chest_xray/chest_xray/train``) may hold every
 image twice; the inner copies are left out.
@@ -22,12 +24,13 @@ image twice; the inner copies are left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.data.description import read_description
-from pneumoscope.data.labels import KNOWN_CLASSES, class_name, parse_kermany_name
+from pneumoscope.data.labels import class_name
+from pneumoscope.data.layout import SPLIT_FOLDERS, Layout
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.medmnist import read_npz
 from pneumoscope.data.tables import (
@@ -44,19 +47,8 @@ from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image, read_radiograph
 from pneumoscope.parallel import Progress
 
-__all__ = ["load", "scan"]
+__all__ = ["load", "patient_in_header", "scan"]
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_CONTAINERS = frozenset({"images", "image", "img", "imgs", "data", "jpg", "jpeg", "png", "dicom", "dcm"})
-_NO_CLASS = _SPLIT_FOLDERS.keys() | _CONTAINERS
 _CELLS = (
     "label",
     "patient_id",
@@ -155,10 +147,10 @@ def scan(
     listed = [path for path in paths if labels is None or path in labels]
     if len(listed) < len(paths):
         progress.message(f"{labels_csv}: does not list {len(paths) - len(listed)} images; they are left out")
-    above = _folders_of_classes(listed)
+    layout = Layout(folder, listed)
     records = []
     for path in listed:
-        record = _record(path, folder, above, (labels or {}).get(path), patients.get(path, {}))
+        record = _record(path, folder, layout, (labels or {}).get(path), patients.get(path, {}))
         width, height = _size(sizes.get(path, {}))
         records.append(replace(record, width=width, height=height))
     if hash_files:
@@ -262,48 +254,30 @@ def _without_inner_copies(records: list[Record], folder: Path, progress: Progres
 
 def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
     """Give images whose headers name one patient the path of the first as patient; no identity is kept."""
-    from pneumoscope.image.dicom import read_patient_key
-
     first: dict[str, str] = {}
     for record in records:
-        key = None
-        if record.patient_id == record.path and _is_dicom(folder / record.path):
-            key = read_patient_key(folder / record.path)
+        key = patient_in_header(folder / record.path) if record.patient_id == record.path else None
         yield record if key is None else replace(record, patient_id=first.setdefault(key, record.path))
 
 
-def _is_dicom(path: Path) -> bool:
+def patient_in_header(path: Path) -> str | None:
+    """Return the key of the patient that a DICOM file names, equal within this process; None for others."""
+    from pneumoscope.image.dicom import read_patient_key
+
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+            is_dicom = file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):  # reading the image gives the reason
+        return None
+    return read_patient_key(path) if is_dicom else None
 
 
 def _record(
-    path: str,
-    folder: Path,
-    above: Set[tuple[str, ...]],
-    row: Mapping[str, str] | None,
-    patient_row: Mapping[str, str],
+    path: str, folder: Path, layout: Layout, row: Mapping[str, str] | None, patient_row: Mapping[str, str]
 ) -> Record:
-    parents = PurePosixPath(path).parts[:-1]
-    known = parse_kermany_name(f"{folder.name}/{path}")
-    depth = _class_depth(parents, above)
-    label = class_name(parents[depth]) if depth is not None else ""
-    patient = path
-    if known:
-        label = known[0] if _agree(known[0], label) else label
-        patient = known[1]
-    elif depth is not None:
-        below = [part for part in parents[depth + 1 :] if part.lower() not in _CONTAINERS]
-        patient = below[0] if below else path
-    split = next((_SPLIT_FOLDERS[p.lower()] for p in parents if p.lower() in _SPLIT_FOLDERS), "")
     stated = row or {}
-    if row is not None:
-        label = class_name(row["label"])
-        patient = row.get("patient_id") or patient
-        split = _SPLIT_FOLDERS.get(row.get("split", "").lower(), split)
+    place = layout.place(path, "" if row is None else class_name(row["label"]))
+    label = place.label if row is None else class_name(row["label"])
     if not label:
         raise DataError(
             f"{folder / path}: no label; sort the images into a folder for each class, or give a table "
@@ -312,9 +286,9 @@ def _record(
     return Record(
         path=path,
         label=label,
-        patient_id=patient_row.get("patient_id") or patient,
-        split=split,
-        source=stated.get("source") or (known[2] if known else _source(parents, depth, folder)),
+        patient_id=patient_row.get("patient_id") or stated.get("patient_id") or place.patient,
+        split=SPLIT_FOLDERS.get(stated.get("split", "").lower(), place.split),
+        source=stated.get("source") or place.source,
         age=parse_age(stated.get("age")),
         sex=parse_sex(stated.get("sex")),
         view=parse_view(stated.get("view")),
@@ -325,50 +299,6 @@ def _record(
 def _size(row: Mapping[str, str]) -> tuple[int, int]:
     width, height = row.get("original_width", ""), row.get("original_height", "")
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
-
-
-def _folders_of_classes(paths: list[str]) -> frozenset[tuple[str, ...]]:
-    """Return the folders, without splits and containers, that have a folder of a known class in them.
-
-    The other folders in these are classes too.
-    """
-    parents = {PurePosixPath(path).parts[:-1] for path in paths}
-    depths = ((parts, _known_depth(parts)) for parts in parents)
-    return frozenset(_meaningful(parts[:depth]) for parts, depth in depths if depth is not None)
-
-
-def _meaningful(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return folders that are neither a split nor a mere container."""
-    return tuple(part for part in parts if part.lower() not in _NO_CLASS)
-
-
-def _known_depth(parents: tuple[str, ...]) -> int | None:
-    """Return the last folder above an image that is named after a known class."""
-    known = [i for i, part in enumerate(parents) if class_name(part) in KNOWN_CLASSES]
-    return known[-1] if known else None
-
-
-def _class_depth(parents: tuple[str, ...], above: Set[tuple[str, ...]]) -> int | None:
-    """Return which of the folders above an image is its class."""
-    depth = _known_depth(parents)
-    if depth is not None:
-        return depth
-    candidates = [i for i, part in enumerate(parents) if part.lower() not in _NO_CLASS]
-    return next(
-        (i for i in candidates if _meaningful(parents[:i]) in above), candidates[0] if candidates else None
-    )
-
-
-def _agree(by_name: str, by_folder: str) -> bool:
-    """Return whether a folder does not contradict the file name; an image sorted by hand keeps its folder."""
-    if by_folder == "pneumonia":
-        return by_name != "normal"
-    return by_folder == by_name or by_folder not in KNOWN_CLASSES
-
-
-def _source(parents: tuple[str, ...], depth: int | None, folder: Path) -> str:
-    above = [part for part in parents[: depth or 0] if part.lower() not in _NO_CLASS]
-    return above[0] if above else folder.resolve().name
 
 
 def _table(path: Path, images: list[str], needed: str) -> dict[str, dict[str, str]]:

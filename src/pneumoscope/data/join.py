@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pneumoscope.data.folder import patient_in_header
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.data.split import group_records
 from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import DataError
 
-__all__ = ["join"]
+__all__ = ["join", "joint_description"]
 
 
 def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = None) -> Manifest:
@@ -26,7 +28,8 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     Parameters
     ----------
     manifests : sequence of Manifest
-        Each with a split; patients are the same person where their identifiers are equal.
+        Each with a split; patients are the same person where their identifiers are equal, or the Patient IDs
+        of their DICOM headers.
     prefixes : mapping of int to str, optional
         By position of a set: what to put before its patient identifiers, where another set writes the same
         persons so, or means others by the same identifiers.
@@ -34,7 +37,8 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     Returns
     -------
     Manifest
-        Its root is the closest folder above all images; its description names all sets.
+        Its root is the closest folder above all images; its description names all sets, and what they left
+        out is in its `left_out`.
 
     Raises
     ------
@@ -51,13 +55,15 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
             raise DataError(
                 f"{manifest.root}: an image has no split; split it first with 'pneumoscope data split'"
             )
+    left_out = tuple(one for manifest in manifests for one in manifest.left_out)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
     records = tuple(
         _record(record, manifest, root, given.get(number, ""))
         for number, manifest in enumerate(manifests)
         for record in manifest.records
     )
-    return _held_out_together(Manifest(records, root, _description(manifests)))
+    joined = Manifest(records, root, joint_description(manifests), left_out)
+    return _held_out_together(joined, _same_in_header(manifests, given))
 
 
 def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Record:
@@ -69,10 +75,32 @@ def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Reco
     return replace(record, path=path, patient_id=f"{prefix}{record.patient_id}", age=age, view=view)
 
 
-def _held_out_together(manifest: Manifest) -> Manifest:
+def _same_in_header(manifests: Sequence[Manifest], prefixes: Mapping[int, str]) -> list[list[int]]:
+    """Group records by the patient of their DICOM headers, whom each set names after a file of its own.
+
+    An identifier that one set has for several patients on several sides, such as ANONYMOUS, names nobody.
+    """
+    together: dict[str, list[int]] = defaultdict(list)
+    nobody: set[str] = set()
+    start = 0
+    for number, manifest in enumerate(manifests):
+        own: dict[str, list[int]] = defaultdict(list)
+        for position, record in enumerate(manifest.records):
+            if key := patient_in_header(manifest.resolve(record)):
+                own[f"{prefixes.get(number, '')}{key}"].append(position)
+        for key, positions in own.items():
+            records = [manifest.records[position] for position in positions]
+            if all(len({getattr(one, name) for one in records}) > 1 for name in ("patient_id", "split")):
+                nobody.add(key)
+            together[key] += [start + position for position in positions]
+        start += len(manifest)
+    return [group for key, group in together.items() if key not in nobody]
+
+
+def _held_out_together(manifest: Manifest, same_patient: Sequence[Sequence[int]]) -> Manifest:
     """Put each record on the last side of the split that its patient or a copy of its image is on."""
     sides = [SPLITS.index(record.split) for record in manifest.records]
-    for group in group_records(manifest):
+    for group in group_records(manifest, same_patient):
         last = max(sides[position] for position in group)
         for position in group:
             sides[position] = last
@@ -81,7 +109,8 @@ def _held_out_together(manifest: Manifest) -> Manifest:
     )
 
 
-def _description(manifests: Sequence[Manifest]) -> DatasetDescription:
+def joint_description(manifests: Sequence[Manifest]) -> DatasetDescription:
+    """Return what several data sets state together, which `join` gives the joined manifest."""
     stated = [manifest.description for manifest in manifests if manifest.description is not None]
 
     def together(field: str, separator: str) -> str:

@@ -46,6 +46,9 @@ KNOWN_CLASSES = frozenset(_SPELLINGS.values())
 _KERMANY_PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<cause>bacteria|virus)_\d+(?:_\d+)*", re.ASCII)
 _KERMANY_NORMAL = re.compile(r"(?P<patient>(?P<prefix>NORMAL2-)?IM-\d+)-\d+(?:-\d+)*", re.ASCII)
 
+# Viewers such as Horos and OsiriX export every study as IM-0001-0001.dcm; the Kermany set has JPEG only.
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ""})
+
 
 def class_name(text: str) -> str:
     """Return the class that a folder or table cell names, in lower case and one spelling."""
@@ -76,9 +79,11 @@ def parse_kermany_name(name: str) -> tuple[str, str, str] | None:
     Returns
     -------
     tuple of str or None
-        Label, patient and series; None where the name is not of this set.
+        Label, patient and series; None where the name is not of this set, or that of a DICOM file.
     """
     path = PurePath(name)
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        return None
     if match := _KERMANY_PNEUMONIA.fullmatch(path.stem):
         official_test = "test" in (part.lower() for part in path.parts[:-1])
         patient = f"test-{match['patient']}" if official_test else match["patient"]

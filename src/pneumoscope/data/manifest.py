@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -168,9 +168,9 @@ class Manifest:
     def read(cls, path: str | Path) -> Self:
         """Read a manifest from CSV or Parquet, by the suffix, and its ``dataset.yaml``.
 
-        The root is the folder named by an optional column ``root``, where that folder exists, else
-        the folder of the manifest. Unknown columns are ignored. The ``dataset.yaml`` beside the manifest
-        is read, else the one in the root.
+        The root is the folder named by an optional column ``root``, the same in all rows, where that folder
+        exists, else the folder of the manifest. Unknown columns are ignored. The ``dataset.yaml`` beside the
+        manifest is read, else the one in the root.
 
         Parameters
         ----------
@@ -181,7 +181,7 @@ class Manifest:
         ------
         DataError
             If the file is absent or no table, lacks ``path``, ``label`` or ``patient_id``, or holds
-            a wrong value; the line names file and row.
+            a wrong value or another root; the line names file and row.
         MissingExtraError
             For Parquet where pyarrow is not installed.
         """
@@ -189,10 +189,7 @@ class Manifest:
         columns, stream = read_rows(path)
         require_columns(path, columns, _REQUIRED)
         rows = list(stream)
-        root = path.parent
-        stored = rows[0].get("root") if rows else None
-        if stored and (root / str(stored)).is_dir():
-            root = root / str(stored)
+        root = path.parent / _stored_root(path, rows)
         records = tuple(_record(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
         return cls(records, root, read_description(path.parent) or read_description(root))
 
@@ -204,13 +201,15 @@ class Manifest:
         Raises
         ------
         DataError
-            If the suffix is neither, or the file cannot be written.
+            If the suffix is neither, a name cannot be read again as it is, or the file cannot be written.
         MissingExtraError
             For Parquet where pyarrow is not installed.
         """
         path = Path(path)
         root = self.root.resolve()
         extra = {} if path.parent.resolve() == root else {"root": root.as_posix()}
+        for name in (*extra.values(), *(record.path for record in self.records)):
+            _check_name(path, name)
         known = [
             name
             for name in _OPTIONAL
@@ -254,6 +253,26 @@ class Manifest:
     def with_records(self, records: Iterable[Record]) -> Manifest:
         """Return a manifest with other records, and the same root and description."""
         return replace(self, records=tuple(records))
+
+
+def _stored_root(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the column ``root`` where it names a folder, else an empty text."""
+    stored = [str(row.get("root") or "") for row in rows]
+    for number, root in enumerate(stored, start=1):
+        if root != stored[0]:
+            raise DataError(
+                f"{path}, row {number}: root '{root}' differs from '{stored[0]}' in row 1; write one root in "
+                "all rows, and the paths relative to it"
+            )
+    return stored[0] if stored and (path.parent / stored[0]).is_dir() else ""
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Raise for a name that readers of tables would change: they turn backslashes and strip space."""
+    if "\\" in name or name != name.strip():
+        raise DataError(
+            f"{path}: cannot hold the name {name!r} with its backslash or space at an end; rename the file"
+        )
 
 
 def _record(row: Mapping[str, Any], where: str) -> Record:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.description import read_description
+from pneumoscope.data.download import DAMAGED_ZIP
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
@@ -22,16 +21,8 @@ __all__ = ["read_npz"]
 
 # PneumoniaMNIST; other sets of the family have other classes.
 _LABELS = ("normal", "pneumonia")
-# What numpy, zipfile and zlib raise on bytes that are not an archive of arrays.
-_DAMAGED = (
-    ValueError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What numpy raises besides on bytes that are not an archive of arrays.
+_DAMAGED = (*DAMAGED_ZIP, MemoryError)
 
 
 def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None = None) -> Manifest:
@@ -80,16 +71,19 @@ def _unpack(path: Path, stream: IO[bytes], out: Path, progress: Progress) -> lis
     records: list[Record] = []
     with loaded as arrays:
         for split in SPLITS:
-            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
+            images, labels = arrays[f"{split}_images"], np.ravel(arrays[f"{split}_labels"])
             _check(path, split, images, labels)
             records += progress.collect(_write(out, split, images, labels, path.stem), len(images))
     return records
 
 
 def _check(path: Path, split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> None:
-    if images.ndim != 3 or images.dtype != np.uint8:
+    if not isinstance(images, np.ndarray):  # numpy gives the bytes of a member that is no array
+        raise DataError(f"{path}: {split}_images is no array; give pneumoniamnist.npz")
+    if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise DataError(f"{path}: {split}_images is {images.dtype} {images.shape}, not grey uint8 (N, H, W)")
-    if len(labels) != len(images) or not np.isin(labels, range(len(_LABELS))).all():
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or len(labels) != len(images) or not np.isin(labels, range(len(_LABELS))).all():
         raise DataError(f"{path}: {split}_labels does not give 0 or 1 for each image: not PneumoniaMNIST")
 
 

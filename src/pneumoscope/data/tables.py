@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, require_extra
 from pneumoscope.image.stated import age_in_years, view_in
@@ -27,6 +28,7 @@ from pneumoscope.image.stated import age_in_years, view_in
 __all__ = [
     "ALIASES",
     "TABLE_SUFFIXES",
+    "check_suffix",
     "parse_age",
     "parse_sex",
     "parse_text",
@@ -224,6 +226,8 @@ def write_rows(
 ) -> None:
     """Write a table as CSV or Parquet, by the suffix; its folder is created.
 
+    A table that cannot be written to its end leaves an older one of its name as it is.
+
     Parameters
     ----------
     path : Path
@@ -242,18 +246,17 @@ def write_rows(
     MissingExtraError
         For Parquet where pyarrow is not installed.
     """
-    suffix = path.suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path}: not a table; name a .csv or a .parquet file")
+    check_suffix(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix == ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix.lower() == ".csv":
+            with replacing(path) as file:
                 writer = csv.DictWriter(file, columns, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
         else:
-            _write_parquet(path, rows, columns, types or {})
+            with replacing(path, "wb") as file:
+                _write_parquet(file, rows, columns, types or {})
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     except UnicodeEncodeError as error:  # of bytes that are no text, in a file name
@@ -263,12 +266,18 @@ def write_rows(
         ) from error
 
 
+def check_suffix(path: Path) -> None:
+    """Raise a `DataError` for a file to write whose suffix is not that of a table."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(f"{path}: not a table; name a .csv or a .parquet file")
+
+
 def _write_parquet(
-    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, type]
+    file: IO[bytes], rows: Iterable[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, type]
 ) -> None:
     with require_extra("parquet", "writing Parquet"):
         import pyarrow as pa
         from pyarrow import parquet
     arrow: dict[type, Callable[[], Any]] = {int: pa.int32, float: pa.float64, str: pa.string}
     schema = pa.schema([(name, arrow[types.get(name, str)]()) for name in columns])
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), file)

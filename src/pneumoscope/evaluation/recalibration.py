@@ -188,7 +188,7 @@ def recalibrate_bundle(
         folds=FOLDS,
         images=len(observed.records),
         patients=n_patients,
-        not_evaluated=observed.not_evaluated,
+        not_evaluated=observed.not_evaluated + len(manifest.left_out),
         images_by_class=counts,
         intervals=weighted.intervals(n_boot, seed),
         **sides,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, UnreadableImageError, require_extra
 from pneumoscope.evaluation import plots
@@ -57,6 +58,7 @@ THUMBNAIL_SIDE = 360
 HEADLINE = ("auroc", "sensitivity", "specificity")
 # These run below zero, or lower is better: no bar up to 1 for them.
 WITHOUT_BAR = {"mcc", "brier", "ece"}
+OWN_MARK = dict([SOFTWARE.decode().split("\0")])
 _THEME = {plots.INK: "var(--ink)", plots.MUTED: "var(--muted)", plots.GRID: "var(--line)"}
 
 
@@ -172,7 +174,8 @@ def _written(
     (out_dir / METRICS_FILE).write_text(plain_text(text), encoding="utf-8")
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(out_dir / name, dpi=DPI)
+            # Where the folder lies in a data set, a search of that leaves out a PNG so marked.
+            figure.savefig(out_dir / name, dpi=DPI, metadata=OWN_MARK if name.endswith(".png") else None)
     report = out_dir / REPORT_FILE
     report.write_text(plain_text(page), encoding="utf-8")
     return report

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.tables import TABLE_SUFFIXES, parse_age, parse_view, read_rows, require_columns
+from pneumoscope.data.tables import (
+    TABLE_SUFFIXES,
+    parse_age,
+    parse_text,
+    parse_view,
+    read_rows,
+    require_columns,
+)
 from pneumoscope.data.walk import special_file, walk
 from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
@@ -139,7 +146,8 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
     for row in rows:
         if row["path"]:
             view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
-            yield ManifestRow(str(row["path"]), row.get("root") or "", parse_age(row.get("age")), view)
+            root = parse_text(row.get("root"))  # Parquet may have numbers
+            yield ManifestRow(str(row["path"]), root, parse_age(row.get("age")), view)
 
 
 def _base(folder: Path, root: str | None) -> Path:

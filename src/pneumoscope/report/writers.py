@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pneumoscope.data.drafts import draft_of, partial_path, rename, replacing, unwritable
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, require_extra
 from pneumoscope.report.rows import columns, csv_safe, flat_row, probability_columns, to_row
@@ -41,72 +41,9 @@ Writer = Callable[..., AbstractContextManager[Write]]
 ROWS_A_GROUP = 8192  # of Parquet, held in memory until written
 
 
-@contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a draft that becomes `path` when the block ends without an error, and is deleted otherwise.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write or replace; its folder must exist.
-    mode : {"w", "wb"}
-        Text in UTF-8, or bytes.
-
-    Raises
-    ------
-    DataError
-        If no file can be written there, or the disk is full.
-    """
-    with _draft(path, mode) as (draft, file):
-        try:
-            yield file
-            file.close()
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        _rename(draft, path)
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be written ({error.strerror}); free some space, or name another file")
-
-
 def unfinished_path(path: Path) -> Path:
     """Return where the finished rows of an interrupted run go: `path`, or beside it where that exists."""
-    return _beside(path) if path.exists() else path
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
-
-
-def _rename(draft: Path, path: Path) -> None:
-    """Give a draft its name; where that cannot be, such as of a file that is open on Windows, another one."""
-    try:
-        draft.replace(path)
-    except OSError as error:
-        other = draft.replace(_beside(path))
-        raise DataError(
-            f"{path}: cannot be replaced ({error.strerror}); the results are in {other}"
-        ) from error
-
-
-@contextmanager
-def _draft(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
-    """Open a new file beside `path`; it is closed at the end, and deleted if it has no other name then."""
-    if path.is_dir():
-        raise DataError(f"{path}: this is a folder; name a file")
-    draft = path.with_name(f".{path.name[-200:]}.{os.getpid()}.draft")
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
-    try:
-        file = draft.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write there ({error.strerror}); name another file") from error
-    try:
-        yield draft, file
-    finally:
-        with suppress(OSError):  # a full disk; who writes the file closes it, and is told
-            file.close()
-        draft.unlink(missing_ok=True)
+    return partial_path(path) if path.exists() else path
 
 
 def open_results(path: Path, *, classes: Sequence[str], target: str) -> AbstractContextManager[Write]:
@@ -141,7 +78,7 @@ def open_results(path: Path, *, classes: Sequence[str], target: str) -> Abstract
 @contextmanager
 def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) -> Iterator[Write]:
     rows, complete = 0, False
-    with _draft(path, "wb" if writer is _parquet else "w") as (draft, file):
+    with draft_of(path, "wb" if writer is _parquet else "w") as (draft, file):
         try:
             with writer(file, classes=classes, target=target) as write:
 
@@ -154,12 +91,12 @@ def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) ->
             file.close()
             complete = True
         except OSError as error:  # also of a row: it reaches this place from the block
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         finally:
             with suppress(OSError):
                 file.close()
             if complete or rows:
-                _rename(draft, path if complete else unfinished_path(path))
+                rename(draft, path if complete else unfinished_path(path))
 
 
 @contextmanager

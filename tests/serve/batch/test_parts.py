@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from images import write_image
 from pneumoscope.errors import DataError
 from pneumoscope.serve.batch import scorer as scorer_module
 from pneumoscope.serve.batch.listing import Entry
@@ -13,7 +17,7 @@ from pneumoscope.serve.batch.parts import fault_of, part_name
 from pneumoscope.serve.batch.plan import PLAN, prepare, read_plan
 from pneumoscope.serve.batch.reconcile import reconcile
 from pneumoscope.serve.batch.scorer import Scorer
-from pneumoscope.serve.batch.store import open_store
+from pneumoscope.serve.batch.store import filesystem, open_store
 
 
 @pytest.fixture
@@ -89,6 +93,62 @@ def test_parts_without_a_run_are_not_continued(folder, tmp_path, tiny):
     store.put("parts/part-0000000.parquet", b"")
     with pytest.raises(DataError, match=r"no run\.json"):
         prepare(store, str(folder), tiny)
+
+
+def test_another_folder_with_the_same_names_is_another_input(tmp_path, tiny, monkeypatch):
+    store = open_store(str(tmp_path / "out"))
+    for seed, ward in enumerate(("w1", "w2")):
+        path = write_image(tmp_path / ward / "in" / "a.png", seed)
+        os.utime(path, (10**9, 10**9))
+        (path.parent / "m.csv").write_text("path\na.png\n")
+    monkeypatch.chdir(tmp_path / "w1")
+    prepare(store, "in", tiny)
+    prepare(store, "in", tiny)
+    monkeypatch.chdir(tmp_path / "w2")
+    with pytest.raises(DataError, match=r"another INPUT \(\S+/w1/in, now \S+/w2/in\); name another folder"):
+        prepare(store, "in", tiny)
+    other = open_store(str(tmp_path / "other"))
+    prepare(other, "in/m.csv", tiny)
+    monkeypatch.chdir(tmp_path / "w1")
+    with pytest.raises(DataError, match="another INPUT"):
+        prepare(other, "in/m.csv", tiny)
+
+
+def test_images_that_were_replaced_are_noticed(begun, folder, tiny):
+    store, plan, _ = begun
+    assert prepare(store, str(folder), tiny) == plan
+    time = (folder / "03.png").stat().st_mtime
+    os.utime(folder / "03.png", (time, time + 60))
+    with pytest.raises(DataError, match="replaced or changed since"):
+        prepare(store, str(folder), tiny)
+
+
+def test_a_run_of_an_older_version_is_continued(begun, folder, tiny):
+    store, plan, worker = begun
+    worker.score(0)
+    older = plan.model_dump(exclude={"source", "stamps"})
+    store.put(PLAN, json.dumps(older).encode())
+    again = prepare(store, str(folder), tiny)
+    assert again == plan == read_plan(store)
+    assert fault_of(store, again, 0) is None
+
+
+def test_objects_are_known_by_size_and_time(store_options, tmp_path, tiny):
+    bucket = filesystem("s3", "xrays", store_options)
+    source = f"s3://xrays/stamped?{store_options}"
+    store = open_store(str(tmp_path / "out"))
+
+    def write(content):
+        with bucket.open_output_stream("xrays/stamped/a.png") as file:
+            file.write(content)
+
+    write(b"x")
+    plan = prepare(store, source, tiny)
+    assert plan.source == "s3://xrays/stamped"
+    assert prepare(store, source, tiny) == plan
+    write(b"longer")
+    with pytest.raises(DataError, match="replaced or changed since"):
+        prepare(store, source, tiny)
 
 
 def test_one_object_is_a_row_but_a_store_that_is_gone_ends_the_part(begun, monkeypatch):

@@ -37,6 +37,9 @@ class Entry(NamedTuple):
         View position, likewise.
     reason, detail : str
         Why it cannot be read, where the listing shows that; empty otherwise.
+    stamp : str
+        Size in bytes and time of change in seconds, where the listing shows them: a file that was replaced
+        is noticed by them. Not kept in the manifest of the run.
     """
 
     path: str
@@ -44,6 +47,7 @@ class Entry(NamedTuple):
     view: str = ViewPosition.UNKNOWN
     reason: str = ""
     detail: str = ""
+    stamp: str = ""
 
 
 def list_entries(source: str, progress: Progress | None = None) -> Iterator[Entry]:
@@ -79,7 +83,17 @@ def list_entries(source: str, progress: Progress | None = None) -> Iterator[Entr
                 raise DataError(str(problem))
             yield Entry(plain_text(problem.path), reason=str(problem.reason), detail=problem.detail)
         else:
-            yield Entry(str(item.source), item.age, item.view)
+            file = str(item.source)
+            yield Entry(file, item.age, item.view, stamp=_stamp(file))
+
+
+def _stamp(path: str) -> str:
+    """Return size and time of change of a local file; empty where there is none."""
+    try:
+        facts = Path(path).stat()
+    except (OSError, ValueError):  # reading it gives the reason
+        return ""
+    return f"{facts.st_size} {int(facts.st_mtime)}"
 
 
 def _manifest(path: Path, base: str) -> Iterator[Entry]:
@@ -87,7 +101,7 @@ def _manifest(path: Path, base: str) -> Iterator[Entry]:
     join: Any = posixpath.join if is_uri(base) else _join
     for row in manifest_rows(path):
         full = row.path if is_uri(row.path) else join(base, row.root, row.path)
-        yield Entry(full, row.age, row.view)
+        yield Entry(full, row.age, row.view, stamp="" if is_uri(full) else _stamp(full))
 
 
 def _join(base: str, root: str, path: str) -> str:
@@ -110,22 +124,21 @@ def _remote(source: str) -> Iterator[Entry]:
                         file.write(chunk)
                 yield from _manifest(local, posixpath.dirname(uri.text))
             return
-        for path in _objects(files, uri.path):
-            yield Entry(f"{uri.scheme}://{path}")
+        for one in _objects(files, uri.path):
+            changed = "" if one.mtime is None else int(one.mtime.timestamp())
+            yield Entry(f"{uri.scheme}://{one.path}", stamp=f"{one.size} {changed}")
     except OSError as error:
         raise DataError(
             f"{uri.text}: cannot be listed ({first_line(error)}); check URI, credentials and connection"
         ) from error
 
 
-def _objects(files: Any, path: str) -> Iterator[str]:
+def _objects(files: Any, path: str) -> Iterator[fs.FileInfo]:
     """Yield the images under a prefix, folder by folder, so that memory is that of the largest one."""
     waiting = [path]
     while waiting:
         found = sorted(files.get_file_info(fs.FileSelector(waiting.pop())), key=lambda one: one.path)
-        yield from (
-            one.path for one in found if one.type == fs.FileType.File and _may_be_image(one.base_name)
-        )
+        yield from (one for one in found if one.type == fs.FileType.File and _may_be_image(one.base_name))
         waiting += [one.path for one in found if one.type == fs.FileType.Directory][::-1]
 
 

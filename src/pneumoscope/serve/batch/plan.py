@@ -56,8 +56,13 @@ class Plan(BaseModel):
         Images in the manifest, and the parts that they are cut into.
     part_size : int
         Images of every part but the last.
+    source : str
+        INPUT as an absolute path, since the entries of a relative one do not tell where they are, or as a URI
+        without options. Empty in a run that an older version began.
     inputs : str
         Hash of all entries in order.
+    stamps : str
+        Hash of their sizes and times of change; empty in a run that an older version began.
     input_options : str
         Options of the store that the images are in.
     bundle, bundle_sha256 : str
@@ -71,7 +76,9 @@ class Plan(BaseModel):
     entries: int
     parts: int
     part_size: int
+    source: str = ""
     inputs: str
+    stamps: str = ""
     input_options: str = ""
     bundle: str
     bundle_sha256: str
@@ -82,7 +89,8 @@ class Plan(BaseModel):
     @property
     def identity(self) -> str:
         """Hash of what determines the rows; every part carries it."""
-        fixed = self.model_dump(mode="json", exclude={"version", "input_options"})
+        # Source and stamps are compared at every start, and parts of older versions do not have them.
+        fixed = self.model_dump(mode="json", exclude={"version", "input_options", "source", "stamps"})
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     def size(self, part: int) -> int:
@@ -132,14 +140,16 @@ def prepare(
     listed = _counted(list_entries(source, shown), shown)
     with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder:
         table = Path(folder) / MANIFEST
-        entries, digest = _write_manifest(table if begun is None else None, listed, size)
+        entries, inputs, stamps = _write_manifest(table if begun is None else None, listed, size)
         if not entries:
             raise DataError(f"{source}: there is no image; name a folder, a manifest or a URI with X-rays")
         plan = Plan(
             entries=entries,
             parts=-(-entries // size),
             part_size=size,
-            inputs=digest,
+            source=_absolute(source),
+            inputs=inputs,
+            stamps=stamps,
             input_options=split_uri(source).options if is_uri(source) else "",
             bundle=bundle.identity,
             bundle_sha256=_bundle_sha256(bundle),
@@ -200,8 +210,12 @@ def fetch_bundle(store: Store, folder: Path) -> Bundle:
 def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
     """Raise where a run was begun with something else, which is named."""
     what = None
-    if begun.inputs != plan.inputs:
+    if begun.source and begun.source != plan.source:
+        what = f"another INPUT ({begun.source}, now {plan.source})"
+    elif begun.inputs != plan.inputs:
         what = f"other inputs ({begun.entries:,} images, now {plan.entries:,})"
+    elif begun.stamps and begun.stamps != plan.stamps:
+        what = "images that were replaced or changed since (by size or time of change)"
     elif begun.bundle_sha256 != plan.bundle_sha256:
         what = f"another bundle ({begun.bundle}, now {plan.bundle})"
     else:
@@ -213,14 +227,16 @@ def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
         raise DataError(f"{store.location}: holds a run with {what}; name another folder for the results")
 
 
-def _write_manifest(path: Path | None, entries: Iterable[Entry], part_size: int) -> tuple[int, str]:
-    """Write the entries, a row group for each part, or only count and hash them where `path` is None."""
-    digest, count, stream = hashlib.sha256(), 0, iter(entries)
+def _write_manifest(path: Path | None, entries: Iterable[Entry], part_size: int) -> tuple[int, str, str]:
+    """Write the entries, a row group for each part, or only count them and hash them and their stamps."""
+    digest, stamps, count, stream = hashlib.sha256(), hashlib.sha256(), 0, iter(entries)
     writer = None if path is None else parquet.ParquetWriter(path, SCHEMA, compression="zstd")
     try:
         while part := list(islice(stream, part_size)):
             for entry in part:
-                digest.update(json.dumps(entry).encode() + b"\n")
+                # The stamp, its last field, is hashed apart, so that runs of older versions still compare.
+                digest.update(json.dumps(entry[:-1]).encode() + b"\n")
+                stamps.update(f"{entry.stamp}\n".encode())
             if writer is not None:
                 rows = [{"id": count + at, **_row(entry)} for at, entry in enumerate(part)]
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=part_size)
@@ -228,7 +244,14 @@ def _write_manifest(path: Path | None, entries: Iterable[Entry], part_size: int)
     finally:
         if writer is not None:
             writer.close()
-    return count, digest.hexdigest()
+    return count, digest.hexdigest(), stamps.hexdigest()
+
+
+def _absolute(source: str) -> str:
+    """Return INPUT as it is named from anywhere; links stay, which may differ between machines."""
+    if is_uri(source):
+        return split_uri(source).text
+    return plain_text(os.path.normpath(Path(source).absolute()))
 
 
 def _counted(entries: Iterator[Entry], progress: Progress) -> Iterator[Entry]:

@@ -1,0 +1,78 @@
+"""Files that take their name only when they are complete: written into a draft beside it, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pneumoscope.errors import DataError
+
+__all__ = ["draft_of", "partial_path", "rename", "replacing", "unwritable"]
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a draft that becomes `path` when the block ends without an error, and is deleted otherwise.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write or replace; its folder must exist.
+    mode : {"w", "wb"}
+        Text in UTF-8, or bytes.
+
+    Raises
+    ------
+    DataError
+        If no file can be written there, or the disk is full.
+    """
+    with draft_of(path, mode) as (draft, file):
+        try:
+            yield file
+            file.close()
+        except OSError as error:
+            raise unwritable(path, error) from error
+        rename(draft, path)
+
+
+def unwritable(path: Path, error: OSError) -> DataError:
+    """Return the error for a file that could not be written to its end."""
+    return DataError(f"{path}: cannot be written ({error.strerror}); free some space, or name another file")
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name, beside a file, of what could not take its place."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def rename(draft: Path, path: Path) -> None:
+    """Give a draft its name; where that cannot be, such as of a file that is open on Windows, another one."""
+    try:
+        draft.replace(path)
+    except OSError as error:
+        other = draft.replace(partial_path(path))
+        raise DataError(
+            f"{path}: cannot be replaced ({error.strerror}); the results are in {other}"
+        ) from error
+
+
+@contextmanager
+def draft_of(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
+    """Open a new file beside `path`; it is closed at the end, and deleted if it has no other name then."""
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder; name a file")
+    draft = path.with_name(f".{path.name[-200:]}.{os.getpid()}.draft")
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    try:
+        file = draft.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write there ({error.strerror}); name another file") from error
+    try:
+        yield draft, file
+    finally:
+        with suppress(OSError):  # a full disk; who writes the file closes it, and is told
+            file.close()
+        draft.unlink(missing_ok=True)
