@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from pneumoscope.serve.web.guard import Guard
 from pneumoscope.serve.web.limits import WebLimits
 from pneumoscope.serve.web.protocol import bounded_protocol
 from web_server import read_all
@@ -57,6 +59,25 @@ def test_a_client_that_reads_slowly_gets_the_whole_response() -> None:
             time.sleep(0.008)
     assert received > SIZE  # the head as well
     assert time.monotonic() - began > 2 * WRITE_TIMEOUT, "that was not slow"
+
+
+def test_a_large_body_is_sent_in_parts() -> None:
+    """The server waits for the client before each; a single one would be taken at once under TLS."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Guard(large, None, lambda _route, _status: None)(scope, receive, send))
+    start, *parts = sent
+    assert start["type"] == "http.response.start"
+    assert max(len(part["body"]) for part in parts) <= 65_536
+    assert b"".join(part["body"] for part in parts) == bytes(SIZE)
+    assert [part["more_body"] for part in parts] == [True] * (len(parts) - 1) + [False]
 
 
 def test_a_client_that_stops_reading_is_cut_off() -> None:

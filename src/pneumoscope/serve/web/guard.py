@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +44,23 @@ OPEN_PREFIXES = ("/static/", "/pages/", "/samples/", "/v1/heatmaps/")
 OWN_SITES = frozenset({"same-origin", "none"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+PART_BYTES = 65_536  # of a body
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Divide a body, so that the server waits for a slow client in between.
+
+    With TLS asyncio takes a body of any size at once and then gives the client 30 seconds to read it.
+    """
+    body = message.get("body", b"")
+    if len(body) <= PART_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), PART_BYTES):
+        end = start + PART_BYTES
+        more = end < len(body) or message.get("more_body", False)
+        yield {**message, "body": body[start:end], "more_body": more}
+
 
 class Guard:
     """ASGI middleware: bearer token, no requests from other sites, security headers, counting.
@@ -77,7 +94,8 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
                 route = getattr(scope.get("route"), "path", "other")
                 self._on_response(route, message["status"])
-            await send(message)
+            for part in _parts(message):
+                await send(part)
 
         headers = Headers(scope=scope)
         path: str = scope["path"]
