@@ -243,6 +243,24 @@ def test_classes_without_labels_of_their_own_get_a_threshold_from_what_there_is(
         assert sets[own][:, classes].any(axis=1).mean() == pytest.approx(0.9, abs=0.04)
 
 
+def test_sets_of_open_labels_hold_one_of_their_classes_where_another_has_a_threshold_of_its_own():
+    """Clear-cut bacterial images give that class a high threshold, which those of open labels miss."""
+    rng = np.random.default_rng(0)
+
+    def sample(n):
+        means = np.array([[2, 0, 0], [0, 2.5, 0], [0.3, 1, 0.6]])
+        kinds = np.repeat(np.arange(3), n)
+        logits = rng.normal(means[kinds], np.array([1, 1, 0.8])[kinds][:, None])
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return p, np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], bool)[kinds]
+
+    thresholds = np.array(conformal_thresholds(*sample(2000)))
+    p, possible = sample(10000)
+    covered = ((p >= thresholds) & possible).any(axis=1)
+    for kind in range(3):
+        assert covered[kind * 10000 :][:10000].mean() >= 0.89
+
+
 def test_rows_of_unknown_subtype_fit_temperature_but_no_conformal_threshold():
     logits, labels = drawn(3000, 3, 4)
     possible = labels[:, None] == np.arange(3)

@@ -104,6 +104,15 @@ def test_a_folder_or_source_without_images_is_an_error(bundle: Bundle, tmp_path:
         fit_chest(bundle, {"here": known, "away": known.with_records(())}, others(tmp_path / "others"))
 
 
+@pytest.mark.parametrize("images", [12, 100, 800, 1000])
+def test_the_limit_rejects_no_more_of_the_strictest_source_than_it_may(images: int):
+    strict = np.random.default_rng(images).uniform(0.1, 0.4, images)
+    limit = chest._limit([strict, np.linspace(0.4, 1, 50)])
+    assert limit in strict
+    assert (strict < limit).mean() <= chest.MOST_REJECTED
+    assert chest._limit([np.full(10, 0.9)]) == chest.GREATEST_LIMIT
+
+
 def test_made_images_are_repeatable_and_in_range():
     material = [np.random.default_rng(0).random((60, 50), dtype=np.float32)]
     first, again = (list(non_chests(material, 2, seed=3)) for _ in range(2))

@@ -83,6 +83,30 @@ def test_rows_without_an_age_are_calibrated_with_the_population_they_will_get(mi
     assert [one.population for one in alone.manifest.calibrations] == ["any"]
 
 
+def test_a_population_with_too_few_images_is_estimated_and_gets_the_default_calibration(mixed, tmp_path):
+    """Those who are taken for it must not fall to the calibration of another population instead."""
+    bundle = make_bundle(tmp_path, classes=CLASSES, target=TARGET, input=InputSpec(size=64), state="draft")
+    aged = mixed.with_records(
+        replace(record, age=80.0 if record.age == 40 and number < 40 else record.age)
+        for number, record in enumerate(mixed.records)
+    )
+    three = (CHILD, Population("adult", (18, 64)), Population("old", (65, None)))
+    old = [record for record in aged.records if record.age == 80]
+    held_out = aged.with_records([one for one in aged.records if one.age != 80] + old[:5])
+    estimator = fit_populations(bundle, aged, held_out, three)
+    options = {"method": "none", "described_as": "x", "estimators": Estimators(estimator)}
+    for own in (("child",), ("child", "adult")):
+        populations = [one for one in three if one.name in (*own, "old")]
+        written = calibrate_bundle(bundle, held_out, populations=populations, **options)
+        assert [one.population for one in written.manifest.calibrations] == ["any", *own]
+        predictor = Predictor(load_bundle(written.path), workers=1)
+        unstated = [InputItem(str(aged.resolve(record))) for record in aged.records]
+        raw = [score.estimated for score in predictor.scores_iter(unstated)]
+        assert {"child", "old"} <= set(raw)
+        found = [one.population for one in predictor.predict(unstated)]
+        assert found == [name if name in own else "any" for name in raw]
+
+
 def test_the_share_of_right_estimates_is_measured_and_in_the_card(calibrated):
     measures = calibrated.manifest.results.populations
     assert {name: one.images for name, one in measures.items()} == {"child": 60, "adult": 60}

@@ -18,6 +18,7 @@ from pneumoscope.evaluation.localisation import CURVES, STEPS, MapTruth, curve, 
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
 from pneumoscope.image.lungs import WHOLE
 from pneumoscope.image.standardise import Standardised
+from pneumoscope.parallel import Progress
 from pneumoscope.predict.predictor import Predictor
 
 # The map covers the lower right quarter of the image; its strongest place is that quarter's first corner.
@@ -137,6 +138,16 @@ def test_curves_of_rotated_images_follow_the_map_as_the_network_saw_it(tmp_path)
     assert areas[1] == pytest.approx(areas[0], abs=0.02)
 
 
+class Steps(Progress):
+    """Lists the steps that are begun."""
+
+    def __init__(self, begun):
+        self.begun = begun
+
+    def step(self, name):
+        self.begun.append(name)
+
+
 def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
     bundle, manifest, _ = evaluated
     with pytest.raises(DataError, match="no mask belongs"):
@@ -147,6 +158,42 @@ def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
     truth = MapTruth(boxes=tmp_path / "boxes.csv", curves=0)
     with pytest.raises(DataError, match="no box belongs"):
         localise(Predictor.load(bundle.path), manifest, truth, n_boot=0)
+
+
+def test_masks_of_ones_are_lungs_as_in_training_and_an_empty_mask_is_an_error(evaluated, tmp_path):
+    bundle, manifest, folder = evaluated
+    predictor = Predictor.load(bundle.path, force=True)
+    for record in manifest.records:
+        mask = cv2.imread(str(folder / "masks" / record.path), cv2.IMREAD_GRAYSCALE)
+        (tmp_path / record.label).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / record.path), mask // 255)
+    ones, levels = (
+        localise(predictor, manifest, MapTruth(masks=masks, curves=0), n_boot=0).lungs
+        for masks in (tmp_path, folder / "masks")
+    )
+    assert ones == levels
+    assert ones.lung_area.value == pytest.approx(0.5, abs=0.01)
+    cv2.imwrite(str(tmp_path / "bacterial" / "5.png"), np.zeros((50, 40), np.uint8))
+    predicted = []
+    for evaluation in (
+        lambda maps: localise(predictor, manifest, maps, n_boot=0),
+        lambda maps: evaluate_bundle(
+            bundle,
+            manifest,
+            tmp_path / "out",
+            evaluated_on="made-up",
+            about={},
+            maps=maps,
+            progress=Steps(predicted),
+        ),
+    ):
+        with pytest.raises(DataError, match=r"5\.png: this mask shows no lung; .*") as error:
+            evaluation(MapTruth(masks=tmp_path, curves=0))
+        assert "\n" not in str(error.value)
+    assert predicted == []  # it is found before any image is read
+    (tmp_path / "bacterial" / "5.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"5\.png: not a readable mask"):
+        localise(predictor, manifest, MapTruth(masks=tmp_path, curves=0), n_boot=0)
 
 
 def test_the_background_is_the_mean_of_normal_features(evaluated):

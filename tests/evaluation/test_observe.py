@@ -6,11 +6,12 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.evaluation.observe import observe
+from pneumoscope.evaluation.observe import Observed, observe
 from pneumoscope.predict.predictor import Predictor
 
 SAMPLES = Path(str(resources.files("pneumoscope") / "samples"))
@@ -35,3 +36,18 @@ def test_age_and_view_are_those_of_the_header_else_of_the_manifest(predictor, tm
     found = observe(predictor, Manifest(records, tmp_path))
     assert [(one.age, one.view) for one in found.records] == [(4.0, "AP"), (40.0, "PA"), (None, "")]
     assert [one is None for one in found.estimated] == [True, True, False]
+    # The record keeps what is stated; the population is chosen by the estimate, as in prediction.
+    (estimate,) = (one.estimated_view for one in predictor.scores_iter(tmp_path / "viral.jpeg"))
+    assert estimate in {"AP", "PA"}
+    assert found.views == ("AP", "PA", estimate)
+    assert found.of_images(np.array([0, 2])).views == ("AP", estimate)
+
+
+def test_views_without_estimates_are_the_stated_ones(predictor):
+    records = (Record("a.png", "normal", "a", view="PA"), Record("b.png", "viral", "b"))
+    manifest = predictor.bundle.manifest
+    known = np.eye(len(manifest.classes), dtype=bool)[:2]
+    names, target = manifest.classes, manifest.target
+    found = Observed(np.zeros(known.shape), names, target, known, np.arange(2), records, (None, None))
+    assert found.views == ("PA", "unknown")
+    assert found.of_images(np.array([1])).views == ("unknown",)

@@ -14,10 +14,11 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DatasetDescription, Estimate, Population, Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation.calibration import fit_calibration, refit_target
+from pneumoscope.evaluation.estimation import fit_views
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.recalibration import recalibrate_bundle
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
-from pneumoscope.model.bundle import load_bundle, write_bundle
+from pneumoscope.model.bundle import VIEWS_FILE, load_bundle, write_bundle
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.model.measures import Detection
 from pneumoscope.model.results import Evaluation
@@ -261,6 +262,37 @@ def test_the_parents_side_is_what_the_parent_predicts(parent, site, tmp_path):
     ill = [one.positive for one, record in zip(predicted, aged, strict=True) if record.label != "normal"]
     sensitivity = found.parent.operating_points["balanced"].sensitivity
     assert sensitivity.value == pytest.approx(np.mean(ill))
+
+
+def test_the_parents_side_follows_the_estimated_view(parent, site, tmp_path):
+    """Where no view is stated, the parent decides by the calibration of the view that it estimates."""
+    old = parent.manifest.calibrations[0]
+    names = {"ap": (3.0, 0.0, 0.0), "pa": (-3.0, 0.0, 0.0)}
+    own = [
+        old.model_copy(
+            update={
+                "population": name,
+                "calibrator": old.calibrator.model_copy(update={"bias": bias}),
+            }
+        )
+        for name, bias in names.items()
+    ]
+    populations = (Population("ap", views=("AP",)), Population("pa", views=("PA",)))
+    files = {name: parent.path / name for name in parent.manifest.files}
+    draft = write_bundle(tmp_path / "views", parent.manifest, files)
+    stated = site.with_records(
+        replace(record, view=("AP", "PA")[record.label == "normal"]) for record in site
+    )
+    views = fit_views(draft, stated, stated)
+    content = {"populations": populations, "calibrations": (old, *own)}
+    both = write_bundle(draft.path, draft.manifest.model_copy(update=content), {VIEWS_FILE: views.content})
+    predicted = Predictor(both, workers=1).predict(input_items(site))
+    assert {one.population for one in predicted} == {"ap", "pa"}
+    found = recalibrate_bundle(both, site, tmp_path / "own", described_as="ward", n_boot=10)
+    ill = [one.positive for one, record in zip(predicted, site, strict=True) if record.label != "normal"]
+    sensitivity = found.results.parent.operating_points["balanced"].sensitivity
+    assert sensitivity.value == pytest.approx(np.mean(ill))
+    assert found.results.population is None  # an estimate is no evidence of whom it was measured on
 
 
 def test_few_images_are_warned_of(child):

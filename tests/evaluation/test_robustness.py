@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
@@ -124,3 +126,17 @@ def test_images_are_chosen_by_whole_patients_and_evenly_over_labels():
     for patient in {record.patient_id for record in chosen}:
         assert sum(record.patient_id == patient for record in chosen) == 2
     assert chosen_records(records, None, 0) == chosen_records(records, 500, 0) == records
+
+
+def test_no_more_images_are_chosen_than_asked_for_and_no_patient_is_split():
+    one = [Record(f"a{number}.png", "normal", "a") for number in range(40)]
+    others = [Record(f"{number}.png", "viral", f"b{number}") for number in range(20)]
+    assert len(chosen_records(one + others, 5, seed=0)) == 5
+    # Patients with one image of each label.
+    pairs = [Record(f"{n}.png", ("normal", "viral")[n % 2], f"p{n // 2}") for n in range(60)]
+    for count in (20, 21):
+        chosen = Counter(record.patient_id for record in chosen_records(pairs, count, seed=1))
+        assert set(chosen.values()) == {2}
+        assert sum(chosen.values()) == 20
+    with pytest.raises(DataError, match="every patient has more than 1 images"):
+        chosen_records(pairs, 1, seed=0)

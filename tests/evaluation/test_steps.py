@@ -13,7 +13,8 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import DatasetDescription, Population, Target
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import evaluate_scores
-from pneumoscope.evaluation.bundles import evaluate_bundle
+from pneumoscope.evaluation.bundles import evaluate, evaluate_bundle
+from pneumoscope.evaluation.estimation import Estimators, fit_views
 from pneumoscope.evaluation.gate import Described, FittedGate, fit_novelty
 from pneumoscope.evaluation.steps import (
     add_external_validation,
@@ -163,6 +164,38 @@ def test_populations_get_calibrations_of_their_own(tmp_path, children):
     ]
     expected = (evaluated.scored.p_target >= points)[evaluated.scored.is_positive].mean()
     assert evaluated.metrics.detection.sensitivity.value == pytest.approx(expected)
+
+
+def test_a_population_by_view_is_fitted_on_the_views_that_are_estimated(tmp_path, children):
+    bundle = lung_bundle(tmp_path / "bundle", state="draft")
+    stated = children.with_records(
+        replace(one, age=None, view="AP" if one.label == "clear" or number % 4 == 1 else "PA")
+        for number, one in enumerate(children)
+    )
+    views = fit_views(bundle, stated, stated)
+    unstated = stated.with_records(replace(one, view="") for one in stated)
+    options = {"method": "none", "described_as": "x", "populations": (Population("ap", views=("AP",)),)}
+    alone = calibrate_bundle(bundle, unstated, **options)
+    assert [one.population for one in alone.manifest.calibrations] == ["any"]
+    always_ap = replace(views, classifier=replace(views.classifier, bias=np.float32([9e9, 0])))
+    assert views.classifier.names == ("AP", "PA")
+    fitted = calibrate_bundle(bundle, unstated, estimators=Estimators(views=always_ap), **options)
+    assert [one.population for one in fitted.manifest.calibrations] == ["any", "ap"]
+    assert fitted.manifest.operating_point(population="ap").patients == 80
+
+
+def test_signing_times_the_images_that_were_evaluated(tmp_path, children):
+    bundle = lung_bundle(tmp_path / "bundle")
+    write_image(tmp_path / "small.png", height=20, width=20)
+    paths = [str(children.resolve(one)) for one in children.records[:4]]
+    paths += [str(tmp_path / "small.png"), str(tmp_path / "gone.png")]
+    rows = [f"{path},{('clear', 'lobar')[number % 2]},p{number}" for number, path in enumerate(paths)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label,patient_id", *rows]))
+    evaluate(tmp_path / "set.csv", tmp_path / "out", bundle=bundle.path, sign=True, n_boot=10)
+    signed = load_bundle(bundle.path).manifest
+    assert signed.state == "evaluated"
+    assert signed.results.speed.measured_on.startswith("4 files")
+    assert signed.results.evaluation.decisions == signed.decision_sha256
 
 
 def test_an_evaluation_says_on_whom_a_bundle_is_validated(tmp_path, children):

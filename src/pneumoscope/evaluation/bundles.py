@@ -15,7 +15,7 @@ from pneumoscope.data.labels import class_index, classes_with_target
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
-from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, localise
+from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, check_masks, localise
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.populations import measured_population
 from pneumoscope.evaluation.report import write_report
@@ -131,7 +131,9 @@ def evaluate(
     )
     if sign:
         progress.step("measuring the speed")
-        paths = [manifest.resolve(record) for record in manifest.records]
+        # What was not evaluated, such as a missing file, has no size and takes another time.
+        done = set(evaluated.scored.paths)
+        paths = [manifest.resolve(record) for record in manifest.records if record.path in done]
         sign_bundle(loaded, evaluated.metrics, speed=measure_speed(loaded, paths))
     if add_to_card is not None:
         add_external_validation(loaded, add_to_card, evaluated.metrics)
@@ -191,14 +193,16 @@ def evaluate_bundle(
     Raises
     ------
     DataError
-        If a label is none of the bundle's classes, no image could be evaluated, or no mask or box belongs to
-        an image.
+        If a label is none of the bundle's classes, no image could be evaluated, no mask or box belongs to an
+        image, or a mask shows no lung.
     """
     progress = progress or Progress()
     content = bundle.manifest
     classes = _evaluated_classes(content, manifest)
     for record in manifest.records:  # a wrong label is found before any image is read
         class_index(record.label, classes, record.path, content.target)
+    if maps and maps.masks:  # and so is a wrong mask
+        check_masks(maps.masks, manifest, content.target)
     if find_spec("matplotlib") is None:  # found out before any image is read
         raise MissingExtraError("Writing a report", "evaluate")
     predictor = Predictor(bundle, workers=available_cpus())

@@ -197,8 +197,8 @@ def _decisions(manifest: BundleManifest) -> list[str]:
         share = 1 - (first.conformal_alpha or 0.1)
         parts += [
             "### Prediction sets",
-            f"A prediction set holds the true class for {share:.0%} of the images of each class, as long as "
-            "the images are like those of the calibration.",
+            f"A prediction set holds the true class for {share:.0%} of the images of each class that enough "
+            "images of the calibration are labelled with, as long as the images are like those.",
         ]
     return parts
 

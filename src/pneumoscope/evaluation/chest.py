@@ -41,7 +41,7 @@ MATERIAL, MATERIAL_SIDE = 60, 400
 # Inverse strength of the ridge penalty: chosen with sources and kinds left out in turn, not with those
 # fitted on.
 PENALTY = 0.3
-# Share of held-out chests of a source that the limit may reject, and the greatest limit.
+# Share of held-out images of a source's chests that the limit may reject, and the greatest limit.
 MOST_REJECTED, GREATEST_LIMIT = 0.003, 0.5
 
 
@@ -108,10 +108,7 @@ def fit_chest(
     groups = {name: group for name, group in groups.items() if len(group.features)}
     progress.step("fitting the gate: classifier")
     held_out = _held_out(groups)
-    quantiles = [
-        float(np.quantile(held_out[name], MOST_REJECTED)) for name, group in groups.items() if group.is_chest
-    ]
-    limit = min(GREATEST_LIMIT, *quantiles)
+    limit = _limit([held_out[name] for name, group in groups.items() if group.is_chest])
     measures = {}
     for done, (name, group) in enumerate(groups.items()):
         progress.update(done, len(groups))
@@ -127,6 +124,12 @@ def fit_chest(
             rejected_left_out=left_out,
         )
     return FittedChest(_fit(groups), limit, measures)
+
+
+def _limit(sources: Sequence[Values]) -> float:
+    """Return the greatest limit that rejects no more of any source's held-out images than it may."""
+    # A limit between two images, as quantiles are by default, rejects one more than that.
+    return min(GREATEST_LIMIT, *(float(np.quantile(p, MOST_REJECTED, method="lower")) for p in sources))
 
 
 def _rejected(probabilities: Values, limit: float) -> float:

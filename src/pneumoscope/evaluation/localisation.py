@@ -25,12 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import Estimate, Explanation
+from pneumoscope.domain import Estimate, Explanation, Target
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes, read_boxes
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
-from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.measures import BoxMeasures, CurveMeasures, Localisation, LungMeasures
 from pneumoscope.parallel import Progress
@@ -38,7 +37,7 @@ from pneumoscope.predict.explain import LogOdds, blurred
 from pneumoscope.predict.inputs import input_items
 from pneumoscope.predict.predictor import Predictor
 
-__all__ = ["CURVES", "CURVE_IMAGES", "STEPS", "MapTruth", "curve", "energy_inside", "localise"]
+__all__ = ["CURVES", "CURVE_IMAGES", "STEPS", "MapTruth", "check_masks", "curve", "energy_inside", "localise"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -68,7 +67,7 @@ class MapTruth:
     Parameters
     ----------
     masks : Path, optional
-        Folder of lung masks, PNG, under the images' relative names.
+        Folder of lung masks, PNG, under the images' relative names; lung pixels are above zero.
     boxes : Path, optional
         Table for `read_boxes`.
     curves : int
@@ -119,7 +118,7 @@ def localise(
     Raises
     ------
     DataError
-        If no box, or no mask, belongs to an image.
+        If no box, or no mask, belongs to an image, or a mask shows no lung.
     """
     boxes, unmatched = match_boxes(read_boxes(truth.boxes), manifest.records) if truth.boxes else ({}, 0)
     target = predictor.bundle.manifest.target
@@ -225,8 +224,20 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
     file = (folder / path).with_suffix(".png")
     if not file.is_file():
         return None
-    mask: BoolArray = read_radiograph(file).pixels >= 0.5
+    # As `pneumoscope train-lungs` reads them: programs write lungs as 1 or as 255.
+    levels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    if levels is None or not levels.any():
+        fault = "not a readable mask" if levels is None else "this mask shows no lung"
+        raise DataError(f"{file}: {fault}; save it as PNG with lung pixels above zero, or remove it")
+    mask: BoolArray = levels > 0
     return mask
+
+
+def check_masks(folder: Path, manifest: Manifest, target: Target) -> None:
+    """Raise DataError, which names the file, if a mask of an image with the target shows no lung."""
+    for record in manifest.records:
+        if target.includes(record.label):
+            _mask(folder, record.path)
 
 
 def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:

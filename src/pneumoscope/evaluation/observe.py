@@ -53,6 +53,9 @@ class Observed:
         Population of each by the bundle's own classifier; None where it has none.
     not_evaluated : int
         Images that were unreadable or rejected.
+    estimated_views : tuple of str, length N or 0
+        View of each by the bundle's own classifier, ``unknown`` where it is stated or there is none; empty
+        where no view is estimated.
     """
 
     logits: FloatArray
@@ -63,6 +66,18 @@ class Observed:
     records: tuple[Record, ...]
     estimated: tuple[str | None, ...]
     not_evaluated: int = 0
+    estimated_views: tuple[str, ...] = ()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """View of each image that its population is chosen by: the stated one, else the estimated one.
+
+        The records keep what is stated, since a bundle is validated on that alone.
+        """
+        estimates = self.estimated_views or (ViewPosition.UNKNOWN,) * len(self.records)
+        return tuple(
+            record.view or estimate for record, estimate in zip(self.records, estimates, strict=True)
+        )
 
     @property
     def target_mask(self) -> BoolArray:
@@ -109,6 +124,7 @@ class Observed:
             records=tuple(self.records[number] for number in chosen),
             estimated=tuple(self.estimated[number] for number in chosen),
             not_evaluated=0,
+            estimated_views=tuple(self.estimated_views[number] for number in chosen if self.estimated_views),
         )
 
 
@@ -174,6 +190,7 @@ def observe(
     images: list[int] = []
     kept: list[Record] = []
     estimated: list[str | None] = []
+    estimated_views: list[str] = []
     found = predictor.outputs_iter(input_items(manifest), copies=make_copies)
     rows = zip(found, manifest.records, open_classes, strict=True)
     for done, (outputs, record, indices) in enumerate(rows, start=1):
@@ -191,6 +208,7 @@ def observe(
         view = "" if score.view in {ViewPosition.UNKNOWN, ViewPosition.OTHER} else str(score.view)
         kept.append(replace(record, age=score.age, view=view))
         estimated.append(score.estimated)
+        estimated_views.append(score.estimated_view)
     if not kept:
         raise DataError(f"{manifest.root}: none of its images could be evaluated; see 'pneumoscope predict'")
     return Observed(
@@ -202,4 +220,5 @@ def observe(
         tuple(kept),
         tuple(estimated),
         len(manifest) - len(kept),
+        tuple(estimated_views),
     )

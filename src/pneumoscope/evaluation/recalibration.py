@@ -17,7 +17,7 @@ import numpy as np
 import pneumoscope
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Target, ViewPosition
+from pneumoscope.domain import Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
@@ -202,8 +202,10 @@ def _decided_by(parent: BundleManifest, observed: Observed) -> Decisions:
     first = np.flatnonzero(observed.is_original)
     names = np.array(
         [
-            parent.population_of(record.age, record.view or ViewPosition.UNKNOWN, estimated)
-            for record, estimated in zip(observed.records, observed.estimated, strict=True)
+            parent.population_of(record.age, view, estimated)
+            for record, view, estimated in zip(
+                observed.records, observed.views, observed.estimated, strict=True
+            )
         ],
         np.str_,
     )

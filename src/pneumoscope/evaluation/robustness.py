@@ -6,6 +6,7 @@ other: through the gate, the lung crop and the network. So what is measured is w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,7 +113,7 @@ def measure_robustness(
     Raises
     ------
     DataError
-        If no image could be read.
+        If no image could be read, or every patient has more images than may be used.
     """
     progress = progress or Progress()
     records = chosen_records(manifest.records, plan.images, plan.seed)
@@ -144,23 +145,40 @@ def measure_robustness(
 
 
 def chosen_records(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
-    """Draw whole patients, label by label in turn, until `count` images are there; in their old order."""
+    """Draw whole patients, up to `count` images and evenly over the labels; return them in their old order.
+
+    A patient is drawn for the label that most of the patient's images have, but each image counts for its
+    own. A patient with more images than still fit is left out.
+
+    Raises
+    ------
+    DataError
+        If every patient has more than `count` images.
+    """
     if count is None or count >= len(records):
         return list(records)
-    by_patient: dict[tuple[str, str], list[int]] = {}
+    by_patient: dict[str, list[int]] = {}
     for index, record in enumerate(records):
-        by_patient.setdefault((record.label, record.patient_id), []).append(index)
+        by_patient.setdefault(record.patient_id, []).append(index)
     rng = np.random.default_rng(seed)
     queues: dict[str, list[list[int]]] = {}
-    for (label, _), indices in by_patient.items():
+    for indices in by_patient.values():
+        ((label, _),) = Counter(records[index].label for index in indices).most_common(1)
         queues.setdefault(label, []).append(indices)
     for queue in queues.values():
         rng.shuffle(queue)
     chosen: list[int] = []
-    while len(chosen) < count:
-        for label in sorted(queues):
-            if queues[label] and len(chosen) < count:
-                chosen += queues[label].pop()
+    images: Counter[str] = Counter()
+    while queues and len(chosen) < count:
+        label = min(queues, key=lambda name: (images[name], name))
+        patient = queues[label].pop()
+        if not queues[label]:
+            del queues[label]
+        if len(chosen) + len(patient) <= count:
+            chosen += patient
+            images.update(records[index].label for index in patient)
+    if not chosen:
+        raise DataError(f"every patient has more than {count} images, and none is split; take more images")
     return [records[index] for index in sorted(chosen)]
 
 

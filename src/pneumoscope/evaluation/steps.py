@@ -119,7 +119,8 @@ def calibrate_bundle(
         calibrations.append(
             fit_calibration(part, method, fitted_on=words, population=population.name, seed=seed)
         )
-    by_population = estimators.populations if len(own) > 1 else None
+    # Of the images that it assigns to a population without a calibration, the default one decides.
+    by_population = estimators.populations if own else None
     written = content.model_copy(
         update={
             "state": "calibrated",
@@ -166,8 +167,8 @@ def _predictor(
 
 def _of_population(observed: Observed, population: Population) -> npt.NDArray[np.intp]:
     belongs = [
-        population.includes(record.age, record.view) or (record.age is None and estimated == population.name)
-        for record, estimated in zip(observed.records, observed.estimated, strict=True)
+        population.includes(record.age, view) or (record.age is None and estimated == population.name)
+        for record, view, estimated in zip(observed.records, observed.views, observed.estimated, strict=True)
     ]
     return np.flatnonzero(np.array(belongs, dtype=np.bool_))
 
@@ -262,7 +263,7 @@ def measure_speed(bundle: Bundle, paths: Sequence[Path]) -> Speed:
     ----------
     bundle : Bundle
     paths : sequence of Path
-        Images; the first 256 are taken.
+        Images that have a prediction; the first 256 are taken.
     """
     taken = list(paths[:SPEED_IMAGES])
     predictor = Predictor(bundle, workers=available_cpus())

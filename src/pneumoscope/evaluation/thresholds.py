@@ -187,8 +187,9 @@ def conformal_thresholds(
     hierarchical data, 2023).
 
     A class without a threshold from labels of its own gets that of the labels that leave it open: the set
-    then holds one of the classes that such a label names. For a class that no label names nothing can be
-    guaranteed; it is in the set where it is likelier than all others together.
+    then holds one of the classes that such a label names. Only the classes without a threshold of their own
+    count for that, since a likelier one with a higher threshold may be missing. For a class that no label
+    names nothing can be guaranteed; it is in the set where it is likelier than all others together.
 
     Parameters
     ----------
@@ -218,14 +219,15 @@ def conformal_thresholds(
     possible = classes_left_open(labels, classes)
     known = possible & (possible.sum(axis=1) == 1)[:, None]
     groups = np.arange(len(probabilities)) if patients is None else patients
-    likeliest = np.where(possible, probabilities, 0).max(axis=1)
+    own = [_least_kept(probabilities[rows, k], groups[rows], alpha) for k, rows in enumerate(known.T)]
+    without = np.array(own) == 0
+    likeliest = np.where(possible & without, probabilities, 0).max(axis=1)
 
     def threshold(k: int) -> float:
-        own, open_to_it = known[:, k], possible[:, k] & ~known[:, k]
+        open_to_it = possible[:, k] & ~known[:, k]
         if not possible[:, k].any():
             return UNSEEN
-        found = _least_kept(probabilities[own, k], groups[own], alpha)
-        return found or _least_kept(likeliest[open_to_it], groups[open_to_it], alpha)
+        return own[k] or _least_kept(likeliest[open_to_it], groups[open_to_it], alpha)
 
     return tuple(threshold(k) for k in range(classes))
 

@@ -5,10 +5,11 @@
     model.onnx    [N, 1, H, W] float32 in [0, 1] → logits [N, K], features [N, D, h, w]
     lungs.onnx    the lung segmenter, where the input spec needs one
     head.npz      weight [K, D] and bias [K] of the pooled-linear head, for class activation maps; and, once
-                  calibrated, background [D, h, w]: mean features of normal chests, to draw maps against
+                  calibrated, background [D, h, w]: mean features of chests without the target, to draw maps
+                  against
     gate.npz      mean [D] and whitener [D, D] of descriptions of chest radiographs, and the frontal-chest
                   classifier, where the gate was fitted
-    populations.npz  classifier of the populations that the bundle is calibrated for, where there are several
+    populations.npz  classifier of the populations, where training images of several were at hand
     views.npz     classifier of the view, where images of several views were at hand
     bundle.json   `BundleManifest`, format 2; format 1 is upgraded when it is read
     card.md       the model card
@@ -99,7 +100,7 @@ class Bundle:
 
     @cached_property
     def background(self) -> npt.NDArray[np.float32] | None:
-        """Mean features of normal chests, shape (D, h, w), that heat maps are drawn against; or None."""
+        """Mean features of chests without the target, (D, h, w), that maps are drawn against; or None."""
         with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
             background: npt.NDArray[np.float32] | None = head.get("background")
         if background is not None and (background.ndim != 3 or len(background) != self.head_weight.shape[1]):
@@ -142,12 +143,12 @@ class Bundle:
 
     @cached_property
     def population_classifier(self) -> FeatureClassifierArrays | None:
-        """The classifier of populations; None where the bundle does not estimate the population."""
-        found = self._feature_classifier(POPULATIONS_FILE)
-        known = {population.name for population in self.manifest.populations}
-        if found and not set(found[0]) <= known:
-            raise BundleError(f"{self.path / POPULATIONS_FILE}: for other populations; calibrate again")
-        return found
+        """The classifier of populations; None where the bundle does not estimate the population.
+
+        It may name a population that had too few images for a calibration: the default one is used for its
+        images, as it was when the others were fitted.
+        """
+        return self._feature_classifier(POPULATIONS_FILE)
 
     @cached_property
     def view_classifier(self) -> FeatureClassifierArrays | None:
@@ -197,7 +198,7 @@ def head_bytes(
     weight : ndarray of float32, shape (K, D)
     bias : ndarray of float32, shape (K,)
     background : ndarray of float32, shape (D, h, w), optional
-        Mean features of normal chests.
+        Mean features of chests without the target.
     """
     arrays = {"weight": weight, "bias": bias} | ({} if background is None else {"background": background})
     buffer = io.BytesIO()

@@ -55,7 +55,7 @@ class ExternalValidation(_Frozen):
         Ages, views and hospital of the images, as far as stated.
     decisions : str
         `BundleManifest.decision_sha256` of the bundle as it was measured: results of other decisions are not
-        this bundle's. Empty where it is the bundle's own evaluation.
+        this bundle's. Empty in the own evaluation of a bundle of format 1.
     images_by_class : dict of str to int
         The classes are those that the labels distinguish.
     threshold : float
