@@ -6,7 +6,6 @@ pydicom reads the header into plain values (`pneumoscope.image.dicom_header`); t
 
 from __future__ import annotations
 
-import struct
 import threading
 import warnings
 import zlib
@@ -15,24 +14,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 import pydicom.config
 from pydicom.encaps import get_frame
+from pydicom.filereader import _at_pixel_data, _read_file_meta_info, read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, number, numbers, patient_key, text
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
 from pneumoscope.image.greys import GreyPipeline, Window, to_grey
-from pneumoscope.image.limits import Limits, check_bytes, check_pixels
+from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
 from pneumoscope.image.lookup import optional_table, read_palette
 
 __all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient_key", "transfer_syntax"]
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-HEAD_BYTES = 4096  # that hold the file meta information
+CHUNK_BYTES = 1 << 14  # of a deflated data set, inflated at a time: at most 17 MB come out
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
 GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
@@ -146,21 +146,55 @@ def read_header(name: str, source: Path | bytes, limits: Limits) -> pydicom.Data
         _reading_header(name),
         BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
     ):
-        head = file.read(HEAD_BYTES)
-        if DEFLATED.encode() in head:
-            _check_inflated(name, head + file.read(), limits)
-        file.seek(0)
-        return pydicom.dcmread(file, force=True, stop_before_pixels=True)
+        return _read_data_set(name, file, limits, stop_before_pixels=True)
 
 
-def read_patient_key(path: Path) -> str | None:
+def read_patient_key(path: Path, limits: Limits = DEFAULT_LIMITS) -> str | None:
     """Return the salted key of the patient that a file's header names; None where it has no Patient ID."""
     with lenient_pydicom():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            return patient_key(text(dataset, "PatientID"))
-        except (*CUT_OFF, *DAMAGED):
+            with path.open("rb") as file:
+                tags = ["PatientID"]
+                dataset = _read_data_set(path.name, file, limits, stop_before_pixels=True, specific_tags=tags)
+                return patient_key(text(dataset, "PatientID"))
+        except (UnreadableImageError, *CUT_OFF, *DAMAGED):
             return None  # reading the image reports what is wrong
+
+
+def _read_data_set(
+    name: str, file: BinaryIO, limits: Limits, *, stop_before_pixels: bool = False, **options: Any
+) -> pydicom.FileDataset:
+    """Read as `pydicom.dcmread` does with the same options, but inflate no more than the limit.
+
+    A deflated data set is parsed here from its inflated bytes. Were they a file for pydicom again, they
+    could state once more that they are deflated.
+    """
+    preamble = read_preamble(file, force=True)
+    meta = _read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return pydicom.dcmread(file, force=True, stop_before_pixels=stop_before_pixels, **options)
+    inflated = _inflated(name, file, limits)
+    implicit, little = False, True
+    stop_when = _at_pixel_data if stop_before_pixels else None
+    dataset = read_dataset(inflated, implicit, little, stop_when=stop_when)
+    whole = pydicom.FileDataset(inflated, dataset, preamble, meta, implicit, little)
+    whole.set_original_encoding(implicit, little, dataset.original_character_set)
+    return whole
+
+
+def _inflated(name: str, file: BinaryIO, limits: Limits) -> BytesIO:
+    """Inflate the rest of a file, which pydicom would do with all of it at once."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = BytesIO()
+    room = limits.max_bytes + 1  # one byte beyond the limit shows that there are more
+    while room > 0 and not inflater.eof and (deflated := file.read(CHUNK_BYTES)):
+        room -= inflated.write(inflater.decompress(deflated, room))
+    if room > 0 and not inflater.eof:
+        raise EOFError("the deflated data set is cut off")
+    check_bytes(name, inflated.tell(), limits)
+    inflated.seek(0)
+    return inflated
 
 
 def _damaged(name: str, what: str) -> UnreadableImageError:
@@ -169,8 +203,7 @@ def _damaged(name: str, what: str) -> UnreadableImageError:
 
 
 def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
-    _check_inflated(name, data, limits)
-    dataset = pydicom.dcmread(BytesIO(data), force=True)
+    dataset = _read_data_set(name, BytesIO(data), limits)
     if "PixelData" not in dataset:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise _unsupported(name, "floating-point pixels")
@@ -207,17 +240,6 @@ def _read_header(name: str, data: bytes, limits: Limits) -> _Header:
 def _unsupported(name: str, what: str) -> UnreadableImageError:
     detail = f"DICOM with {what} is not supported; export it uncompressed, with 8 to 16 bits"
     return UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
-
-
-def _check_inflated(name: str, data: bytes, limits: Limits) -> None:
-    """Check the size of a deflated data set before pydicom inflates all of it at once."""
-    if DEFLATED.encode() not in data[:HEAD_BYTES]:
-        return
-    if data[132:138] != b"\x02\0\0\0UL":
-        raise _unsupported(name, "a deflated data set and no file meta group length")
-    (length,) = struct.unpack_from("<I", data, 140)
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[144 + length :], limits.max_bytes + 1)
-    check_bytes(name, len(inflated), limits)
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> str:

@@ -22,6 +22,9 @@ from pneumoscope.image.raster import grey_of
 
 __all__ = ["TRANSFER_SYNTAXES", "Frame", "Layout", "Syntax", "decode_frame"]
 
+# Beyond an RLE plane some writers pad a segment; more than this is no padding.
+RLE_PADDING = 1 << 16
+
 Words = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
@@ -181,14 +184,15 @@ def _rle(name: str, data: bytes, layout: Layout) -> Frame:
         raise _corrupt(name, f"{count} RLE segments where {planes} are due")
     bounds = [*offsets[:count], len(data)]
     size = layout.rows * layout.columns
-    # A run of two bytes makes at most 128: this bounds the output, and detects a cut.
+    # A run of two bytes makes at most 128: a segment that is too short for the plane was cut. A longer one
+    # could make 64 times its bytes, so the decoder gets no room for more than the plane.
     result = np.empty((planes, size), np.uint8)
     for plane in range(planes):
         segment = data[bounds[plane] : bounds[plane + 1]]
         if 64 * len(segment) < size:
             raise _truncated(name)
         try:
-            decoded = imagecodecs.packbits_decode(segment)
+            decoded = imagecodecs.packbits_decode(segment, out=size + RLE_PADDING)
         except (RuntimeError, ValueError) as error:
             raise _corrupt(name) from error
         if len(decoded) < size:
@@ -218,7 +222,8 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
         if not has_end(data):
             raise _truncated(name)
         return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
-    return _sampled(decode_jpeg(name, data, header), header.bits, layout)
+    ybr = layout.photometric.startswith("YBR_FULL")
+    return _sampled(decode_jpeg(name, data, header, raw_ybr=ybr), header.bits, layout)
 
 
 def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:

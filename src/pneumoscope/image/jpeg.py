@@ -208,7 +208,9 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None = None) -> Samples:
+def decode_jpeg(
+    name: str, data: bytes, header: JpegHeader, min_side: int | None = None, *, raw_ybr: bool = False
+) -> Samples:
     """Decode to one grey sample per pixel.
 
     Parameters
@@ -221,6 +223,9 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
         Of the same data; the caller has held its size against the limits.
     min_side : int or None
         The image may come out smaller, by 2, 4 or 8, as long as its shorter side keeps this many pixels.
+    raw_ybr : bool
+        The components of a lossless stream are YCbCr, as a DICOM header may state. libjpeg converts the
+        colours of lossy streams only.
 
     Returns
     -------
@@ -239,7 +244,7 @@ def decode_jpeg(name: str, data: bytes, header: JpegHeader, min_side: int | None
         detail = f"JPEG with {header.components} components per pixel; save it in grey"
         raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
     if header.bits != 8 or header.frame in LOSSLESS or header.frame == JPEG_LS:
-        return _decode_deep(name, data, header)
+        return _decode_deep(name, data, header, luminance_first=raw_ybr and header.frame in LOSSLESS)
     # Only powers of two: they have fast kernels, and the mean over whole pixels is what
     # an anti-aliased resize would start with.
     factor = 1
@@ -291,8 +296,11 @@ def _grey_from_cmyk(cmyk: npt.NDArray[np.uint8], *, inverted: bool) -> npt.NDArr
     return result
 
 
-def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
-    """Decode JPEG-LS, lossless JPEG and JPEG of 12 or 16 bits, which simplejpeg does not support."""
+def _decode_deep(name: str, data: bytes, header: JpegHeader, *, luminance_first: bool) -> Samples:
+    """Decode JPEG-LS, lossless JPEG and JPEG of 12 or 16 bits, which simplejpeg does not support.
+
+    The grey of three components is the first where that is the luminance, else it is mixed from all.
+    """
     import imagecodecs
 
     if not has_end(data):
@@ -312,7 +320,10 @@ def _decode_deep(name: str, data: bytes, header: JpegHeader) -> Samples:
             raise UnreadableImageError(name, Reason.UNSUPPORTED_ENCODING, detail)
         import cv2
 
-        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+        if luminance_first:
+            pixels = np.ascontiguousarray(pixels[:, :, 0])
+        else:
+            pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise _corrupt(name, f"samples of type {pixels.dtype}")
     return pixels

@@ -33,8 +33,12 @@ SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259
 STRIPS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
 COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 320, 322, 323, 324, 325
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+READ = frozenset({SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, ORIENTATION, SAMPLES})
+READ |= {ROWS_PER_STRIP, STRIP_BYTES, PLANAR, COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES}
+READ |= {EXTRA_SAMPLES, SAMPLE_FORMAT}
 FIELD_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+FIELD_BYTES |= {16: 8, 17: 8, 18: 8}
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 PHOTOMETRICS = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "rgb", PALETTE: "palette"}
 PHOTOMETRICS |= {CMYK: "cmyk", YCBCR: "rgb"}
@@ -50,16 +54,18 @@ JPEG_2000 = frozenset({APERIO_YCBCR, 33004, 33005, 34712})
 
 MAX_PAGES = 1000
 MAX_CODESTREAMS = 10_000
-# A single image of 50 million pixels has no longer strip table than this.
-MAX_VALUES = 1_000_000
+# Tags of a file and the values read from them: an image of 50 million pixels in tiles of 16 x 16, a plane for
+# each of its colours, has 1.2 million. Tags may share their bytes, so the size of a file bounds neither.
+MAX_VALUES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """One image file directory: its tags and where the next one lies."""
+    """One image file directory: its tags, where the next one lies, and how many more values may be read."""
 
     tags: dict[int, tuple[int, ...]]
     following: int
+    room: int
 
     def first(self, tag: int, default: int = 0) -> int:
         values = self.tags.get(tag)
@@ -191,14 +197,15 @@ def _only_page(name: str, data: bytes) -> tuple[int, _Directory]:
     (offset,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
     pages: list[tuple[int, _Directory]] = []
     seen: set[int] = set()
+    room = MAX_VALUES
     while offset and len(seen) < MAX_PAGES:
         if offset in seen:
             raise corrupt(name, "TIFF", "its directories form a loop")
         seen.add(offset)
-        directory = _read_directory(name, data, offset, order, big)
+        directory = _read_directory(name, data, offset, order, big, room)
         if not directory.first(SUBFILE) & 1:
             pages.append((len(seen) - 1, directory))
-        offset = directory.following
+        offset, room = directory.following, directory.room
     if not pages:
         raise UnreadableImageError(name, Reason.NO_PIXELS, "the TIFF holds no image; export it again")
     if len(pages) > 1:
@@ -207,8 +214,8 @@ def _only_page(name: str, data: bytes) -> tuple[int, _Directory]:
     return pages[0]
 
 
-def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) -> _Directory:
-    """Read the tags of unsigned whole numbers; of the others only check that they are complete."""
+def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool, room: int) -> _Directory:
+    """Read the tags in `READ`; of the others only check that they are complete."""
     count_code, pointer, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
     start = offset + struct.calcsize(count_code)
     if start > len(data):
@@ -217,9 +224,15 @@ def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) 
     end = start + entry * count
     if end + struct.calcsize(pointer) > len(data):
         raise truncated(name, "TIFF")
+    room = _less(name, room, count)
     tags: dict[int, tuple[int, ...]] = {}
+    total = 0
     for position in range(start, end, entry):
         tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, position)
+        known = tag in READ
+        # libtiff takes signed numbers too; what it reads must be what was held against the limits.
+        if known and kind not in FIELD_TYPES:
+            raise unsupported(name, f"a TIFF whose tag {tag} has values of type {kind}")
         if kind not in FIELD_BYTES or number == 0:
             continue
         place = position + 4 + struct.calcsize(pointer)
@@ -228,14 +241,22 @@ def _read_directory(name: str, data: bytes, offset: int, order: str, big: bool) 
             (place,) = struct.unpack_from(f"{order}{pointer}", data, place)
         if place + size > len(data):
             raise truncated(name, "TIFF")
-        code = FIELD_TYPES.get(kind)
-        if code is None:
-            continue
-        if number > MAX_VALUES:
-            raise corrupt(name, "TIFF", f"{number} values in one tag")
-        tags[tag] = struct.unpack_from(f"{order}{number}{code}", data, place)
+        total += size
+        if known and tag not in tags:  # of a repeated tag libtiff takes the first
+            room = _less(name, room, number)
+            tags[tag] = struct.unpack_from(f"{order}{number}{FIELD_TYPES[kind]}", data, place)
+    # libtiff copies the values of every tag, known or not.
+    if total > len(data):
+        raise corrupt(name, "TIFF", "its tags hold more than the file")
     (following,) = struct.unpack_from(f"{order}{pointer}", data, end)
-    return _Directory(tags, following)
+    return _Directory(tags, following, room)
+
+
+def _less(name: str, room: int, number: int) -> int:
+    """Return how many more values may be read after so many."""
+    if number > room:
+        raise corrupt(name, "TIFF", f"more than {MAX_VALUES} tags and values")
+    return room - number
 
 
 def _segments(page: _Directory) -> tuple[tuple[int, ...], tuple[int, ...]]:
