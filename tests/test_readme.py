@@ -91,8 +91,8 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path: Path) -> Path:
     """Return a folder with the files that the commands name.
 
-    They are X-rays of 60 patients in folders ``train`` and ``test``, as they are downloaded, the same as those
-    of another hospital, and a ward of three.
+    They are X-rays of 60 patients in folders ``train`` and ``test``, as they are downloaded, the same as
+    those of another hospital, and a ward of three.
     """
     (tmp_path / "ward").mkdir()
     patients: dict[str, dict[str, Record]] = {}

@@ -52,7 +52,10 @@ Size = Annotated[
 Pretrained = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
 ]
-Weights = Annotated[Path | None, typer.Option(help="timm checkpoint in place of the hub's, or model.safetensors of another run.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="timm checkpoint in place of the hub's, or model.safetensors of another run."),
+]
 Lungs = Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")]
 CacheFolder = Annotated[
     Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
