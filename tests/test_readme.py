@@ -55,7 +55,7 @@ FIX = "run `make tutorial`"
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Of the trainings, those that `make check` runs.
-QUICK = re.compile(" train (transfer|custom-cnn) ")
+QUICK = re.compile(r" train \S+ .* runs/(transfer|custom-cnn)$")
 LONG = pytest.mark.long
 TRIAL = ("--epochs", "1", "--no-pretrained")
 # Inception needs 75 pixels, the VGG networks 32.

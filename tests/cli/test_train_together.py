@@ -110,6 +110,7 @@ def history(run):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does(one, two):
     """Sums are in another order, and bf16 rounds them: weights differ in the third digit at most."""
     for alone, together in zip(history(one), history(two[0]), strict=True):

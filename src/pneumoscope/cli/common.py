@@ -118,9 +118,11 @@ def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: 
 
 def check_prevalence(value: float | None) -> float | None:
     """Let an option be a share above 0 and below 1, by at least `LEAST_PREVALENCE`."""
+    if value is None:
+        return None
     from pneumoscope.predict.calibration import LEAST_PREVALENCE
 
-    if value is not None and not LEAST_PREVALENCE <= value <= 1 - LEAST_PREVALENCE:
+    if not LEAST_PREVALENCE <= value <= 1 - LEAST_PREVALENCE:
         raise typer.BadParameter("must be above 0 and below 1")
     return value
 
