@@ -29,10 +29,8 @@ STATIC = Path(__file__).parents[3] / "src" / "pneumoscope" / "serve" / "web" / "
 def test_a_button_loads_the_samples_with_their_true_labels(open_page: Any) -> None:
     page = open_page()
     page.get_by_role("button", name="Try a sample").click()
-    rows = page.locator("#rows tr")
     samples = read_samples()
-    expect(rows).to_have_count(len(samples))
-    expect(page.locator("#rows tr[data-tone=reading]")).to_have_count(0)
+    expect(page.locator("#rows tr:not([data-tone=reading])")).to_have_count(len(samples))
     for sample in (samples[0], samples[-1]):
         page.locator("#rows").get_by_role("button", name=sample.path).click()
         expect(page.locator(".sample")).to_contain_text(f"True label: {sample.label}. {sample.content}")
