@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +66,9 @@ def cross_fit(
     """
     progress = progress or Progress()
     last = recipe.model_copy(update={"keep": "last", "distillation": None})
-    begun = hashlib.sha256(packed.images.tobytes() + packed.labels.tobytes())
-    shared(fabric, lambda: _same(out / IMAGES_FILE, begun.hexdigest(), "other images or another segmenter"))
-    started_from = weights.read_bytes() if weights and weights.is_file() else b""
+    images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
+    shared(fabric, lambda: images(packed.images, packed.labels))
+    started_from = np.fromfile(weights, np.uint8) if weights and weights.is_file() else np.empty(0, np.uint8)
     classes = len(last.output_classes)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
@@ -75,9 +76,8 @@ def cross_fit(
         run = out / f"part-{number}"
         stored = run / LOGITS_FILE
         if not shared(fabric, stored.exists):
-            part = hashlib.sha256(held_out.astype(np.int64).tobytes() + started_from).hexdigest()
-            begin = functools.partial(_same, run / PART_FILE, part, "other folds, sources or --weights")
-            shared(fabric, begin)
+            part = functools.partial(_same, run / PART_FILE, "other folds, sources or --weights")
+            shared(fabric, functools.partial(part, held_out, started_from))
             train = packed.subset(np.setdiff1d(np.arange(len(packed)), held_out))
             evaluated = packed.subset(held_out)
             network = shared_network(
@@ -103,8 +103,12 @@ def _stored_logits(stored: Path, held_out: npt.NDArray[np.intp]) -> npt.NDArray[
         return logits
 
 
-def _same(path: Path, digest: str, otherwise: str) -> None:
+def _same(path: Path, otherwise: str, *content: npt.NDArray[Any]) -> None:
     """Write the hash of what a run is started with, or check that it is the one written."""
+    hashed = hashlib.sha256()
+    for array in content:
+        hashed.update(np.ascontiguousarray(array).data)
+    digest = hashed.hexdigest()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{digest}\n", encoding="utf-8")

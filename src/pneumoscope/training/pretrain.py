@@ -93,7 +93,7 @@ def pretrain(
     assert recipe.pretraining is not None
     progress = progress or Progress()
     check_divides(recipe.batch, fabric.world_size)
-    facts = _facts(recipe, images)
+    facts = shared(fabric, lambda: _facts(recipe, images))
     if shared(fabric, lambda: _is_there(run / PRETRAINED_FILE, facts)):
         return shared_network(fabric, lambda: load_weights(network, run / PRETRAINED_FILE), lambda: network)
     network.to(fabric.device)
@@ -124,7 +124,7 @@ def _facts(recipe: Recipe, images: npt.NDArray[np.uint8]) -> dict[str, str]:
     """Return hashes of what the pretrained weights follow from."""
     return {
         "recipe": hashlib.sha256(recipe.to_yaml().encode()).hexdigest(),
-        "images": hashlib.sha256(images.tobytes()).hexdigest(),
+        "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
     }
 
 
