@@ -30,6 +30,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes, read_boxes
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
+from pneumoscope.image.lungs import read_lung_mask
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.measures import BoxMeasures, CurveMeasures, Localisation, LungMeasures
 from pneumoscope.parallel import Progress
@@ -224,12 +225,11 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
     file = (folder / path).with_suffix(".png")
     if not file.is_file():
         return None
-    # As `pneumoscope train-lungs` reads them: programs write lungs as 1 or as 255.
-    levels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-    if levels is None or not levels.any():
-        fault = "not a readable mask" if levels is None else "this mask shows no lung"
-        raise DataError(f"{file}: {fault}; save it as PNG with lung pixels above zero, or remove it")
-    mask: BoolArray = levels > 0
+    mask: BoolArray = read_lung_mask(file)
+    if not mask.any():
+        raise DataError(
+            f"{file}: this mask shows no lung; save it as PNG with lung pixels above zero, or remove it"
+        )
     return mask
 
 

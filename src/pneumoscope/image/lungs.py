@@ -7,13 +7,16 @@ preprocessing does not depend on a runtime.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LUNG_INPUT_SIZE", "Box", "LungField", "LungSegmenter", "lung_field"]
+from pneumoscope.errors import DataError
+
+__all__ = ["LUNG_INPUT_SIZE", "Box", "LungField", "LungSegmenter", "lung_field", "read_lung_mask"]
 
 LUNG_INPUT_SIZE = 128
 """Height and width at which a segmenter sees the whole image, squashed."""
@@ -144,3 +147,20 @@ def lung_field(
     plausible = bool(MIN_AREA <= area <= MAX_AREA and sides_fit)
     certainty = float(probability[mask].mean())
     return LungField(mask, box if plausible else WHOLE, bool(plausible), certainty, view)
+
+
+def read_lung_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Read a reference mask, shape (H, W): lungs are where it is above zero, as programs write 1 or 255.
+
+    Raises
+    ------
+    DataError
+        If it is no image.
+    """
+    levels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if levels is None:
+        raise DataError(
+            f"{path}: not a readable mask; save it as PNG with lung pixels above zero, or remove it"
+        )
+    inside: npt.NDArray[np.bool_] = levels > 0
+    return inside

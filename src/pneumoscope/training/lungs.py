@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
+from pneumoscope.image.lungs import read_lung_mask
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.parallel import Progress
@@ -170,14 +171,6 @@ def read_masks(
     return np.stack(images), mask_paths, kept
 
 
-def _read_mask(path: Path) -> npt.NDArray[np.float32]:
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise DataError(f"{path}: not a readable mask; save it as PNG with lung pixels above zero")
-    inside: npt.NDArray[np.float32] = (mask > 0).astype(np.float32)
-    return inside
-
-
 def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
     """Return the Dice coefficient of two masks, 1 where both are empty (Dice, Ecology 1945)."""
     total = int(found.sum()) + int(truth.sum())
@@ -231,7 +224,10 @@ def fit_lungs(
     images, mask_paths, kept = read_masks(manifest, masks, progress)
     side = (LUNG_INPUT_SIZE, LUNG_INPUT_SIZE)
     targets = np.stack(
-        [cv2.resize(_read_mask(path), side, interpolation=cv2.INTER_AREA) for path in mask_paths]
+        [
+            cv2.resize(read_lung_mask(path).astype(np.float32), side, interpolation=cv2.INTER_AREA)
+            for path in mask_paths
+        ]
     )
     splits = np.array([manifest.records[index].split for index in kept])
     train, val = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
@@ -298,7 +294,7 @@ def _measure(
     small, full = [], []
     for image, target, path in zip(images, targets, mask_paths, strict=True):
         logits = network(torch.from_numpy(image)[None, None].float() / 255)[0, 0].numpy()
-        truth = _read_mask(path) > 0
+        truth = read_lung_mask(path)
         large = cv2.resize(logits, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
         small.append(dice(logits > 0, target >= 0.5))
         full.append(dice(large > 0, truth))
