@@ -132,12 +132,12 @@ def test_a_shipped_recipe_runs_with_changes_and_an_unreadable_image_is_exit_code
     write_phantoms(tmp_path / "data", n=48, size=64, seed=2)
     (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     out = tmp_path / "run"
-    options = ("--epochs", 1, "--limit", 17, "--size", 32, "--seed", 3, "--split", "random")
+    options = ("--epochs", 1, "--limit", 17, "--size", 32, "--seed", 3, "--split", "random", "--patience", 2)
     code, printed, err = train("custom-cnn", "--data", tmp_path / "data", "--out", out, *options)
     assert code == 3
     assert f"1 unreadable images left out: {out / 'left-out.csv'}" in err
     recipe = load_recipe(str(out / "recipe.yaml"))
-    assert recipe.epochs == 1
+    assert (recipe.epochs, recipe.patience) == (1, 2)
     assert recipe.input.size == 32
     assert (recipe.seed, recipe.split.seed, recipe.split.method) == (3, 3, "random")
     assert "AUROC, pneumonia against the rest" in printed

@@ -14,7 +14,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.training import fit as fit_module
 from pneumoscope.training.dataset import Packed, draw_chances
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
-from pneumoscope.training.history import HISTORY_FILE, Epoch
+from pneumoscope.training.history import HISTORY_FILE, Epoch, epochs_done
 from pneumoscope.training.networks import build_network
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe, Sampling
@@ -230,6 +230,42 @@ def test_the_weights_of_the_best_or_the_last_epoch_are_kept(tmp_path, fabric, mo
     scripted(monkeypatch, [0.5, 0.2, 0.4, 0.3])
     kept, seen = weights_by_epoch(recipe(keep=keep), tmp_path, fabric)
     assert [torch.equal(kept, weight) for weight in seen] == [number == epoch for number in (1, 2, 3, 4)]
+
+
+PATIENT = {"phases": [{"epochs": 6, "lr": 0.02, "frozen": 2}, {"epochs": 4, "lr": 0.01}], "patience": 2}
+LOSSES = [0.5, 0.3, 0.4, 0.31, 0.6, 0.5, 0.55, 0.52]
+
+
+def test_a_phase_ends_where_patience_is_at_its_end(tmp_path, fabric, monkeypatch):
+    scripted(monkeypatch, list(LOSSES))
+    lines = []
+    watch = Watch(lambda _: None)
+    watch.message = lines.append
+    trained(recipe(**PATIENT), tmp_path, fabric, progress=watch)
+    # The second phase compares with its own lowest loss.
+    assert [row.phase for row in rows_of(tmp_path)] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert epochs_done(tmp_path) == 8
+    assert lines[4] == "phase 1 ended: no lower validation loss in 2 epochs"
+    assert sum("ended" in line for line in lines) == 1  # the second ends where the recipe says
+
+
+@pytest.mark.parametrize("after", [3, 4, 7])
+def test_patience_goes_on_where_a_run_is_resumed(tmp_path, fabric, monkeypatch, after):
+    scripted(monkeypatch, list(LOSSES))
+    unbroken = trained(recipe(**PATIENT), tmp_path / "unbroken", fabric)
+
+    def kill(line):
+        if line.startswith(f"epoch {after}/"):
+            raise Killed
+
+    scripted(monkeypatch, list(LOSSES))
+    watch = Watch()
+    watch.message = kill
+    with pytest.raises(Killed):
+        trained(recipe(**PATIENT), tmp_path / "broken", fabric, progress=watch)
+    resumed = trained(recipe(**PATIENT), tmp_path / "broken", fabric, resume=True, seed=5)
+    assert_same_weights(unbroken, resumed)
+    assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
 
 
 def test_the_average_is_what_is_validated_and_kept(tmp_path, fabric):

@@ -23,6 +23,7 @@ __all__ = [
     "Limit",
     "Lungs",
     "NoCache",
+    "Patience",
     "PointName",
     "PopulationName",
     "Pretrained",
@@ -44,7 +45,11 @@ TargetClasses = Annotated[
         help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs in all, at most, in place of the recipe's.")]
+Patience = Annotated[
+    int | None,
+    typer.Option(min=1, help="Epochs without a lower validation loss after which a phase ends."),
+]
 Limit = Annotated[int | None, typer.Option(min=3, help="Largest number of images per class.")]
 Size = Annotated[
     int | None, typer.Option(min=16, max=1024, help="Input side in pixels, in place of the recipe's.")

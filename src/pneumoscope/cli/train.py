@@ -16,6 +16,7 @@ from pneumoscope.cli.parameters import (
     Limit,
     Lungs,
     NoCache,
+    Patience,
     Pretrained,
     RecipeName,
     Size,
@@ -35,6 +36,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     target: TargetClasses = None,
     epochs: Epochs = None,
+    patience: Patience = None,
     additional: Annotated[
         Path | None,
         typer.Option(help="Additional training data; not used for validation or test."),
@@ -85,6 +87,7 @@ def train(
             out,
             target=target,
             epochs=epochs,
+            patience=patience,
             additional=additional,
             not_chest=not_chest,
             teachers=tuple(teacher or ()),

@@ -24,7 +24,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.training.dataset import LeftOut, Packed
 from pneumoscope.training.export import export_bundle
-from pneumoscope.training.history import HISTORY_FILE
+from pneumoscope.training.history import HISTORY_FILE, epochs_done
 from pneumoscope.training.networks import Network, save_weights
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def evaluated(
             f"{one.description.name}, {one.images} images" for one in data if one.additional
         ),
         "Split": origin.split_in_words,
-        "Epochs": str(recipe.epochs),
+        "Epochs": str(epochs_done(out)),
         "Trained on": str(fabric.device.type).upper(),
     }
     evaluation = evaluate_bundle(

@@ -135,6 +135,7 @@ def changed_recipe(
     *,
     target: Target | str | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     size: int | None = None,
     split: str | None = None,
     seed: int | None = None,
@@ -148,7 +149,9 @@ def changed_recipe(
     target : Target or str, optional
         The target finding, or ``NAME=CLASS[,CLASS...]``; the classes are then the labels of the data.
     epochs : int, optional
-        In all.
+        In all, at most.
+    patience : int, optional
+        Epochs without a lower validation loss after which a phase ends.
     size : int, optional
         Side of the input in pixels.
     split : {"patient", "random"}, optional
@@ -181,6 +184,7 @@ def changed_recipe(
     if chosen:
         content = recipe.split.model_dump() | chosen
         recipe = recipe.model_copy(update={"split": recipe.split.model_validate(content)})
-    if seed is not None:
-        recipe = recipe.model_copy(update={"seed": seed})
+    own = {name: value for name, value in (("seed", seed), ("patience", patience)) if value is not None}
+    if own:
+        recipe = recipe.model_copy(update=own)
     return recipe.with_epochs(epochs) if epochs is not None else recipe

@@ -53,6 +53,7 @@ def train(
     *,
     target: Target | str | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     additional: str | Path | None = None,
     not_chest: str | Path | None = None,
     teachers: tuple[Path, ...] = (),
@@ -83,7 +84,7 @@ def train(
     target : Target or str, optional
         The finding that the model decides on, or ``NAME=CLASS[,CLASS...]``; the classes are then the labels
         of the data. If not given, the recipe states it.
-    epochs, size, split, seed, pretrained, weights
+    epochs, patience, size, split, seed, pretrained, weights
         In place of the values of the recipe; see `pneumoscope.experiment.plan.changed_recipe`.
     additional, not_chest, teachers, limit, lungs, keras, resume, track
         As in `Experiment`.
@@ -108,6 +109,7 @@ def train(
         given,
         target=target,
         epochs=epochs,
+        patience=patience,
         size=size,
         split=split,
         seed=seed,

@@ -65,7 +65,8 @@ def cross_fit(
         If what is in `out` belongs to other images.
     """
     progress = progress or Progress()
-    last = recipe.model_copy(update={"keep": "last", "distillation": None})
+    # What is evaluated decides neither which weights are kept nor how long is trained.
+    last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
     images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
     shared(fabric, lambda: images(packed.images, packed.labels))
     started_from = np.fromfile(weights, np.uint8) if weights and weights.is_file() else np.empty(0, np.uint8)

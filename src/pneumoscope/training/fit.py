@@ -46,11 +46,19 @@ EVALUATION_BATCH = 64
 
 @dataclass
 class _State:
-    """The part of a checkpoint that is not weights; `steps` counts updates of the average."""
+    """The part of a checkpoint that is not weights.
+
+    `steps` counts updates of the average. `phase` is the index of the current phase, which began after epoch
+    `begun` and had its `lowest` validation loss `waited` epochs ago.
+    """
 
     epoch: int = 0
     steps: int = 0
     best_loss: float = math.inf
+    phase: int = 0
+    begun: int = 0
+    lowest: float = math.inf
+    waited: int = 0
 
 
 def fit(
@@ -104,13 +112,9 @@ def fit(
     trainer.after_epoch = after_epoch if fabric.is_global_zero else None
     if begun:
         trainer.load()
-    first = 0
     with shared_batch_statistics(network, fabric):
-        for number, phase in enumerate(recipe.phases):
-            last = first + phase.epochs
-            if trainer.state.epoch < last:
-                trainer.run_phase(number, phase, first, progress or Progress())
-            first = last
+        for phase in recipe.phases[trainer.state.phase :]:
+            trainer.run_phase(phase, progress or Progress())
     return trainer.kept()
 
 
@@ -162,9 +166,10 @@ class _Trainer:
             torch.from_numpy(packed.possible @ has).to(device),
         )
 
-    def run_phase(self, number: int, phase: Phase, first: int, progress: Progress) -> None:
-        """Train the remaining epochs of one phase."""
-        facts = (number + 1, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
+    def run_phase(self, phase: Phase, progress: Progress) -> None:
+        """Train the remaining epochs of the current phase."""
+        number = self.state.phase + 1
+        facts = (number, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
         log.info("phase %d: %d epochs, lr %g, %d trainable parameters", *facts)
         plain = self._optimizer(phase)
         batches = len(self._batches(0))
@@ -174,15 +179,18 @@ class _Trainer:
             optimizer.load_state_dict(self.resumed["optimizer"])
             schedule.load_state_dict(self.resumed["schedule"])
             self.resumed = {}
-        for epoch in range(max(first, self.state.epoch), first + phase.epochs):
-            started = time.monotonic()
+        while self.state.phase < number:
+            started, epoch = time.monotonic(), self.state.epoch
             loss, lr = self._train_epoch(model, optimizer, schedule, epoch, progress)
             val_loss, auroc, accuracy = self.fabric.broadcast(self._validate())
             seconds = round(time.monotonic() - started, 2)
-            row = Epoch(epoch + 1, number + 1, lr, loss, val_loss, auroc, accuracy, seconds)
-            self._keep_score(row)
+            row = Epoch(epoch + 1, number, lr, loss, val_loss, auroc, accuracy, seconds)
+            early = self._keep_score(row, phase)
             self._save(optimizer, schedule, row)
             progress.message(row.line(self.recipe.epochs))
+            if early:
+                waited = self.recipe.patience
+                progress.message(f"phase {number} ended: no lower validation loss in {waited} epochs")
             progress.update(row.epoch * batches, self.recipe.epochs * batches)
             if self.after_epoch:
                 self.after_epoch(row)
@@ -270,13 +278,22 @@ class _Trainer:
         logits = predict_logits(self._evaluated(), own, self.fabric)
         return gathered(logits.to(self.fabric.device)).flatten(0, 1)[: len(images)].cpu()
 
-    def _keep_score(self, row: Epoch) -> None:
-        self.state.epoch = row.epoch
-        if row.val_loss < self.state.best_loss:
-            self.state.best_loss = row.val_loss
+    def _keep_score(self, row: Epoch, phase: Phase) -> bool:
+        """Count an epoch; return whether its phase ends early."""
+        state, patience = self.state, self.recipe.patience
+        state.epoch = row.epoch
+        if row.val_loss < state.best_loss:
+            state.best_loss = row.val_loss
             self.best = {
                 name: value.detach().clone() for name, value in self._evaluated().state_dict().items()
             }
+        state.waited = 0 if row.val_loss < state.lowest else state.waited + 1
+        state.lowest = min(state.lowest, row.val_loss)
+        over = row.epoch - state.begun >= phase.epochs
+        early = not over and patience is not None and state.waited >= patience
+        if over or early:
+            state.phase, state.begun, state.lowest, state.waited = row.phase, row.epoch, math.inf, 0
+        return early
 
     def _save(self, optimizer: Any, schedule: LambdaLR, row: Epoch) -> None:
         """Write the checkpoint in one step, and one row of history."""
@@ -306,7 +323,7 @@ class _Trainer:
         if self.average:
             self.average.module.load_state_dict(saved["average"])
         self.best, self.state = saved["best"], _State(**saved["state"])
-        if self._inside_phase():
+        if self.state.epoch > self.state.begun:  # inside a phase, whose optimizer goes on
             self.resumed = {name: saved[name] for name in ("optimizer", "schedule")}
         if self.fabric.is_global_zero:
             trim_history(self.run, self.state.epoch)
@@ -322,11 +339,6 @@ class _Trainer:
                 f"{path}: belongs to another recipe; resume with the same options, or use another --out"
             )
         return saved
-
-    def _inside_phase(self) -> bool:
-        """Whether the next epoch belongs to the phase of the last one, and so uses its optimizer."""
-        ends = np.cumsum([phase.epochs for phase in self.recipe.phases])
-        return self.state.epoch not in ends
 
     def kept(self) -> Network:
         """Return the network with the weights that the recipe keeps."""

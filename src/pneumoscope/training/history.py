@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-__all__ = ["HISTORY_FILE", "Epoch", "append_epoch", "trim_history"]
+__all__ = ["HISTORY_FILE", "Epoch", "append_epoch", "epochs_done", "trim_history"]
 
 HISTORY_FILE, TENSORBOARD_FOLDER = "history.csv", "tensorboard"
 
@@ -44,6 +44,12 @@ def append_epoch(run: Path, row: Epoch) -> None:
         writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
     if importlib.util.find_spec("tensorboard") is not None:
         _log_tensorboard(run / TENSORBOARD_FOLDER, row)
+
+
+def epochs_done(run: Path) -> int:
+    """Return how many epochs the history of a run has."""
+    with (run / HISTORY_FILE).open(newline="", encoding="utf-8") as file:
+        return sum(1 for _ in csv.DictReader(file))
 
 
 def trim_history(run: Path, epochs: int) -> None:

@@ -65,6 +65,8 @@ class Recipe(Strict):
         Weights of the cross-entropy; balanced is inverse to the share of a class in the training images.
     keep : {"best", "last"}
         Weights of the epoch with the lowest validation loss, or of the last one.
+    patience : int or None
+        Epochs without a lower validation loss after which a phase ends early.
     lungs_only : dict
         Sources of which only the lungs are left, and black around them, each with its grey levels,
         ``positive`` or ``inverted``. The lungs of such an image are what is not black, and the gate, which
@@ -113,6 +115,7 @@ class Recipe(Strict):
     sampling: Sampling | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     keep: Literal["best", "last"] = "best"
+    patience: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "float16", "int8"] = "float32"
     calibration: Literal["none", "temperature", "vector"] = "temperature"
     calibration_copies: int = Field(default=0, ge=0, le=20)
