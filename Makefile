@@ -23,7 +23,8 @@ DEMO ?= demo
 DEMO_TRAIN ?=
 PHANTOMS ?= 400
 NEW_PHANTOMS ?= 60
-DRAWN := $(filter phantoms,$(DATA))
+# Not where the word is a part of a folder's name, as in DATA='my phantoms'.
+DRAWN := $(if $(filter-out phantoms,$(DATA)),,$(filter phantoms,$(DATA)))
 RECIPE ?= $(if $(DRAWN),phantom,transfer)
 DEMO_DATA = $(if $(DRAWN),$(DEMO)/phantoms,$(DATA))
 NEW = $(DEMO)/$(if $(DRAWN),new,samples)
@@ -155,40 +156,44 @@ tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_outputs.py
 
 bundle: $(INSTALLED) $(MADE)/run/report.html
+	rm -rf $(MADE)/shipped
+	$(BIN)/pneumoscope export $(MADE)/run --out $(MADE)/shipped
 	rm -rf $(SHIPPED)
-	$(BIN)/pneumoscope export $(MADE)/run --out $(SHIPPED)
+	mv $(MADE)/shipped $(SHIPPED)
 
-# Each step is done once; trainings continue from their last epoch.
+# Each step is done once; trainings continue from their last epoch. Exit code 3: some images were left out.
+HAS_IMAGES = test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
 $(MADE)/lungs/lungs.onnx:
-	@test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
+	@$(HAS_IMAGES)
 	$(BIN)/pneumoscope train-lungs --data '$(XRAYS)' --masks '$(MASKS)' --out $(@D)
 
 # What a set states about itself: ages and views of images that have none.
 $(MADE)/children/all.csv:
+	@$(HAS_IMAGES)
 	mkdir -p $(@D)
 	test -f '$(XRAYS)/dataset.yaml' || echo '{name: Kermany et al., population: {name: children, ages: [1, 5], views: [AP]}}' > $(@D)/dataset.yaml
-	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@
+	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/nih/all.csv:
 	mkdir -p $(@D)
-	$(BIN)/pneumoscope data split '$(NIH)' --out $@
+	$(BIN)/pneumoscope data split '$(NIH)' --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/adults/all.csv:
 	mkdir -p $(@D)
 	test -f '$(ADULTS)/dataset.yaml' || echo '{name: RSNA and BIMCV, population: {name: adults, ages: [18, 90]}}' > $(@D)/dataset.yaml
-	$(BIN)/pneumoscope data split '$(ADULTS)' --out $@
+	$(BIN)/pneumoscope data split '$(ADULTS)' --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv) $(if $(ADULTS),$(MADE)/adults/all.csv)
 	mkdir -p $(@D)
 	$(BIN)/pneumoscope data join $(MADE)/children/all.csv $(if $(NIH),nih=$(MADE)/nih/all.csv) \
-		$(if $(ADULTS),$(MADE)/adults/all.csv) --out $@
+		$(if $(ADULTS),$(MADE)/adults/all.csv) --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/teacher/report.html: $(MADE)/lungs/lungs.onnx $(MADE)/children/all.csv
-	$(BIN)/pneumoscope train default --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume
+	$(BIN)/pneumoscope train default --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume || [ $$? -eq 3 ]
 
 $(MADE)/run/report.html: $(MADE)/joined/all.csv $(MADE)/teacher/report.html
 	$(BIN)/pneumoscope train hospitals --data $(MADE)/joined/all.csv --lungs $(MADE)/lungs/lungs.onnx \
-		--teacher $(MADE)/teacher $(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out $(@D) --resume
+		--teacher $(MADE)/teacher $(if $(NOT_CHEST),--not-chest '$(NOT_CHEST)') --out $(@D) --resume || [ $$? -eq 3 ]
 
 clean:
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

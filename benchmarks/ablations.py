@@ -83,6 +83,18 @@ def recipe_of(variant: Variant, base: Recipe, *, epochs: int, seed: int) -> dict
     return content | {key: value for key, value in variant.changes.items() if key != "input"}
 
 
+def check_same(options: argparse.Namespace) -> None:
+    """Note the options in the folder, and stop where its finished runs are of others: they do not compare."""
+    now = {name: str(value) for name, value in vars(options).items() if name not in ("out", "seeds")}
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "options.json"
+    if not path.exists():
+        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    elif (begun := json.loads(path.read_text(encoding="utf-8"))) != now:
+        changed = ", ".join(name for name in now if begun.get(name) != now[name])
+        raise SystemExit(f"{options.out}: has runs with another {changed}; use another --out")
+
+
 def write_data(options: argparse.Namespace, base: Recipe) -> None:
     """Write the manifests: training data, additional adults, and the three test sets."""
     children = divide(load(options.children), base.split)
@@ -99,7 +111,6 @@ def write_data(options: argparse.Namespace, base: Recipe) -> None:
         "additional-adults": adults.subset("train"),
         "adults": adults.with_records(held_out),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, manifest in manifests.items():
         manifest.write(options.out / f"{name}.csv")
 
@@ -163,6 +174,7 @@ def main() -> None:
     parser.add_argument("--lungs", type=Path, help="lung segmenter; the shipped one if not given")
     options = parser.parse_args()
     base = load_recipe("default")
+    check_same(options)
     write_data(options, base)
     results: dict[str, list[dict[str, Any]]] = {}
     for variant in VARIANTS:

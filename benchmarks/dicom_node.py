@@ -45,6 +45,10 @@ def main() -> int:
     files = sorted(
         path for path in options.folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
     )
+    if not files:
+        parser.error(f"{options.folder}: no JPEG or PNG image in this folder")
+    if options.idle < 2:
+        parser.error("--idle: 2 or more, the first of which is not counted")
     count = options.images + options.idle
     images = [as_dx(files[number % len(files)], number) for number in range(count)]
     with tempfile.TemporaryDirectory() as name, running_orthanc(Path(name) / "orthanc") as orthanc:

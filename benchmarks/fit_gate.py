@@ -31,7 +31,7 @@ def chests(text: str) -> tuple[str, Manifest]:
     if Path(path).is_dir() and not (Path(path) / "labels.csv").exists():
         files = [one for one in walk(path) if isinstance(one, Path)]
         records = tuple(Record(str(file), "normal", file.stem, source=name) for file in files)
-        return name, Manifest(records, Path(path))
+        return name, Manifest(records, Path())  # the files are named from where this runs
     manifest = load(path)
     kept = manifest.subset("train") if manifest.has_split else manifest
     if source:

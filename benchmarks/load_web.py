@@ -161,6 +161,8 @@ def report(clients: int, light: Load, heavy: Load, predicted: float | None) -> N
     facts = {"cpus": available_cpus(), "python": platform.python_version(), "predict_per_s": predicted}
     print(f"{'clients':>8}{'responses/s':>13}{'median ms':>12}{'95% ms':>10}{'worst ms':>10}  responses")
     for count, load in ((1, light), (clients, heavy)):
+        if not load.latencies:
+            raise SystemExit(f"no image was predicted for {count} clients; responses: {dict(load.responses)}")
         rate = len(load.latencies) / load.seconds
         ordered = sorted(load.latencies)
         median, worst = 1000 * statistics.median(ordered), 1000 * ordered[-1]

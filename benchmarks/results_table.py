@@ -43,6 +43,7 @@ METRICS = {
     "f1": "F1, pneumonia",
     "subtypes_auroc": "bacterial against viral, AUROC",
 }
+DATA = "Kermany paediatric chest X-rays"  # the set of the published systems
 DEMONSTRATION = "transfer"  # the recipe of `make demo`
 SPLITS = {"patient": "split by patient", "random": "split at random"}
 NONE = "–"
@@ -199,7 +200,7 @@ def link(claim: Row) -> str:
 
 
 def side_by_side(rows: Sequence[Row], claims: Sequence[Row]) -> list[tuple[Row, str, dict[str, Row | None]]]:
-    """Return each published recipe and seed with its longest run of either split.
+    """Return each published recipe and seed with its longest run of either split, on the set they used.
 
     Returns
     -------
@@ -207,7 +208,7 @@ def side_by_side(rows: Sequence[Row], claims: Sequence[Row]) -> list[tuple[Row, 
         In the order of the claims.
     """
     longest: dict[tuple[str, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: int(row["epochs"])):
+    for row in sorted((row for row in rows if row["data"] == DATA), key=lambda row: int(row["epochs"])):
         longest[row["recipe"], row["seed"], row["split"]] = row
     pairs = []
     for claim in claims:

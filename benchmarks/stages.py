@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from copies import SUFFIXES
 
 from pneumoscope.domain import Radiograph
 from pneumoscope.image.decode import read_radiograph
@@ -60,7 +61,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    paths = sorted(path for path in options.folder.rglob("*") if path.is_file())[: options.images]
+    found = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = found[: options.images]
+    if not paths:
+        raise SystemExit(f"{options.folder}: no JPEG or PNG image in this folder")
     clock = Clock(len(paths))
     bundle = load_bundle(options.bundle)
     for _ in range(options.rounds):

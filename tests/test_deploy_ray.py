@@ -118,6 +118,19 @@ def test_its_pods_are_pods_of_kubernetes(job: dict[str, Any]) -> None:
         schemas.validate(pod | {"template": group["template"]}, "1.31", strict=True)
 
 
+def test_the_image_has_what_the_operator_needs(job: dict[str, Any]) -> None:
+    """With ray[data] alone Ray has no job server: nothing can be submitted, and no pod gets ready."""
+    text = (REPOSITORY / "deploy" / "ray" / "rayjob.yaml").read_text(encoding="utf-8")
+    dockerfile = (REPOSITORY / "deploy" / "container" / "Dockerfile").read_text(encoding="utf-8")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert f"'ray[default]=={cluster['rayVersion']}'" in text
+    # Earlier ones start bash -l, which loses the PATH of the image.
+    assert "KubeRay operator (1.4 or later" in text
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        user = group["template"]["spec"]["securityContext"]["runAsUser"]
+        assert f"--uid {user} " in dockerfile
+
+
 def test_the_job_is_complete_and_starts_the_command(job: dict[str, Any]) -> None:
     cluster = job["spec"]["rayClusterSpec"]
     head, (worker,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]

@@ -222,6 +222,32 @@ def test_demo_writes_what_it_says(demo: tuple[str, Path]) -> None:
     assert len(list((folder / "heatmaps").glob("*.png"))) == 8
 
 
+def test_a_folder_with_the_word_phantoms_in_its_name_is_no_order_to_draw(tmp_path: Path) -> None:
+    words = ("--dry-run", "--assume-old=.venv/.installed", "demo", f"DEMO={tmp_path}")
+    assert "data phantom" in run(*words, "DATA=phantoms").stdout
+    assert "data phantom" not in run(*words, "DATA=my phantoms").stdout
+
+
+def test_bundle_asks_for_its_folders_before_anything_is_done(tmp_path: Path) -> None:
+    done = run("--assume-old=.venv/.installed", "bundle", "XRAYS=", "MASKS=", f"MADE={tmp_path}/made")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "make bundle XRAYS=folder MASKS=folder"
+    assert not (tmp_path / "made").exists()
+
+
+def test_bundle_goes_on_where_images_were_left_out_and_keeps_what_it_cannot_replace(tmp_path: Path) -> None:
+    words = ("--dry-run", "--assume-old=.venv/.installed", "bundle", f"MADE={tmp_path}")
+    done = run(*words, "XRAYS=x", "MASKS=m", "NIH=n", "ADULTS=a", "NOT_CHEST=c")
+    assert done.returncode == 0, done.stderr
+    commands = done.stdout.replace("\\\n", "").splitlines()
+    steps = [one for one in commands if re.search(r"pneumoscope (data|train) ", one)]
+    assert len(steps) == 6
+    assert all(one.endswith("|| [ $? -eq 3 ]") for one in steps)  # the exit code of images left out
+    export = next(number for number, one in enumerate(commands) if "pneumoscope export" in one)
+    removal = commands.index("rm -rf src/pneumoscope/bundles/default")
+    assert export < removal
+
+
 @pytest.mark.long
 def test_demo_on_phantoms(tmp_path: Path) -> None:
     done = run(

@@ -183,3 +183,19 @@ def test_a_real_shell_completes(shell, tmp_path):
         child.expect("inception-v3")
     finally:
         child.close(force=True)
+
+
+def test_a_closed_folder_and_an_unknown_home_complete_to_nothing(tmp_path, monkeypatch):
+    stat = Path.stat
+
+    def closed(path, **options):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(Path, "stat", closed)
+    assert complete_bundle(f"{tmp_path}/clo") == []
+    assert complete_bundle("~no-such-user/") == []
+    line = "pneumoscope predict --bundle ~no-such-user/x --operating-point "
+    assert completed(line) == []

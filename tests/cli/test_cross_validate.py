@@ -55,3 +55,14 @@ def test_an_unknown_source_is_one_line(place, capsys):
     err = capsys.readouterr().err.strip().splitlines()
     assert err[-1].startswith("error: ")
     assert "nowhere" in err[-1]
+
+
+def test_images_that_were_left_out_are_exit_code_3(place, capsys, tmp_path):
+    write_phantoms(tmp_path / "set", n=36, size=64, seed=1)
+    (tmp_path / "set" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
+    (tmp_path / "set" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")  # one that a scan leaves out
+    words = ("--data", tmp_path / "set", "--out", tmp_path / "cv", "--folds", 2, "--epochs", 1)
+    assert run(place, *words) == 3
+    listed = tmp_path / "cv" / "left-out.csv"
+    assert f"2 unreadable images left out: {listed}" in capsys.readouterr().err
+    assert len(listed.read_text().splitlines()) == 3

@@ -245,3 +245,11 @@ def test_join_says_what_it_left_out(tmp_path):
     result = call("join", tmp_path / "ward", "--out", tmp_path / "joined" / "all.csv", "--json")
     assert result.exit_code == 3
     assert [one["reason"] for one in json.loads(result.stdout)["left_out"]] == ["no_pixels"]
+
+
+def test_near_duplicates_play_no_part_in_a_random_split(phantoms, tmp_path):
+    words = ("split", phantoms, "--out", tmp_path / "m.csv", "--no-near-duplicates")
+    result = call(*words, "--method", "random")
+    assert result.exit_code == 2
+    assert "--no-near-duplicates" in result.output
+    assert call(*words).exit_code == 0

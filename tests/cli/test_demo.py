@@ -187,3 +187,11 @@ def test_the_training_stack_is_not_needed(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_port_without_a_page_is_wrong_use(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["demo", "--out", str(tmp_path / "out"), "--port", "8000"])
+    assert left.value.code == 2
+    assert "--serve" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -224,3 +224,12 @@ def test_a_draft_is_not_evaluated(data, tmp_path, capsys):
         main(["evaluate", str(data), "--bundle", str(draft.path), "--out", str(tmp_path / "out")])
     assert left.value.code == 4
     assert "draft" in capsys.readouterr().err
+
+
+def test_results_do_not_go_among_the_images(evaluate, data):
+    for out in (data, data / "NORMAL", data / "new" / ".." / "results"):
+        code, _, err = evaluate(data, "--out", out)
+        assert code == 2
+        assert "--out" in err
+        assert "lies in the data" in " ".join(err.replace("│", " ").split())
+    assert not (data / "metrics.json").exists()

@@ -116,3 +116,37 @@ def test_a_draft_can_be_shown(tmp_path, capsys):
         main(["info", "--bundle", str(tmp_path)])
     assert left.value.code == 0
     assert "draft" in capsys.readouterr().out
+
+
+def test_populations_of_one_name_are_all_shown(tmp_path, capsys):
+    populations = [asdict(Population("children", (1, 5), hospital=name)) for name in ("here", "there")]
+    calibration = {
+        "calibrator": {"prior_shift": -8.0},
+        "prevalence": 0.004,
+        "operating_points": [asdict(OperatingPoint("balanced", 0.00002))],
+    }
+    make_bundle(tmp_path, validated=populations, calibration=calibration)
+    with pytest.raises(SystemExit):
+        main(["info", "--bundle", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "1 to 5 years, here; 1 to 5 years, there" in text
+    assert "at a prevalence of 0.004; shifted to 1.35e-06" in text
+    assert "pneumonia at 0.000020 or more" in text
+
+
+def test_a_card_is_no_json_and_where_there_is_none_that_is_an_error(tmp_path, capsys):
+    bundle = make_bundle(tmp_path)
+    words = ["info", "--bundle", str(tmp_path), "--card"]
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--json"])
+    assert left.value.code == 2
+    manifest = json.loads((bundle.path / "bundle.json").read_text())
+    del manifest["files"]["card.md"]
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    (bundle.path / "card.md").unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (4, "")
+    assert "no model card" in err

@@ -121,7 +121,7 @@ def test_cross_validate(call, data, tmp_path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     words = ("cross-validate", tmp_path / "tiny.yaml", "--data", data, "--out", tmp_path / "cv")
     found = call(*words, "--folds", 2, "--epochs", 1, "--no-cache")
-    assert found.keys() == {"metrics", "parts"}
+    assert found.keys() == {"metrics", "parts", "left_out"}
     assert list(found["parts"]) == ["fold 1 of 2", "fold 2 of 2"]
 
 
@@ -155,8 +155,10 @@ def test_train_lungs(call, tmp_path):
     words = ("--data", tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "lungs")
     made = call("train-lungs", *words, "--epochs", 1)
     assert made["path"] == str(tmp_path / "lungs" / "lungs.onnx")
-    assert made["images"] == 30
+    assert (made["images"], made["left_out"]) == (30, 0)
     assert 0 <= made["dice"] <= 1
+    (tmp_path / "images" / "normal" / "3.png").write_bytes(b"no image")
+    assert call("train-lungs", *words, "--epochs", 1, code=3)["left_out"] == 1
 
 
 def test_serve_prints_its_address_when_it_is_ready(bundle):

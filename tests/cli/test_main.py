@@ -126,3 +126,12 @@ def test_the_public_names_are_there_and_no_others():
     assert set(pneumoscope.__all__) <= set(dir(pneumoscope))
     with pytest.raises(AttributeError, match="no attribute 'predict_all'"):
         _ = pneumoscope.predict_all
+
+
+def test_the_words_of_the_process_are_left_to_the_library_which_resolves_wildcards_on_windows(monkeypatch):
+    given = []
+    monkeypatch.setattr(cli, "_application", lambda words: lambda **options: given.append(options["args"]))
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", "predict", "*.png"])
+    cli.main()
+    cli.main(["predict", "*.png"])
+    assert given == [None, ["predict", "*.png"]]

@@ -65,10 +65,6 @@ def test_nothing_that_could_be_predicted_is_exit_code_4(predict, tmp_path):
     code, out, err = predict(tmp_path / "gone.png", tmp_path, "--json")
     assert code == 4
     assert [row["reasons"] for row in json.loads(out)] == [["not_found"], ["not_found"]]
-    (tmp_path / "empty.csv").write_text("path\n")
-    code, _, err = predict(tmp_path / "empty.csv")
-    assert code == 4
-    assert err.startswith("error: no image was given")
 
 
 def test_a_manifest_goes_in_and_a_table_comes_out(predict, folder, tmp_path):

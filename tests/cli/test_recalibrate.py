@@ -28,7 +28,8 @@ def bundle(tmp_path_factory):
 def recalibrate(capsys):
     def run(*words):
         with pytest.raises(SystemExit) as left:
-            main(["recalibrate", *map(str, words), "--resamples", "100"])
+            more = [] if {"--prevalence", "--resamples"} & set(words) else ["--resamples", "100"]
+            main(["recalibrate", *map(str, words), *more])
         return left.value.code, *capsys.readouterr()
 
     return run
@@ -99,6 +100,9 @@ def test_wrong_use_is_exit_code_2(recalibrate, bundle, data, tmp_path):
         ((), "or else --prevalence"),
         ((data, "--prevalence", 0.1), "or else --prevalence"),
         (("--prevalence", 1.5), "above 0 and below 1"),
+        (("--prevalence", 0.1, "--method", "vector"), "--method"),
+        (("--prevalence", 0.1, "--copies", 0), "--copies"),
+        (("--prevalence", 0.1, "--resamples", 1000), "--resamples"),
     ):
         code, _, err = recalibrate(bundle.path, *words, "--out", tmp_path / "ours")
         assert code == 2

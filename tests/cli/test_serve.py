@@ -10,6 +10,7 @@ import pytest
 
 from bundles import make_bundle
 from pneumoscope.cli import main
+from pneumoscope.cli.serve import _token
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,8 @@ def test_without_the_web_packages_it_names_the_extra(rejected, monkeypatch):
         4,
         "error: serving the page needs more packages: in a clone, pip install '.[web]'\n",
     )
+
+
+def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "token").write_text("0123456789abcdef\r\n", encoding="utf-8-sig")
+    assert _token(tmp_path / "token") == "0123456789abcdef"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pneumoscope.domain import DatasetDescription, Estimate, OperatingPoint, Population, Target
@@ -237,3 +239,17 @@ def test_other_sets_have_their_own_rows_and_subgroups(draw):
     alone = card_of(metrics)
     assert "Not evaluated on other populations." in alone
     assert "External validation" not in alone
+
+
+@pytest.mark.parametrize(
+    ("fitted", "site", "shown"),
+    [
+        (0.004, 0.0004, ("0.4% of these", "prevalence of 0.04%")),
+        (0.7, 0.1, ("70% of", "prevalence of 10.0%")),
+    ],
+)
+def test_a_small_prevalence_is_not_shown_as_none(fitted, site, shown):
+    shift = math.log(site / (1 - site)) - math.log(fitted / (1 - fitted))
+    calibrator = Calibrator(method="temperature", prior_shift=shift)
+    card = card_of(calibrations=(Calibration(calibrator=calibrator, prevalence=fitted),))
+    assert all(text in card for text in shown)

@@ -32,6 +32,7 @@ from pneumoscope.experiment import (
 )
 from pneumoscope.experiment import run as experiment_module
 from pneumoscope.experiment.images import additional_images, with_additional
+from pneumoscope.experiment.run_folder import Origin, write_inputs
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import Progress
@@ -582,3 +583,16 @@ def test_additional_images_are_trained_on_and_never_evaluated(taught):
     name = more.description.name
     assert name
     assert name in result.bundle.card
+
+
+def test_a_process_killed_while_it_writes_leaves_no_half_a_file(data, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text("before", encoding="utf-8")
+
+    def killed(draft, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pneumoscope.data.drafts.rename", killed)
+    manifest = divide(load(data), RECIPE.split)
+    with pytest.raises(KeyboardInterrupt):
+        write_inputs(Origin(Experiment(RECIPE, data, tmp_path), manifest, None, brings_split=False), None)
+    assert (tmp_path / "recipe.yaml").read_text() == "before"

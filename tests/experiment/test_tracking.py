@@ -176,6 +176,20 @@ def test_a_server_that_is_gone_for_good_does_not_end_the_run(run, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_damaged_note_of_the_tracked_run_does_not_end_the_training(run):
+    """As a process leaves it that was killed while it wrote; the history then goes to a new tracked run."""
+    after(run, 1)
+    (run.out / "tracking.json").write_text('{"uri": "http')
+    server = Server()
+    try:
+        with tracked(open_tracker(f"mlflow:http://127.0.0.1:{server.port}"), run) as tracker:
+            tracker.epoch(after(run, 2))
+    finally:
+        server.stop()
+    assert server.epochs() == [1, 2]
+    assert json.loads((run.out / "tracking.json").read_text())["epoch"] == 2
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_run_that_fails_is_marked(run, error, status):
     server = Server()

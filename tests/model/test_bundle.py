@@ -12,7 +12,7 @@ from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
 from pneumoscope.errors import BundleError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model import bundle as bundle_module
-from pneumoscope.model.bundle import head_bytes, load_bundle, sha256_of, write_bundle
+from pneumoscope.model.bundle import copy_bundle, head_bytes, load_bundle, sha256_of, write_bundle
 from pneumoscope.model.manifest import BundleManifest, Calibrator
 
 
@@ -113,6 +113,13 @@ def test_a_lung_segmenter_is_required_where_the_input_needs_one(tmp_path):
         ({"target": {"name": "pneumonia", "classes": []}}, "must be some of"),
         ({"target": {"name": "any", "classes": ["normal", "bacterial", "viral"]}}, "but not all"),
         ({"target": {"name": "viral", "classes": ["bacterial", "viral"]}}, "named like a class"),
+        (
+            {
+                "classes": ["normal", "lung_opacity"],
+                "target": {"name": "lung opacity", "classes": ["lung_opacity"]},
+            },
+            "named like a class",
+        ),
         ({"state": "finished"}, "state"),
         ({"default_operating_point": "gone"}, "gone"),
         ({"calibrations": [{"conformal": [0.1]}]}, "conformal threshold"),
@@ -158,6 +165,23 @@ def test_only_new_content_is_hashed_and_unlisted_files_stay_unlisted(bundle, mon
     assert hashed == ["card.md"]
     assert set(again.manifest.files) == {"model.onnx", "head.npz", "card.md"}
     assert load_bundle(bundle.path).manifest == again.manifest
+
+
+def test_a_bundle_that_cannot_be_written_again_is_left_as_it_was(bundle):
+    """A full disk, or a file to copy that is gone, must not cost the bundle."""
+    new = {"card.md": b"# New\n", "head.npz": bundle.path / "gone.npz"}
+    with pytest.raises(BundleError, match="the bundle cannot be written"):
+        write_bundle(bundle.path, bundle.manifest, new)
+    assert load_bundle(bundle.path).manifest == bundle.manifest
+    assert {one.name for one in bundle.path.iterdir()} == {*bundle.manifest.files, "bundle.json"}
+
+
+def test_a_copy_of_a_file_that_changed_meanwhile_is_no_bundle(bundle, tmp_path):
+    (bundle.path / "head.npz").write_bytes(b"altered after the bundle was loaded")
+    with pytest.raises(BundleError, match=r"head\.npz changed while it was copied"):
+        copy_bundle(bundle, tmp_path / "copy")
+    with pytest.raises(BundleError, match="not a bundle"):
+        load_bundle(tmp_path / "copy")
 
 
 def test_a_draft_loads_only_where_drafts_are_expected(tmp_path):

@@ -111,3 +111,21 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cache folder cannot be made"):
         ImageCache(tmp_path / "file")
+
+
+def test_an_entry_that_may_be_read_only_is_used(tmp_path, monkeypatch):
+    cache = ImageCache(tmp_path)
+    cache.put("e" * 64, entry())
+
+    def closed(path):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", closed)
+    assert cache.get("e" * 64) is not None
+
+
+def test_the_file_of_a_file_manager_in_the_folder_stops_nothing(tmp_path):
+    cache = ImageCache(tmp_path)
+    (cache.folder / ".DS_Store").write_bytes(b"x")
+    cache.put("f" * 64, entry())
+    assert cache.get("f" * 64) is not None

@@ -280,3 +280,10 @@ def test_any_image_and_any_lungs_end_in_a_decision(pixels, seed):
         assert all(isinstance(reason, Reason) for reason in reasons)
     assert np.isfinite(describe(field)).all()
     assert 0 <= field.bridge <= 1
+
+
+def test_the_line_says_what_was_checked():
+    capture = radiograph(modality="SC")
+    reasons = check_header(capture, LIMITS)
+    assert "its modality is SC" in advice(reasons, capture, LIMITS, finds_lungs=False)
+    assert "lung fields not detected" in advice(reasons, capture, LIMITS)

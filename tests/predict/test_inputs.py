@@ -152,3 +152,17 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path):
 
     assert [Path(item.label).parent.name for item in expand(tmp_path, progress=Said())] == ["images"]
     assert len(lines) == 1
+
+
+def test_rows_without_a_path_are_counted_in_a_line(tmp_path, caplog):
+    (tmp_path / "m.csv").write_text("path,label\na.png,normal\n,viral\n,normal\n,\n")
+    assert names(tmp_path / "m.csv") == ["a.png"]
+    assert caplog.messages == [f"{tmp_path / 'm.csv'}: 2 rows without a path left out"]
+
+
+@pytest.mark.parametrize("text", ["path\n", "path,label\n,normal\n"])
+def test_a_manifest_that_names_no_image_is_a_reason_among_the_others(tmp_path, text):
+    (tmp_path / "m.csv").write_text(text)
+    none, image = expand([tmp_path / "m.csv", write_image(tmp_path / "a.png")])
+    assert (none.label, none.source.reason) == (str(tmp_path / "m.csv"), Reason.NOT_FOUND)
+    assert image.source == str(tmp_path / "a.png")

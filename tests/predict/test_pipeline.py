@@ -183,3 +183,10 @@ def test_a_wrong_body_part_rejects_only_where_nothing_looks_for_lungs(bundle):
     assert (without.status, without.reasons) == ("rejected", (Reason.NOT_A_CHEST_RADIOGRAPH,))
     (found,) = Pipeline.of_bundle(bundle).admit([knee])
     assert (found.status, found.reasons) == ("ok", (Reason.BODY_PART_MISMATCH,))
+
+
+def test_a_capture_is_not_said_to_lack_lungs_where_nothing_looks_for_them():
+    grey = np.linspace(0, 1, 200 * 200, dtype=np.float32).reshape(200, 200)
+    capture = Radiograph(grey, "s.dcm", "dicom", 200, 200, modality="SC")
+    (rejected,) = Pipeline(InputSpec(size=64)).admit([capture])
+    assert "its modality is SC" in rejected.message

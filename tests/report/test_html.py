@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+import tempfile
 
 import cv2
 import numpy as np
@@ -193,3 +194,31 @@ def test_nothing_is_left_of_a_page_that_was_not_finished(tmp_path):
         open_report(tmp_path / "gone" / "r.html", target="pneumonia", about={}),
     ):
         pass
+
+
+def test_an_error_of_another_file_is_not_blamed_on_the_page(tmp_path):
+    with (
+        pytest.raises(BrokenPipeError),
+        open_report(tmp_path / "r.html", target="pneumonia", about=ABOUT),
+    ):
+        raise BrokenPipeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_wait_beside_the_page_and_in_no_other_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    text, _ = written(tmp_path, (predicted(0.7), radiograph(), heat()))
+    assert "pneumonia suspected" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_page(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"report\.html: cannot be written \(File too large\)"):
+            written(tmp_path, *[(predicted(0.7), radiograph(), heat())] * 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from PIL import Image
 from images import grey_levels
 from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph
 from pneumoscope.errors import DataError
+from pneumoscope.report.canvas import shortened, text_width, wrapped
 from pneumoscope.report.overlay import (
     BACKGROUND,
     IMAGE_SIDE,
@@ -170,3 +171,27 @@ def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):
         assert image.text == {"Software": "Pneumoscope"}
     with pytest.raises(DataError, match="cannot write there"):
         write_png(drawn, tmp_path / "gone" / "x.png")
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    names = [f"bacterial pneumonia in the {side} lower lobe" for side in ("left", "right")]
+    shown = [shortened(name, 180) for name in names]
+    assert all(text_width(name) <= 180 for name in shown)
+    uid = "1.2.276.0.7230010.3.1.4.8323329.11566.1517874485.681127.dcm"
+    both_lines = shortened(uid, 200, lines=2)
+    assert len(wrapped(both_lines, 200)) == 2
+    assert both_lines.endswith("681127.dcm")
+    assert shortened("normal", 180) == "normal"
+
+
+def test_names_of_files_and_classes_are_drawn_to_their_end():
+    def drawn(name: str, path: str) -> np.ndarray:
+        prediction = Prediction(
+            path, "ok", probabilities={name: 0.9, "normal": 0.1}, target="pneumonia", p_target=0.9
+        )
+        return draw_prediction(prediction, radiograph())
+
+    long = "bacterial pneumonia in the lower lobe of the lung"
+    assert not np.array_equal(drawn(f"{long} left", "x.png"), drawn(f"{long} right", "x.png"))
+    file = "1.2.276.0.7230010.3.1.4.8323329.11566.1517874485.68112"
+    assert not np.array_equal(drawn("a", f"{file}1.dcm"), drawn("a", f"{file}2.dcm"))

@@ -15,6 +15,7 @@ from pneumoscope.report.rows import (
     outcome_text,
     percent_text,
     plain_text,
+    threshold_text,
     to_row,
     tsv_header,
     tsv_line,
@@ -110,3 +111,18 @@ def test_an_image_without_a_prediction_has_its_reason_beside_the_result():
     assert outcome_text(Prediction("x", "unreadable")) == "could not be read"
     sure = SUBTYPES.prediction("x", SUBTYPES.positive, reasons=("inverted",))
     assert outcome_text(sure) == "pneumonia suspected"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "percent", "fraction"),
+    [
+        (0.4, "40.0%", "0.4000"),
+        (0.00012, "0.012%", "0.00012"),
+        (0.99996, "99.9960%", "0.999960"),
+        (0.0, "0.0%", "0.0000"),
+        (1.0, "100.0%", "1.0000"),
+    ],
+)
+def test_a_threshold_is_told_from_0_and_from_1(threshold, percent, fraction):
+    assert threshold_text(threshold) == percent
+    assert threshold_text(threshold, percent=False) == fraction

@@ -38,6 +38,8 @@ def test_the_words_are_those_of_the_bundle(bundle):
     prediction = bundle.prediction("x", bundle.positive)
     assert conclusion(prediction).lower() == f"{bundle.target} suspected"
     assert bundle.target in probability_statement(prediction)
+    # Not "on": the probabilities may be shifted to another prevalence than that of the calibration.
+    assert "the model is calibrated for" in probability_statement(prediction)
 
 
 def test_conclusions():
@@ -66,6 +68,11 @@ def test_the_operating_point_says_how_often_it_was_right():
         "b", 0.5, sensitivity=Estimate(0.9), specificity=Estimate(None, reason="no normals")
     )
     assert "None" not in operating_point_statement(half, "pneumonia")
+
+
+def test_a_low_threshold_is_not_said_to_be_none():
+    text = operating_point_statement(OperatingPoint("screening", 0.00012), "pneumonia")
+    assert "a probability of 0.012% or more" in text
 
 
 def test_the_population_says_on_whom_the_model_was_evaluated():

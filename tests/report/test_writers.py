@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import sys
 from pathlib import Path
@@ -174,3 +175,11 @@ def test_parquet_without_its_extra_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"\.\[parquet\]"):
         write(tmp_path / "o.parquet", ROWS)
+
+
+@pytest.mark.parametrize("suffix", RESULT_SUFFIXES)
+def test_an_error_of_another_file_is_not_blamed_on_the_table(tmp_path, suffix):
+    path = tmp_path / f"o{suffix}"
+    with pytest.raises(BrokenPipeError):
+        write(path, stopped(2, BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    assert finished(path) == ["0.png", "1.png"]

@@ -154,6 +154,7 @@ def test_an_unknown_network_is_one_line_with_a_guess(name, hint):
     [
         NetworkSpec(name="resnet10t", options={"chanels": [8]}),
         NetworkSpec(name="custom-cnn", channels=1, options={"depth": 3}),
+        NetworkSpec(name="custom-cnn", channels=1, pyramid=16),  # was ignored
         NetworkSpec(name="vit_tiny_patch16_224"),  # takes one size alone
         NetworkSpec(name="swinv2_cr_tiny_224"),
         NetworkSpec(name="mixer_s32_224"),

@@ -63,8 +63,18 @@ def test_an_export_that_differs_is_rejected(tmp_path, monkeypatch):
             return tuple(found + 0.01 for found in super().__call__(batch, outputs))
 
     monkeypatch.setattr(onnx_export, "OnnxRuntime", Off)
-    with pytest.raises(PneumoscopeError, match=r"m\.onnx: differs from the network by 1\.0e-02"):
+    with pytest.raises(PneumoscopeError, match=r"m\.onnx: would differ from the network by 1\.0e-02"):
         export_onnx(build_network(SPEC, 2), tmp_path / "m.onnx", size=32, outputs=("logits", "features"))
+    # `make bundle` would take a file that is there for a finished one.
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_gives_no_numbers_is_not_exported(tmp_path):
+    network = build_network(SPEC, 2)
+    network.head.weight.data.fill_(float("nan"))
+    with pytest.raises(PneumoscopeError, match=r"m\.onnx: the network gives values that are not finite"):
+        export_onnx(network, tmp_path / "m.onnx", size=32, outputs=("logits", "features"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_exporter_says_nothing_and_leaves_the_log_as_it_was(tmp_path, capfd):

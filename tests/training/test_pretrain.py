@@ -96,6 +96,15 @@ def test_pretrained_weights_of_other_images_or_another_recipe_are_not_taken_up(t
         assert len(progress.losses) == 6
 
 
+def test_pretrained_weights_that_began_from_other_weights_are_not_taken_up(tmp_path, fabric):
+    """A run that is begun again with another --weights would say that it started from these."""
+    for source in ("", "custom-cnn (mine.safetensors, sha256 0123456789ab)"):
+        network, progress = fresh(), Losses()
+        network.weights_source = source
+        pretrain(RECIPE, network, blobs(), tmp_path, fabric=fabric, progress=progress)
+        assert len(progress.losses) == 6
+
+
 def test_the_images_alone_are_enough_where_lungs_are_masked_in_training(tmp_path, fabric):
     augmentation = RECIPE.augmentation.model_copy(update={"lungs_only": 0.5})
     recipe = RECIPE.model_copy(update={"augmentation": augmentation})

@@ -263,6 +263,9 @@ def test_a_recipe_file_that_cannot_be_read_is_one_line(tmp_path):
     for name in ("absent.yaml", "folder.yaml", "bytes.yaml"):
         with pytest.raises(RecipeError, match=f"{name}: recipe cannot be read"):
             load_recipe(str(tmp_path / name))
+    (tmp_path / "date.yaml").write_text("name: 2025-13-01\n")
+    with pytest.raises(RecipeError, match=r"date\.yaml: not valid YAML: month must be"):
+        load_recipe(str(tmp_path / "date.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -372,3 +375,18 @@ def test_the_page_on_several_hospitals_shows_what_the_recipe_has():
         assert made[name] == recipe[name], name
     for name in shown["augmentation"]:
         assert made["augmentation"][name] == recipe["augmentation"][name], name
+
+
+def test_a_target_with_the_column_of_a_class_is_rejected(tmp_path):
+    target = {"name": "lung opacity", "classes": ["lung_opacity"]}
+    message = fault(tmp_path, {"classes": ["normal", "lung_opacity"], "target": target})
+    assert "lung opacity is named like a class" in message
+    target["name"] = "lung_opacity"
+    assert Recipe.model_validate(SMALL | {"classes": ["normal", "lung_opacity"], "target": target})
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path):
+    text = yaml.safe_dump(SMALL)
+    message = fault(tmp_path, text + "batch: 16\nbatch: 8\n")
+    assert "the key 'batch' is there twice" in message
+    assert "'lr' is there twice" in fault(tmp_path, text.replace("lr: 0.01", "lr: 0.01\n  lr: 0.1"))

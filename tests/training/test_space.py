@@ -72,6 +72,8 @@ def test_what_is_written_reads_the_same(read):
         ("batch: {low: 2, high: 8, steps: 2}", "batch: steps: Extra inputs"),
         ("weight_decay: {low: 0, high: 1, log: true}", "low must be above 0 with log"),
         ("weight_decay: {low: 2, high: 1}", "low must be below high"),
+        ("batch: {low: 8, high: 32, step: 0.5}", "batch: low, high and step must be whole numbers"),
+        ("patience: {low: 1.5, high: 4, whole: true}", "patience: low, high and step must be whole"),
         ("network.dropout: {low: 0, high: 1}", "network.dropout: 1.0 is not allowed"),
         ("augmentation.strength: [weak, strong]", "'weak' is not a number"),
         ("weight_decay: {low: .nan, high: 1}", "low must be below high"),
@@ -153,4 +155,11 @@ def test_the_strength_of_an_augmentation():
     assert (double.noise, double.markers, double.flip) == (0.2, 4, 0.5)
     assert double.area == pytest.approx((0.05, 1.2))
     assert double.cutout < 1  # its limit
+    largest = Augmentation(rotate=180, corners=1, sharpness=2)
+    assert largest.scaled(1) == largest, "the first trial has the recipe's own values"
     own.scaled(1000)
+
+
+def test_a_key_that_is_there_twice_is_named(read):
+    with pytest.raises(RecipeError, match="the key 'batch' is there twice"):
+        read("batch: [16, 32]\nweight_decay: {low: 0, high: 1}\nbatch: [8, 16]\n")

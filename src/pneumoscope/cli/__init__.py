@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if set_up_completion(words):
             raise SystemExit(0)
         command = _application(called_words(words))
-        command(args=words, prog_name=PROGRAM)
+        # None: those of the process, in which wildcards are resolved on Windows, whose shells do not.
+        command(args=None if arguments is None else words, prog_name=PROGRAM)
     except PneumoscopeError as error:
         if shown.debug:
             raise

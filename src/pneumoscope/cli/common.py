@@ -6,7 +6,8 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
     from pneumoscope.model.bundle import Bundle
     from pneumoscope.model.manifest import Provenance, TrainingData
+    from pneumoscope.training.dataset import LeftOut
 
 __all__ = [
     "INTERRUPTED",
@@ -28,13 +30,16 @@ __all__ = [
     "SOME_LEFT_OUT",
     "bundle_facts",
     "bundle_with",
+    "check_no_effect",
     "check_output",
+    "check_outside",
     "check_prevalence",
     "estimate_text",
     "exit_code",
     "how_made",
     "make_folder",
     "note",
+    "note_left_out",
     "one_opencv_thread",
     "point_text",
     "population_text",
@@ -56,6 +61,12 @@ def note(line: str) -> None:
     """Write a line for people to standard error, unless the command is quiet."""
     if not shown().quiet:
         typer.echo(line, err=True)
+
+
+def note_left_out(left_out: Iterable[LeftOut], out: Path) -> None:
+    """Say how many images a training left out, by status, and which file lists them."""
+    for status, count in Counter(one.status for one in left_out).items():
+        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
 
 
 def print_json(value: Any) -> None:
@@ -116,6 +127,31 @@ def check_output(out: Path | None, inputs: Iterable[str | Path | None], option: 
             )
 
 
+def check_outside(out: Path, data: Path, option: str = "--out") -> None:
+    """Stop with a usage message where a folder for results lies in a folder of X-rays, or is that folder."""
+    place = out.resolve()
+    if data.is_dir() and data.resolve() in (place, *place.parents):
+        raise typer.BadParameter(
+            f"{out} lies in the data, where plots would be taken for X-rays; name a folder outside of {data}",
+            param_hint=option,
+        )
+
+
+def check_no_effect(given: Mapping[str, object], why: str) -> None:
+    """Stop with a usage message where an option is given, and is not None or False, that has no effect.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        By the name of each option, its value.
+    why : str
+        What it has no effect with, or without, such as ``with --leave-out``.
+    """
+    for option, value in given.items():
+        if value is not None and value is not False:
+            raise typer.BadParameter(f"has no effect {why}", param_hint=option)
+
+
 def check_prevalence(value: float | None) -> float | None:
     """Let an option be a share above 0 and below 1, by at least `LEAST_PREVALENCE`."""
     if value is None:
@@ -131,7 +167,7 @@ def standard_input() -> bytes:
     """Return the content of standard input, up to one byte more than the largest file that is read."""
     from pneumoscope.image.limits import DEFAULT_LIMITS
 
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise typer.BadParameter("- reads standard input; pipe an image into it", param_hint="PATHS")
     return sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1)
 
@@ -187,7 +223,9 @@ def target_text(target: Target) -> str:
 
 def point_text(point: OperatingPoint, target: str) -> str:
     """Return an operating point in words: threshold, criterion, and what it reached where."""
-    parts = [f"{target} at {point.threshold:.4f} or more", point.criterion]
+    from pneumoscope.report.rows import threshold_text
+
+    parts = [f"{target} at {threshold_text(point.threshold, percent=False)} or more", point.criterion]
     for name, estimate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
         if estimate is not None and estimate.value is not None:
             parts.append(f"{name} {estimate_text(estimate)}")

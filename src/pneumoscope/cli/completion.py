@@ -113,7 +113,7 @@ def complete_bundle(incomplete: str) -> list[str]:
     base = incomplete[: incomplete.rfind("/") + 1]
     try:
         folders = sorted(Path(base or ".").expanduser().iterdir())
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the home of a user that there is not
         return []
     return [
         f"{base}{folder.name}"
@@ -136,7 +136,7 @@ def complete_population(ctx: typer.Context, incomplete: str) -> list[str]:
 def _names(names: Iterator[str], incomplete: str) -> list[str]:
     try:
         return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
-    except (OSError, ValueError, LookupError, TypeError):  # a damaged bundle, or an older one
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # damaged, older, or nowhere
         return []
 
 
@@ -149,6 +149,6 @@ def _calibrations(ctx: typer.Context) -> Iterator[dict[str, Any]]:
 
 def _bundle_file(folder: Path) -> Path | None:
     for place in (folder, folder / RUN_BUNDLE):
-        if (place / BUNDLE_FILE).is_file():
+        if os.path.isfile(place / BUNDLE_FILE):  # noqa: PTH113 also where a folder is closed
             return place / BUNDLE_FILE
     return None

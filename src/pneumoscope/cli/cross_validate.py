@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.common import print_json
+from pneumoscope.cli.common import SOME_LEFT_OUT, note_left_out, print_json
 from pneumoscope.cli.parameters import (
     CacheFolder,
     Data,
@@ -33,7 +33,14 @@ def cross_validate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for runs and metrics; repeat the command to resume.")],
     target: TargetClasses = None,
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Number of folds of patients.")] = 5,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            max=20,
+            help="Number of folds of patients; with --leave-out, one of them is held out with each source.",
+        ),
+    ] = 5,
     leave_out: Annotated[
         list[str] | None,
         typer.Option(help="Source to train without, as in the manifest; may be repeated."),
@@ -49,7 +56,10 @@ def cross_validate(
     no_cache: NoCache = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a recipe without each fold of patients, or each source, and evaluate it on that part."""
+    """Train a recipe without each fold of patients, or each source, and evaluate it on that part.
+
+    Exit code 3: some images were unreadable or rejected and are left out.
+    """
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
     from pneumoscope.cli.train import check_weights
@@ -78,6 +88,9 @@ def cross_validate(
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     if launched_as().rank == 0:
         _print(result, out, as_json=json_)
+        # A launcher takes other codes than 0 for a failure.
+        if result.left_out and launched_as().processes == 1:
+            raise typer.Exit(SOME_LEFT_OUT)
 
 
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
@@ -85,7 +98,7 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
 
     if as_json:
         metrics = result.metrics.model_dump(mode="json") if result.metrics else {}
-        print_json({"metrics": metrics, "parts": result.parts})
+        print_json({"metrics": metrics, "parts": result.parts, "left_out": len(result.left_out)})
         return
     for name, part in result.parts.items():
         shown = ((key, part[key]) for key in ("auroc", "sensitivity", "specificity"))
@@ -93,4 +106,5 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
         typer.echo(f"{name:14s} {part['images']:5d} images  {values}")
     if result.metrics:
         typer.echo(f"all folds: AUROC {with_interval(result.metrics.detection.auroc)}")
+    note_left_out(result.left_out, out)
     typer.echo(f"metrics: {out / 'cross-validation.json'}")

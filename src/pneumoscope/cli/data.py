@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, check_output, note, one_opencv_thread, print_json
+from pneumoscope.cli.common import (
+    SOME_LEFT_OUT,
+    check_no_effect,
+    check_output,
+    note,
+    one_opencv_thread,
+    print_json,
+)
 from pneumoscope.cli.data_output import left_out_row, set_facts, show_audit, show_balance, show_summary
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import DataError
@@ -167,6 +174,8 @@ def split(
     from pneumoscope.data.split import split as divide
     from pneumoscope.data.tables import check_suffix
 
+    if method is Method.RANDOM:
+        check_no_effect({"--no-near-duplicates": no_near_duplicates}, "with --method random")
     one_opencv_thread()
     check_output(out, _files_read(path, labels, patients))
     check_suffix(out)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.common import bundle_facts, make_folder, one_opencv_thread, print_json
+from pneumoscope.cli.common import bundle_facts, check_no_effect, make_folder, one_opencv_thread, print_json
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import require_extra
 
@@ -36,7 +36,10 @@ def demo(
     serve: Annotated[
         bool, typer.Option("--serve", help="Then serve the page and open it; stop with Ctrl-C.")
     ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for any free one.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the page; 8000 if not given, 0 for any free one."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict eight real X-rays with the shipped model; show the results beside the true labels.
@@ -44,7 +47,9 @@ def demo(
     Writes the images, a heat map of each and one report. Nothing is downloaded. One child is predicted
     wrongly, on purpose: no model is right every time.
     """
-    if serve:
+    if not serve:
+        check_no_effect({"--port": port}, "without --serve")
+    else:
         # Before the work: it must not end in a missing package.
         with require_extra("web", "serving the page"):
             import pneumoscope.serve.web.server  # noqa: F401
@@ -66,7 +71,7 @@ def demo(
     if open_report:
         _browse(report.resolve().as_uri())
     if serve:
-        _serve(bundle, port)
+        _serve(bundle, 8000 if port is None else port)
 
 
 def _predict(out: Path) -> tuple[Bundle, tuple[Sample, ...], list[Prediction]]:

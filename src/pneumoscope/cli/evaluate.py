@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder, note, one_opencv_thread, print_json
+from pneumoscope.cli.common import (
+    SOME_LEFT_OUT,
+    check_outside,
+    make_folder,
+    note,
+    one_opencv_thread,
+    print_json,
+)
 from pneumoscope.cli.completion import complete_bundle
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ def evaluate(
         raise typer.BadParameter(
             f"{masks} is no folder; give the one that holds the masks", param_hint="--masks"
         )
+    check_outside(out, data)
     from pneumoscope.cli.progress import show_progress
 
     make_folder(out)

@@ -23,6 +23,7 @@ from pneumoscope.cli.common import (
 )
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.domain import ANY_POPULATION
+from pneumoscope.errors import BundleError
 
 if TYPE_CHECKING:
     from pneumoscope.domain import Population
@@ -67,9 +68,13 @@ def info(
     from pneumoscope.image.decode import decodable_formats
     from pneumoscope.model.bundle import load_bundle
 
+    if card and as_json:
+        raise typer.BadParameter("--json and --card exclude each other")
     loaded = load_bundle(bundle)
     if card:
-        typer.echo(loaded.card.rstrip() or f"{loaded.path}: this bundle has no card")
+        if not loaded.card.strip():
+            raise BundleError(f"{loaded.path}: no model card; 'pneumoscope evaluate --sign' writes one")
+        typer.echo(loaded.card.rstrip())
         return
     installed: dict[str, Any] = {
         "pneumoscope": __version__,
@@ -140,9 +145,9 @@ def _calibrations(manifest: BundleManifest) -> dict[str, str]:
         if fitted.fitted_on:
             parts.append(f"fitted on {fitted.fitted_on}")
         if calibration.prevalence is not None:
-            parts.append(f"at a prevalence of {calibration.prevalence:.2f}")
+            parts.append(f"at a prevalence of {calibration.prevalence:.3g}")
         if fitted.prior_shift:
-            parts.append(f"shifted to {assumed_prevalence(calibration):.3f}")
+            parts.append(f"shifted to {assumed_prevalence(calibration):.3g}")
         if calibration.conformal is not None:
             parts.append("prediction sets" + (f" that hold the class of {1 - alpha:.0%}" if alpha else ""))
         lines[calibration.population] = "; ".join(parts)
@@ -150,7 +155,10 @@ def _calibrations(manifest: BundleManifest) -> dict[str, str]:
 
 
 def _populations(populations: tuple[Population, ...]) -> dict[str, str]:
-    return {one.name: population_text(replace(one, name=ANY_POPULATION)) for one in populations}
+    lines: dict[str, list[str]] = {}
+    for one in populations:  # several may have one name, such as those of two hospitals
+        lines.setdefault(one.name, []).append(population_text(replace(one, name=ANY_POPULATION)))
+    return {name: "; ".join(texts) for name, texts in lines.items()}
 
 
 def _provenance(manifest: BundleManifest) -> dict[str, Any]:

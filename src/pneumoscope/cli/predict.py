@@ -25,7 +25,6 @@ from pneumoscope.cli.common import (
 )
 from pneumoscope.cli.parameters import BundlePath, Force, PointName, PopulationName
 from pneumoscope.cli.progress import show_progress
-from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for a runtime.
 if TYPE_CHECKING:
@@ -115,8 +114,6 @@ def predict(
                 draw(one)
         finally:
             bar.close()  # before the rows and notes that are printed at the end
-    if not tally:
-        raise DataError("no image was given; name files, or a folder or manifest with images")
     if out is not None or tally.total() > SUMMARY_FROM:
         counts = ", ".join(f"{tally[status]:,} {status}" for status in ("ok", "rejected", "unreadable"))
         note(f"{tally.total():,} images: {counts}{f'; results in {out}' if out else ''}")

@@ -27,7 +27,7 @@ from pneumoscope.domain import ANY_POPULATION
 
 if TYPE_CHECKING:
     from pneumoscope.domain import OperatingPoint, Prediction
-    from pneumoscope.model.manifest import BundleManifest
+    from pneumoscope.model.manifest import BundleManifest, Calibration
     from pneumoscope.parallel import Progress
     from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
 
@@ -213,9 +213,7 @@ def _about(predictor: Predictor, operating_point: str | None, population: str | 
         suffix = "" if calibration.population == ANY_POPULATION else f", {calibration.population}"
         point = manifest.operating_point(operating_point, calibration.population)
         facts[f"Operating point{suffix}"] = f"{point.name}: {point_text(point, manifest.target.name)}"
-        fitted = calibration.calibrator
-        if fitted.fitted_on:
-            facts[f"Calibration{suffix}"] = f"{fitted.method} scaling, fitted on {fitted.fitted_on}"
+        facts[f"Calibration{suffix}"] = _calibration(calibration)
     facts |= {
         "Gate": "overridden" if predictor.force else "images outside of its limits are rejected",
         "Trained on": "; ".join(map(training_data_text, made.data)),
@@ -229,6 +227,18 @@ def _about(predictor: Predictor, operating_point: str | None, population: str | 
     return {name: fact for name, fact in facts.items() if fact}
 
 
+def _calibration(calibration: Calibration) -> str:
+    """Return how probabilities were calibrated, and the prevalence that they were shifted to."""
+    from pneumoscope.predict.calibration import assumed_prevalence
+
+    fitted = calibration.calibrator
+    parts = [f"{fitted.method} scaling, fitted on {fitted.fitted_on}"] if fitted.fitted_on else []
+    if fitted.prior_shift:
+        assumed = assumed_prevalence(calibration)
+        parts.append(f"probabilities and thresholds shifted to a prevalence of {assumed:.3g}")
+    return "; ".join(parts)
+
+
 def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], None]:
     """Make the folder and return a function that writes an image of each prediction into it."""
     from pneumoscope.data.walk import is_own_output
@@ -239,20 +249,28 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPredictio
 
     def is_free(name: str) -> bool:
         path = folder / f"{name}.heatmap.png"
-        return name not in taken and (not path.exists() or is_own_output(path))
+        # Of two names that differ in case alone, some file systems keep one.
+        return name.casefold() not in taken and (not path.exists() or is_own_output(path))
 
     def draw(one: ExplainedPrediction) -> None:
         if one.radiograph is None:
             return
         # Images in different folders may have the same name; the second of them gets a number.
-        stem = _short(Path(one.prediction.path).stem)
+        stem = _short(_stem(one.prediction.path))
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(filter(is_free, names))
-        taken.add(name)
+        taken.add(name.casefold())
         image = draw_prediction(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
         write_png(image, folder / f"{name}.heatmap.png")
 
     return draw
+
+
+def _stem(path: str) -> str:
+    """Return the name of a file without its suffix; the last number of a UID, as of a DICOM file, is none."""
+    # "<stdin>" is no name that Windows allows.
+    name = Path(path.strip("<>"))
+    return name.name if name.suffix[1:].isdigit() else name.stem
 
 
 def _short(stem: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
     bundle_facts,
+    check_no_effect,
     check_prevalence,
     note,
     one_opencv_thread,
@@ -37,11 +38,20 @@ def recalibrate(
         ),
     ] = None,
     method: Annotated[
-        Literal["none", "temperature", "vector"],
-        typer.Option(help="How probabilities are scaled; none keeps them and chooses thresholds alone."),
-    ] = "vector",
-    copies: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to fit on as well.")] = 0,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for the intervals.")] = 1000,
+        Literal["none", "temperature", "vector"] | None,
+        typer.Option(
+            help="How probabilities are scaled; vector if not given; none keeps them and chooses thresholds "
+            "alone."
+        ),
+    ] = None,
+    copies: Annotated[
+        int | None,
+        typer.Option(min=0, help="Augmented copies of each image to fit on as well; 0 if not given."),
+    ] = None,
+    resamples: Annotated[
+        int | None,
+        typer.Option(min=100, help="Bootstrap resamples for the intervals; 1000 if not given."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit calibrator, operating points and prediction sets to a hospital's images; write a new bundle.
@@ -52,6 +62,8 @@ def recalibrate(
     decisions stay.
     """
     if prevalence is not None and data is None:
+        unused = {"--method": method, "--copies": copies, "--resamples": resamples}
+        check_no_effect(unused, "with --prevalence, which fits nothing")
         _shift(bundle, out, prevalence, as_json=json_)
         return
     if data is None or prevalence is not None:
@@ -65,7 +77,13 @@ def recalibrate(
         from pneumoscope.evaluation.tables import comparison_rows
 
         done = recalibration.recalibrate(
-            bundle, data, out, method=method, copies=copies, n_boot=resamples, progress=progress
+            bundle,
+            data,
+            out,
+            method=method or "vector",
+            copies=copies or 0,
+            n_boot=1000 if resamples is None else resamples,
+            progress=progress,
         )
     for warning in done.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -117,7 +117,7 @@ def _token(path: Path | None) -> str | None:
     else:
         source = str(path)
         try:
-            token = path.read_text(encoding="utf-8").strip()
+            token = path.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise PneumoscopeError(f"{path}: cannot read the token ({error}); check the file") from error
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, note, print_json
+from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, check_outside, note_left_out, print_json
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import (
     CacheFolder,
@@ -76,6 +76,7 @@ def train(
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
+    check_outside(out, data)
     with show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Training"):
@@ -119,8 +120,6 @@ def check_weights(pretrained: bool | None, weights: Path | None) -> None:
 
 
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
-    from collections import Counter
-
     from pneumoscope.evaluation.tables import with_interval
 
     metrics = result.evaluation.metrics
@@ -149,6 +148,5 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
     typer.echo(
         f"{metrics.images} test images evaluated, {len(result.evaluation.not_evaluated)} not evaluated"
     )
-    for status, count in Counter(one.status for one in result.left_out).items():
-        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
+    note_left_out(result.left_out, out)
     typer.echo(f"bundle: {result.bundle.path}\nreport: {result.evaluation.report}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.common import print_json
+from pneumoscope.cli.common import SOME_LEFT_OUT, note, print_json
 from pneumoscope.errors import require_extra
 
 
@@ -20,7 +20,10 @@ def train_lungs(
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train the lung segmenter on the training patients of the default recipe, or on split train."""
+    """Train the lung segmenter on the training patients of the default recipe, or on split train.
+
+    Exit code 3: some images could not be read and are left out.
+    """
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
     from pneumoscope.data.folder import load
@@ -40,8 +43,11 @@ def train_lungs(
         result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed, progress=progress)
     if as_json:
         print_json({**asdict(result), "path": str(result.path)})
-        return
-    typer.echo(
-        f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
-        f"({result.dice:.4f} at the size of the network), {result.images} images, {result.seconds:.0f} s"
-    )
+    else:
+        typer.echo(
+            f"{result.path}: Dice {result.dice_full:.4f} on validation patients "
+            f"({result.dice:.4f} at the size of the network), {result.images} images, {result.seconds:.0f} s"
+        )
+    if result.left_out:
+        note(f"{result.left_out} unreadable images left out")
+        raise typer.Exit(SOME_LEFT_OUT)

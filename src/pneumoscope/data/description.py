@@ -42,14 +42,16 @@ def read_description(folder: Path) -> DatasetDescription | None:
     """
     import yaml
 
+    from pneumoscope.data.yaml_text import read_yaml
+
     path = folder / DESCRIPTION_FILE
     try:
         if not path.is_file():
             return None
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stated = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (yaml.YAMLError, UnicodeError, ValueError) as error:  # ValueError: a date such as 2018-99-99
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2018-99-99
         problem = " ".join(str(error).split())
         raise DataError(f"{path}: not YAML in UTF-8 ({problem})") from error
     facts = _mapping(path, "", {} if stated is None else stated, (*_TEXTS, "population"))

@@ -12,6 +12,9 @@ from pneumoscope.errors import DataError
 
 __all__ = ["draft_of", "partial_path", "rename", "replacing", "unwritable"]
 
+# Of the name of the file in that of its draft; file systems allow 255 in all.
+_NAME_BYTES = 200
+
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -64,7 +67,7 @@ def draft_of(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
     """Open a new file beside `path`; it is closed at the end, and deleted if it has no other name then."""
     if path.is_dir():
         raise DataError(f"{path}: this is a folder; name a file")
-    draft = path.with_name(f".{path.name[-200:]}.{os.getpid()}.draft")
+    draft = path.with_name(f".{_end_of(path.name)}.{os.getpid()}.draft")
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
         file = draft.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
@@ -76,3 +79,10 @@ def draft_of(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
         with suppress(OSError):  # a full disk; who writes the file closes it, and is told
             file.close()
         draft.unlink(missing_ok=True)
+
+
+def _end_of(name: str) -> str:
+    """Return the end of a file name, in whole characters, as far as a draft's name has room for it."""
+    while len(os.fsencode(name)) > _NAME_BYTES:
+        name = name[1:]
+    return name

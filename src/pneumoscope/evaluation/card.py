@@ -14,6 +14,7 @@ from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_
 from pneumoscope.model.manifest import BundleManifest, Calibration, TrainingData
 from pneumoscope.model.measures import PointMeasures
 from pneumoscope.predict.calibration import assumed_prevalence
+from pneumoscope.report.rows import threshold_text
 
 __all__ = ["write_card"]
 
@@ -217,9 +218,12 @@ def _calibrator(calibration: Calibration, *, several: bool) -> str:
 def _prevalence(calibration: Calibration) -> str:
     if calibration.prevalence is None:
         return ""
-    fitted = f" {calibration.prevalence:.0%} of these images are positive"
-    if (site := assumed_prevalence(calibration)) != calibration.prevalence:
-        return f"{fitted}; probabilities and thresholds are shifted to a prevalence of {site:.1%}."
+    share = calibration.prevalence
+    rounded = f"{share:.0%}" if 0.01 <= share <= 0.99 else threshold_text(share)
+    fitted = f" {rounded} of these images are positive"
+    if (site := assumed_prevalence(calibration)) != share:
+        shown = threshold_text(site)
+        return f"{fitted}; probabilities and thresholds are shifted to a prevalence of {shown}."
     return f"{fitted}; where fewer are, the same image means less."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.training.cross_fit import cross_fit
-from pneumoscope.training.dataset import Packed, check_classes, check_held_out, check_packed
+from pneumoscope.training.dataset import LeftOut, Packed, check_classes, check_held_out, check_packed
 from pneumoscope.training.networks import build_network, check_size
 from pneumoscope.training.processes import end_together, make_fabric, shared
 from pneumoscope.training.recipe import Recipe
@@ -55,11 +55,14 @@ class CrossValidation:
         Accuracy, sensitivity and specificity over all images, at the thresholds of the other folds.
     parts : dict
         Measures of each part, by name.
+    left_out : tuple of LeftOut
+        Images that were unreadable or rejected.
     """
 
     metrics: Evaluation | None
     decided: dict[str, float | None]
     parts: dict[str, dict[str, Any]]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @end_together()
@@ -80,7 +83,7 @@ def cross_validate(
     experiment : Experiment
         Its `out` gets the runs, ``out-of-fold.csv``, ``left-out.csv`` and ``cross-validation.json``.
     count : int
-        Folds, where no sources are given.
+        Folds; where sources are given, one of that many is held out with each of them.
     sources : tuple of str
         Sources to leave out in turn, as the manifest names them; other images are only trained on.
     progress : Progress, optional
@@ -112,7 +115,7 @@ def cross_validate(
         }
         (out / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         held_out.write(out / SCORES_FILE)
-    return result
+    return replace(result, left_out=packed.left_out)
 
 
 def _prepared(
@@ -130,12 +133,16 @@ def _prepared(
     _begin(out, recipe)
     progress.step("reading images")
     packed = pack_images(manifest, recipe, lungs, experiment.open_cache(), progress)
-    write_left_out(out, packed.left_out)
+    unlisted = tuple(
+        LeftOut(one.path, "unreadable", one.reason.value, one.detail) for one in manifest.left_out
+    )
+    left_out = packed.left_out + unlisted
+    write_left_out(out, left_out)
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
     parts = _parts(manifest, count, sources, recipe.split.seed, progress)
     check_held_out(manifest.root, recipe.target_mask[packed.labels], parts)
-    return recipe, packed, parts
+    return recipe, replace(packed, left_out=left_out), parts
 
 
 def _begin(out: Path, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +84,8 @@ class _FinishedRun:
 
     @classmethod
     def of(cls, folder: Path) -> _FinishedRun:
+        if not (folder / RECIPE_FILE).is_file():
+            raise DataError(f"{folder}: no {RECIPE_FILE}; give the run folder made by 'pneumoscope train'")
         recipe = load_recipe(str(folder / RECIPE_FILE))
         network = build_network(recipe.network, len(recipe.output_classes), pretrained=False)
         network = load_weights(network, folder / WEIGHTS_FILE).eval()
@@ -162,7 +165,7 @@ def export_network(
     PneumoscopeError
         If `out` has another suffix than that of the format; or a float format differs by more than
         `TOLERANCE` from the trained network, or from a bundle in float32, or by more than `ROUNDED_TOLERANCE`
-        from one with weights of 16 bits. The file is then removed.
+        from one with weights of 16 bits. Nothing is written then.
     """
     progress = progress or Progress()
     if out.suffix != FORMATS[to]:
@@ -170,17 +173,22 @@ def export_network(
     finished = _FinishedRun.of(run)
     progress.step("reading X-rays to compare on")
     images, checked_on = _check_images(finished, check, progress)
-    progress.step(f"writing {to}")
-    _write(finished, out, to, ranges, progress)
-    progress.step("comparing")
-    files = written_files(out, to)
     try:
-        result = _compared(finished, out, to, images)
-    except BaseException:
+        # Written beside first: where it fails or differs, `out` has no file, or the one it had.
+        place = tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent)
+    except OSError as error:
+        raise PneumoscopeError(f"{out}: cannot be written ({error.strerror}); name another file") from error
+    with place:
+        draft = Path(place.name, out.name)
+        progress.step(f"writing {to}")
+        _write(finished, draft, to, ranges, progress)
+        progress.step("comparing")
+        result = _compared(finished, draft, to, images)
+        files = written_files(draft, to)
+        size = sum(file.stat().st_size for file in files)
         for file in files:
-            file.unlink(missing_ok=True)
-        raise
-    return replace(result, bytes=sum(file.stat().st_size for file in files), checked_on=checked_on)
+            file.replace(out.with_name(file.name))
+    return replace(result, path=out, bytes=size, checked_on=checked_on)
 
 
 def _check_images(finished: _FinishedRun, check: Path | None, progress: Progress) -> tuple[Floats, str]:
@@ -238,7 +246,7 @@ def _compared(finished: _FinishedRun, out: Path, to: str, images: Floats) -> Exp
     # Written so that NaN fails as well.
     if to != "onnx-int8" and not from_network <= TOLERANCE:
         raise PneumoscopeError(
-            f"{out}: would differ from the network by {from_network:.1e} in the probability of "
+            f"{out.name}: would differ from the network by {from_network:.1e} in the probability of "
             f"{bundle.manifest.target.name}; it is not written. Use the bundle"
         )
     least = ROUNDED_TOLERANCE if finished.precision == "float16" else TOLERANCE

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import DatasetDescription
 from pneumoscope.errors import DataError
@@ -186,9 +187,9 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: the run folder cannot be made ({error.strerror})") from error
-    (out / RECIPE_FILE).write_text(experiment.recipe.to_yaml(), encoding="utf-8")
+    _write_whole(out / RECIPE_FILE, experiment.recipe.to_yaml())
     manifest.write(out / SPLIT_FILE)
-    (out / INPUTS_FILE).write_text(json.dumps(_inputs(origin, lungs), indent=2) + "\n", encoding="utf-8")
+    _write_whole(out / INPUTS_FILE, json.dumps(_inputs(origin, lungs), indent=2) + "\n")
     packages = (
         "pneumoscope", "torch", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "onnxruntime",
     )  # fmt: skip
@@ -199,7 +200,13 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
         "processors": available_cpus(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
-    (out / ENVIRONMENT_FILE).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    _write_whole(out / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that a killed process leaves as it was, or does not leave at all."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def write_left_out(run: Path, left_out: Iterable[LeftOut]) -> None:

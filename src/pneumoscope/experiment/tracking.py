@@ -185,7 +185,10 @@ class _MlflowTracker(Tracker):
         path = self._folder / TRACKING_FILE
         if not path.exists():
             return
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # of a process that was killed: the history is sent again, to a new run
+            return
         if kept["uri"] != self.uri:
             return
         try:
@@ -198,7 +201,9 @@ class _MlflowTracker(Tracker):
 
     def _keep(self) -> None:
         content = {"uri": self.uri, "run": self._run, "epoch": self._sent}
-        (self._folder / TRACKING_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        draft = self._folder / f"{TRACKING_FILE}.new"
+        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        draft.replace(self._folder / TRACKING_FILE)
 
     def _log_parameters(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

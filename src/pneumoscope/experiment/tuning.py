@@ -28,9 +28,10 @@ from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
 from pneumoscope.experiment.plan import Experiment, resolved
 from pneumoscope.experiment.run_folder import SPLIT_FILE
-from pneumoscope.experiment.trial_images import TrialImages, divide_folds
+from pneumoscope.experiment.trial_images import FOLDS_FILE, TrialImages, divide_folds
 from pneumoscope.experiment.tuning_folder import check_same, held, repair_journal, write_search
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
+from pneumoscope.model.bundle import sha256_of
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
 from pneumoscope.training.history import Epoch
@@ -128,25 +129,34 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
         "space": space.to_yaml(),
         "data": str(experiment.data.resolve()),
         "limit": experiment.limit,
+        "weights": _identity(experiment.weights),
+        "lungs": _identity(experiment.lungs),
     }
     with held(out):
         check_same(out, recipe, facts)
         if not (out / JOURNAL_FILE).exists():
             manifest = prepare_manifest(manifest, recipe, limit=experiment.limit, progress=progress)
+            (out / FOLDS_FILE).unlink(missing_ok=True)  # of a call that ended before the first trial
             if search.folds:
                 divide_folds(out, manifest, search.folds, recipe.split.seed, progress)
             manifest.write(out / SPLIT_FILE)
-        write_search(out, recipe, facts)
         progress.step("reading training and validation images")
         images = TrialImages(experiment)
         for _ in images.parts(recipe, progress):
             pass
+        # Not before: where the images ask for other options, these are not those of another search.
+        write_search(out, recipe, facts)
         progress.step(f"{search.trials} trials")
         repair_journal(out / JOURNAL_FILE)
         study = _open(out, search, recipe)
         _take_up(study, space, recipe, out)
         _run(_Job(experiment, search, space, 0, len(study.trials)), study, images, progress)
         return _results(study, experiment, search, space)
+
+
+def _identity(path: Path | None) -> str | None:
+    """Return the hash of a file that trials start from; None where it is not given, or not there."""
+    return sha256_of(path) if path and path.is_file() else None
 
 
 def _open(out: Path, search: Search, recipe: Recipe, *, seed: int = 0) -> optuna.Study:
@@ -313,9 +323,13 @@ def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
         def after_epoch(row: Epoch, rows: list[Epoch] = rows, before: int = number * recipe.epochs) -> None:
             if parent is not None and not parent.is_alive():
                 raise SystemExit("the search was ended")
+            value = _objective(row, job.search)
+            # A pruner would end the trial with no value at all.
+            if not (math.isfinite(value) and math.isfinite(row.val_loss)):
+                raise DataError(f"the validation loss is not finite in epoch {row.epoch}; search lower rates")
             rows.append(row)
             trial.set_user_attr("epochs", before + row.epoch)
-            trial.report(_objective(row, job.search), before + row.epoch)
+            trial.report(value, before + row.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -331,10 +345,7 @@ def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
             (run / CHECKPOINT_FILE).unlink(missing_ok=True)
         kept = min(rows, key=lambda row: row.val_loss) if recipe.keep == "best" else rows[-1]
         values.append(_objective(kept, job.search))
-    mean = sum(values) / len(values)
-    if not math.isfinite(mean):
-        raise DataError(f"trial {trial.number}: the validation result is not finite")
-    return mean
+    return sum(values) / len(values)
 
 
 def _objective(row: Epoch, search: Search) -> float:

@@ -40,6 +40,10 @@ def held(out: Path) -> Iterator[None]:
             raise DataError(
                 f"{out}: another search works in this folder; wait, or use another --out"
             ) from error
+        except OSError as error:  # Lustre and some mounts of NFS have no locks
+            raise DataError(
+                f"{out}: files cannot be locked there ({error.strerror}); use --out on another file system"
+            ) from error
         yield
 
 
@@ -64,7 +68,10 @@ def check_same(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: damaged; delete the folder, or use another --out") from error
         for option, value in facts.items():
             if begun.get(option) != value:
                 raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
@@ -72,7 +79,9 @@ def check_same(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
 
 def write_search(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     """Write what the search is; the recipe last, since a recipe alone is taken for a run."""
-    (out / SEARCH_FILE).write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+    draft = out / f"{SEARCH_FILE}.new"
+    draft.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+    draft.replace(out / SEARCH_FILE)
     (out / SPACE_FILE).write_text(facts["space"], encoding="utf-8")
     (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
 
@@ -81,7 +90,5 @@ def repair_journal(path: Path) -> None:
     """Remove what a killed process left in the journal: half a line, and the lock of a write."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -288,7 +289,7 @@ def sha256_of(path: Path) -> str:
 def write_bundle(
     folder: Path, manifest: BundleManifest, files: Mapping[str, bytes | Path] | None = None
 ) -> Bundle:
-    """Write or update a bundle; ``bundle.json`` is written last and replaced in one step.
+    """Write or update a bundle; files are replaced once all are written, and ``bundle.json`` last.
 
     Parameters
     ----------
@@ -307,15 +308,20 @@ def write_bundle(
     given = files or {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in given.items():
-            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        kept = {name: sha for name, sha in manifest.files.items() if (folder / name).is_file()}
-        hashes = kept | {name: sha256_of(folder / name) for name in given}
-        complete = manifest.model_copy(update={"files": dict(sorted(hashes.items()))})
-        text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-        draft = folder / f"{MANIFEST_FILE}.new"
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(folder / MANIFEST_FILE)
+        # All is written beside first, so that a full disk leaves the bundle that was there.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as place:
+            drafts = {name: Path(place, name) for name in given}
+            for name, content in given.items():
+                drafts[name].write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            kept = {name: sha for name, sha in manifest.files.items() if (folder / name).is_file()}
+            hashes = kept | {name: sha256_of(draft) for name, draft in drafts.items()}
+            complete = manifest.model_copy(update={"files": dict(sorted(hashes.items()))})
+            text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+            written = Path(place, MANIFEST_FILE)
+            written.write_text(text, encoding="utf-8")
+            for name, draft in drafts.items():
+                draft.replace(folder / name)
+            written.replace(folder / MANIFEST_FILE)
     except OSError as error:
         place = f"{folder}: the bundle cannot be written ({error.strerror})"
         raise BundleError(f"{place}; name another folder") from error
@@ -328,8 +334,13 @@ def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
     Raises
     ------
     BundleError
-        If the folder holds a bundle already.
+        If the folder holds a bundle already, or a file is not the one that was verified when it was loaded.
     """
     if (folder / MANIFEST_FILE).exists():
         raise BundleError(f"{folder}: holds a bundle already; give another folder")
-    return write_bundle(folder, bundle.manifest, {name: bundle.path / name for name in bundle.manifest.files})
+    listed = bundle.manifest.files
+    copy = write_bundle(folder, bundle.manifest, {name: bundle.path / name for name in listed})
+    if changed := [name for name, sha in listed.items() if copy.manifest.files[name] != sha]:
+        (folder / MANIFEST_FILE).unlink()
+        raise BundleError(f"{bundle.path}: {', '.join(changed)} changed while it was copied; export again")
+    return copy

@@ -37,8 +37,7 @@ __all__ = [
 FORMAT_VERSION: Literal[2] = 2
 
 State = Literal["draft", "calibrated", "evaluated"]
-"""``draft``: exported, with placeholder thresholds; ``calibrated``: thresholds fitted; ``evaluated``:
-tested."""
+"""``draft``: exported, with placeholder thresholds; ``calibrated``: fitted ones; ``evaluated``: tested."""
 
 INTENDED_USE = (
     "Research and teaching on frontal chest radiographs. Not a medical device: not for diagnosis, "
@@ -286,7 +285,7 @@ class BundleManifest(_Frozen):
                 f"the classes of the target, {', '.join(target.classes) or 'none'}, must be some of "
                 f"{', '.join(classes)}, but not all"
             )
-        if target.name in classes and target.classes != (target.name,):
+        if probability_column(target.name) in columns and target.classes != (target.name,):
             raise ValueError(f"the target {target.name!r} is named like a class but is not that class alone")
         known = {ANY_POPULATION, *(population.name for population in self.populations)}
         names = [calibration.population for calibration in self.calibrations]
@@ -298,10 +297,8 @@ class BundleManifest(_Frozen):
 
     def _check_calibration(self, calibration: Calibration) -> None:
         points = [point.name for point in calibration.operating_points]
-        if self.default_operating_point not in points:
-            raise ValueError(
-                f"default operating point {self.default_operating_point!r} is not among {', '.join(points)}"
-            )
+        if (chosen := self.default_operating_point) not in points:
+            raise ValueError(f"default operating point {chosen!r} is not among {', '.join(points)}")
         if calibration.conformal is not None and len(calibration.conformal) != len(self.classes):
             raise ValueError("one conformal threshold per class is needed")
         calibrator = calibration.calibrator

@@ -102,9 +102,10 @@ class ImageCache:
         path = self._path(key)
         try:
             entry = _unpack(_read(path))
-            os.utime(path)
         except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
             return None
+        with contextlib.suppress(OSError):  # an entry of another user, that may be read only
+            os.utime(path)
         return entry
 
     def put(self, key: str, entry: CachedImage) -> CachedImage:
@@ -134,6 +135,8 @@ class ImageCache:
         """Return time of last use, size and path of each file, whatever version left it there."""
         found = []
         for folder in self.folder.iterdir():
+            if not folder.is_dir():  # of a file manager, such as .DS_Store
+                continue
             for file in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
                     stat = file.stat()

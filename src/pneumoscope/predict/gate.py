@@ -267,12 +267,21 @@ def is_inverted(
     return bool(found) or other.lungs.certainty > given.lungs.certainty
 
 
-def advice(reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits) -> str:
-    """Say in one line why the image is rejected or what to know about its prediction, and what to do."""
+def advice(
+    reasons: Iterable[Reason], radiograph: Radiograph, limits: GateLimits, *, finds_lungs: bool = True
+) -> str:
+    """Say in one line why the image is rejected or what to know about its prediction, and what to do.
+
+    Parameters
+    ----------
+    reasons : iterable of Reason
+    radiograph, limits, finds_lungs
+        As for `check_header`.
+    """
     given = list(reasons)
     if Reason.NOT_A_CHEST_RADIOGRAPH in given and Reason.BODY_PART_MISMATCH in given:
         given.remove(Reason.BODY_PART_MISMATCH)  # the other sentence names the body part
-    return " ".join(_sentence(reason, radiograph, limits) for reason in given)
+    return " ".join(_sentence(reason, radiograph, limits, finds_lungs=finds_lungs) for reason in given)
 
 
 def population_advice(age: float | None, view: str, validated: Sequence[Population]) -> str:
@@ -304,10 +313,10 @@ def population_advice(age: float | None, view: str, validated: Sequence[Populati
     )
 
 
-def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits) -> str:
+def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits, *, finds_lungs: bool) -> str:
     size = f"{radiograph.width}x{radiograph.height} pixels"
     if reason is Reason.NOT_A_CHEST_RADIOGRAPH:
-        if _wrong_modality(radiograph, limits, finds_lungs=True):
+        if _wrong_modality(radiograph, limits, finds_lungs=finds_lungs):
             found = f"its modality is {radiograph.modality}"
         elif _wrong_body_part(radiograph, limits):
             found = f"its body part is {radiograph.body_part}"

@@ -6,6 +6,7 @@ is read row by row, so that millions of rows need no memory.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableI
 from pneumoscope.parallel import Progress
 
 __all__ = ["InputItem", "ManifestRow", "expand", "input_items", "manifest_rows"]
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def expand(
 
     A folder is searched by `pneumoscope.data.walk.walk`. Nothing stops the others: a path that does not
     exist is yielded unchanged, since reading it gives the row with the reason; a table that is no manifest,
-    a folder without images, a pipe or a device is yielded as the reason itself.
+    or names no image, a folder without images, a pipe or a device is yielded as the reason itself.
 
     Parameters
     ----------
@@ -123,16 +127,24 @@ def _folder(folder: Path, progress: Progress | None) -> Iterator[InputItem]:
 
 
 def _manifest(path: Path) -> Iterator[InputItem]:
+    found = False
     try:
         for row in manifest_rows(path):
+            found = True
             yield _item(str(_base(path.parent, row.root) / row.path), age=row.age, view=row.view)
     except (DataError, MissingExtraError) as error:
         detail = str(error).removeprefix(f"{path}: ")
         yield InputItem(UnreadableImageError(str(path), Reason.NOT_AN_IMAGE, detail))
+        return
+    if not found:
+        detail = "this table names no image; give one with a path in each row"
+        yield InputItem(UnreadableImageError(str(path), Reason.NOT_FOUND, detail))
 
 
 def manifest_rows(path: Path) -> Iterator[ManifestRow]:
     """Yield the images that a manifest names, row by row, so that millions of rows need no memory.
+
+    Rows without a path are left out, with a line in the log that counts them.
 
     Raises
     ------
@@ -143,11 +155,16 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
     """
     columns, rows = read_rows(path, only=("path", "root", "age", "view"))
     require_columns(path, columns, ("path",))
+    without = 0
     for row in rows:
         if row["path"]:
             view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
             root = parse_text(row.get("root"))  # Parquet may have numbers
             yield ManifestRow(str(row["path"]), root, parse_age(row.get("age")), view)
+        else:
+            without += 1
+    if without:
+        log.warning("%s: %d %s without a path left out", path, without, "row" if without == 1 else "rows")
 
 
 def _base(folder: Path, root: str | None) -> Path:

@@ -295,7 +295,7 @@ class Pipeline:
         self, radiograph: Radiograph, image: Standardised | None, reasons: Sequence[Reason]
     ) -> Prepared:
         unique = tuple(dict.fromkeys(reasons))
-        message = advice(unique, radiograph, self.limits)
+        message = advice(unique, radiograph, self.limits, finds_lungs=self._segmenter is not None)
         rejected = rejects(unique) and not self._force
         return Prepared(
             radiograph.source,

@@ -37,8 +37,7 @@ __all__ = ["ExplainedPrediction", "MakeCopies", "Method", "Output", "Predictor",
 Floats = npt.NDArray[np.float32]
 Paths = Iterable[str | Path | InputItem] | str | Path
 Method = Literal["cam", "occlusion"]
-"""How a heat map is made: from the features of the same pass, or by occluding one location after the
-other."""
+"""How a heat map is made: from the features of the same pass, or by occluding location by location."""
 
 MakeCopies = Callable[[Radiograph], Sequence[Radiograph]]
 """Makes changed copies of an image, such as augmented ones."""

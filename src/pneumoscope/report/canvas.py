@@ -18,6 +18,7 @@ __all__ = [
     "Canvas",
     "Colour",
     "paragraph",
+    "shortened",
     "text_width",
     "wrapped",
     "write",
@@ -68,6 +69,18 @@ def wrapped(text: str, width: int, *, height: int = TEXT_HEIGHT, bold: bool = Fa
                 lines.append("")
             lines[-1] += letter
     return [line for line in lines if line] or [""]
+
+
+def shortened(text: str, width: int, *, lines: int = 1, height: int = TEXT_HEIGHT) -> str:
+    """Return a text for so many lines of `width` pixels; what is too much goes from the middle.
+
+    The end stays: it tells names apart that begin alike, such as those of files.
+    """
+    shown, kept = text, len(text)
+    while kept and len(wrapped(shown, width, height=height)) > lines:
+        kept -= 1
+        shown = f"{text[: kept // 2]}...{text[len(text) - (kept - kept // 2) :]}"
+    return shown
 
 
 def _drawable(text: str) -> str:

@@ -23,6 +23,7 @@ from pneumoscope.report.canvas import (
     Canvas,
     Colour,
     paragraph,
+    shortened,
     text_width,
     wrapped,
     write,
@@ -201,7 +202,7 @@ def _result(panel: Canvas, y: int, capture: Capture) -> int:
 def _bar(panel: Canvas, y: int, name: str, value: float, threshold: float | None) -> int:
     right, shown = PANEL_WIDTH - MARGIN, percent_text(value)
     room = right - MARGIN - text_width(shown, TEXT) - GAP
-    write(panel, MARGIN, y, wrapped(name, room, height=TEXT)[0], INK, height=TEXT)
+    write(panel, MARGIN, y, shortened(name, room, height=TEXT), INK, height=TEXT)
     write(panel, right, y, shown, INK, height=TEXT, align_right=True)
     panel[y + 10 : y + 20, MARGIN:right] = TRACK
     panel[y + 10 : y + 20, MARGIN : MARGIN + round(value * (right - MARGIN))] = BAR

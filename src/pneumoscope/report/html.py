@@ -1,7 +1,8 @@
 """Predictions as one self-contained HTML page, to read, keep and print.
 
 Made with the standard library's templates, so that it works in the base install. Images are written to a
-draft as they come and sorted at the end, so that memory holds one line of the worklist for each and no more.
+draft beside the page as they come and sorted at the end, so that memory holds one line of the worklist for
+each and no more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import IO
 
 import cv2
 
+from pneumoscope.data.drafts import draft_of, rename, unwritable
 from pneumoscope.domain import (
     ANY_POPULATION,
     Explanation,
@@ -40,8 +42,8 @@ from pneumoscope.report.rows import (
     percent_text,
     plain_text,
     reason_text,
+    threshold_text,
 )
-from pneumoscope.report.writers import replacing
 
 __all__ = ["AddPrediction", "open_report"]
 
@@ -94,10 +96,10 @@ def open_report(path: Path, *, target: str, about: Mapping[str, str]) -> Iterato
     Raises
     ------
     DataError
-        If no file can be written there.
+        If no file can be written there, or the disk is full.
     """
     lines: list[_Line] = []
-    with replacing(path) as file, tempfile.TemporaryFile() as draft:
+    with draft_of(path, "w") as (page, file), _parts(path) as draft:
 
         def add(
             prediction: Prediction,
@@ -108,22 +110,43 @@ def open_report(path: Path, *, target: str, about: Mapping[str, str]) -> Iterato
             number = len(lines) + 1
             name = plain_text(Path(prediction.path).name)
             article = _article(number, prediction, radiograph, explanation, point)
-            places = [_append(draft, text) for text in (_row(number, prediction, radiograph), article)]
+            try:
+                places = [_append(draft, text) for text in (_row(number, prediction, radiograph), article)]
+            except OSError as error:
+                raise unwritable(path, error) from error
             lines.append(_Line(number, name, decision_text(prediction), prediction.p_target, *places))
 
         yield add
-        lines.sort(key=lambda line: line.rank)
-        head, middle, tail = re.split(f"{WORKLIST_PLACE}|{IMAGES_PLACE}", _page(lines, target, about))
-        file.write(head)
-        if len(lines) > 1:
-            file.write(_worklist_head(target))
-            for line in lines:
-                file.write(_read(draft, line.row))
-            file.write("</tbody></table></div></section>\n")
-        file.write(middle)
+        try:
+            _write_page(file, draft, lines, _page(lines, target, about), target)
+            file.close()
+        except OSError as error:
+            raise unwritable(path, error) from error
+        rename(page, path)
+
+
+def _parts(path: Path) -> IO[bytes]:
+    """Open a file without a name for the parts of a page, on the disk that the page is for."""
+    try:
+        return tempfile.TemporaryFile(dir=path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _write_page(file: IO[str], draft: IO[bytes], lines: list[_Line], page: str, target: str) -> None:
+    """Write the page with the parts in the draft in the order of the worklist."""
+    lines.sort(key=lambda line: line.rank)
+    head, middle, tail = re.split(f"{WORKLIST_PLACE}|{IMAGES_PLACE}", page)
+    file.write(head)
+    if len(lines) > 1:
+        file.write(_worklist_head(target))
         for line in lines:
-            file.write(_read(draft, line.article))
-        file.write(tail)
+            file.write(_read(draft, line.row))
+        file.write("</tbody></table></div></section>\n")
+    file.write(middle)
+    for line in lines:
+        file.write(_read(draft, line.article))
+    file.write(tail)
 
 
 def _append(draft: IO[bytes], text: str) -> tuple[int, int]:
@@ -260,7 +283,7 @@ def _header(
     if prediction.p_target is not None and point is not None:
         population = "" if point.population == ANY_POPULATION else f", for the population {point.population}"
         facts["Operating point"] = (
-            f"{point.name}: {prediction.target} at {point.threshold:.1%} or more{population}"
+            f"{point.name}: {prediction.target} at {threshold_text(point.threshold)} or more{population}"
         )
     if prediction.reasons:
         reasons = ", ".join(map(reason_text, prediction.reasons))

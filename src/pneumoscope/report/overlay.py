@@ -27,11 +27,12 @@ from pneumoscope.report.canvas import (
     TRACK,
     Canvas,
     Colour,
+    shortened,
     text_width,
     wrapped,
     write,
 )
-from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text
+from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text, threshold_text
 
 __all__ = [
     "CONTOUR_AT",
@@ -201,9 +202,8 @@ class _Column:
     def right(self) -> int:
         return self.left + self.width
 
-    def write(self, text: str, colour: Colour, *, most: int | None = None) -> None:
-        """Write text, in at most so many lines."""
-        for line in wrapped(text, self.width)[:most]:
+    def write(self, text: str, colour: Colour) -> None:
+        for line in wrapped(text, self.width):
             write(self.canvas, self.left, self.y, line, colour)
             self.y += LINE
 
@@ -216,7 +216,8 @@ class _Column:
 
 def _decision(column: _Column, prediction: Prediction) -> None:
     """Write the name of the file, the decision, and why there is none or what to know about it."""
-    column.write(plain_text(Path(prediction.path).name), FAINT, most=2)
+    name = plain_text(Path(prediction.path).name)
+    column.write(shortened(name, column.width, lines=2), FAINT)
     colour = INK
     if prediction.positive is not None and not prediction.uncertain:
         colour = ALARM if prediction.positive else CALM
@@ -240,7 +241,7 @@ def _probabilities(column: _Column, prediction: Prediction, point: OperatingPoin
     classes = [item for item in prediction.probabilities.items() if item[0] != prediction.target]
     for number, (name, value) in enumerate([(prediction.target, prediction.p_target or 0.0), *classes]):
         y, shown = column.y, percent_text(value)
-        write(canvas, left, y, wrapped(name, column.width - text_width(shown) - MARGIN)[0], INK)
+        write(canvas, left, y, shortened(name, column.width - text_width(shown) - MARGIN), INK)
         write(canvas, right, y, shown, INK, align_right=True)
         canvas[y + 8 : y + 16, left:right] = TRACK
         canvas[y + 8 : y + 16, left : left + round(value * column.width)] = BAR
@@ -250,7 +251,7 @@ def _probabilities(column: _Column, prediction: Prediction, point: OperatingPoin
         column.y += BAR_HEIGHT
     if point is not None:
         population = "" if point.population == ANY_POPULATION else f", {point.population}"
-        column.write(f"| threshold {point.name}: {point.threshold:.1%}{population}", FAINT)
+        column.write(f"| threshold {point.name}: {threshold_text(point.threshold)}{population}", FAINT)
 
 
 def _legend(column: _Column, explanation: Explanation) -> None:

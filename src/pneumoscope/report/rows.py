@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "plain_text",
     "probability_columns",
     "reason_text",
+    "threshold_text",
     "to_row",
     "tsv_header",
     "tsv_line",
@@ -72,6 +74,13 @@ def percent_text(probability: float) -> str:
     if probability < 0.001:
         return "<0.1%"
     return ">99.9%" if probability > 0.999 else f"{probability:.1%}"
+
+
+def threshold_text(threshold: float, *, percent: bool = True) -> str:
+    """Return a threshold in percent or as a fraction, with as many digits as tell it from 0 and from 1."""
+    usual, nearest = 3 if percent else 4, min(threshold, 1 - threshold)
+    digits = max(usual, 1 - math.floor(math.log10(nearest))) if nearest > 0 else usual
+    return f"{threshold:.{digits - 2}%}" if percent else f"{threshold:.{digits}f}"
 
 
 def decision_text(prediction: Prediction) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pneumoscope.domain import ANY_POPULATION, OperatingPoint, Population, Prediction
 from pneumoscope.errors import CAUTIONS, Reason
-from pneumoscope.report.rows import NO_CLASS, decision_text, percent_text, reason_text
+from pneumoscope.report.rows import NO_CLASS, decision_text, percent_text, reason_text, threshold_text
 
 __all__ = [
     "RESEARCH_USE",
@@ -53,7 +53,7 @@ def probability_statement(prediction: Prediction) -> str:
     share = _of_100(prediction.p_target)
     shown = percent_text(prediction.p_target)
     return (
-        f"Probability {shown}: of 100 images like those the model was calibrated on that "
+        f"Probability {shown}: of 100 images like those the model is calibrated for that "
         f"get this value, {share} show {prediction.target}. Where {prediction.target} is rarer, fewer do. "
         "It is no measure of severity or extent."
     )
@@ -62,7 +62,8 @@ def probability_statement(prediction: Prediction) -> str:
 def operating_point_statement(point: OperatingPoint, target: str) -> str:
     """Return what the decision is based on and how often it was right where the point was chosen."""
     parts = [
-        f"Operating point {point.name}: a probability of {point.threshold:.1%} or more counts as {target}"
+        f"Operating point {point.name}: a probability of {threshold_text(point.threshold)} or more "
+        f"counts as {target}"
     ]
     if point.criterion:
         parts.append(f" ({point.criterion})")

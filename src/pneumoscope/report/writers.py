@@ -78,19 +78,29 @@ def open_results(path: Path, *, classes: Sequence[str], target: str) -> Abstract
 @contextmanager
 def _results(path: Path, writer: Writer, classes: Sequence[str], target: str) -> Iterator[Write]:
     rows, complete = 0, False
+    of_block: OSError | None = None  # of another file, such as a closed pipe
     with draft_of(path, "wb" if writer is _parquet else "w") as (draft, file):
         try:
             with writer(file, classes=classes, target=target) as write:
 
                 def add(prediction: Prediction) -> None:
                     nonlocal rows
-                    write(prediction)
+                    try:
+                        write(prediction)
+                    except OSError as error:
+                        raise unwritable(path, error) from error
                     rows += 1
 
-                yield add
+                try:
+                    yield add
+                except OSError as error:
+                    of_block = error
+                    raise
             file.close()
             complete = True
-        except OSError as error:  # also of a row: it reaches this place from the block
+        except OSError as error:
+            if error is of_block:
+                raise
             raise unwritable(path, error) from error
         finally:
             with suppress(OSError):

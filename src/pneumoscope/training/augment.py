@@ -95,8 +95,9 @@ class Augmentation(BaseModel):
             if name not in values:
                 limits = [getattr(one, "le", None) or getattr(one, "lt", None) for one in field.metadata]
                 largest = max(limit for limit in limits if limit is not None)
+                own = getattr(self, name)
                 # Some limits are themselves not allowed.
-                value = min(getattr(self, name) * strength, largest * 0.99)
+                value = min(own * strength, max(own, largest * 0.99))
                 values[name] = round(value) if field.annotation is int else value
         return Augmentation.model_validate(values)
 

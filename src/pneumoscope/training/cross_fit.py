@@ -24,6 +24,7 @@ from pneumoscope.training.recipe import Recipe
 __all__ = ["cross_fit"]
 
 LOGITS_FILE, IMAGES_FILE, PART_FILE = "held-out.npz", "images.sha256", "part.sha256"
+DRAFT_FILE = "held-out.new.npz"  # NumPy appends .npz to any other name
 
 
 def cross_fit(
@@ -91,7 +92,9 @@ def cross_fit(
             network = fit(last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress)
             found = predict_logits(network, evaluated.images, fabric).numpy()
             if fabric.is_global_zero:
-                np.savez(stored, logits=found, held_out=held_out)
+                draft = run / DRAFT_FILE
+                np.savez(draft, logits=found, held_out=held_out)
+                draft.replace(stored)
         logits.append(shared(fabric, functools.partial(_stored_logits, stored, held_out)))
     return logits
 

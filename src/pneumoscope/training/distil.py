@@ -50,7 +50,10 @@ def check_teacher(bundle: Bundle, student: Recipe, data: Manifest) -> None:
     partial = student.distillation is not None and bool(student.distillation.sources)
     fits = set(classes) <= set(student.output_classes) if partial else classes == student.output_classes
     if not fits:
-        raise RecipeError(f"{bundle.path}: the teacher has the classes {', '.join(classes)} only")
+        raise RecipeError(
+            f"{bundle.path}: the teacher has the classes {', '.join(classes)}, the recipe has "
+            f"{', '.join(student.output_classes)}; give one with {'some of' if partial else 'just'} these"
+        )
     shared = rooted_at_its_images(taught_images(student, data)) if partial else data
     if source.split_fingerprint:
         same_split = source.split_fingerprint == shared.split_fingerprint()

@@ -310,8 +310,8 @@ class _Trainer:
                 "state": asdict(self.state),
             }
             torch.save(content, draft)
+            append_epoch(self.run, row)  # before: a row too many is dropped on resuming, a missing one is lost
             draft.replace(self.run / CHECKPOINT_FILE)
-            append_epoch(self.run, row)
         self.fabric.barrier()
 
     def load(self) -> None:

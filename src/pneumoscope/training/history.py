@@ -57,7 +57,9 @@ def trim_history(run: Path, epochs: int) -> None:
     path = run / HISTORY_FILE
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        path.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
+        draft = path.with_name(f"{HISTORY_FILE}.new")
+        draft.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
+        draft.replace(path)
 
 
 def _log_tensorboard(folder: Path, row: Epoch) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.lungs import read_lung_mask
@@ -129,7 +129,8 @@ class Probability(nn.Module):
 class LungTraining:
     """Result of `fit_lungs` on validation patients, as means over images.
 
-    ``dice`` is at the 128 by 128 pixels of the network, ``dice_full`` at the size of the masks.
+    ``dice`` is at the 128 by 128 pixels of the network, ``dice_full`` at the size of the masks. ``left_out``
+    counts the images that could not be read, and folders.
     """
 
     path: Path
@@ -137,6 +138,7 @@ class LungTraining:
     dice_full: float
     images: int
     seconds: float
+    left_out: int
 
 
 def read_masks(
@@ -155,7 +157,7 @@ def read_masks(
     images, mask_paths, kept = [], [], []
     for index, record in enumerate(manifest.records):
         progress.update(index, len(manifest))
-        mask = masks / Path(record.path).with_suffix(".png")
+        mask = _mask_of(record, masks)
         if not mask.is_file():
             continue
         try:
@@ -169,6 +171,10 @@ def read_masks(
     if not kept:
         raise DataError(f"{masks}: no mask belongs to an image of the data; names must match, ending in .png")
     return np.stack(images), mask_paths, kept
+
+
+def _mask_of(record: Record, masks: Path) -> Path:
+    return masks / Path(record.path).with_suffix(".png")
 
 
 def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
@@ -242,7 +248,9 @@ def fit_lungs(
     path = out / LUNGS_FILE
     export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
     small, full = _measure(network, images[val], targets[val], [mask_paths[index] for index in val])
-    return LungTraining(path, small, full, len(kept), time.monotonic() - started)
+    unread = sum(_mask_of(record, masks).is_file() for record in manifest.records) - len(kept)
+    left_out = unread + len(manifest.left_out)
+    return LungTraining(path, small, full, len(kept), time.monotonic() - started, left_out)
 
 
 def _fit(

@@ -221,6 +221,8 @@ def build_network(
     if spec.name == CUSTOM_CNN:
         if requested or weights:
             raise RecipeError(f"network: there are no ImageNet weights for {CUSTOM_CNN}; use --no-pretrained")
+        if spec.pyramid:
+            raise RecipeError(f"network.pyramid: {CUSTOM_CNN} has none; leave it out, or name another")
         try:
             backbone: nn.Module = CustomCNN(spec.channels, **spec.options)
         except TypeError as error:

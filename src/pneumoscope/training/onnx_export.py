@@ -64,7 +64,7 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
     network : nn.Module
         Takes ``[N, 1, size, size]`` float32 in [0, 1]; is put into evaluation mode.
     path : Path
-        The file to write, weights included.
+        The file to write, weights included, once it agrees with the network.
     outputs : tuple of str
         Names of the outputs.
 
@@ -77,10 +77,36 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
     Raises
     ------
     PneumoscopeError
-        If the difference is above `TOLERANCE`.
+        If the network gives values that are not finite, or the difference is above `TOLERANCE`; no file is
+        written then.
     """
     network = network.eval().float().cpu()
     images = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        result = network(images)
+    expected = (result,) if isinstance(result, Tensor) else tuple(result)
+    if not all(bool(one.isfinite().all()) for one in expected):
+        raise PneumoscopeError(
+            f"{path}: the network gives values that are not finite; train it again, with a lower lr"
+        )
+    # Written beside first: where the export fails or differs, the path has no file, or the one it had.
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        _write(network, images, draft, outputs)
+        found = OnnxRuntime(draft)(images.numpy(), outputs)
+        difference = float(np.max([_difference(a.numpy(), b) for a, b in zip(expected, found, strict=True)]))
+        # Written so that NaN fails as well.
+        if not difference <= TOLERANCE:
+            raise PneumoscopeError(
+                f"{path}: would differ from the network by {difference:.1e}; it is not written"
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return difference
+
+
+def _write(network: nn.Module, images: Tensor, path: Path, outputs: tuple[str, ...]) -> None:
     with _quiet():
         torch.onnx.export(
             network,
@@ -95,14 +121,6 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
             verbose=False,
         )
     _strip_traces(path)
-    with torch.inference_mode():
-        result = network(images)
-    expected = (result,) if isinstance(result, Tensor) else tuple(result)
-    found = OnnxRuntime(path)(images.numpy(), outputs)
-    difference = max(_difference(a.numpy(), b) for a, b in zip(expected, found, strict=True))
-    if difference > TOLERANCE:
-        raise PneumoscopeError(f"{path}: differs from the network by {difference:.1e}; do not use it")
-    return difference
 
 
 def _difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:

@@ -80,8 +80,8 @@ def pretrain(
     images : ndarray of uint8, shape (N, 1, S, S)
         Packed; copies are drawn by the augmentation of the recipe.
     run : Path
-        Gets ``pretrained.safetensors``; if that exists, of the same recipe and images, it is read and nothing
-        is trained.
+        Gets ``pretrained.safetensors``; if that exists, of the same recipe, images and initial weights, it is
+        read and nothing is trained.
     progress : Progress, optional
         Gets a line per epoch with the mean loss: minus the cosine similarity of the copies, in [-1, 1].
 
@@ -93,7 +93,7 @@ def pretrain(
     assert recipe.pretraining is not None
     progress = progress or Progress()
     check_divides(recipe.batch, fabric.world_size)
-    facts = shared(fabric, lambda: _facts(recipe, images))
+    facts = shared(fabric, lambda: _facts(recipe, network, images))
     if shared(fabric, lambda: _is_there(run / PRETRAINED_FILE, facts)):
         return shared_network(fabric, lambda: load_weights(network, run / PRETRAINED_FILE), lambda: network)
     network.to(fabric.device)
@@ -120,9 +120,10 @@ def pretrain(
     return network
 
 
-def _facts(recipe: Recipe, images: npt.NDArray[np.uint8]) -> dict[str, str]:
-    """Return hashes of what the pretrained weights follow from."""
+def _facts(recipe: Recipe, network: Network, images: npt.NDArray[np.uint8]) -> dict[str, str]:
+    """Return what the pretrained weights follow from: hashes, and the source of the weights before them."""
     return {
+        "started_from": network.weights_source,
         "recipe": hashlib.sha256(recipe.to_yaml().encode()).hexdigest(),
         "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
     }

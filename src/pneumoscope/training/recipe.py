@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
+from pneumoscope.data.yaml_text import read_yaml
 from pneumoscope.domain import Population, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
@@ -329,8 +330,8 @@ def load_recipe(name: str) -> Recipe:
         hint = f"did you mean {guess[0]!r}?" if guess else f"known: {', '.join(known)}; or give a .yaml file"
         raise RecipeError(f"{name}: no such recipe; {hint}")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a value such as a 13th month
         raise RecipeError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{name}: a recipe is a table of keys and values")

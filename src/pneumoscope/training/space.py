@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from pneumoscope.data.yaml_text import read_yaml
 from pneumoscope.errors import RecipeError
 from pneumoscope.training.augment import Augmentation
 from pneumoscope.training.recipe import Recipe
@@ -60,6 +61,8 @@ class Range(Strict):
             raise ValueError("low must be above 0 with log")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other")
+        if self.whole and not all(one % 1 == 0 for one in (self.low, self.high, self.step or 0)):
+            raise ValueError("low, high and step must be whole numbers here")
         return self
 
 
@@ -139,7 +142,7 @@ def load_space(path: Path, recipe: Recipe) -> SearchSpace:
         allowed there; the message names the key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: search space cannot be read ({error.__class__.__name__})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a value such as a 13th month
@@ -162,7 +165,7 @@ def _checked(path: Path, key: str, given: Any, recipe: Recipe) -> Range | tuple[
         present = recipe.values()[key]
         both = isinstance(given["low"], int) and isinstance(given["high"], int)
         if both and not isinstance(present, float) and not one.whole:
-            one = one.model_copy(update={"whole": True})
+            one = _parsed(path, key, given | {"whole": True})
     for value in _extremes(one):
         try:
             SearchSpace({}).applied(recipe, {key: value})

@@ -38,7 +38,7 @@ def check_target(target: Target, classes: tuple[str, ...] | None) -> None:
     Raises
     ------
     ValueError
-        If it has no classes, classes twice, unknown ones or all of them, or the name of a class.
+        If it has no classes, classes twice, unknown ones or all of them, or the name of a class, signs aside.
     """
     if not target.name or not target.classes:
         raise ValueError("target: a name and at least one class are needed: {name: NAME, classes: [CLASS]}")
@@ -50,11 +50,13 @@ def check_target(target: Target, classes: tuple[str, ...] | None) -> None:
         raise ValueError(f"target.classes: {', '.join(unknown)} not among the classes ({', '.join(classes)})")
     if len(target.classes) == len(classes):
         raise ValueError("target.classes: at least one class must be outside of the target")
-    if target.name in classes and target.classes != (target.name,):
+    columns = {probability_column(name) for name in classes}
+    if probability_column(target.name) in columns and target.classes != (target.name,):
         raise ValueError(
-            f"target.name: {target.name} is a class but not the whole target; choose another name"
+            f"target.name: {target.name} is named like a class but is not that class alone; "
+            "choose another name"
         )
-    if len({probability_column(name) for name in classes}) < len(classes):
+    if len(columns) < len(classes):
         raise ValueError(f"classes: two of {', '.join(classes)} have the same name but for signs; rename one")
 
 

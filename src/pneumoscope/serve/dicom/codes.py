@@ -21,12 +21,10 @@ __all__ = [
     "COMMENT",
     "CONCLUSION",
     "COVERAGE",
-    "FINDING",
     "MODEL_CLASS",
     "NOT_EVALUATED",
     "NO_UNITS",
     "OPERATING_POINT",
-    "OUTLINE",
     "POPULATION",
     "PRESENCE",
     "PRESENT",
@@ -49,7 +47,6 @@ __all__ = [
 SCHEME = "99PNEUMOSCOPE"
 """Designator of the concepts that no terminology has."""
 
-FINDING = CodedConcept("121071", "DCM", "Finding")
 PROBABILITY = CodedConcept("122157", "DCM", "Probability")
 PRESENCE = CodedConcept("121052", "DCM", "Presence of property")
 PRESENT = CodedConcept("52101004", "SCT", "Present")
@@ -66,7 +63,6 @@ VISUAL_EXPLANATION = CodedConcept("130401", "DCM", "Visual explanation")
 NO_UNITS = CodedConcept("1", "UCUM", "no units")
 ARTIFICIAL_INTELLIGENCE = codes.cid7162.ArtificialIntelligence
 PROCEDURE = CodedConcept("43468-8", "LN", "XR unspecified body region")
-OUTLINE = CodedConcept("111041", "DCM", "Outline")
 REJECTED_FOR_QUALITY = CodedConcept("113001", "DCM", "Rejected for Quality Reasons")
 
 THRESHOLD = CodedConcept("threshold", SCHEME, "Threshold of the operating point")

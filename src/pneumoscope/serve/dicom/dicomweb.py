@@ -24,6 +24,7 @@ __all__ = [
     "TOTAL",
     "DicomWebClient",
     "Response",
+    "TooLong",
     "WebError",
     "authorization",
     "first_value",
@@ -39,6 +40,10 @@ TOTAL = 10  # times the time limit of one step that a whole response may take
 
 class WebError(PneumoscopeError):
     """No response, or one that is too long; in a line without any attribute of a patient."""
+
+
+class TooLong(WebError):
+    """A response of more bytes than were allowed; the same request gets the same again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class DicomWebClient:
         Root of the service, such as ``https://pacs.example/dicom-web``.
     tls : SSLContext, optional
         For ``https``; if not given, one after BCP 195 with the authorities of the system.
+    server_name : str
+        That the certificate must have; the host if empty.
     authorization : str, optional
         Value of the header of that name.
     timeout : float
@@ -85,6 +92,7 @@ class DicomWebClient:
         url: str,
         *,
         tls: ssl.SSLContext | None = None,
+        server_name: str = "",
         authorization: str | None = None,
         timeout: float = 30.0,
     ) -> None:
@@ -95,6 +103,7 @@ class DicomWebClient:
         self._host, self._port = parts.hostname, parts.port
         self._secure = parts.scheme == "https"
         self._tls = tls or client_context(TlsClientConfig()) if self._secure else None
+        self._server_name = server_name or parts.hostname
         self._headers = {"Authorization": authorization} if authorization else {}
         self._timeout = timeout
         self._connection: http.client.HTTPConnection | None = None
@@ -129,7 +138,7 @@ class DicomWebClient:
         Raises
         ------
         WebError
-            If there is no complete response in time, or it is longer than that.
+            If there is no complete response in time; `TooLong` if it is longer than that.
         """
         target = self._root + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
         sent = {"Accept": DICOM_JSON, **self._headers, **(headers or {})}
@@ -182,7 +191,7 @@ class DicomWebClient:
                 break
             read += chunk
             if len(read) > max_bytes:
-                raise WebError(f"a response of more than {max_bytes:,} bytes")
+                raise TooLong(f"a response of more than {max_bytes:,} bytes")
             if time.monotonic() > ends:
                 raise WebError(f"a response that took more than {TOTAL * self._timeout:g} s")
         if length is not None and len(read) < length:
@@ -191,11 +200,24 @@ class DicomWebClient:
         return bytes(read)
 
     def _open(self) -> http.client.HTTPConnection:
-        if self._secure:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout, context=self._tls
-            )
+        if self._tls is not None:
+            return _SecureConnection(self._host, self._port, self._timeout, self._tls, self._server_name)
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    """A connection to a server whose certificate has a name of its own; the base class takes the host."""
+
+    def __init__(
+        self, host: str, port: int | None, timeout: float, tls: ssl.SSLContext, server_name: str
+    ) -> None:
+        super().__init__(host, port, timeout=timeout, context=tls)
+        self._tls, self._server_name = tls, server_name
+
+    def connect(self) -> None:
+        """Connect, then make the handshake."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
 
 
 def _ended(connection: http.client.HTTPConnection) -> bool:

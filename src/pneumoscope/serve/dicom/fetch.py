@@ -24,7 +24,14 @@ from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.limits import DEFAULT_LIMITS
 from pneumoscope.serve.dicom.background import STUCK_SECONDS, Pulse
 from pneumoscope.serve.dicom.config import MB, FolderConfig, Limits, PullConfig
-from pneumoscope.serve.dicom.dicomweb import TOTAL, DicomWebClient, WebError, authorization, first_value
+from pneumoscope.serve.dicom.dicomweb import (
+    TOTAL,
+    DicomWebClient,
+    TooLong,
+    WebError,
+    authorization,
+    first_value,
+)
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError
 from pneumoscope.serve.dicom.store import file_head
@@ -251,6 +258,7 @@ class WebPull:
         self._client = DicomWebClient(
             config.url,
             tls=None if config.tls is None else client_context(config.tls),
+            server_name="" if config.tls is None else config.tls.server_name,
             authorization=authorization(config.token_file, config.password_file),
             timeout=config.timeout,
         )

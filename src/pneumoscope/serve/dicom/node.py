@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -58,6 +57,8 @@ def lock_folder(folder: Path) -> IO[str]:
     DataError
         If another process has it.
     """
+    import fcntl  # which Windows does not have: a `Store` says so before
+
     file = (folder / LOCK_FILE).open("a+", encoding="ascii")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -40,9 +40,9 @@ class Processor:
     open_links : callable
         Returns the links that may still bring images.
     on_built : callable
-        Called with the seconds from the last image of a study to its stored result.
+        Called when the objects of a result are stored.
     on_image : callable
-        Called with the status of each image, or ``parked``, ``ignored`` or ``unreportable``.
+        Called with the status of each image, or ``parked``, ``ignored`` or ``unreportable``, and its seconds.
     """
 
     def __init__(

@@ -31,6 +31,7 @@ def open_sender(destination: DestinationConfig, calling_aet: str) -> Sender:
         client = DicomWebClient(
             destination.url,
             tls=tls,
+            server_name=destination.tls.server_name if destination.tls is not None else "",
             authorization=authorization(destination.token_file, destination.password_file),
             timeout=destination.timeout,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import math
 import os
@@ -205,10 +206,14 @@ class Store:
     Raises
     ------
     DataError
-        If it cannot be made or written.
+        If it cannot be made or written, or on a system without locks and folders that can be flushed.
     """
 
     def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("fcntl") is None:  # Windows
+            raise DataError(
+                "the DICOM node runs on Linux and macOS; on Windows, run it in a container or under WSL"
+            )
         self.folder = folder
         self.incoming = folder / "incoming"
         self._parents = threading.Lock()

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pneumoscope.data.drafts import draft_of, replacing
+
+
+@pytest.mark.parametrize("letter", ["x", "肺", "😷"])
+def test_a_name_of_any_length_that_the_disk_holds_can_be_written(tmp_path, letter):
+    path = tmp_path / (letter * (240 // len(letter.encode())) + ".csv")
+    with replacing(path) as file:
+        file.write("whole")
+    assert path.read_text() == "whole"
+
+
+def test_a_draft_keeps_the_end_of_the_name_in_whole_characters(tmp_path):
+    with draft_of(tmp_path / ("肺" * 80 + "a.csv"), "w") as (draft, _):
+        assert draft.name == f".{'肺' * 65}a.csv.{os.getpid()}.draft"
+    assert not draft.exists()

@@ -1,0 +1,57 @@
+"""What the scripts in `benchmarks` do before they measure."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pneumoscope.data.samples import samples_folder
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Return what a script defines; it may import the modules beside it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return lambda name: SimpleNamespace(**runpy.run_path(str(FOLDER / f"{name}.py")))
+
+
+def test_chests_of_a_folder_named_from_here_are_found(script, tmp_path, monkeypatch) -> None:
+    (tmp_path / "images").mkdir()
+    shutil.copy(samples_folder() / "normal.jpeg", tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    name, manifest = script("fit_gate").chests("openist=images")
+    (record,) = manifest.records
+    assert (name, record.source) == ("openist", "openist")
+    assert manifest.resolve(record).is_file()
+
+
+def test_runs_of_other_options_are_not_put_into_one_table(script, tmp_path) -> None:
+    check_same = script("ablations").check_same
+    options = {"children": Path("c"), "adults": Path("a"), "out": tmp_path / "out", "lungs": None}
+    check_same(argparse.Namespace(**options, epochs=15, limit=None, seeds=2))
+    check_same(argparse.Namespace(**options, epochs=15, limit=None, seeds=3))
+    with pytest.raises(SystemExit, match="has runs with another epochs, limit; use another --out"):
+        check_same(argparse.Namespace(**options, epochs=30, limit=600, seeds=2))
+
+
+def test_a_folder_without_images_is_one_line(script, tmp_path, monkeypatch) -> None:
+    (tmp_path / "sizes.csv").write_text("file\n")  # not an image, as beside those of the full set
+    monkeypatch.setattr(sys, "argv", ["stages.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no JPEG or PNG image in this folder"):
+        script("stages").main()
+
+
+def test_published_systems_are_compared_on_their_own_set(script) -> None:
+    table = script("results_table")
+    row = {"recipe": "vgg16", "seed": "0", "split": "patient", "data": table.DATA, "epochs": "5"}
+    rows = [row, row | {"data": "another set", "epochs": "12"}]
+    ((_, _, runs),) = table.side_by_side(rows, [{"recipe": "vgg16"}])
+    assert runs["patient"]["data"] == table.DATA
