@@ -50,6 +50,11 @@ def test_json_holds_what_the_file_holds(place, capsys):
     assert printed["parts"] == written["parts"]
 
 
+def test_a_cache_that_is_not_used_is_wrong_use(place, capsys):
+    assert run(place, "--out", place / "cv4", "--cache", place / "cache", "--no-cache") == 2
+    assert "--cache" in capsys.readouterr().err
+
+
 def test_an_unknown_source_is_one_line(place, capsys):
     assert run(place, "--out", place / "cv3", "--leave-out", "nowhere") == 4
     err = capsys.readouterr().err.strip().splitlines()

@@ -253,3 +253,28 @@ def test_near_duplicates_play_no_part_in_a_random_split(phantoms, tmp_path):
     assert result.exit_code == 2
     assert "--no-near-duplicates" in result.output
     assert call(*words).exit_code == 0
+
+
+def test_a_split_keeps_the_sizes_that_images_had_before_they_were_reduced(phantoms, tmp_path):
+    paths = sorted(phantoms.rglob("*.jpeg"))
+    for path in paths:
+        copy = tmp_path / "set" / path.relative_to(phantoms)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (tmp_path / "set" / "sizes.csv").write_text(
+        f"file,original_width,original_height\n{paths[0].name},2090,1858\n"
+    )
+    assert call("split", tmp_path / "set", "--out", tmp_path / "m.csv").exit_code == 0
+    found = {
+        record.path.rpartition("/")[2]: (record.width, record.height) for record in load(tmp_path / "m.csv")
+    }
+    assert (found[paths[0].name], found[paths[1].name]) == ((2090, 1858), (48, 48))
+    sizes = json.loads(call("audit", tmp_path / "m.csv", "--json").stdout)["sizes"]
+    assert (sizes["width_max"], sizes["height_max"]) == (48, 48)
+
+
+def test_a_mirror_has_no_part_where_the_archive_is_given(tmp_path):
+    words = ("fetch", "kermany", tmp_path, "--from", tmp_path / "a.zip")
+    result = call(*words, "--base-url", "http://127.0.0.1")
+    assert result.exit_code == 2
+    assert "--base-url" in result.output

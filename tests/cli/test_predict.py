@@ -62,7 +62,7 @@ def test_a_bad_file_is_a_row_and_a_line_and_exit_code_3(predict, folder):
 
 
 def test_nothing_that_could_be_predicted_is_exit_code_4(predict, tmp_path):
-    code, out, err = predict(tmp_path / "gone.png", tmp_path, "--json")
+    code, out, _ = predict(tmp_path / "gone.png", tmp_path, "--json")
     assert code == 4
     assert [row["reasons"] for row in json.loads(out)] == [["not_found"], ["not_found"]]
 

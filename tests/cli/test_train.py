@@ -186,7 +186,8 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_4(train, tmp_path, words,
     "words",
     [
         ("--epochs", 0), ("--limit", 2), ("--size", 8), ("--size", 4000), ("--split", "by-eye"),
-        ("--no-pretrained", "--weights", "w.pth"), ("--unknown",),
+        ("--no-pretrained", "--weights", "w.pth"), ("--unknown",), ("--cache", "c", "--no-cache"),
+        ("--out", "phantoms/run"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_exit_code_2(train, tmp_path, words):

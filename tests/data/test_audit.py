@@ -197,3 +197,12 @@ def test_full_size_and_reduced_copies_are_recognised(shared_data, tmp_path):
     groups = audit(scan(tmp_path)).near_duplicates
     assert sorted(len(group) for group in groups) == [2] * 8
     assert all(len({path.split("/")[-1] for path in group}) == 1 for group in groups)
+
+
+def test_nothing_is_hashed_where_bytes_alone_are_compared(phantoms, monkeypatch):
+    def hashed(pixels):
+        raise AssertionError
+
+    monkeypatch.setattr(audit_module, "perceptual_hash", hashed)
+    (phantoms / "NORMAL" / "copy.jpeg").write_bytes(next((phantoms / "NORMAL").iterdir()).read_bytes())
+    assert len(inspect(scan(phantoms), near_distance=None).exact) == 1

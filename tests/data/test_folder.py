@@ -203,3 +203,14 @@ def test_the_official_test_folder_is_known_from_inside(tmp_path, monkeypatch):
     write_image(tmp_path / "test" / "PNEUMONIA" / "person1_virus_6.png")
     monkeypatch.chdir(tmp_path / "test")
     assert [record.patient_id for record in scan(".")] == ["test-person1"]
+
+
+def test_a_split_of_a_table_that_there_is_not_is_one_line(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "train" / f"{name}.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,split\na.png,normal,Validation\nb.png,viral,\n")
+    assert [record.split for record in scan(tmp_path)] == ["val", "train"]
+    table.write_text("path,label,split\na.png,normal,holdout\nb.png,viral,\n")
+    with pytest.raises(DataError, match=r"a\.png: split 'holdout' in the table of labels"):
+        scan(tmp_path)

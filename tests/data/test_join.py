@@ -124,3 +124,13 @@ def test_what_the_sets_left_out_is_left_out_of_the_whole(tmp_path):
     lost = UnreadableImageError("a/closed.png", Reason.NO_PERMISSION, "no permission")
     first = replace(manifest(tmp_path, Record("x.png", "normal", "p1", "train")), left_out=(lost,))
     assert join([first]).left_out == (lost,)
+
+
+def test_sets_on_several_drives_are_one_line(tmp_path, monkeypatch):
+    def commonpath(paths):  # as on Windows
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("os.path.commonpath", commonpath)
+    sets = [manifest(tmp_path / name, Record("x.png", "normal", name, "train")) for name in ("a", "b")]
+    with pytest.raises(DataError, match="are on different drives; copy"):
+        join(sets)

@@ -192,6 +192,13 @@ def test_without_a_published_checksum_later_downloads_must_match_the_first(serve
     assert get(server, tmp_path, checksum=None) == CONTENT
 
 
+@pytest.mark.parametrize("note", ["", "# a comment\n"])
+def test_a_note_without_a_checksum_is_one_line(server, tmp_path, note):
+    (tmp_path / "set.npz.sha256").write_text(note)
+    with pytest.raises(DataError, match=r"set\.npz\.sha256: holds no checksum; delete it"):
+        get(server, tmp_path, checksum=None)
+
+
 def zipped(members):
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -77,3 +77,18 @@ def test_any_bytes_are_boxes_or_one_clear_error(tmp_path_factory, content):
         assert str(path) in str(error)
     else:
         assert all(box.width > 0 and box.height > 0 for found in boxes.values() for box in found)
+
+
+def test_numbers_of_parquet_may_be_zero(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {
+        "patientId": ["a", "b"],
+        "x": [0.0, None],
+        "y": [0, None],
+        "width": [3, None],
+        "height": [4, None],
+    }
+    parquet.write_table(pa.table(rows | {"Target": [1, 0]}), tmp_path / "boxes.parquet")
+    assert read_boxes(tmp_path / "boxes.parquet") == {"a": (Box(0, 0, 3, 4),)}

@@ -244,8 +244,8 @@ def test_other_sets_have_their_own_rows_and_subgroups(draw):
 @pytest.mark.parametrize(
     ("fitted", "site", "shown"),
     [
-        (0.004, 0.0004, ("0.4% of these", "prevalence of 0.04%")),
-        (0.7, 0.1, ("70% of", "prevalence of 10.0%")),
+        (0.004, 0.0004, ("0.40% of these", "prevalence of 0.040%")),
+        (0.7, 0.1, ("70% of these", "prevalence of 10.0%")),
     ],
 )
 def test_a_small_prevalence_is_not_shown_as_none(fitted, site, shown):
@@ -253,3 +253,8 @@ def test_a_small_prevalence_is_not_shown_as_none(fitted, site, shown):
     calibrator = Calibrator(method="temperature", prior_shift=shift)
     card = card_of(calibrations=(Calibration(calibrator=calibrator, prevalence=fitted),))
     assert all(text in card for text in shown)
+
+
+def test_a_threshold_near_0_is_told_from_it():
+    points = (OperatingPoint("balanced", 0.00004),)
+    assert "| 0.000040 |" in card_of(calibrations=(Calibration(operating_points=points),))

@@ -181,3 +181,20 @@ def test_the_policy_of_the_page_allows_no_other_script(browser: Any, report: Any
         policy = page.locator("meta[http-equiv]").get_attribute("content")
         assert "default-src 'none'" in policy
         assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_a_threshold_near_0_is_told_from_it(browser: Any, draw: Any, tmp_path: Any) -> None:
+    scored, points = draw(n=40), {"balanced": 0.00002}
+    path = write_report(
+        tmp_path,
+        scored,
+        metrics=evaluate_scores(scored, threshold=0.00002, points=points, n_boot=0),
+        not_evaluated=[],
+        threshold=0.00002,
+        points=points,
+        root=tmp_path,
+        title="A title",
+        about={},
+    )
+    with watched_pages(browser, path.as_uri()) as opened:
+        expect(opened().locator("#explorer-setting")).to_contain_text("Threshold 0.000020 (balanced)")

@@ -16,6 +16,7 @@ from pneumoscope.domain import Prediction, Target
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.evaluation import evaluate_scores, worst_mistakes
 from pneumoscope.evaluation.report import write_report
+from pneumoscope.evaluation.tables import summary
 
 HISTORY = """epoch,phase,lr,train_loss,val_loss,val_auroc,val_accuracy,seconds
 1,1,0.001,0.9,0.8,0.7,0.6,3
@@ -85,7 +86,7 @@ def test_files_beside_the_page(draw, tmp_path):
     history.write_text(HISTORY)
     rejected = [
         Prediction("a.png", "unreadable", ("truncated",)),
-        Prediction("b.png", "rejected", ("too_small", "over_exposed")),
+        Prediction("b.png", "rejected", ("inverted", "too_small", "over_exposed")),  # the first: a caution
         Prediction("c.png", "rejected", ("too_small",)),
     ]
     scored = draw(n=40)
@@ -189,3 +190,11 @@ def test_real_images_are_shown(draw, shared_data, tmp_path):
     shown = sum(address.startswith("data:image/jpeg") for address in page.addresses)
     assert shown == len(worst_mistakes(scored, 0.5)) > 0
     assert path.stat().st_size < 2_000_000
+
+
+def test_thresholds_near_0_are_told_from_it(draw, tmp_path):
+    scored = draw(n=40)
+    _, page = written(tmp_path, scored, points={"balanced": 0.00004})
+    assert "0.000040" in page.text
+    metrics = evaluate_scores(scored, threshold=0.00004, n_boot=0)
+    assert summary(metrics).startswith("At a threshold of 0.000040, ")

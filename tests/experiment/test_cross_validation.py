@@ -3,15 +3,23 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pneumoscope.data.manifest import Record
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.errors import DataError, RecipeError
 from pneumoscope.experiment import Experiment
-from pneumoscope.experiment.cross_validation import METRICS_FILE, SCORES_FILE, cross_validate
+from pneumoscope.experiment.cross_validation import (
+    METRICS_FILE,
+    SCORES_FILE,
+    _check_thresholds,
+    _HeldOut,
+    cross_validate,
+)
+from pneumoscope.training.dataset import Packed
 from pneumoscope.training.recipe import Recipe
 
 RECIPE = Recipe.model_validate(
@@ -136,3 +144,20 @@ def test_an_input_that_is_too_small_is_found_before_images_are_read(data, tmp_pa
 def test_an_unknown_source_is_named(data, tmp_path):
     with pytest.raises(DataError, match=r"no image is from nowhere; there are a, b, ill"):
         cross_validate(Experiment(RECIPE, data, tmp_path), sources=("nowhere",))
+
+
+def test_images_for_the_threshold_of_a_source_are_of_both_kinds():
+    sources, truth = ("a", "a", "b", "c"), np.array([True, False, True, False])
+    records = tuple(Record(f"{n}.png", "normal", f"p{n}", source=one) for n, one in enumerate(sources))
+    manifest = Manifest(records, Path())
+    _check_thresholds(manifest, truth, {"a": np.arange(4)})
+    with pytest.raises(DataError, match="a: the images held out with it, for its threshold"):
+        _check_thresholds(manifest, truth, {"a": np.arange(3)})
+
+
+def test_a_name_that_is_no_text_does_not_end_the_work(tmp_path):
+    records = tuple(Record(f"{n}\udcff.png", "normal", f"p{n}") for n in range(2))
+    packed = Packed(np.zeros((2, 1, 8, 8), np.uint8), np.eye(2, 3, dtype=np.bool_), records)
+    recipe = RECIPE.resolved(["normal", "bacterial", "viral"])
+    _HeldOut(packed, recipe, {"all": np.arange(2)}, [np.zeros((2, 3))]).write(tmp_path / SCORES_FILE)
+    assert "0\\udcff.png,normal" in (tmp_path / SCORES_FILE).read_text(encoding="utf-8")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -32,12 +32,13 @@ from pneumoscope.experiment import (
 )
 from pneumoscope.experiment import run as experiment_module
 from pneumoscope.experiment.images import additional_images, with_additional
-from pneumoscope.experiment.run_folder import Origin, write_inputs
+from pneumoscope.experiment.run_folder import Origin, write_inputs, write_left_out
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import Progress
 from pneumoscope.predict import pipeline as pipeline_module
 from pneumoscope.predict.predictor import Predictor
+from pneumoscope.training.dataset import LeftOut
 from pneumoscope.training.distil import teacher_probabilities
 from pneumoscope.training.networks import build_network, load_weights
 from pneumoscope.training.recipe import Distillation, Recipe, SplitSpec, Tasks, load_recipe
@@ -596,3 +597,20 @@ def test_a_process_killed_while_it_writes_leaves_no_half_a_file(data, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         write_inputs(Origin(Experiment(RECIPE, data, tmp_path), manifest, None, brings_split=False), None)
     assert (tmp_path / "recipe.yaml").read_text() == "before"
+
+
+def test_a_package_in_the_place_of_another_and_a_name_that_is_no_text_stop_nothing(
+    data, tmp_path, monkeypatch
+):
+    def version(name):
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    manifest = divide(load(data), RECIPE.split)
+    write_inputs(Origin(Experiment(RECIPE, data, tmp_path), manifest, None, brings_split=False), None)
+    packages = json.loads((tmp_path / "environment.json").read_text())["packages"]
+    assert (packages["onnxruntime"], packages["torch"]) == (None, "1")
+    write_left_out(tmp_path, [LeftOut("a\udcff.png", "unreadable", "corrupt", "damaged")])
+    assert "a\\udcff.png,unreadable" in (tmp_path / "left-out.csv").read_text(encoding="utf-8")

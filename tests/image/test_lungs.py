@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from pneumoscope.image.lungs import lung_field
+from pneumoscope.errors import DataError
+from pneumoscope.image.lungs import lung_field, mask_path, read_lung_mask
 
 
 def chest():
@@ -109,3 +111,28 @@ def test_the_reference_masks_of_children_are_plausible(shared_data):
     masks = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
     plausible = [lung_field((mask > 0).astype(np.float32)).plausible for mask in masks]
     assert np.mean(plausible) > 0.95
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_of_any_depth_and_name_is_read(tmp_path, dtype, monkeypatch):
+    mask = np.zeros((8, 6), dtype)
+    mask[2:5, 1:3] = 1
+    path = tmp_path / "肺.png"
+    path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    monkeypatch.setattr(cv2, "imread", lambda *_: None)  # as on Windows, for such a name
+    assert (read_lung_mask(path) == (mask > 0)).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_what_is_no_mask_is_one_line(tmp_path, content):
+    path = tmp_path / "mask.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"mask\.png: not a readable mask"):
+        read_lung_mask(path)
+
+
+def test_images_named_by_a_uid_have_a_mask_each(tmp_path):
+    names = ("a/1.2.840.5", "a/1.2.840.6", "a/b.c.jpeg", "a/plain")
+    found = [mask_path(tmp_path, name).relative_to(tmp_path).as_posix() for name in names]
+    assert found == ["a/1.2.840.5.png", "a/1.2.840.6.png", "a/b.c.png", "a/plain.png"]

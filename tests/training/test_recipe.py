@@ -122,7 +122,7 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
         ({"classes": ["a", "b"], "target": {"name": "x", "classes": ["a", "b"]}}, "target.classes: at least"),
         (
             {"classes": ["a", "b", "c"], "target": {"name": "a", "classes": ["b"]}},
-            "target.name: a is a class",
+            "target.name: a is named like a class",
         ),
         ({"classes": ["normal", "viral", "viral"]}, "classes"),
         ({"augmentation": {"flip": 2}}, "augmentation.flip: "),

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
     from pneumoscope.model.bundle import Bundle
     from pneumoscope.model.manifest import Provenance, TrainingData
-    from pneumoscope.training.dataset import LeftOut
 
 __all__ = [
     "INTERRUPTED",
@@ -39,7 +37,6 @@ __all__ = [
     "how_made",
     "make_folder",
     "note",
-    "note_left_out",
     "one_opencv_thread",
     "point_text",
     "population_text",
@@ -61,12 +58,6 @@ def note(line: str) -> None:
     """Write a line for people to standard error, unless the command is quiet."""
     if not shown().quiet:
         typer.echo(line, err=True)
-
-
-def note_left_out(left_out: Iterable[LeftOut], out: Path) -> None:
-    """Say how many images a training left out, by status, and which file lists them."""
-    for status, count in Counter(one.status for one in left_out).items():
-        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
 
 
 def print_json(value: Any) -> None:
@@ -132,7 +123,7 @@ def check_outside(out: Path, data: Path, option: str = "--out") -> None:
     place = out.resolve()
     if data.is_dir() and data.resolve() in (place, *place.parents):
         raise typer.BadParameter(
-            f"{out} lies in the data, where plots would be taken for X-rays; name a folder outside of {data}",
+            f"{out} lies in the data; name a folder outside of {data}, so that no plot is taken for an X-ray",
             param_hint=option,
         )
 

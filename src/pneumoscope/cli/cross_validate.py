@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, note_left_out, print_json
+from pneumoscope.cli.common import SOME_LEFT_OUT, print_json
 from pneumoscope.cli.parameters import (
     CacheFolder,
     Data,
@@ -62,9 +62,10 @@ def cross_validate(
     """
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.cli.train import check_weights
+    from pneumoscope.cli.train import check_cache, check_weights
 
     check_weights(pretrained, weights)
+    check_cache(cache, no_cache=no_cache)
     one_opencv_thread()
     with show_progress() as progress:
         progress.step("loading the training libraries")
@@ -94,6 +95,7 @@ def cross_validate(
 
 
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
+    from pneumoscope.cli.train import note_left_out
     from pneumoscope.evaluation.tables import with_interval
 
     if as_json:

@@ -84,6 +84,8 @@ def fetch(
     """Download a public data set, check and unpack it; run again to continue a broken download."""
     from pneumoscope.data import sources
 
+    if file is not None:
+        check_no_effect({"--base-url": base_url}, "with --from, which downloads nothing")
     with show_progress(keep=False) as progress:
         manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=progress)
     if as_json:

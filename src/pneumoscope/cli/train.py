@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, bundle_facts, check_outside, note_left_out, print_json
+from pneumoscope.cli.common import (
+    SOME_LEFT_OUT,
+    bundle_facts,
+    check_no_effect,
+    check_outside,
+    note,
+    print_json,
+)
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import (
     CacheFolder,
@@ -28,6 +37,7 @@ from pneumoscope.parallel import launched_as
 
 if TYPE_CHECKING:
     from pneumoscope.experiment import Result
+    from pneumoscope.training.dataset import LeftOut
 
 
 def train(
@@ -76,6 +86,7 @@ def train(
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
+    check_cache(cache, no_cache=no_cache)
     check_outside(out, data)
     with show_progress() as progress:
         progress.step("loading the training libraries")
@@ -117,6 +128,18 @@ def check_weights(pretrained: bool | None, weights: Path | None) -> None:
     """Stop with a usage message where two options exclude each other."""
     if pretrained is False and weights is not None:
         raise typer.BadParameter("--weights and --no-pretrained exclude each other")
+
+
+def check_cache(cache: Path | None, *, no_cache: bool) -> None:
+    """Stop with a usage message where two options exclude each other."""
+    if no_cache:
+        check_no_effect({"--cache": cache}, "with --no-cache")
+
+
+def note_left_out(left_out: Iterable[LeftOut], out: Path) -> None:
+    """Say how many images a training left out, by status, and which file lists them."""
+    for status, count in Counter(one.status for one in left_out).items():
+        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
 
 
 def _print(result: Result, out: Path, *, as_json: bool) -> None:

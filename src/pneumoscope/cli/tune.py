@@ -65,9 +65,10 @@ def tune(
     """Search for values of a recipe with a better result on validation patients, and write the best one."""
     from pneumoscope.cli.common import one_opencv_thread, stops_on_sigterm
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.cli.train import check_weights
+    from pneumoscope.cli.train import check_cache, check_weights
 
     check_weights(pretrained, weights)
+    check_cache(cache, no_cache=no_cache)
     one_opencv_thread()
     with show_progress() as progress, stops_on_sigterm(), _without_lines_of_each_phase():
         progress.step("loading the training libraries")

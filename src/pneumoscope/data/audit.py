@@ -77,7 +77,8 @@ class Inspection:
     Parameters
     ----------
     manifest : Manifest
-        With the width, height and SHA-256 of every file that could be read.
+        With the SHA-256 of every file that could be read, and its width and height where none were stated:
+        the original may have been larger.
     unreadable : tuple of Unreadable
         Files that could not be read.
     changed : tuple of str
@@ -88,6 +89,8 @@ class Inspection:
         Groups of copies of one image, of which at least two are not identical files.
     same_key : list of list of int
         Groups of images whose DICOM headers name the same patient.
+    sizes : list of (int, int)
+        Width and height of each file in pixels; 0 where it could not be read.
     """
 
     manifest: Manifest
@@ -96,6 +99,7 @@ class Inspection:
     exact: list[list[int]]
     near: list[list[int]]
     same_key: list[list[int]]
+    sizes: list[tuple[int, int]]
 
     @property
     def groups(self) -> list[list[int]]:
@@ -119,6 +123,7 @@ class Inspection:
             exact=moved(self.exact),
             near=moved(self.near),
             same_key=moved(self.same_key),
+            sizes=[self.sizes[i] for i in kept],
         )
 
 
@@ -143,7 +148,7 @@ class AuditReport:
     patients_by_split : dict of str to int
         Patients by split.
     sizes : dict of str to int
-        Smallest, median and largest width and height in pixels.
+        Smallest, median and largest width and height of the files in pixels.
     near_distance : int or None
         Hamming distance used for near duplicates; None if they were not looked for.
     """
@@ -241,7 +246,7 @@ def audit(
         leaks_found=_leaks(found, copies),
         balance={side: dict(sorted(balance[side].items())) for side in order},
         patients_by_split={side: len(patients[side]) for side in order},
-        sizes=_sizes(found.manifest),
+        sizes=_sizes(found.sizes),
         near_distance=near_distance,
     )
 
@@ -264,7 +269,8 @@ def inspect(
     progress.step("reading images")
 
     def read(records: Sequence[Record]) -> list[_FileFacts]:
-        return [_read(record.path, manifest.resolve(record)) for record in records]
+        hashed = near_distance is not None
+        return [_read(record.path, manifest.resolve(record), hashed=hashed) for record in records]
 
     workers = min(_MAX_THREADS, available_cpus())
     files = progress.collect(in_order(manifest.records, read, workers=workers), len(manifest))
@@ -274,17 +280,19 @@ def inspect(
     pairs = list(zip(manifest.records, files, strict=True))
     return Inspection(
         manifest=manifest.with_records(
-            replace(r, sha256=s.sha256, width=s.width, height=s.height) for r, s in pairs
+            replace(r, sha256=s.sha256, width=r.width or s.width, height=r.height or s.height)
+            for r, s in pairs
         ),
         unreadable=unreadable,
         changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),
         exact=_equal([one.sha256 for one in files]),
         near=_near(files, near_distance, progress) if near_distance is not None else [],
         same_key=_equal([one.patient_key or "" for one in files]),
+        sizes=[(one.width, one.height) for one in files],
     )
 
 
-def _read(name: str, path: Path) -> _FileFacts:
+def _read(name: str, path: Path, *, hashed: bool) -> _FileFacts:
     try:
         # Decoding comes first: any problem with the file becomes one typed error.
         image = read_radiograph(path, min_side=_MIN_SIDE)
@@ -293,7 +301,8 @@ def _read(name: str, path: Path) -> _FileFacts:
         return _FileFacts(problem=Unreadable(name, error.reason.value, error.detail))
     except OSError as error:
         return _FileFacts(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
-    return _FileFacts(digest, image.width, image.height, perceptual_hash(image.pixels), image.patient_key)
+    near = perceptual_hash(image.pixels) if hashed else None
+    return _FileFacts(digest, image.width, image.height, near, image.patient_key)
 
 
 def _unlisted(problem: UnreadableImageError) -> Unreadable:
@@ -339,8 +348,8 @@ def _leaks(found: Inspection, copies: list[list[int]]) -> tuple[Leak, ...]:
     return tuple(leaks)
 
 
-def _sizes(manifest: Manifest) -> dict[str, int]:
-    table = np.array([(r.width, r.height) for r in manifest if r.width and r.height])
+def _sizes(files: Sequence[tuple[int, int]]) -> dict[str, int]:
+    table = np.array([size for size in files if all(size)])
     sizes: dict[str, int] = {}
     for column, side in enumerate(("width", "height")):
         sizes[f"{side}_min"] = int(table[:, column].min())

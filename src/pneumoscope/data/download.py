@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import lzma
+import re
 import time
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.errors import DataError, DownloadError, require_extra
 from pneumoscope.image.decode import IMAGE_SUFFIXES
 from pneumoscope.parallel import Progress
@@ -66,7 +68,7 @@ def download(url: str, file: Path, *, checksum: str | None, progress: Progress |
     DownloadError
         If the server cannot be reached or rejects the request, or the checksum does not match.
     DataError
-        If the file cannot be written.
+        If the file cannot be written, or its ``.sha256`` holds none.
     MissingExtraError
         If pooch or requests is not installed.
     """
@@ -83,7 +85,7 @@ def download(url: str, file: Path, *, checksum: str | None, progress: Progress |
     known = checksum
     try:
         if known is None and note.is_file():
-            known = f"sha256:{note.read_text().split()[0]}"
+            known = f"sha256:{_noted(note)}"
         pooch.retrieve(
             url,
             known_hash=known,
@@ -92,7 +94,8 @@ def download(url: str, file: Path, *, checksum: str | None, progress: Progress |
             downloader=ResumingDownloader(partial, progress=progress),
         )
         if known is None:
-            note.write_text(f"{sha256_of(file)}  {file.name}\n")
+            with replacing(note) as written:
+                written.write(f"{sha256_of(file)}  {file.name}\n")
     except ValueError as error:
         if checksum is None:
             raise DownloadError(
@@ -104,6 +107,14 @@ def download(url: str, file: Path, *, checksum: str | None, progress: Progress |
         ) from error
     except OSError as error:
         raise DataError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def _noted(note: Path) -> str:
+    """Return the SHA-256 of the first download."""
+    digest, *_ = note.read_text(encoding="utf-8", errors="replace").split() or [""]
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise DataError(f"{note}: holds no checksum; delete it, and the next download counts as the first")
+    return digest
 
 
 class ResumingDownloader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,7 +68,8 @@ def draft_of(path: Path, mode: str) -> Iterator[tuple[Path, IO[Any]]]:
     """Open a new file beside `path`; it is closed at the end, and deleted if it has no other name then."""
     if path.is_dir():
         raise DataError(f"{path}: this is a folder; name a file")
-    draft = path.with_name(f".{_end_of(path.name)}.{os.getpid()}.draft")
+    # Not by the number of the process: in a container it is that of the one that was killed before.
+    draft = path.with_name(f".{_end_of(path.name)}.{secrets.token_hex(4)}.draft")
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     try:
         file = draft.open(mode.replace("w", "x"), encoding=encoding, newline=newline)

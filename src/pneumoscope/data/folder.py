@@ -130,7 +130,7 @@ def scan(
     ------
     DataError
         If the folder is absent or has no image, an image has no label, or a table names an image that is
-        absent.
+        absent, or a split that there is not.
     """
     folder, progress = Path(folder), progress or LoggedMessages()
     if folder.suffix.lower() == ".npz" and folder.is_file():
@@ -283,11 +283,14 @@ def _record(
             f"{folder / path}: no label; sort the images into a folder for each class, or give a table "
             f"of labels: first line path,label, then {path},normal"
         )
+    split = stated.get("split", "")
+    if split and split.lower() not in SPLIT_FOLDERS:
+        raise DataError(f"{folder / path}: split '{split}' in the table of labels; write train, val or test")
     return Record(
         path=path,
         label=label,
         patient_id=patient_row.get("patient_id") or stated.get("patient_id") or place.patient,
-        split=SPLIT_FOLDERS.get(stated.get("split", "").lower(), place.split),
+        split=SPLIT_FOLDERS.get(split.lower(), place.split),
         source=stated.get("source") or place.source,
         age=parse_age(stated.get("age")),
         sex=parse_sex(stated.get("sex")),

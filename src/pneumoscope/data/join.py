@@ -43,7 +43,7 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     Raises
     ------
     DataError
-        If there is no set, an image is in two of them, or a set has no split.
+        If there is no set, an image is in two of them, a set has no split, or they are on several drives.
     MissingExtraError
         If scipy is not installed.
     """
@@ -56,7 +56,7 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
                 f"{manifest.root}: an image has no split; split it first with 'pneumoscope data split'"
             )
     left_out = tuple(one for manifest in manifests for one in manifest.left_out)
-    root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    root = _common_root(manifests)
     records = tuple(
         _record(record, manifest, root, given.get(number, ""))
         for number, manifest in enumerate(manifests)
@@ -64,6 +64,14 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     )
     joined = Manifest(records, root, joint_description(manifests), left_out)
     return _held_out_together(joined, _same_in_header(manifests, given))
+
+
+def _common_root(manifests: Sequence[Manifest]) -> Path:
+    try:
+        return Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    except ValueError as error:
+        roots = ", ".join(str(manifest.root) for manifest in manifests)
+        raise DataError(f"{roots}: are on different drives; copy the data sets to one drive") from error
 
 
 def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Record:

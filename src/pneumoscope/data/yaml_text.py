@@ -1,4 +1,4 @@
-"""The one reader of YAML: a key that a table has twice is an error, where YAML itself takes the last one."""
+"""Reads YAML: a key that a table has twice is an error, where YAML itself takes the last one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["read_yaml"]
 class _UniqueKeys(yaml.SafeLoader):
     """Plain values only, each key once."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Read a table; its keys are compared before ``<<`` adds those of another one."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
@@ -20,7 +20,7 @@ class _UniqueKeys(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} is there twice"
+                problem = f"the key {key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         return node

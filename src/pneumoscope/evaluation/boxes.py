@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pneumoscope.data.manifest import Record
-from pneumoscope.data.tables import read_rows
+from pneumoscope.data.tables import parse_text, read_rows
 from pneumoscope.domain import Explanation
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.scores import BoolArray
@@ -93,8 +93,8 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
 
 
 def _box(row: Mapping[str, Any], where: str) -> Box | None:
-    cells = [str(row.get(name) or "") for name in _SIDES]
-    target = str(row.get("target") or "")
+    cells = [parse_text(row.get(name)) for name in _SIDES]  # numbers, in Parquet
+    target = parse_text(row.get("target"))
     if target in {"0", "0.0"} or (not any(cells) and target in {"", "nan"}):
         return None
     try:

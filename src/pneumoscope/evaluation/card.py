@@ -221,7 +221,8 @@ def _prevalence(calibration: Calibration) -> str:
     share = calibration.prevalence
     rounded = f"{share:.0%}" if 0.01 <= share <= 0.99 else threshold_text(share)
     fitted = f" {rounded} of these images are positive"
-    if (site := assumed_prevalence(calibration)) != share:
+    site = assumed_prevalence(calibration)
+    if site is not None and site != share:
         shown = threshold_text(site)
         return f"{fitted}; probabilities and thresholds are shifted to a prevalence of {shown}."
     return f"{fitted}; where fewer are, the same image means less."
@@ -268,7 +269,7 @@ def _point_row(point: OperatingPoint, *, default: bool) -> tuple[str, ...]:
         f"{point.name} (default)" if default else point.name,
         point.population,
         point.criterion or NOT_STATED,
-        f"{point.threshold:.4f}",
+        threshold_text(point.threshold, percent=False),
         (point.chosen_on or NOT_STATED) + patients,
         with_span(point.sensitivity),
         with_span(point.specificity),

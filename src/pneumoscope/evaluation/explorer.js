@@ -30,7 +30,12 @@
 
   const span = (low, high) => (low === null || high === null ? "" : `${fixed(low)} to ${fixed(high)}`);
   const ratio = (part, whole) => (whole > 0 ? part / whole : null);
-  const asThreshold = (value) => value.toFixed(value < 0.001 || value > 0.999 ? 4 : 3);
+  /** With as many digits as tell it from 0 and from 1. */
+  const asThreshold = (value) => {
+    const nearest = Math.min(value, 1 - value);
+    if (nearest > 0 && nearest < 0.00005) return value.toFixed(1 - Math.floor(Math.log10(nearest)));
+    return value.toFixed(value < 0.001 || value > 0.999 ? 4 : 3);
+  };
   const asPercent = (share) => String(Number((share * 100).toFixed(1)));
 
   function patients(count) {

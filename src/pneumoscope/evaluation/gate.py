@@ -32,7 +32,7 @@ from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.prepared import Prepared
 
-__all__ = ["Described", "FittedGate", "FittedNovelty", "fit_gate", "fit_novelty"]
+__all__ = ["LEAST_IMAGES", "Described", "FittedGate", "FittedNovelty", "fit_gate", "fit_novelty"]
 
 Floats = npt.NDArray[np.float32]
 

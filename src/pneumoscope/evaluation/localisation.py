@@ -30,7 +30,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes, read_boxes
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
-from pneumoscope.image.lungs import read_lung_mask
+from pneumoscope.image.lungs import mask_path, read_lung_mask
 from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.measures import BoxMeasures, CurveMeasures, Localisation, LungMeasures
 from pneumoscope.parallel import Progress
@@ -222,7 +222,7 @@ def energy_inside(explanation: Explanation, mask: BoolArray) -> tuple[float, flo
 
 
 def _mask(folder: Path, path: str) -> BoolArray | None:
-    file = (folder / path).with_suffix(".png")
+    file = mask_path(folder, path)
     if not file.is_file():
         return None
     mask: BoolArray = read_lung_mask(file)

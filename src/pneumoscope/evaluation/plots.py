@@ -15,6 +15,7 @@ import numpy as np
 from pneumoscope.errors import require_extra
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, ScoredSet, Threshold
+from pneumoscope.evaluation.tables import threshold as text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,7 +165,7 @@ def precision_recall(scored: ScoredSet, threshold: Threshold | None = None) -> F
 
 
 def _threshold_text(threshold: Threshold) -> str:
-    return "thresholds by population" if isinstance(threshold, np.ndarray) else f"threshold {threshold:.3f}"
+    return "thresholds by population" if isinstance(threshold, np.ndarray) else f"threshold {text(threshold)}"
 
 
 def _both(truth: BoolArray) -> bool:
@@ -225,7 +226,7 @@ def reliability(scored: ScoredSet) -> Figure:
 
 def score_histograms(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
     """Draw the probability of the target, one row for each true class; parameters as in `roc`."""
-    k = len(scored.classes)
+    k, at = len(scored.classes), None if isinstance(threshold, np.ndarray) else threshold
     figure, axes = _figure(5, max(5.4, 1.35 * k), nrows=k, sharex=True)
     for index, (name, ax) in enumerate(zip(scored.classes, axes, strict=True)):
         own = scored.p_target[scored.labels == index]
@@ -233,11 +234,10 @@ def score_histograms(scored: ScoredSet, threshold: Threshold | None = None) -> F
         ax.grid(visible=False, axis="x")
         ax.set_title(f"{name}, {len(own):,} images", color=INK, fontsize=9.5, loc="left", pad=5)
         ax.locator_params(axis="y", nbins=3, integer=True)
-        if threshold is not None and not isinstance(threshold, np.ndarray):
-            ax.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        if at is not None:
+            ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes[-1].set_xlim(-0.02, 1.02)
-    one = threshold is not None and not isinstance(threshold, np.ndarray)
-    dashed = f"  (dashed: threshold {threshold:.3f})" if one else ""
+    dashed = "" if at is None else f"  (dashed: {_threshold_text(at)})"
     _titles(axes[-1], f"probability of {scored.target.name}{dashed}", "")
     return figure
 

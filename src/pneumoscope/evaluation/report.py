@@ -35,6 +35,7 @@ from pneumoscope.evaluation.tables import (
     summary,
     value,
 )
+from pneumoscope.evaluation.tables import threshold as shown_threshold
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.model.results import Evaluation
 from pneumoscope.report.rows import plain_text
@@ -123,7 +124,9 @@ def write_report(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(value=value, span=span, plain=plain_text, change=change)
+    environment.filters.update(
+        value=value, span=span, plain=plain_text, change=change, threshold=shown_threshold
+    )
     script = _packaged(SCRIPT)
     page = environment.get_template(TEMPLATE).render(
         title=title,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pneumoscope.domain import Estimate, Prediction
+from pneumoscope.errors import CAUTIONS
 from pneumoscope.model.measures import (
     CorruptedMeasures,
     CorruptionGroup,
@@ -18,6 +19,7 @@ from pneumoscope.model.measures import (
     Subgroup,
 )
 from pneumoscope.model.results import Evaluation, ExternalValidation, RecalibrationResult, RecalibrationSide
+from pneumoscope.report.rows import threshold_text
 
 __all__ = [
     "CHANGES",
@@ -38,6 +40,7 @@ __all__ = [
     "subgroup_name",
     "subgroup_rows",
     "summary",
+    "threshold",
     "value",
     "with_interval",
     "with_span",
@@ -121,6 +124,11 @@ class RobustnessRow:
     name: str
     strengths: tuple[float | None, ...]
     measures: CorruptedMeasures
+
+
+def threshold(value: float) -> str:
+    """Return a threshold with three decimals, or with as many as tell it from 0 and from 1."""
+    return f"{value:.3f}" if 0.001 <= value <= 0.999 else threshold_text(value, percent=False)
 
 
 def measures_of(target: str) -> tuple[Measure, ...]:
@@ -211,17 +219,18 @@ def summary(evaluation: Evaluation) -> str:
     (cleared, alarms), (missed, found) = evaluation.detection.confusion
     target = evaluation.target.name
     alarm = "alarm" if alarms == 1 else "alarms"
+    at = threshold(evaluation.threshold)
     return (
-        f"At a threshold of {evaluation.threshold:.3f}, {found:,} of {found + missed:,} images with {target} "
-        f"were positive and {cleared:,} of {cleared + alarms:,} without it negative: {missed:,} missed, "
+        f"At a threshold of {at}, {found:,} of {found + missed:,} images with {target} were positive and "
+        f"{cleared:,} of {cleared + alarms:,} without it negative: {missed:,} missed, "
         f"{alarms:,} false {alarm}."
     )
 
 
 def count_not_evaluated(predictions: Sequence[Prediction]) -> NotEvaluated:
-    """Count the images without a prediction, by status and by reason."""
+    """Count the images without a prediction, by status and by reason; cautions are none."""
     status = Counter(one.status for one in predictions)
-    reasons = Counter(str(reason) for one in predictions for reason in one.reasons)
+    reasons = Counter(str(reason) for one in predictions for reason in one.reasons if reason not in CAUTIONS)
     return NotEvaluated(
         rejected=status["rejected"],
         unreadable=status["unreadable"],

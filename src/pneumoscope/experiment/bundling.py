@@ -17,6 +17,7 @@ from pneumoscope.evaluation import (
     fit_views,
     sign_bundle,
 )
+from pneumoscope.evaluation.gate import LEAST_IMAGES
 from pneumoscope.experiment.images import are_of, by_source, whole_radiographs
 from pneumoscope.experiment.run_folder import Origin
 from pneumoscope.model.bundle import BUNDLE_FOLDER, Bundle
@@ -74,6 +75,11 @@ def calibrated(
         cache=cache,
         progress=progress,
     )
+    if gate is None and origin.experiment.not_chest:
+        progress.message(
+            f"{origin.experiment.not_chest}: the gate is not fitted on these images; it needs a recipe that "
+            f"uses the lungs, and {LEAST_IMAGES} training images that pass"
+        )
     estimators = Estimators()
     if len(recipe.populations) > 1:
         progress.step("fitting the classifiers of population and view")

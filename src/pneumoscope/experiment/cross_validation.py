@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.audit import inspect
+from pneumoscope.data.drafts import replacing
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
@@ -141,7 +142,10 @@ def _prepared(
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
     parts = _parts(manifest, count, sources, recipe.split.seed, progress)
-    check_held_out(manifest.root, recipe.target_mask[packed.labels], parts)
+    truth = recipe.target_mask[packed.labels]
+    check_held_out(manifest.root, truth, parts)
+    if sources:
+        _check_thresholds(manifest, truth, parts)
     return recipe, replace(packed, left_out=left_out), parts
 
 
@@ -151,9 +155,10 @@ def _begin(out: Path, recipe: Recipe) -> None:
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
+    with replacing(out / RECIPE_FILE) as file:
+        file.write(recipe.to_yaml())
 
 
 def _parts(
@@ -170,6 +175,18 @@ def _parts(
         raise DataError(f"{manifest.root}: no image is from {', '.join(sorted(unknown))}; there are {known}")
     held_out = {source: _with_related(manifest, found == source, groups) for source in sources}
     return {source: np.union1d(np.flatnonzero(own), parts[0]) for source, own in held_out.items()}
+
+
+def _check_thresholds(manifest: Manifest, truth: Bools, parts: dict[str, Positions]) -> None:
+    """Check that the images held out with a source, on which its threshold is chosen, are of both kinds."""
+    found = np.array([record.source for record in manifest.records])
+    for source, part in parts.items():
+        others = truth[part[found[part] != source]]
+        if others.all() or not others.any():
+            raise DataError(
+                f"{manifest.root}: {source}: the images held out with it, for its threshold, have the target "
+                "only, or lack it; use fewer folds, or leave out another source"
+            )
 
 
 def _with_related(manifest: Manifest, own: Bools, groups: list[list[int]]) -> Bools:
@@ -238,9 +255,9 @@ class _HeldOut:
         return CrossValidation(None, {}, found)
 
     def write(self, path: Path) -> None:
-        """Write the logits of every image as CSV."""
+        """Write the logits of every image as CSV; bytes of a name that are no text become escapes."""
         columns = ("path", "label", "patient_id", "source", "part", *(f"logit_{c}" for c in self.classes))
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             for (name, own), scores in zip(self.parts.items(), self.logits, strict=True):

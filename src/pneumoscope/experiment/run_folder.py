@@ -198,9 +198,17 @@ def write_inputs(origin: Origin, lungs: Path | None) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": available_cpus(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
     }
     _write_whole(out / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None where another one has its place, such as onnxruntime-gpu."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -210,8 +218,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def write_left_out(run: Path, left_out: Iterable[LeftOut]) -> None:
-    """List the images that were left out, with the reason."""
-    with (run / LEFT_OUT_FILE).open("w", newline="", encoding="utf-8") as file:
+    """List the images that were left out, with the reason; bytes that are no text become escapes."""
+    path = run / LEFT_OUT_FILE
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "status", "reason", "detail"))
         writer.writerows((one.path, one.status, one.reason, one.detail) for one in left_out)

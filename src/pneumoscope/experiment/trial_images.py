@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumoscope.data.audit import inspect
+from pneumoscope.data.drafts import replacing
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
 from pneumoscope.experiment.images import lung_segmenter, pack_images
@@ -33,7 +34,8 @@ def divide_folds(out: Path, manifest: Manifest, count: int, seed: int, progress:
     groups = inspect(pool, progress=progress).groups
     parts = folds(pool, count, seed, duplicates=groups)
     paths = [[pool.records[position].path for position in part] for part in parts]
-    (out / FOLDS_FILE).write_text(json.dumps(paths) + "\n", encoding="utf-8")
+    with replacing(out / FOLDS_FILE) as file:
+        file.write(json.dumps(paths) + "\n")
 
 
 class TrialImages:

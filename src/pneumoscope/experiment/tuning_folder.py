@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +26,12 @@ def held(out: Path) -> Iterator[None]:
     Raises
     ------
     DataError
-        If the folder cannot be written, or another process searches in it.
+        If the folder cannot be written, another process searches in it, or on a system without its locks.
     """
+    if importlib.util.find_spec("fcntl") is None:  # Windows
+        raise DataError("tune runs on Linux and macOS; on Windows, run it in a container or under WSL")
+    import fcntl
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / LOCK_FILE).open("w", encoding="ascii")

@@ -6,6 +6,7 @@ preprocessing does not depend on a runtime.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,15 @@ import numpy.typing as npt
 
 from pneumoscope.errors import DataError
 
-__all__ = ["LUNG_INPUT_SIZE", "Box", "LungField", "LungSegmenter", "lung_field", "read_lung_mask"]
+__all__ = [
+    "LUNG_INPUT_SIZE",
+    "Box",
+    "LungField",
+    "LungSegmenter",
+    "lung_field",
+    "mask_path",
+    "read_lung_mask",
+]
 
 LUNG_INPUT_SIZE = 128
 """Height and width at which a segmenter sees the whole image, squashed."""
@@ -149,6 +158,15 @@ def lung_field(
     return LungField(mask, box if plausible else WHOLE, bool(plausible), certainty, view)
 
 
+def mask_path(folder: Path, image: str) -> Path:
+    """Return where the mask of an image lies: under its relative name, ending in ``.png``.
+
+    A DICOM file is often named by its UID; the last number of that is no suffix, and stays.
+    """
+    path = folder / image
+    return path.with_name(f"{path.name}.png") if path.suffix[1:].isdigit() else path.with_suffix(".png")
+
+
 def read_lung_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read a reference mask, shape (H, W): lungs are where it is above zero, as programs write 1 or 255.
 
@@ -157,7 +175,12 @@ def read_lung_mask(path: Path) -> npt.NDArray[np.bool_]:
     DataError
         If it is no image.
     """
-    levels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    levels = None
+    with suppress(OSError):
+        # Not by its name, which OpenCV takes in ASCII only on Windows; of 16 bits, 1 must not become 0.
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        if data.size:
+            levels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     if levels is None:
         raise DataError(
             f"{path}: not a readable mask; save it as PNG with lung pixels above zero, or remove it"

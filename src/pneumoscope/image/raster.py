@@ -1,7 +1,7 @@
-"""PNG, TIFF and BMP: headers read by hand, pixels by the libraries in imagecodecs.
+"""PNG and BMP: headers read by hand, pixels by the libraries in imagecodecs.
 
 Each reader checks the size against the limits and that the data are complete, and only then decodes.
-imagecodecs serves all three because it raises where OpenCV prints to stderr and returns nothing; it is
+imagecodecs serves them because it raises where OpenCV prints to stderr and returns nothing; it is
 imported on first use, since most X-rays come as JPEG or DICOM.
 """
 

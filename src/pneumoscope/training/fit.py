@@ -310,7 +310,7 @@ class _Trainer:
                 "state": asdict(self.state),
             }
             torch.save(content, draft)
-            append_epoch(self.run, row)  # before: a row too many is dropped on resuming, a missing one is lost
+            append_epoch(self.run, row)  # first: a row too many is dropped on resuming
             draft.replace(self.run / CHECKPOINT_FILE)
         self.fabric.barrier()
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pneumoscope.data.manifest import Manifest, Record
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.lungs import read_lung_mask
+from pneumoscope.image.lungs import mask_path, read_lung_mask
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.parallel import Progress
@@ -157,7 +157,7 @@ def read_masks(
     images, mask_paths, kept = [], [], []
     for index, record in enumerate(manifest.records):
         progress.update(index, len(manifest))
-        mask = _mask_of(record, masks)
+        mask = mask_path(masks, record.path)
         if not mask.is_file():
             continue
         try:
@@ -171,10 +171,6 @@ def read_masks(
     if not kept:
         raise DataError(f"{masks}: no mask belongs to an image of the data; names must match, ending in .png")
     return np.stack(images), mask_paths, kept
-
-
-def _mask_of(record: Record, masks: Path) -> Path:
-    return masks / Path(record.path).with_suffix(".png")
 
 
 def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
@@ -248,7 +244,7 @@ def fit_lungs(
     path = out / LUNGS_FILE
     export_onnx(Probability(network), path, size=LUNG_INPUT_SIZE, outputs=("probability",))
     small, full = _measure(network, images[val], targets[val], [mask_paths[index] for index in val])
-    unread = sum(_mask_of(record, masks).is_file() for record in manifest.records) - len(kept)
+    unread = sum(mask_path(masks, record.path).is_file() for record in manifest.records) - len(kept)
     left_out = unread + len(manifest.left_out)
     return LungTraining(path, small, full, len(kept), time.monotonic() - started, left_out)
 

@@ -79,6 +79,8 @@ def test_the_example_is_valid():
             "both certificate and key",
         ),
         ({"folder": "x", "limits": {"max_pdu": 10}}, "limits.max_pdu"),
+        ({"folder": "x", "folders": [{"path": "in", "bad": "bad", "done": "in"}]}, "folders of their own"),
+        ({"folder": "x", "folders": [{"path": "in/new", "bad": "in"}]}, "folders of their own"),
         ({"folder": "x", "pull": [{"name": "A", "url": "x"}]}, "pull.0.url"),
         ({"folder": "x", "pull": [{"name": "A", "url": "http://x", "tls": {}}]}, "tls is for https://"),
         (

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from dicom_peers import radiograph
 from pneumoscope.serve.dicom import fetch
 from pneumoscope.serve.dicom.config import FolderConfig, Limits, PullConfig
-from pneumoscope.serve.dicom.dicomweb import WebError
-from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull, dicom_parts
+from pneumoscope.serve.dicom.dicomweb import WebError, dicom_parts
+from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
 from pneumoscope.serve.dicom.intake import Intake
-from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.journal import Journal, JournalError
 from pneumoscope.serve.dicom.node import WORKER_MODULE
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.workers.pool import JobStopped, WorkerPool
@@ -295,6 +295,36 @@ def test_an_image_that_crashes_the_worker_is_recorded(loop, files, journal, serv
     files.take = take
     assert loop.run(pull.look()) == 0
     pull.close()
+
+
+@pytest.mark.parametrize("size", [1_000_001, 3_000_000])
+def test_an_image_beyond_the_limit_is_fetched_once(loop, files, journal, server, size):
+    server.images = {uid(1): bytes(size), uid(2): radiograph(2)}
+    pull = WebPull(PullConfig(name="PACS", url=server.url, modalities=("DX",)), files, journal)
+    assert loop.run(pull.look()) == 1
+    why = [
+        json.loads(row[0])["why"] for row in journal.rows("SELECT detail FROM audit WHERE event = 'left out'")
+    ]
+    assert why == ["it is larger than the limit"]
+    server.asked.clear()
+    assert loop.run(pull.look()) == 0
+    assert not [path for path in server.asked if "/studies/" in path]
+    pull.close()
+
+
+def test_only_a_damaged_journal_ends_the_looking(loop, files, journal, server, monkeypatch):
+    """On a full disk even reading may fail; the other parts of the node wait for space as well."""
+    asked = []
+
+    def failing(*_):
+        asked.append(True)
+        raise JournalError("disk", passing=len(asked) < 3)
+
+    monkeypatch.setattr(journal, "value", failing)
+    config = PullConfig(name="PACS", url=server.url, modalities=("DX",), every_seconds=0.01)
+    with pytest.raises(JournalError):
+        loop.run(WebPull(config, files, journal).run())
+    assert len(asked) == 3
 
 
 def test_a_server_that_fails(loop, files, journal, server):

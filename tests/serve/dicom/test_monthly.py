@@ -186,7 +186,7 @@ def test_radiologists_verdicts(tmp_path, journal, bundle):
         monthly_report(journal, bundle, MONTH, verdicts=table)
 
 
-@pytest.mark.parametrize("month", ["2026", "2026-13", "11-2026", ""])
+@pytest.mark.parametrize("month", ["2026", "2026-13", "11-2026", "", "9999-12"])
 def test_a_month_that_is_none(journal, bundle, month):
     with pytest.raises(DataError, match="2026-11"):
         monthly_report(journal, bundle, month)

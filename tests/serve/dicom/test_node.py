@@ -6,6 +6,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +52,28 @@ def reported(archive: Archive, study: int, sop_class: str = "") -> list:
         for one in objects
         if one.StudyInstanceUID.endswith(f".1.{study}") and one.SOPClassUID.startswith(sop_class)
     ]
+
+
+WITHOUT_LOCKS = """
+import sys
+
+sys.modules["fcntl"] = None
+from pneumoscope.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "rebuild"])
+def test_a_system_without_locks_is_named(tmp_path, tiny, command):
+    """Windows has no fcntl."""
+    words = ["dicom", command, "--config", str(write_config(tmp_path, tiny.path))]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LOCKS, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].startswith("error: the DICOM node runs on Linux and macOS")
+    assert "Traceback" not in done.stderr
 
 
 def test_images_become_results_in_their_study(system):

@@ -233,6 +233,25 @@ def test_a_presentation_state_outlines_the_region_and_keeps_the_grey_levels(tiny
 
 
 @pytest.mark.parametrize(
+    ("elements", "ratio"),
+    [
+        ({}, [1, 1]),
+        ({"PixelAspectRatio": [4, 3]}, [4, 3]),
+        ({"PixelAspectRatio": [1, 1], "ImagerPixelSpacing": ["0.2", "0.1"]}, [2, 1]),
+        ({"PixelSpacing": ["0.139", "0.139"]}, [1, 1]),
+        ({"PixelSpacing": ["0", "0.1"], "PixelAspectRatio": [1, 2]}, [1, 2]),
+        ({"PixelSpacing": ["1e9", "1e-9"]}, [1, 1]),
+    ],
+)
+def test_a_presentation_state_keeps_the_shape_of_the_pixels(tiny, tmp_path, elements, ratio):
+    """Otherwise a viewer would stretch the X-ray."""
+    nothing = dict.fromkeys(("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"))
+    state = made(study(tiny, source(tmp_path, header(**(nothing | elements)), predicted())))[-1]
+    (area,) = state.DisplayedAreaSelectionSequence
+    assert list(area.PresentationPixelAspectRatio) == ratio
+
+
+@pytest.mark.parametrize(
     "elements",
     [
         {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},

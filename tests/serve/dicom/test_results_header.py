@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,7 @@ def test_every_kind_of_element_is_copied_from_every_byte_order(syntax):
         as_file(
             header(
                 PregnancyStatus=4,
+                LongitudinalTemporalOffsetFromEvent=12.5,
                 OtherPatientNames=["A^B", "C^D"],
                 PatientWeight="71.5",
                 ProcedureCodeSequence=[code],
@@ -117,11 +120,21 @@ def test_every_kind_of_element_is_copied_from_every_byte_order(syntax):
         )
     )
     assert result.PregnancyStatus == 4
+    assert result.LongitudinalTemporalOffsetFromEvent == 12.5
     assert list(result.OtherPatientNames) == ["A^B", "C^D"]
     assert str(result.PatientWeight) == "71.5"
     assert result.ProcedureCodeSequence[0].CodeMeaning == "XR Chest Single view"
     assert result.OtherPatientIDsSequence[0].IssuerOfPatientID == "Praxis M\u00fcller"
     assert raw(result, "StudyDescription") == b"X" * 200
+
+
+def test_all_attributes_of_the_modules_are_copied():
+    """Those that highdicom knows; the page on DICOM results says so."""
+    table = importlib.resources.files("highdicom") / "_standard" / "module_attribute_map.json"
+    modules = json.loads(table.read_text("utf-8"))
+    names = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
+    attributes = {one["keyword"] for name in names for one in modules[name] if not one["path"]}
+    assert attributes - set(COPIED) == set()
 
 
 def test_missing_type_2_attributes_are_there_without_a_value():

@@ -6,9 +6,11 @@ import pytest
 
 from pneumoscope.errors import DataError
 from pneumoscope.serve.dicom import retracting
+from pneumoscope.serve.dicom.config import NodeConfig
 from pneumoscope.serve.dicom.contracts import OutgoingObject, ResultOptions
 from pneumoscope.serve.dicom.header import encode
 from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.node import _record_start as record_start
 from pneumoscope.serve.dicom.outbox import Outbox, QueuedDelivery
 from pneumoscope.serve.dicom.queue import BuiltObject, enter_objects
 from pneumoscope.serve.dicom.results import build_results
@@ -104,6 +106,15 @@ def test_what_was_never_sent_is_withdrawn_and_leaves_no_file(store, journal, rep
     assert deliveries(journal) == {"a": {"withdrawn": 2}}
     assert set(store.files()) == before
     assert journal.value("SELECT state || revision FROM instances") == "received1"
+
+
+def test_a_retraction_waits_through_mode_shadow(store, journal, reported, tiny):
+    """The results of which the archive has none stay held; the one that it has is retracted after all."""
+    reported(pacs="sent")
+    retract(journal, store, STUDY, "wrong patient")
+    record_start(journal, NodeConfig(folder=store.folder, mode="shadow"), tiny)
+    states = journal.rows("SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state")
+    assert dict(states) == {"pending": 2, "sent": 2}
 
 
 def test_two_commands_retract_once(store, journal, reported, monkeypatch):

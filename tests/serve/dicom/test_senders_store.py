@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pydicom
@@ -246,6 +248,37 @@ def secure(certificates) -> Iterator[int]:
     server = ae.start_server(("127.0.0.1", port), block=False, ssl_context=context, evt_handlers=handlers)
     yield port
     server.shutdown()
+
+
+class _Listing(BaseHTTPRequestHandler):
+    """Has no study."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_name_of_a_certificate_may_be_another_one_than_the_host(certificates):
+    ca, certificate, key = certificates
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Listing)
+    context = server_context(TlsServerConfig(certificate=certificate, key=key))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    base = {"name": "web", "kind": "dicomweb", "url": f"https://localhost:{server.server_port}", "timeout": 3}
+    found = []
+    for name in ("127.0.0.1", ""):
+        known = TlsClientConfig(ca=ca, server_name=name)
+        with open_sender(DestinationConfig(**base, tls=known), "PNEUMOSCOPE") as destination:
+            found.append(destination.echo())
+    server.shutdown()
+    server.server_close()
+    assert found[0] == ""
+    assert found[1].startswith("no response")
 
 
 def test_tls_with_a_client_certificate(secure, certificates, objects, caplog):

@@ -210,11 +210,13 @@ def test_a_report_is_printed_and_saved_whole(open_page: Any, tmp_path: Path) -> 
     assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 5
     page.emulate_media(media="screen")
 
+    page.context.set_offline(True)  # the images are in the page, and the server may have ended
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save report").click()
     saved = tmp_path / "report.html"
     waiting.value.save_as(saved)
     text = saved.read_text("utf-8")
+    assert "break-after: page" in text, "it has the style of a report"
     assert set(re.findall(r'(?:src|href)="([a-z]+:|/|\w)', text)) == {"data:"}
     assert text.count("Not a medical device") == 5
     assert text.count("Evidence for pneumonia") == 2 * 3  # caption and description
@@ -332,8 +334,10 @@ def test_a_busy_server_is_tried_again_and_an_error_is_shown(open_page: Any) -> N
     expect(page.locator(".outcome")).to_contain_text("Not sent")
     expect(page.locator(".detail")).to_have_text("more than 1 MB")
     expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#announcements")).to_contain_text("one.jpeg: Not sent")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".bars")).to_be_visible()
+    expect(page.locator("#announcements")).to_contain_text("one.jpeg: Pneumonia suspected")
     assert len(seen) == 3
 
 

@@ -16,6 +16,16 @@ from page_driver import DESK, PHONE, drawn, give, serious, upload  # noqa: E402 
 expect = playwright.expect
 
 
+def test_the_print_command_of_the_browser_prints_what_is_on_show(open_page: Any) -> None:
+    page = open_page()
+    page.emulate_media(media="print")
+    expect(page.get_by_role("heading", name="Drop chest X-rays here")).to_be_visible()
+    page.emulate_media(media="screen")
+    give(page, upload("one.jpeg", drawn(1)))
+    page.emulate_media(media="print")
+    expect(page.locator(".outcome")).to_be_visible()
+
+
 def test_axe_finds_nothing_serious(open_page: Any) -> None:
     page = open_page()
     assert serious(page) == []

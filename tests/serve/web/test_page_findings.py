@@ -34,6 +34,16 @@ expect = playwright.expect
 PNEUMONIA = re.compile("pneumonia|bacterial|viral", re.IGNORECASE)
 
 
+def test_a_threshold_near_0_or_1_has_the_digits_that_tell(open_page: Any) -> None:
+    words = """async (thresholds) => {
+        const { pointWords } = await import("/static/words.js");
+        return thresholds.map((threshold) => pointWords({ threshold, sensitivity: null, specificity: null }));
+    }"""
+    shown = open_page().evaluate(words, [0, 0.0000012, 0.0005, 0.25, 0.999999, 1])
+    expected = ("0.0%", "0.00012%", "0.050%", "25.0%", "99.99990%", "100.0%")
+    assert shown == [f"suspected at {one} or more" for one in expected]
+
+
 def test_findings_are_named_by_the_bundle(open_page: Any, tmp_path: Path) -> None:
     """Columns, bars, words, CSV and report of a model for another finding."""
     classes, target = ("clear", "lobar", "diffuse"), Target("infiltrate", ("lobar", "diffuse"))

@@ -132,8 +132,10 @@ def load_config(path: Path) -> NodeConfig:
     """
     import yaml
 
+    from pneumoscope.data.yaml_text import read_yaml
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check --config") from error
     except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:

@@ -329,6 +329,13 @@ class FolderConfig(Strict):
     every_seconds: Seconds = 2.0
     name: AeTitle = "FOLDER"
 
+    @model_validator(mode="after")
+    def _apart(self) -> FolderConfig:
+        # What is in `done` and `bad` is not taken, so that nothing of the folder would be.
+        if any(one is not None and self.path.is_relative_to(one) for one in (self.done, self.bad)):
+            raise ValueError("'path' is, or lies in, 'done' or 'bad'; give these two folders of their own")
+        return self
+
 
 class PullConfig(Strict):
     """A DICOMweb server that is asked for new images (QIDO-RS) which are then fetched (WADO-RS).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import selectors
 import ssl
 import time
@@ -27,6 +28,7 @@ __all__ = [
     "TooLong",
     "WebError",
     "authorization",
+    "dicom_parts",
     "first_value",
     "multipart_related",
 ]
@@ -238,6 +240,23 @@ def multipart_related(
     pieces = [piece for part in parts for piece in (head, part, b"\r\n")]
     pieces.append(f"--{boundary}--\r\n".encode())
     return f'multipart/related; type="{media_type}"; boundary={boundary}', pieces
+
+
+def dicom_parts(content_type: str, body: bytes) -> list[bytes]:
+    """Return the parts of a multipart/related body (PS3.18 8.6.1.2); none where it is not one."""
+    match = re.search(r'boundary="?([^";,\s]+)"?', content_type)
+    if not content_type.lower().startswith("multipart/related") or not match:
+        return []
+    delimiter = b"\r\n--" + match[1].encode()
+    pieces = (b"\r\n" + body).split(delimiter)
+    parts = []
+    for piece in pieces[1:]:
+        if piece.startswith(b"--"):
+            break
+        _, found, content = piece.partition(b"\r\n\r\n")
+        if found:
+            parts.append(content)
+    return parts
 
 
 def authorization(token_file: Path | None, password_file: Path | None) -> str | None:

@@ -9,7 +9,6 @@ import asyncio
 import datetime
 import itertools
 import logging
-import re
 import secrets
 import shutil
 import time
@@ -30,6 +29,7 @@ from pneumoscope.serve.dicom.dicomweb import (
     TooLong,
     WebError,
     authorization,
+    dicom_parts,
     first_value,
 )
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
@@ -38,7 +38,7 @@ from pneumoscope.serve.dicom.store import file_head
 from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.workers.pool import JobStopped, WorkerPool
 
-__all__ = ["FileIntake", "FolderWatch", "WebPull", "dicom_parts"]
+__all__ = ["FileIntake", "FolderWatch", "WebPull"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ SOP_INSTANCE, STUDY, SERIES = "00080018", "0020000D", "0020000E"
 PAGE = 200  # instances that one QIDO request asks for
 MOST_TRIES = 3  # of a file that makes a worker crash
 PIECE = 1 << 20
+TOO_LARGE = "it is larger than the limit"
 
 
 class NotDicom(PneumoscopeError):
@@ -189,7 +190,7 @@ class FolderWatch:
             return False
         try:
             if size > self._files.limits.max_dataset_mb * MB:
-                raise NotDicom("it is larger than the limit")
+                raise NotDicom(TOO_LARGE)
             data = await asyncio.to_thread(path.read_bytes)
             await self._files.take(data, origin)
         except (NotAccepted, OSError) as error:
@@ -280,6 +281,10 @@ class WebPull:
                 except WebError as error:
                     caller = self._config.name
                     logger.warning("server not reached", extra={"caller": caller, "why": str(error)})
+                except JournalError as error:
+                    if not error.passing:
+                        raise
+                    logger.error("journal not read", extra={"why": str(error)})
                 await asyncio.sleep(self._config.every_seconds)
         finally:
             self.close()
@@ -309,13 +314,10 @@ class WebPull:
         self._pulse.beat()
         try:
             data = await asyncio.to_thread(self._fetch, study, series, instance)
+            await self._files.take(data, origin)
         except WebError as error:  # others may be there
             logger.warning("image not fetched", extra={"caller": origin.caller, "why": str(error)})
             return False
-        try:
-            if data is None:
-                raise NotDicom("the server gave no DICOM file")
-            await self._files.take(data, origin)
         except NotAccepted as error:
             logger.error("image not stored", extra={"caller": origin.caller, "why": str(error)})
             return False
@@ -366,34 +368,24 @@ class WebPull:
             return True
         return self._journal.value("SELECT 1 FROM instances WHERE sop_instance = ?", (instance,)) is not None
 
-    def _fetch(self, study: str, series: str, instance: str) -> bytes | None:
-        response = self._client.request(
-            "GET",
-            f"/studies/{study}/series/{series}/instances/{instance}",
-            headers={"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'},
-            max_bytes=min(self._files.limits.max_dataset_mb * MB, 10 * DEFAULT_LIMITS.max_bytes) + PIECE,
-        )
+    def _fetch(self, study: str, series: str, instance: str) -> bytes:
+        """Return the file of an image; raise `NotDicom` where fetching it again does not help."""
+        most = min(self._files.limits.max_dataset_mb * MB, 10 * DEFAULT_LIMITS.max_bytes)
+        try:
+            response = self._client.request(
+                "GET",
+                f"/studies/{study}/series/{series}/instances/{instance}",
+                headers={"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'},
+                max_bytes=most + PIECE,
+            )
+        except TooLong as error:
+            raise NotDicom(TOO_LARGE) from error
         if response.status != 200:
             raise WebError(f"HTTP status {response.status}")
         parts = dicom_parts(response.headers.get("content-type", ""), response.body)
-        return parts[0] if parts else None
-
-
-def dicom_parts(content_type: str, body: bytes) -> list[bytes]:
-    """Return the parts of a multipart/related body (PS3.18 8.6.1.2); none where it is not one."""
-    match = re.search(r'boundary="?([^";,\s]+)"?', content_type)
-    if not content_type.lower().startswith("multipart/related") or not match:
-        return []
-    delimiter = b"\r\n--" + match[1].encode()
-    pieces = (b"\r\n" + body).split(delimiter)
-    parts = []
-    for piece in pieces[1:]:
-        if piece.startswith(b"--"):
-            break
-        _, found, content = piece.partition(b"\r\n\r\n")
-        if found:
-            parts.append(content)
-    return parts
+        if not parts or len(parts[0]) > most:
+            raise NotDicom(TOO_LARGE if parts else "the server gave no DICOM file")
+        return parts[0]
 
 
 def _move(path: Path, folder: Path) -> None:

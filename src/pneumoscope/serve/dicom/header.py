@@ -45,11 +45,15 @@ COPIED = (
     *("ResponsibleOrganization", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod"),
     "DeidentificationMethodCodeSequence",
     # Clinical Trial Subject and Study, C.7.1.3 and C.7.2.3
-    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName"),
-    *("ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
-    *("ClinicalTrialSubjectReadingID", "ClinicalTrialProtocolEthicsCommitteeName"),
+    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "IssuerOfClinicalTrialProtocolID"),
+    *("ClinicalTrialProtocolName", "OtherClinicalTrialProtocolIDsSequence", "ClinicalTrialSiteID"),
+    *("IssuerOfClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
+    *("IssuerOfClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"),
+    *("IssuerOfClinicalTrialSubjectReadingID", "ClinicalTrialProtocolEthicsCommitteeName"),
     *("ClinicalTrialProtocolEthicsCommitteeApprovalNumber", "ClinicalTrialTimePointID"),
-    *("ClinicalTrialTimePointDescription", "ConsentForClinicalTrialUseSequence"),
+    *("IssuerOfClinicalTrialTimePointID", "ClinicalTrialTimePointDescription"),
+    *("ClinicalTrialTimePointTypeCodeSequence", "LongitudinalTemporalOffsetFromEvent"),
+    *("LongitudinalTemporalEventType", "ConsentForClinicalTrialUseSequence"),
     # General Study and Patient Study, C.7.2.1 and C.7.2.2
     *("StudyInstanceUID", "IssuerOfAccessionNumberSequence", "ReferringPhysicianIdentificationSequence"),
     *("ConsultingPhysicianName", "ConsultingPhysicianIdentificationSequence", "StudyDescription"),
@@ -58,12 +62,16 @@ COPIED = (
     *("ReferencedStudySequence", "RequestingService", "RequestingServiceCodeSequence"),
     *("ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription"),
     *("AdmittingDiagnosesCodeSequence", "PatientAge", "PatientSize", "PatientSizeCodeSequence"),
+    *("MeasuredAPDimension", "MeasuredLateralDimension"),
     *("PatientBodyMassIndex", "PatientWeight", "MedicalAlerts", "Allergies", "Occupation", "SmokingStatus"),
     *("AdditionalPatientHistory", "PregnancyStatus", "LastMenstrualDate", "PatientSexNeutered"),
     *("ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID", "IssuerOfAdmissionIDSequence"),
     *("ServiceEpisodeID", "ServiceEpisodeDescription", "IssuerOfServiceEpisodeIDSequence", "PatientState"),
 )
 """Keywords of the Patient, Clinical Trial, General Study and Patient Study modules, and the character set."""
+
+
+NUMBERS = {"US", "FD"}  # value representations among them whose bytes have an order
 
 
 def required_uid(source: Dataset, keyword: str, name: str) -> str:
@@ -145,7 +153,7 @@ def _raw(source: Dataset, tag: BaseTag) -> RawDataElement:
     element = source.get_item(tag)
     vr = dictionary_VR(tag)
     little = element.is_little_endian if isinstance(element, RawDataElement) else True
-    if isinstance(element, RawDataElement) and (little or vr != "US"):
+    if isinstance(element, RawDataElement) and (little or vr not in NUMBERS):
         value = element.value or b""
     else:  # already parsed, or a number of the other byte order
         value = _encoded(source, tag)

@@ -202,9 +202,9 @@ def stability_index(shares: Sequence[float], reference: Sequence[float]) -> floa
 def _bounds(month: str) -> tuple[float, float]:
     try:
         first = datetime.datetime.strptime(month, "%Y-%m").astimezone()
-    except ValueError as error:
+        after = datetime.datetime(first.year + first.month // 12, first.month % 12 + 1, 1).astimezone()
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{month!r} is no month; give it as 2026-11") from error
-    after = datetime.datetime(first.year + first.month // 12, first.month % 12 + 1, 1).astimezone()
     return first.timestamp(), after.timestamp()
 
 

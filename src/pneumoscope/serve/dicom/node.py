@@ -347,6 +347,10 @@ def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
             bundle=bundle.identity,
             decision_sha256=bundle.manifest.decision_sha256,
         )
-        # What was not sent because of mode shadow stays held: a switch to live sends new results only.
+        # What was not sent because of mode shadow stays held: a switch to live sends new results only, and
+        # what retracts results that had arrived before.
         if config.mode == "shadow":
-            connection.execute("UPDATE deliveries SET state = 'held' WHERE state = 'pending'")
+            connection.execute(
+                "UPDATE deliveries SET state = 'held' WHERE state = 'pending' AND object NOT IN (SELECT o.id"
+                " FROM objects o JOIN results r ON r.id = o.result WHERE r.state = 'retracted')"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 
 import highdicom as hd
 import numpy as np
@@ -26,6 +27,9 @@ from pneumoscope.serve.dicom.composition import Composition, ReportedImage
 __all__ = ["presentation_states"]
 
 LAYER = "AI RESULT"
+# The size of a pixel, or the ratio of its height to its width, in the order in which they count.
+PIXEL_SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+MOST_ELONGATED = 100  # a pixel that is longer than so many times its other side is a mistake
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +89,20 @@ def _state(composition: Composition, one: ReportedImage, series: int, instance: 
         series_description=plain(RESEARCH_USE, 64),
         **equipment,
     )
+    state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect_ratio(one.header)
     state.Laterality = ""  # of a paired body part, which this one may be
     state.PresentationCreationDate, state.PresentationCreationTime = f"{date:%Y%m%d}", f"{time:%H%M%S}"
     return composition.finish(state, one)
+
+
+def _aspect_ratio(header: Dataset) -> list[int]:
+    """Return height and width of a pixel in whole numbers: highdicom takes pixels for square."""
+    for keyword in PIXEL_SIZES:
+        sizes = numbers(header, keyword)
+        if len(sizes) == 2 and min(sizes) > 0 and MOST_ELONGATED > sizes[0] / sizes[1] > 1 / MOST_ELONGATED:
+            ratio = Fraction(sizes[0] / sizes[1]).limit_denominator(1000)
+            return [ratio.numerator, ratio.denominator]
+    return [1, 1]
 
 
 def _displayed(one: ReportedImage) -> Dataset:

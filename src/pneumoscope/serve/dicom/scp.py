@@ -154,7 +154,7 @@ class Receiver:
 
     @property
     def rejected_connections(self) -> int:
-        """Connections that were closed for their number or their TLS handshake."""
+        """Connections that ended before an association: too many, a failed handshake, or nothing was sent."""
         return self._server.rejected if self._server is not None else 0
 
     @property

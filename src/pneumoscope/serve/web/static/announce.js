@@ -38,7 +38,11 @@ export function announceResults(images) {
     }
   };
   // The results of a batch arrive within an instant: they are announced together.
-  images.addEventListener("change", () => {
+  images.addEventListener("change", (event) => {
+    for (const id of /** @type {CustomEvent<number[]>} */ (event).detail) {
+      // What is sent once more has a result to announce once more.
+      if (images.get(id)?.stage === "reading") announced.delete(id);
+    }
     timer ||= window.setTimeout(report, GATHER_MS);
   });
 }

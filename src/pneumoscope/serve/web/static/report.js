@@ -49,10 +49,7 @@ export async function printReport(images, sorted) {
  * @param {XrayImage[]} sorted
  */
 export async function saveReport(images, sorted) {
-  const [report, style] = await Promise.all([
-    makeReport(images, sorted),
-    fetch(new URL("report.css", import.meta.url)).then((response) => response.text()),
-  ]);
+  const report = await makeReport(images, sorted);
   // The style comes from this package and the report was built from text nodes: joining them as text is safe.
   const text = `<!doctype html>
 <html lang="en">
@@ -61,7 +58,8 @@ export async function saveReport(images, sorted) {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Pneumoscope report</title>
 <style>
-${style}</style>
+${reportStyle()}
+</style>
 </head>
 <body>
 ${report.outerHTML}
@@ -69,6 +67,12 @@ ${report.outerHTML}
 </html>
 `;
   download(`pneumoscope-${stamp()}.html`, new Blob([text], { type: "text/html" }));
+}
+
+/** The style of a report as this page has loaded it: saving needs no connection to the server. */
+function reportStyle() {
+  const sheets = [...document.styleSheets].filter(({ href }) => href?.endsWith("/report.css"));
+  return sheets.flatMap(({ cssRules }) => [...cssRules].map(({ cssText }) => cssText)).join("\n");
 }
 
 /**

@@ -158,10 +158,15 @@ export function probabilityWords(probability) {
   return percent(probability);
 }
 
-/** @param {number} share */
+/**
+ * A share in percent, with as many digits as tell it from 0 and from 1.
+ *
+ * @param {number} share
+ */
 function percent(share) {
-  const extreme = (share > 0 && share < 0.001) || (share > 0.999 && share < 1);
-  return `${(share * 100).toFixed(extreme ? 3 : 1)}%`;
+  const nearest = Math.min(share, 1 - share);
+  const digits = nearest > 0 && nearest < 0.001 ? Math.max(3, -1 - Math.floor(Math.log10(nearest))) : 1;
+  return `${(share * 100).toFixed(digits)}%`;
 }
 
 /** @param {OperatingPoint} point */
