@@ -100,14 +100,14 @@ def test_a_run_becomes_a_row(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("epoch,seconds\n1,60\n2,120\n")
     estimate = {"value": 0.91234, "low": 0.9, "high": 0.95}
     metrics = {
-        "evaluated_on": "Some X-rays, test split (at random)",
+        "evaluated_on": "Kermany paediatric chest X-rays, test split (at random)",
         "all_classes": {"accuracy": estimate},
         "detection": {"accuracy": estimate, "auroc": estimate, "f1": {"value": None, "reason": "none"}},
         "subtypes": {"bacterial vs viral": {"auroc": estimate}},
     }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     row = results.measured(tmp_path)
-    assert results.key(row) == ("vgg16", "Some X-rays", "random", "1", "64", "2")
+    assert results.key(row) == ("vgg16", "Kermany paediatric chest X-rays", "random", "1", "64", "2")
     assert (row["minutes"], row["auroc"], row["f1"]) == ("3", "0.912", "")
     longer = row | {"epochs": "12", "auroc": "0.999"}
     claims = [{"recipe": "vgg16", "page": "", "claim": "", "accuracy": "0.988"}]

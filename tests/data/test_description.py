@@ -135,7 +135,7 @@ def test_a_manifest_without_a_description_has_none(tmp_path):
 
 def test_a_key_that_is_there_twice_is_named_and_one_that_is_merged_is_not(tmp_path):
     (tmp_path / "dataset.yaml").write_text("name: A\nlicence: CC0\nname: B\n")
-    with pytest.raises(DataError, match="the key 'name' is there twice"):
+    with pytest.raises(DataError, match="the key 'name' is given twice"):
         read_description(tmp_path)
     (tmp_path / "dataset.yaml").write_text("population: {<<: {name: adults, ages: [1, 5]}, name: children}\n")
     assert read_description(tmp_path).population == Population("children", (1, 5))

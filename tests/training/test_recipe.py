@@ -388,5 +388,5 @@ def test_a_target_with_the_column_of_a_class_is_rejected(tmp_path):
 def test_a_key_that_is_there_twice_is_named(tmp_path):
     text = yaml.safe_dump(SMALL)
     message = fault(tmp_path, text + "batch: 16\nbatch: 8\n")
-    assert "the key 'batch' is there twice" in message
-    assert "'lr' is there twice" in fault(tmp_path, text.replace("lr: 0.01", "lr: 0.01\n  lr: 0.1"))
+    assert "the key 'batch' is given twice" in message
+    assert "'lr' is given twice" in fault(tmp_path, text.replace("lr: 0.01", "lr: 0.01\n  lr: 0.1"))

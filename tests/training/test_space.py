@@ -161,5 +161,5 @@ def test_the_strength_of_an_augmentation():
 
 
 def test_a_key_that_is_there_twice_is_named(read):
-    with pytest.raises(RecipeError, match="the key 'batch' is there twice"):
+    with pytest.raises(RecipeError, match="the key 'batch' is given twice"):
         read("batch: [16, 32]\nweight_decay: {low: 0, high: 1}\nbatch: [8, 16]\n")
