@@ -22,7 +22,7 @@ from pneumoscope import load_bundle
 from pneumoscope.data import load
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.image.lungs import LUNG_INPUT_SIZE, lung_field, read_lung_mask
+from pneumoscope.image.lungs import LUNG_INPUT_SIZE, lung_field, mask_path, read_lung_mask
 from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import OnnxLungSegmenter
 from pneumoscope.training.lungs import dice
@@ -55,7 +55,7 @@ def main() -> None:
 
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Return images and their masks."""
-    both = [(path, masks / f"{path.stem}.png") for path in sorted(images.iterdir())]
+    both = [(path, mask_path(masks, path.name)) for path in sorted(images.iterdir())]
     kept = [(image, mask) for image, mask in both if mask.is_file()]
     if not kept:
         raise SystemExit(f"{masks}: no mask has the name of an image in {images}")

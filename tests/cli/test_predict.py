@@ -20,26 +20,11 @@ from pneumoscope.errors import DataError
 from predictions import BUNDLES, Example
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.fixture
 def folder(tmp_path):
     for number in range(4):
         write_image(tmp_path / "in" / f"{number}.png", seed=number)
     return tmp_path / "in"
-
-
-@pytest.fixture
-def predict(bundle, capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(["predict", "--bundle", str(bundle.path), *map(str, words)])
-        return left.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_lines_for_programs_have_a_header_and_a_row_a_image(predict, folder):

@@ -15,25 +15,10 @@ from images import write_image
 from pneumoscope.cli import main
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.fixture
 def folder(tmp_path):
     write_image(tmp_path / "in" / "0.png")
     return tmp_path / "in"
-
-
-@pytest.fixture
-def predict(bundle, capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(["predict", "--bundle", str(bundle.path), *map(str, words)])
-        return left.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_heat_maps_have_the_whole_name_of_a_file_without_suffix(predict, folder, tmp_path, monkeypatch):

@@ -31,8 +31,8 @@ def test_a_part_that_was_interrupted_while_it_was_written_is_done_again(tmp_path
     packed = Packed(grey, np.eye(2, dtype=bool)[labels], records)
     parts = {"fold 1 of 1": np.arange(4)}
 
-    def killed(path, **_):
-        path.write_bytes(b"half")
+    def killed(file, **_):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

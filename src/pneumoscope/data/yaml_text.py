@@ -31,9 +31,11 @@ def read_yaml(text: str) -> Any:
 
     Raises
     ------
-    yaml.YAMLError
-        If it is no YAML, or a table has a key twice; the message names the key and its line.
-    ValueError, RecursionError
-        For a value that cannot be, such as a 13th month, or tables in tables without end.
+    ValueError
+        If it is no YAML, or a table has a key twice, or for a value that cannot be, such as a 13th month, or
+        tables in tables without end; the message is one line that names the key and its place.
     """
-    return yaml.load(text, Loader=_UniqueKeys)
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error

@@ -31,6 +31,7 @@ __all__ = [
     "Origin",
     "check_inputs",
     "check_recipe",
+    "input_hash",
     "resumes",
     "write_inputs",
     "write_left_out",
@@ -170,13 +171,18 @@ def check_inputs(origin: Origin, lungs: Path | None) -> None:
 
 def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
     """Return hashes of the inputs other than recipe and data, by option."""
-    experiment, weights = origin.experiment, origin.experiment.weights
+    experiment = origin.experiment
     return {
         "additional": origin.added.fingerprint() if origin.added else None,
         "lungs": sha256_of(lungs) if lungs else None,
         "teacher": [load_bundle(path).identity for path in experiment.teachers],
-        "weights": sha256_of(weights) if weights and weights.is_file() else None,
+        "weights": input_hash(experiment.weights),
     }
+
+
+def input_hash(path: Path | None) -> str | None:
+    """Return the hash of a file that training starts from; None where it is not given, or not there."""
+    return sha256_of(path) if path and path.is_file() else None
 
 
 def write_inputs(origin: Origin, lungs: Path | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pneumoscope
+from pneumoscope.data.drafts import replacing
 from pneumoscope.errors import DataError, PneumoscopeError, require_extra
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, Result
 from pneumoscope.model.bundle import BUNDLE_FOLDER
@@ -201,9 +202,8 @@ class _MlflowTracker(Tracker):
 
     def _keep(self) -> None:
         content = {"uri": self.uri, "run": self._run, "epoch": self._sent}
-        draft = self._folder / f"{TRACKING_FILE}.new"
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        draft.replace(self._folder / TRACKING_FILE)
+        with replacing(self._folder / TRACKING_FILE) as file:
+            file.write(json.dumps(content, indent=2) + "\n")
 
     def _log_parameters(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

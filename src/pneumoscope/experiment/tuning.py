@@ -27,11 +27,10 @@ from pneumoscope.data.folder import load
 from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
 from pneumoscope.experiment.plan import Experiment, resolved
-from pneumoscope.experiment.run_folder import SPLIT_FILE
+from pneumoscope.experiment.run_folder import SPLIT_FILE, input_hash
 from pneumoscope.experiment.trial_images import FOLDS_FILE, TrialImages, divide_folds
 from pneumoscope.experiment.tuning_folder import check_same, held, repair_journal, write_search
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
-from pneumoscope.model.bundle import sha256_of
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
 from pneumoscope.training.history import Epoch
@@ -129,8 +128,8 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
         "space": space.to_yaml(),
         "data": str(experiment.data.resolve()),
         "limit": experiment.limit,
-        "weights": _identity(experiment.weights),
-        "lungs": _identity(experiment.lungs),
+        "weights": input_hash(experiment.weights),
+        "lungs": input_hash(experiment.lungs),
     }
     with held(out):
         check_same(out, recipe, facts)
@@ -152,11 +151,6 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
         _take_up(study, space, recipe, out)
         _run(_Job(experiment, search, space, 0, len(study.trials)), study, images, progress)
         return _results(study, experiment, search, space)
-
-
-def _identity(path: Path | None) -> str | None:
-    """Return the hash of a file that trials start from; None where it is not given, or not there."""
-    return sha256_of(path) if path and path.is_file() else None
 
 
 def _open(out: Path, search: Search, recipe: Recipe, *, seed: int = 0) -> optuna.Study:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import RECIPE_FILE, is_of_another_recipe
 from pneumoscope.experiment.run_folder import SEARCH_FILE
@@ -83,11 +84,14 @@ def check_same(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
 
 def write_search(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     """Write what the search is; the recipe last, since a recipe alone is taken for a run."""
-    draft = out / f"{SEARCH_FILE}.new"
-    draft.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
-    draft.replace(out / SEARCH_FILE)
-    (out / SPACE_FILE).write_text(facts["space"], encoding="utf-8")
-    (out / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    texts = {
+        SEARCH_FILE: json.dumps(dict(facts), indent=2) + "\n",
+        SPACE_FILE: facts["space"],
+        RECIPE_FILE: recipe.to_yaml(),
+    }
+    for name, text in texts.items():
+        with replacing(out / name) as file:
+            file.write(text)
 
 
 def repair_journal(path: Path) -> None:

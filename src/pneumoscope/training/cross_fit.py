@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from lightning_fabric import Fabric
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
@@ -24,7 +25,6 @@ from pneumoscope.training.recipe import Recipe
 __all__ = ["cross_fit"]
 
 LOGITS_FILE, IMAGES_FILE, PART_FILE = "held-out.npz", "images.sha256", "part.sha256"
-DRAFT_FILE = "held-out.new.npz"  # NumPy appends .npz to any other name
 
 
 def cross_fit(
@@ -92,9 +92,8 @@ def cross_fit(
             network = fit(last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress)
             found = predict_logits(network, evaluated.images, fabric).numpy()
             if fabric.is_global_zero:
-                draft = run / DRAFT_FILE
-                np.savez(draft, logits=found, held_out=held_out)
-                draft.replace(stored)
+                with replacing(stored, "wb") as file:
+                    np.savez(file, logits=found, held_out=held_out)
         logits.append(shared(fabric, functools.partial(_stored_logits, stored, held_out)))
     return logits
 

@@ -7,6 +7,8 @@ import importlib.util
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from pneumoscope.data.drafts import replacing
+
 __all__ = ["HISTORY_FILE", "Epoch", "append_epoch", "epochs_done", "trim_history"]
 
 HISTORY_FILE, TENSORBOARD_FOLDER = "history.csv", "tensorboard"
@@ -57,9 +59,8 @@ def trim_history(run: Path, epochs: int) -> None:
     path = run / HISTORY_FILE
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        draft = path.with_name(f"{HISTORY_FILE}.new")
-        draft.write_text("\n".join(lines[: epochs + 1]) + "\n", encoding="utf-8")
-        draft.replace(path)
+        with replacing(path) as file:
+            file.write("\n".join(lines[: epochs + 1]) + "\n")
 
 
 def _log_tensorboard(folder: Path, row: Epoch) -> None:

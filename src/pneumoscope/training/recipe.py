@@ -331,8 +331,8 @@ def load_recipe(name: str) -> Recipe:
         raise RecipeError(f"{name}: no such recipe; {hint}")
     try:
         content = read_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a value such as a 13th month
-        raise RecipeError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise RecipeError(f"{name}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{name}: a recipe is a table of keys and values")
     try:

@@ -145,8 +145,8 @@ def load_space(path: Path, recipe: Recipe) -> SearchSpace:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: search space cannot be read ({error.__class__.__name__})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a value such as a 13th month
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise RecipeError(f"{path}: a search space is a table of keys of the recipe, with ranges or choices")
     return SearchSpace({str(key): _checked(path, str(key), given, recipe) for key, given in content.items()})

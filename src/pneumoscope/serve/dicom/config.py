@@ -130,16 +130,14 @@ def load_config(path: Path) -> NodeConfig:
     DataError
         If it cannot be read, has an unknown key, or a value of the wrong type; the line names the key.
     """
-    import yaml
-
     from pneumoscope.data.yaml_text import read_yaml
 
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not YAML in UTF-8 ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not YAML in UTF-8 ({error})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: must have keys; 'folder' is the only one that is required")
     try:
