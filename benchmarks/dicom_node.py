@@ -26,7 +26,9 @@ import pydicom
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from dicom_peers import Orthanc, radiograph, running_node, running_orthanc, send, until, write_config
+from dicom_archives import Orthanc, running_orthanc
+from dicom_modality import radiograph, send
+from dicom_peers import running_node, until, write_config
 from pneumoscope.model.bundle import default_bundle_path
 from pneumoscope.parallel import available_cpus
 

@@ -1,7 +1,7 @@
 """The logs of every node that the tests run, and of its parts, scanned for the patients that were sent.
 
-`dicom_peers` notes what it sends and what nodes write; `scanned_logs`, a fixture of each folder of such
-tests, collects what is logged within the process of the tests, in the form in which a node writes it.
+`dicom_modality` notes what it sends, `dicom_peers` what nodes write; `scanned_logs`, a fixture of each folder
+of such tests, collects what is logged within the process of the tests, in the form in which a node writes it.
 """
 
 from __future__ import annotations

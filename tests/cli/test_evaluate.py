@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_before_an_image_is_read(
 ):
     from pneumoscope.evaluation import bundles
 
-    monkeypatch.setattr(bundles, "evaluate", lambda *_, **__: pytest.fail("began to evaluate"))
+    monkeypatch.setattr(bundles, "load", lambda *_, **__: pytest.fail("began to list the images"))
     left, _, err = evaluate(data, "--out", tmp_path / "out", *words)
     assert left == code
     assert message in err

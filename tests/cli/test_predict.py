@@ -4,27 +4,16 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
 
 import pytest
 
 from bundles import make_bundle
 from images import write_image
 from pneumoscope.cli import main
-from pneumoscope.domain import OperatingPoint, Population, Target
-from pneumoscope.errors import DataError
+from pneumoscope.domain import Target
 from predictions import BUNDLES, Example
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number in range(4):
-        write_image(tmp_path / "in" / f"{number}.png", seed=number)
-    return tmp_path / "in"
 
 
 def test_lines_for_programs_have_a_header_and_a_row_a_image(predict, folder):
@@ -246,62 +235,6 @@ def test_more_images_than_are_listed_ahead_are_predicted_too(predict, folder, mo
     assert out == expected
 
 
-@pytest.fixture(scope="module")
-def two_populations(tmp_path_factory):
-    """A bundle whose thresholds decide for every child and against every other patient."""
-    children = Population("children", ages=(0, 17))
-    calibrations = [
-        {
-            "population": name,
-            "operating_points": [asdict(OperatingPoint("balanced", threshold, population=name))],
-        }
-        for name, threshold in (("any", 1.0), ("children", 0.0))
-    ]
-    folder = tmp_path_factory.mktemp("two")
-    return make_bundle(folder, calibrations=calibrations, populations=[asdict(children)])
-
-
-@pytest.fixture
-def predict_two(two_populations, capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(["predict", "--bundle", str(two_populations.path), "--json", *map(str, words)])
-        out, err = capsys.readouterr()
-        return left.value.code, json.loads(out) if out else [], err
-
-    return run
-
-
-def test_population_and_point_are_chosen_per_image(predict_two, folder):
-    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n2.png,\n")
-    code, rows, _ = predict_two(folder / "m.csv")
-    assert code == 0
-    assert [row["population"] for row in rows] == ["children", "any", "any"]
-    assert [row["decision"] for row in rows] == ["pneumonia", "no pneumonia", "no pneumonia"]
-
-
-@pytest.mark.parametrize(("name", "decision"), [("children", "pneumonia"), ("any", "no pneumonia")])
-def test_a_population_may_be_given_for_all_images(predict_two, folder, name, decision):
-    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n")
-    _, rows, _ = predict_two(folder / "m.csv", "--population", name)
-    assert {row["population"] for row in rows} == {name}
-    assert {row["decision"] for row in rows} == {decision}
-
-
-def test_an_unknown_population_is_wrong_use_that_lists_those_there_are(predict_two, folder):
-    code, rows, err = predict_two(folder, "--population", "adults")
-    assert (code, rows) == (2, [])
-    assert "it has any, children" in " ".join(err.split())
-
-
-def test_the_report_marks_the_point_of_each_image(predict_two, folder, tmp_path):
-    (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n")
-    assert predict_two(folder / "m.csv", "--report", tmp_path / "r.html")[0] == 0
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "left:calc(0.00% - 1px)" in page
-    assert "left:calc(100.00% - 1px)" in page
-
-
 def test_a_draft_is_an_error_that_names_the_fix(capsys, folder, tmp_path):
     make_bundle(tmp_path / "draft", state="draft")
     with pytest.raises(SystemExit) as left:
@@ -422,53 +355,3 @@ def test_a_table_that_is_no_manifest_and_a_pipe_stop_nothing(predict, folder):
     assert [row["reasons"] for row in rows] == [["not_an_image"], [], [], [], [], ["not_an_image"]]
     assert "no column 'path'; found file, label" in err
     assert "a named pipe" in err
-
-
-def test_an_error_midway_keeps_the_finished_rows(predict, folder, tmp_path, monkeypatch):
-    from pneumoscope.report import overlay
-
-    write = overlay.write_png
-
-    def full(image, path):
-        if path.name.startswith("2"):
-            raise DataError(f"{path}: cannot write there (No space left on device); name another folder")
-        write(image, path)
-
-    monkeypatch.setattr(overlay, "write_png", full)
-    out = tmp_path / "o.csv"
-    code, _, err = predict(folder, "--heatmaps", tmp_path, "--out", out)
-    assert code == 4
-    assert f"ended early; the finished rows are in {out}" in err
-    with out.open(newline="") as file:
-        assert [row["path"] for row in csv.DictReader(file)] == [str(folder / f"{n}.png") for n in range(3)]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("suffix", [".csv", ".json"])
-def test_an_interrupted_run_leaves_a_readable_file(bundle, folder, tmp_path, number, suffix):
-    for name in range(400):
-        os.link(folder / "0.png", folder / f"more-{name:03}.png")
-    out = tmp_path / f"o{suffix}"
-    # Slowed down, so that the signal comes between two rows.
-    code = (
-        "import sys, time\nfrom pneumoscope.cli import main\n"
-        "from pneumoscope.predict import pipeline as module\nread = module.read_radiograph\n"
-        "def slow(*words, **options):\n    time.sleep(0.02)\n    return read(*words, **options)\n"
-        "module.read_radiograph = slow\nmain(sys.argv[1:])\n"
-    )
-    words = ["predict", str(folder), "--bundle", str(bundle.path), "--out", str(out), "--json"]
-    run = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stdout.read(200)  # rows are coming
-    time.sleep(0.2)
-    run.send_signal(number)
-    rest, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "Traceback" not in err
-    assert f"the finished rows are in {out}" in err
-    text = out.read_text()
-    rows = list(csv.DictReader(text.splitlines())) if suffix == ".csv" else json.loads(text)
-    assert 0 < len(rows) < 404
-    assert rest.endswith("\n]\n")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

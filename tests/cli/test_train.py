@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
+from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from pneumoscope.cli import main
@@ -214,6 +217,27 @@ def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, pl
     assert code == 0, err
     trained = load_file(tmp_path / "run" / "model.safetensors")
     assert torch.equal(trained["backbone.model.layer1.0.conv1.weight"], source.layer1[0].conv1.weight)
+
+
+def test_the_shipped_network_is_trained_further(train, place, tmp_path):
+    words = ("finetune", "--data", "phantoms", "--out", tmp_path / "run", "--epochs", 2, "--size", 64)
+    code, _, err = train(*words, "--weights", "shipped")
+    assert code == 0, err
+    trained = load_bundle(tmp_path / "run")
+    shipped = load_bundle()
+    assert trained.manifest.provenance.pretrained == f"bundle {shipped.identity}"
+    started = json.loads((tmp_path / "run" / "inputs.json").read_text(encoding="utf-8"))["weights"]
+    assert started == shipped.identity
+    # Two epochs at these rates change it little; from ImageNet these weights would be unrelated.
+    before, after = (
+        {
+            one.name.removesuffix("_16_bits"): numpy_helper.to_array(one).ravel()
+            for one in onnx.load(bundle.model_path).graph.initializer
+        }
+        for bundle in (shipped, trained)
+    )
+    for name in ("backbone.join.0.weight", "backbone.join.3.weight"):
+        assert np.corrcoef(before[name], after[name])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 import cv2
@@ -12,7 +13,7 @@ from images import write_image
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Explanation
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.boxes import TOLERANCE, Box, inside_boxes, point_of, points_at
+from pneumoscope.evaluation.boxes import TOLERANCE, Box, inside_boxes, point_of, points_at, read_boxes
 from pneumoscope.evaluation.bundles import evaluate_bundle
 from pneumoscope.evaluation.localisation import CURVES, STEPS, MapTruth, curve, energy_inside, localise
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
@@ -103,7 +104,7 @@ def evaluated(tmp_path_factory):
 
 def test_everything_is_measured_with_intervals(evaluated):
     bundle, manifest, folder = evaluated
-    truth = MapTruth(folder / "masks", folder / "boxes.csv", 4)
+    truth = MapTruth(folder / "masks", read_boxes(folder / "boxes.csv"), 4)
     measured = localise(Predictor.load(bundle.path, force=True), manifest, truth, n_boot=50)
     found = measured.model_dump(mode="json")
     json.dumps(found, allow_nan=False)
@@ -138,6 +139,14 @@ def test_curves_of_rotated_images_follow_the_map_as_the_network_saw_it(tmp_path)
     assert areas[1] == pytest.approx(areas[0], abs=0.02)
 
 
+def test_an_image_is_covered_with_the_chest_of_another_patient_alone(evaluated):
+    bundle, manifest, _ = evaluated
+    predictor = Predictor.load(bundle.path, force=True)
+    one = manifest.with_records(replace(record, patient_id="one") for record in manifest)
+    assert localise(predictor, one, MapTruth(curves=2), n_boot=0).curves.images == 0
+    assert localise(predictor, manifest, MapTruth(curves=2), n_boot=0).curves.images == 2
+
+
 class Steps(Progress):
     """Lists the steps that are begun."""
 
@@ -155,9 +164,19 @@ def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
             Predictor.load(bundle.path, force=True), manifest, MapTruth(masks=tmp_path, curves=0), n_boot=0
         )
     (tmp_path / "boxes.csv").write_text("path,x,y,width,height\nother.png,1,2,3,4\n")
-    truth = MapTruth(boxes=tmp_path / "boxes.csv", curves=0)
+    truth = MapTruth(boxes=read_boxes(tmp_path / "boxes.csv"), curves=0)
+    predicted = []
     with pytest.raises(DataError, match="no box belongs"):
-        localise(Predictor.load(bundle.path), manifest, truth, n_boot=0)
+        evaluate_bundle(
+            bundle,
+            manifest,
+            tmp_path / "out",
+            evaluated_on="made-up",
+            about={},
+            maps=truth,
+            progress=Steps(predicted),
+        )
+    assert predicted == []  # it is found before any image is read
 
 
 def test_masks_of_ones_are_lungs_as_in_training_and_an_empty_mask_is_an_error(evaluated, tmp_path):
@@ -208,7 +227,7 @@ def test_the_background_is_the_mean_of_normal_features(evaluated):
 
 def test_report_and_card_show_what_was_measured(evaluated, tmp_path):
     bundle, manifest, folder = evaluated
-    truth = MapTruth(folder / "masks", folder / "boxes.csv", 4)
+    truth = MapTruth(folder / "masks", read_boxes(folder / "boxes.csv"), 4)
     evaluation = evaluate_bundle(
         bundle, manifest, tmp_path, evaluated_on="made-up", about={}, n_boot=100, maps=truth
     )

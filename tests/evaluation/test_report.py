@@ -131,6 +131,17 @@ def test_the_page_names_the_classes_and_the_target_of_the_bundle(draw, tmp_path)
     assert "pneumonia" not in path.read_text(encoding="utf-8").lower()
 
 
+def test_names_that_the_font_of_plots_lacks_are_replaced_there_alone(draw, tmp_path):
+    target = Target("肺炎", ("肺炎", "$x_1$ and $y$"))
+    scored = draw(n=60, classes=("нормальный", "肺炎", "$x_1$ and $y$"), target=target)
+    path, page = written(tmp_path, scored)
+    assert "Detection of 肺炎" in page.text
+    assert "in the plots class 2 is 肺炎." in " ".join(page.text.split())
+    drawn = set(re.findall(r"<!-- (.*?)  ?(?:[01]\.\d+)? ?-->", path.read_text(encoding="utf-8")))
+    assert {"class 2", "no class 2", "нормальный"} <= drawn
+    assert not any("肺" in text for text in drawn)
+
+
 def test_names_cannot_break_the_page(draw, tmp_path):
     rejected = [Prediction("<script>alert(1)</script>\udcff.png", "rejected", ("too_small",))]
     path, _ = written(

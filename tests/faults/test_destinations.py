@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_peers import Archive, radiograph, running_node, send, until, write_config
+from dicom_archives import Archive
+from dicom_modality import radiograph, send
+from dicom_peers import running_node, until, write_config
 from pneumoscope.serve.dicom.config import load_config
 from pneumoscope.serve.dicom.intake import Intake, Origin
 from pneumoscope.serve.dicom.journal import Journal

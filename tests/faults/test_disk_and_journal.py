@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_peers import Archive, kill, radiograph, running_node, send, start_node, until, write_config
+from dicom_archives import Archive
+from dicom_modality import radiograph, send
+from dicom_peers import kill, running_node, start_node, until, write_config
 from pneumoscope.serve.dicom import intake, journal, outbox, queue
 from pneumoscope.serve.dicom.intake import Accepted, Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_peers import Archive, radiograph, running_node, send, until, write_config
+from dicom_archives import Archive
+from dicom_modality import radiograph, send
+from dicom_peers import running_node, until, write_config
 from dicom_raw import EXPLICIT, RawAssociation, pdu
 from pneumoscope.serve.dicom.status import NodeStatus
 

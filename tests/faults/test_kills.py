@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from dicom_peers import Archive, RunningNode, kill, radiograph, send, start_node, until, write_config
+from dicom_archives import Archive
+from dicom_modality import radiograph, send
+from dicom_peers import RunningNode, kill, start_node, until, write_config
 
 SENDERS = 4
 CHUNK = 5

@@ -45,6 +45,19 @@ def capture(**fields) -> Capture:
     return Capture(**(values | fields))
 
 
+def test_names_in_other_scripts_are_numbered(written):
+    name = "\u80ba\u708e"
+    prediction = replace(
+        SUBTYPES.prediction("x", SUBTYPES.positive),
+        **{"probabilities": {"normal": 0.2, name: 0.8}, "target": name, "decision": name},
+    )
+    draw_capture(capture(prediction=prediction, explanation=replace(capture().explanation, finding=name)))
+    text = " ".join(written)
+    assert name not in text
+    assert "class 2" in text
+    assert "number in the order of the model" in text
+
+
 @pytest.fixture
 def written(monkeypatch) -> list[str]:
     """All lines of text that are drawn, in order."""

@@ -17,6 +17,7 @@ from pneumoscope.report.overlay import (
     LINE,
     MARGIN,
     draw_prediction,
+    drawable_names,
     overlay,
     write_png,
 )
@@ -159,6 +160,44 @@ def test_long_and_foreign_names_stay_inside_the_panel():
     assert (
         panel(drawn)[:, MARGIN + (drawn.shape[1] - 4 * MARGIN) // 3 :][:, : MARGIN // 2] == BACKGROUND
     ).all()
+
+
+FOREIGN = Prediction(
+    "x.png",
+    "ok",
+    probabilities={"\u6b63\u5e38": 0.2, "\u80ba\u708e": 0.8},
+    target="\u80ba\u708e",
+    p_target=0.8,
+    finding="\u80ba\u708e",
+    decision="\u80ba\u708e",
+    prediction_set=("\u80ba\u708e",),
+)
+
+
+def test_names_in_other_scripts_are_numbered():
+    shown, explanation = drawable_names(FOREIGN, Explanation(FOREIGN.target, np.eye(8), (0, 0, 1, 1)))
+    assert shown.probabilities == {"class 1": 0.2, "class 2": 0.8}
+    assert {shown.target, shown.finding, shown.decision, *shown.prediction_set} == {"class 2"}
+    assert shown.positive
+    assert explanation.finding == "class 2"
+    negative, _ = drawable_names(replace(FOREIGN, decision=f"no {FOREIGN.target}"), None)
+    assert (negative.decision, negative.positive) == ("no class 2", False)
+    rejected, _ = drawable_names(Prediction("x.png", "rejected", target=FOREIGN.target), None)
+    assert rejected.target == "target finding"
+    accented = predicted(target="pneumonie b\xe9nigne")
+    assert drawable_names(accented, None)[0] is accented
+
+
+@pytest.mark.parametrize("name", ["pneumonie b\xe9nigne", FOREIGN.target])
+def test_no_name_of_a_class_is_drawn_as_question_marks(name, monkeypatch):
+    drawn, original = [], cv2.putText
+    monkeypatch.setattr(cv2, "putText", lambda *words: (drawn.append(words[1]), original(*words)))
+    prediction = replace(
+        FOREIGN, probabilities={"normal": 0.2, name: 0.8}, target=name, decision=name, prediction_set=(name,)
+    )
+    draw_prediction(prediction, radiograph(), replace(heat(), finding=name), POINT)
+    assert drawn
+    assert not [line for line in drawn if "?" in line]
 
 
 def test_png_is_written_and_a_closed_place_is_one_clear_error(tmp_path):

@@ -24,6 +24,16 @@ RECIPE = Recipe.model_validate(
 )
 
 
+def test_the_hash_of_what_a_run_is_started_with_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pneumoscope.data.drafts.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        module._same(tmp_path / "images.sha256", "other images", np.arange(3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_part_that_was_interrupted_while_it_was_written_is_done_again(tmp_path, monkeypatch):
     labels = np.arange(12) % 2
     grey = np.random.default_rng(0).integers(0, 256, (12, 1, 16, 16), dtype=np.uint8)

@@ -1,8 +1,8 @@
+"""The training loop: what it learns, in phases and at rates that the recipe states."""
+
 from __future__ import annotations
 
-import csv
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -10,80 +10,13 @@ import torch
 
 from pneumoscope.data.manifest import Record
 from pneumoscope.errors import DataError
-from pneumoscope.parallel import Progress
 from pneumoscope.training import fit as fit_module
 from pneumoscope.training.dataset import Packed, draw_chances
-from pneumoscope.training.fit import CHECKPOINT_FILE, fit
-from pneumoscope.training.history import HISTORY_FILE, Epoch, epochs_done
+from pneumoscope.training.fit import fit
+from pneumoscope.training.history import append_epoch
 from pneumoscope.training.networks import build_network
-from pneumoscope.training.processes import make_fabric
-from pneumoscope.training.recipe import Recipe, Sampling
-
-CONTENT = {
-    "name": "tiny",
-    "description": "For tests.",
-    "classes": ["normal", "pneumonia"],
-    "input": {"size": 16},
-    "network": {"name": "custom-cnn", "channels": 1, "dropout": 0.2, "options": {"widths": [4, 8]}},
-    "phases": [{"epochs": 4, "lr": 0.02}],
-    "batch": 8,
-    "keep": "last",
-}
-
-
-def recipe(**changes):
-    return Recipe.model_validate(CONTENT | changes)
-
-
-def images(count=32, seed=0, share=0.5):
-    """Pneumonia is a bright right half."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(count) < share * count).astype(np.int64)
-    grey = rng.integers(60, 120, (count, 1, 16, 16))
-    grey[labels == 1, :, :, 8:] += 80
-    records = tuple(Record(f"{i}.png", "normal", f"p{i}", source=f"s{i % 3}") for i in range(count))
-    lungs = np.zeros((count, 1, 16, 16), np.uint8)
-    lungs[:, :, 4:12, 2:14] = 255
-    return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records, lungs=lungs)
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return make_fabric("cpu")
-
-
-class Watch(Progress):
-    """Calls a function with the number of each epoch that is done."""
-
-    def __init__(self, on_epoch=lambda _: None):
-        self.on_epoch, self.lines = on_epoch, []
-
-    def message(self, line):
-        self.lines.append(line)
-        self.on_epoch(int(line.split()[1].split("/")[0]))
-
-
-def rows_of(run):
-    """Return the history of a run."""
-    with (run / HISTORY_FILE).open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    counts = ("epoch", "phase")
-    return [
-        Epoch(**{name: int(v) if name in counts else float(v) for name, v in row.items()}) for row in rows
-    ]
-
-
-def trained(made, run, fabric, *, train=None, val=None, resume=False, progress=None, seed=0):
-    run.mkdir(exist_ok=True)
-    network = build_network(made.network, 2, seed=seed)
-    train, val = train or images(), val or images(16, seed=1)
-    return fit(made, network, train, val, run, fabric=fabric, resume=resume, progress=progress)
-
-
-def assert_same_weights(first, second):
-    theirs = second.state_dict()
-    for key, value in first.state_dict().items():
-        assert torch.equal(value, theirs[key]), key
+from pneumoscope.training.recipe import Sampling
+from tiny_training import CONTENT, Watch, assert_same_weights, images, recipe, rows_of, trained
 
 
 def test_it_learns_what_can_be_learnt(tmp_path, fabric):
@@ -114,6 +47,12 @@ def test_every_epoch_is_written_to_history_and_tensorboard(tmp_path, fabric):
     steps, losses = zip(*sorted(scalars), strict=True)
     assert steps == (1, 2, 3, 4)
     assert losses == pytest.approx([row.val_loss for row in rows], rel=1e-4)
+    first = set((tmp_path / "tensorboard").iterdir())
+    append_epoch(tmp_path, rows[1])
+    assert first < set((tmp_path / "tensorboard").iterdir())
+    append_epoch(tmp_path, rows[0])  # a run that begins again
+    (begun,) = (tmp_path / "tensorboard").iterdir()
+    assert begun not in first
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path, fabric):
@@ -180,9 +119,6 @@ def test_every_optimizer_runs(tmp_path, fabric, optimizer):
     assert rows[1].train_loss < rows[0].train_loss
 
 
-# What is kept
-
-
 def test_a_label_that_leaves_classes_open_counts_in_equal_parts():
     possible = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [0, 1, 1]], bool)
     records = tuple(Record(f"{number}.png", "any", f"p{number}") for number in range(5))
@@ -208,78 +144,6 @@ def test_class_weights_make_up_for_a_rare_class(tmp_path, fabric):
     assert shares["balanced"] == pytest.approx(0.5, abs=0.1)
 
 
-def scripted(monkeypatch, losses):
-    """Let validation find these losses, one an epoch."""
-    left = iter(losses)
-    monkeypatch.setattr(fit_module._Trainer, "_validate", lambda self: (next(left), 0.5, 0.5))
-
-
-def weights_by_epoch(made, run, fabric):
-    network = build_network(made.network, 2, seed=0)
-    seen = []
-    run.mkdir(exist_ok=True)
-    kept = fit(
-        made, network, images(), images(16), run, fabric=fabric,
-        progress=Watch(lambda _: seen.append(network.head.weight.detach().clone())),
-    )  # fmt: skip
-    return kept.head.weight.detach(), seen
-
-
-@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
-def test_the_weights_of_the_best_or_the_last_epoch_are_kept(tmp_path, fabric, monkeypatch, keep, epoch):
-    scripted(monkeypatch, [0.5, 0.2, 0.4, 0.3])
-    kept, seen = weights_by_epoch(recipe(keep=keep), tmp_path, fabric)
-    assert [torch.equal(kept, weight) for weight in seen] == [number == epoch for number in (1, 2, 3, 4)]
-
-
-PATIENT = {"phases": [{"epochs": 6, "lr": 0.02, "frozen": 2}, {"epochs": 4, "lr": 0.01}], "patience": 2}
-LOSSES = [0.5, 0.3, 0.4, 0.31, 0.6, 0.5, 0.55, 0.52]
-
-
-def test_a_phase_ends_where_patience_is_at_its_end(tmp_path, fabric, monkeypatch):
-    scripted(monkeypatch, list(LOSSES))
-    lines = []
-    watch = Watch(lambda _: None)
-    watch.message = lines.append
-    trained(recipe(**PATIENT), tmp_path, fabric, progress=watch)
-    # The second phase compares with its own lowest loss.
-    assert [row.phase for row in rows_of(tmp_path)] == [1, 1, 1, 1, 2, 2, 2, 2]
-    assert epochs_done(tmp_path) == 8
-    assert lines[4] == "phase 1 ended: no lower validation loss in 2 epochs"
-    assert sum("ended" in line for line in lines) == 1  # the second ends where the recipe says
-
-
-@pytest.mark.parametrize("after", [3, 4, 7])
-def test_patience_goes_on_where_a_run_is_resumed(tmp_path, fabric, monkeypatch, after):
-    scripted(monkeypatch, list(LOSSES))
-    unbroken = trained(recipe(**PATIENT), tmp_path / "unbroken", fabric)
-
-    def kill(line):
-        if line.startswith(f"epoch {after}/"):
-            raise Killed
-
-    scripted(monkeypatch, list(LOSSES))
-    watch = Watch()
-    watch.message = kill
-    with pytest.raises(Killed):
-        trained(recipe(**PATIENT), tmp_path / "broken", fabric, progress=watch)
-    resumed = trained(recipe(**PATIENT), tmp_path / "broken", fabric, resume=True, seed=5)
-    assert_same_weights(unbroken, resumed)
-    assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
-
-
-def test_the_average_is_what_is_validated_and_kept(tmp_path, fabric):
-    made = recipe(ema=0.9)
-    network = build_network(made.network, 2, seed=0)
-    kept = fit(made, network, images(), images(16), tmp_path, fabric=fabric)
-    assert kept is not network
-    assert not torch.equal(kept.head.weight, network.head.weight)
-    val = images(16)
-    logits = fit_module.predict_logits(kept, val.images, fabric)
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(val.labels))
-    assert float(loss) == pytest.approx(rows_of(tmp_path)[-1].val_loss, rel=1e-5)
-
-
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, fabric):
     made = recipe(phases=[{"epochs": 3, "lr": 1e30}], optimizer="sgd")
     with pytest.raises(DataError, match=r"not finite in epoch .*lower the lr"):
@@ -299,31 +163,6 @@ def test_the_ranking_score_is_that_of_scikit_learn(seed):
     truth = rng.random(50) < 0.4
     scores = np.round(rng.random(50) + 0.3 * truth, 1)  # with ties
     assert fit_module._auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
-
-
-def test_the_average_follows_the_published_warm_up():
-    network = build_network(recipe().network, 2)
-    bias = network.head.bias
-    torch.nn.init.zeros_(bias)
-    average = fit_module._average(network, 0.9)
-    torch.nn.init.ones_(bias)
-    expected = 0.0
-    for step in range(100):
-        average.update(network, step=step + 2)  # as the trainer calls it, with one more than its count
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay)
-        assert float(average.module.head.bias.detach()[0]) == pytest.approx(expected, abs=1e-5)
-    assert not average.module.training
-
-
-def test_the_first_update_of_the_average_is_the_first_of_the_warm_up(tmp_path, fabric, monkeypatch):
-    steps = []
-    monkeypatch.setattr(fit_module.ModelEmaV3, "update", lambda self, model, step: steps.append(step))
-    trained(recipe(ema=0.9, phases=[{"epochs": 2, "lr": 0.01}]), tmp_path, fabric)
-    assert steps == [2, 3, 4, 5, 6, 7, 8, 9]
-
-
-# Any classes
 
 
 def test_validation_ranks_the_target_against_the_rest_wherever_its_classes_stand(tmp_path, fabric):
@@ -350,97 +189,6 @@ def test_tensorboard_is_optional(tmp_path, fabric, monkeypatch):
     trained(recipe(phases=[{"epochs": 1, "lr": 0.01}]), tmp_path, fabric)
     assert len(rows_of(tmp_path)) == 1
     assert not (tmp_path / "tensorboard").exists()
-
-
-# Resuming
-
-
-class Killed(BaseException):
-    """Like a signal: nothing catches it."""
-
-
-RICH = {
-    "phases": [{"epochs": 2, "lr": 0.02, "frozen": 2}, {"epochs": 3, "lr": 0.02, "schedule": "cosine"}],
-    "augmentation": {"area": [0.7, 1.1], "flip": 0.5, "noise": 0.1},
-    "ema": 0.9,
-    "optimizer": "adamw",
-    "keep": "best",
-}
-
-
-def history_of(run):
-    with (run / HISTORY_FILE).open(encoding="utf-8") as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)
-        ]
-
-
-@pytest.mark.parametrize("after", [1, 2, 4])
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"ema": None, "keep": "last"}, {"tasks": {"lungs": 0.5, "source": 0.2}}],
-    ids=["average", "plain", "tasks"],
-)
-def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one(tmp_path, fabric, after, changes):
-    made = recipe(**RICH | changes)
-    unbroken = trained(made, tmp_path / "unbroken", fabric)
-
-    def kill(epoch):
-        if epoch == after:
-            raise Killed
-
-    with pytest.raises(Killed):
-        trained(made, tmp_path / "broken", fabric, progress=Watch(kill))
-    torch.manual_seed(999)
-    resumed = trained(made, tmp_path / "broken", fabric, resume=True, seed=5)
-    assert_same_weights(unbroken, resumed)
-    assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
-
-
-def test_a_kill_between_checkpoint_and_history_leaves_no_row_twice(tmp_path, fabric):
-    made = recipe()
-    trained(made, tmp_path / "whole", fabric)
-
-    def kill(epoch):
-        if epoch == 2:
-            shutil.copy(tmp_path / "run" / CHECKPOINT_FILE, tmp_path / "second.ckpt")
-        if epoch == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        trained(made, tmp_path / "run", fabric, progress=Watch(kill))
-    shutil.copy(tmp_path / "second.ckpt", tmp_path / "run" / CHECKPOINT_FILE)
-    trained(made, tmp_path / "run", fabric, resume=True)
-    assert history_of(tmp_path / "run") == history_of(tmp_path / "whole")
-
-
-def test_resuming_a_finished_run_gives_the_same_weights_and_trains_nothing(tmp_path, fabric):
-    made = recipe(**RICH)
-    first = trained(made, tmp_path, fabric)
-    again = trained(made, tmp_path, fabric, resume=True, progress=Watch(lambda _: pytest.fail("trained")))
-    assert_same_weights(first, again)
-
-
-def test_resuming_nothing_starts_from_the_first_epoch(tmp_path, fabric):
-    trained(recipe(), tmp_path, fabric, resume=True)
-    assert len(rows_of(tmp_path)) == 4
-
-
-def test_a_checkpoint_of_another_recipe_is_rejected_in_one_line(tmp_path, fabric):
-    trained(recipe(), tmp_path, fabric)
-    with pytest.raises(DataError, match="belongs to another recipe") as caught:
-        trained(recipe(batch=16), tmp_path, fabric, resume=True)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", [b"", b"junk", b"junk" * 100, None])
-def test_a_damaged_checkpoint_is_one_line(tmp_path, fabric, damage):
-    trained(recipe(phases=[{"epochs": 1, "lr": 0.01}]), tmp_path, fabric)
-    path = tmp_path / CHECKPOINT_FILE
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage is None else damage)
-    with pytest.raises(DataError, match=r"last\.ckpt: the checkpoint is damaged") as caught:
-        trained(recipe(phases=[{"epochs": 1, "lr": 0.01}]), tmp_path, fabric, resume=True)
-    assert "\n" not in str(caught.value)
 
 
 # The engine

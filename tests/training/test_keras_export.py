@@ -19,7 +19,7 @@ if find_spec("keras") is None:
 from torch import Tensor, nn  # noqa: E402
 
 from pneumoscope.errors import MissingExtraError, PneumoscopeError  # noqa: E402
-from pneumoscope.training.keras_export import export_keras  # noqa: E402
+from pneumoscope.training.keras_export import check_keras, export_keras  # noqa: E402
 from pneumoscope.training.networks import Network, build_network  # noqa: E402
 from pneumoscope.training.recipe import NetworkSpec, load_recipe  # noqa: E402
 
@@ -228,6 +228,15 @@ def test_operation_without_an_equal_is_named(backbone: nn.Module, named: str, tm
     with pytest.raises(PneumoscopeError, match=named):
         export_keras(odd(backbone, features), tmp_path / "model.h5", size=32)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(PneumoscopeError, match=named):
+        check_keras(odd(backbone, features), size=32)
+
+
+def test_a_check_leaves_the_network_as_it_was() -> None:
+    network = custom_cnn(widths=(4,)).train()
+    check_keras(network, size=32)
+    assert network.training
+    assert all(part.requires_grad for part in network.parameters())
 
 
 class Louder(Network):

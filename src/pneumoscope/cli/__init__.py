@@ -55,7 +55,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command("pneumoscope.cli.export", "export", "Write a run as a bundle, or for another runtime."),
     "serve": Command("pneumoscope.cli.serve", "serve", "Serve the web page and the REST interface."),
     "dicom": Command("pneumoscope.cli.dicom", "app", "Run a DICOM node: receive, predict, send results."),
-    "batch": Command("pneumoscope.cli.batch", "batch", "Predict an archive of any size, on many machines."),
+    "batch": Command(
+        "pneumoscope.cli.batch", "batch", "Predict an archive of any size, on one machine or many."
+    ),
     "info": Command("pneumoscope.cli.info", "info", "Show a bundle, its card, versions and formats."),
 }
 

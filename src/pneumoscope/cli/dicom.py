@@ -29,7 +29,7 @@ app = typer.Typer(help="Run a DICOM node: receive, predict, send results.", no_a
 Config = Annotated[
     Path, typer.Option("--config", metavar="YAML", help="Configuration of the node, node.yaml.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -319,7 +319,10 @@ def _show_status(found: NodeStatus, mode: str) -> None:
 
 
 def _show_report(made: MonthlyReport) -> None:
-    typer.echo(f"{made.month}: {made.images} images received, {made.studies} results, bundle {made.bundle}")
+    typer.echo(
+        f"{made.month}: {made.images} images received, {made.studies} studies reported in {made.results} "
+        f"results, bundle {made.bundle}"
+    )
     for name, values in (
         ("senders", made.callers),
         ("states", made.states),

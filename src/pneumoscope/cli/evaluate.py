@@ -69,7 +69,10 @@ def evaluate(
     add_to_card: _Name = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json, one JSON object.")] = False,
 ) -> None:
-    """Evaluate a bundle on labelled images: metrics with 95% intervals, plots, worst mistakes."""
+    """Evaluate a bundle on labelled images: metrics with 95% intervals, plots, worst mistakes.
+
+    Exit code 3: some images were unreadable or rejected.
+    """
     if sign and add_to_card is not None:
         raise typer.BadParameter("a set is the bundle's own or an external one: --sign or --add-to-card")
     if bundle is None and (sign or add_to_card is not None):
@@ -90,10 +93,7 @@ def evaluate(
     with show_progress(keep=False) as progress:
         progress.step("loading the libraries")
         from pneumoscope.evaluation import bundles
-        from pneumoscope.evaluation.boxes import read_boxes
 
-        if boxes is not None:  # a wrong table is found before any image is read
-            read_boxes(boxes)
         evaluation = bundles.evaluate(
             data,
             out,

@@ -37,6 +37,8 @@ RecipeName = Annotated[
     str,
     typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
 ]
+SHIPPED_WEIGHTS = "shipped"
+
 Data = Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")]
 TargetClasses = Annotated[
     str | None,
@@ -57,9 +59,25 @@ Size = Annotated[
 Pretrained = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
 ]
+
+
+def _weights(value: str) -> Path:
+    """Return the path of weights; the word `SHIPPED_WEIGHTS` is the bundle that ships."""
+    if value != SHIPPED_WEIGHTS:
+        return Path(value)
+    from pneumoscope.model.bundle import default_bundle_path
+
+    return default_bundle_path()
+
+
 Weights = Annotated[
     Path | None,
-    typer.Option(help="timm checkpoint in place of the hub's, or model.safetensors of another run."),
+    typer.Option(
+        parser=_weights,
+        metavar="PATH",
+        help=f"Start from these: {SHIPPED_WEIGHTS} for the shipped network, another bundle, "
+        "model.safetensors of a run, or a timm checkpoint in place of the hub's.",
+    ),
 ]
 Lungs = Annotated[Path | None, typer.Option(help="Lung segmenter (.onnx) in place of the shipped one.")]
 CacheFolder = Annotated[

@@ -242,6 +242,7 @@ def _calibration(calibration: Calibration) -> str:
 def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], None]:
     """Make the folder and return a function that writes an image of each prediction into it."""
     from pneumoscope.data.walk import is_own_output
+    from pneumoscope.image.lungs import image_stem
     from pneumoscope.report.overlay import draw_prediction, write_png
 
     make_folder(folder)
@@ -256,7 +257,8 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPredictio
         if one.radiograph is None:
             return
         # Images in different folders may have the same name; the second of them gets a number.
-        stem = _short(_stem(one.prediction.path))
+        # "<stdin>" is no name that Windows allows.
+        stem = _short(image_stem(Path(one.prediction.path.strip("<>"))))
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(filter(is_free, names))
         taken.add(name.casefold())
@@ -264,13 +266,6 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPredictio
         write_png(image, folder / f"{name}.heatmap.png")
 
     return draw
-
-
-def _stem(path: str) -> str:
-    """Return the name of a file without its suffix; the last number of a UID, as of a DICOM file, is none."""
-    # "<stdin>" is no name that Windows allows.
-    name = Path(path.strip("<>"))
-    return name.name if name.suffix[1:].isdigit() else name.stem
 
 
 def _short(stem: str) -> str:

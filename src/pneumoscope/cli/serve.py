@@ -39,16 +39,16 @@ def serve(
         typer.Option(metavar="FILE", help=f"File with the bearer token of clients; or {TOKEN_VARIABLE}."),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate, for HTTPS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of --tls-cert.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that predict; one for each usable CPU if not given.")
     ] = None,
-    max_file_mb: Annotated[int, typer.Option(min=1, max=100, help="Size of one file.")] = 100,
-    max_request_mb: Annotated[int, typer.Option(min=1, help="Size of one request.")] = 256,
-    max_files: Annotated[int, typer.Option(min=1, help="Files in one request.")] = 64,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
+    max_file_mb: Annotated[int, typer.Option(min=1, max=100, help="Largest size of one file, in MB.")] = 100,
+    max_request_mb: Annotated[int, typer.Option(min=1, help="Largest size of one request, in MB.")] = 256,
+    max_files: Annotated[int, typer.Option(min=1, help="Most files in one request.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most requests that wait for their response.")] = 64,
     max_seconds: Annotated[
-        float, typer.Option(min=1, help="Time for reading and predicting one file.")
+        float, typer.Option(min=1, help="Most seconds for reading and predicting one file.")
     ] = 30.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the address, once it is reachable.")

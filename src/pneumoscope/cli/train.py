@@ -81,7 +81,10 @@ def train(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a network by a recipe, then calibrate, evaluate and write it as a bundle."""
+    """Train a network by a recipe, then calibrate, evaluate and write it as a bundle.
+
+    Exit code 3: some images were unreadable or rejected and are left out.
+    """
     from pneumoscope.cli.common import one_opencv_thread
     from pneumoscope.cli.progress import show_progress
 

@@ -16,7 +16,7 @@ def train_lungs(
     data: Annotated[Path, typer.Option(help="Folder or manifest of images.")],
     masks: Annotated[Path, typer.Option(help="Folder of mask PNGs with the relative names of the images.")],
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
-    epochs: Annotated[int, typer.Option(min=1)] = 24,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the training.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

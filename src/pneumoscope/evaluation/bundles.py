@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -15,8 +15,10 @@ from pneumoscope.data.labels import class_index, classes_with_target
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
+from pneumoscope.evaluation.boxes import match_boxes, read_boxes
 from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, check_masks, localise
 from pneumoscope.evaluation.metrics import evaluate_scores
+from pneumoscope.evaluation.observe import with_header
 from pneumoscope.evaluation.populations import measured_population
 from pneumoscope.evaluation.report import write_report
 from pneumoscope.evaluation.robustness import CorruptionPlan, measure_robustness
@@ -28,7 +30,7 @@ from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.inputs import input_items
-from pneumoscope.predict.predictor import Predictor
+from pneumoscope.predict.predictor import Paths, Predictor, RawScore
 
 __all__ = ["BundleEvaluation", "evaluate", "evaluate_bundle"]
 
@@ -114,6 +116,7 @@ def evaluate(
     if images is not None and not robustness:
         raise ValueError("images goes with robustness")
     progress = progress or Progress()
+    drawn = None if boxes is None else read_boxes(boxes)  # a wrong table is found before any image is read
     manifest, evaluated_on = _images_of(Path(data), split, progress)
     loaded = load_bundle(bundle, allow_draft=False)
     if curves is None:
@@ -125,7 +128,7 @@ def evaluate(
         evaluated_on=evaluated_on,
         about={"Data": evaluated_on},
         n_boot=n_boot,
-        maps=MapTruth(masks, boxes, curves),
+        maps=MapTruth(masks, drawn, curves),
         corruptions=CorruptionPlan(images) if robustness else None,
         progress=progress,
     )
@@ -203,11 +206,14 @@ def evaluate_bundle(
         class_index(record.label, classes, record.path, content.target)
     if maps and maps.masks:  # and so is a wrong mask
         check_masks(maps.masks, manifest, content.target)
+    if maps and maps.boxes is not None:  # or a table of boxes for other images
+        match_boxes(maps.boxes, manifest.records)
     if find_spec("matplotlib") is None:  # found out before any image is read
         raise MissingExtraError("Writing a report", "evaluate")
-    predictor = Predictor(bundle, workers=available_cpus())
+    predictor = _ScorePredictor(bundle, workers=available_cpus())
     predictions = _predictions(predictor, manifest, progress)
-    scored, not_evaluated = scored_set(predictions, manifest.records, classes, content.target)
+    stated = [with_header(record, score) for record, score in zip(manifest, predictor.scores, strict=True)]
+    scored, not_evaluated = scored_set(predictions, stated, classes, content.target)
     not_evaluated = [*not_evaluated, *(_unreadable(error, bundle) for error in manifest.left_out)]
     progress.step("computing metrics and intervals")
     points = _thresholds(content, [one for one in predictions if one.status == "ok"])
@@ -215,7 +221,7 @@ def evaluate_bundle(
         scored, threshold=points[content.default_operating_point], n_boot=n_boot, points=points
     )
     kept = set(scored.paths)
-    records = [record for record in manifest.records if record.path in kept]
+    records = [record for record in stated if record.path in kept]
     parts: dict[str, object] = {
         "evaluated_on": evaluated_on,
         "population": measured_population(manifest, records, evaluated_on),
@@ -253,6 +259,18 @@ def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str
     if target.name in manifest.labels() and target.name not in content.classes:
         return classes_with_target(content.classes, target)
     return content.classes
+
+
+class _ScorePredictor(Predictor):
+    """Keeps the scores of its predictions, without logits: they have the age and view that headers state."""
+
+    scores: list[RawScore]
+
+    def scores_iter(self, paths: Paths) -> Iterator[RawScore]:
+        self.scores = []
+        for score in super().scores_iter(paths):
+            self.scores.append(replace(score, logits=None))
+            yield score
 
 
 def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -> list[Prediction]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Estimate, Explanation, Target
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
-from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes, read_boxes
+from pneumoscope.evaluation.boxes import IOU_AT, TOLERANCE, Box, match_boxes, measure_boxes
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.image.lungs import mask_path, read_lung_mask
 from pneumoscope.image.standardise import Standardised
@@ -69,14 +68,14 @@ class MapTruth:
     ----------
     masks : Path, optional
         Folder of lung masks, PNG, under the images' relative names; lung pixels are above zero.
-    boxes : Path, optional
-        Table for `read_boxes`.
+    boxes : mapping of str to tuple of Box, optional
+        From `pneumoscope.evaluation.boxes.read_boxes`.
     curves : int
         Images with the target, drawn at random, that insertion and deletion curves are made for.
     """
 
     masks: Path | None = None
-    boxes: Path | None = None
+    boxes: Mapping[str, tuple[Box, ...]] | None = None
     curves: int = CURVE_IMAGES
 
     def __bool__(self) -> bool:
@@ -121,12 +120,16 @@ def localise(
     DataError
         If no box, or no mask, belongs to an image, or a mask shows no lung.
     """
-    boxes, unmatched = match_boxes(read_boxes(truth.boxes), manifest.records) if truth.boxes else ({}, 0)
+    boxes, unmatched = ({}, 0) if truth.boxes is None else match_boxes(truth.boxes, manifest.records)
     target = predictor.bundle.manifest.target
     positive = [index for index, record in enumerate(manifest.records) if target.includes(record.label)]
     drawn = np.random.default_rng(seed).permutation(positive)[: truth.curves]
     covers = _covers(predictor, manifest, seed) if truth.curves else []
-    with_cover = dict(zip(drawn.tolist(), cycle(covers), strict=False))
+    with_cover = {}
+    for number, index in enumerate(drawn.tolist()):
+        patient = manifest.records[index].patient_id
+        if others := [seen for owner, seen in covers if owner != patient]:
+            with_cover[index] = others[number % len(others)]
     rows = _measured(predictor, manifest, truth, boxes, with_cover, progress or Progress())
     patients = [record.patient_id for record in manifest.records]
 
@@ -240,19 +243,18 @@ def check_masks(folder: Path, manifest: Manifest, target: Target) -> None:
             _mask(folder, record.path)
 
 
-def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[Standardised]:
-    """Return some images without the target, those of the lowest probability, as the network's input."""
+def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[tuple[str, Standardised]]:
+    """Return patient and network's input of images without the target, those of the lowest probability."""
     target = predictor.bundle.manifest.target
-    without = input_items(
-        manifest.with_records(record for record in manifest if not target.includes(record.label))
-    )
+    without = [record for record in manifest if not target.includes(record.label)]
     order = np.random.default_rng(seed).permutation(len(without))[: 2 * _COVERS]
+    chosen = manifest.with_records(without[index] for index in order)
     found = [
-        (one.prediction.p_target, one.standardised)
-        for one in predictor.explain_iter([without[index] for index in order])
+        (one.prediction.p_target, record.patient_id, one.standardised)
+        for record, one in zip(chosen, predictor.explain_iter(input_items(chosen)), strict=True)
         if one.standardised is not None and one.prediction.p_target is not None
     ]
-    return [seen for _, seen in sorted(found, key=lambda pair: pair[0])[:_COVERS]]
+    return [(patient, seen) for _, patient, seen in sorted(found, key=lambda row: row[0])[:_COVERS]]
 
 
 def _estimate(

@@ -18,9 +18,9 @@ from pneumoscope.evaluation.copies import augmented_copies
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.inputs import input_items
-from pneumoscope.predict.predictor import Output, Predictor
+from pneumoscope.predict.predictor import Output, Predictor, RawScore
 
-__all__ = ["Collector", "MeanFeatures", "Observed", "observe"]
+__all__ = ["Collector", "MeanFeatures", "Observed", "observe", "with_header"]
 
 
 class Collector(Protocol):
@@ -151,6 +151,15 @@ class MeanFeatures:
         return None if self._total is None else (self._total / self._count).astype(np.float32)
 
 
+def with_header(record: Record, score: RawScore) -> Record:
+    """Return a record with the age and view that its image was predicted with.
+
+    What a DICOM header states goes before the manifest, as in prediction.
+    """
+    view = "" if score.view in {ViewPosition.UNKNOWN, ViewPosition.OTHER} else str(score.view)
+    return replace(record, age=score.age, view=view)
+
+
 def observe(
     predictor: Predictor,
     manifest: Manifest,
@@ -204,9 +213,7 @@ def observe(
         possible += [np.isin(np.arange(len(classes)), indices)] * len(evaluated)
         images += [len(kept)] * len(evaluated)
         score = outputs[0].score
-        # What a DICOM header states goes before the manifest, as in prediction.
-        view = "" if score.view in {ViewPosition.UNKNOWN, ViewPosition.OTHER} else str(score.view)
-        kept.append(replace(record, age=score.age, view=view))
+        kept.append(with_header(record, score))
         estimated.append(score.estimated)
         estimated_views.append(score.estimated_view)
     if not kept:

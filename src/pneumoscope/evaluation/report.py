@@ -21,6 +21,7 @@ from pneumoscope.domain import Prediction
 from pneumoscope.errors import DataError, UnreadableImageError, require_extra
 from pneumoscope.evaluation import plots
 from pneumoscope.evaluation.explorer import explore
+from pneumoscope.evaluation.plot_names import named_for_plots
 from pneumoscope.evaluation.scores import Mistake, ScoredSet, Threshold, worst_mistakes
 from pneumoscope.evaluation.tables import (
     CHANGES,
@@ -116,7 +117,8 @@ def write_report(
     with require_extra("evaluate", "Writing a report"):
         import jinja2
     curves = None if history is None else _history_figure(history)
-    matrix = plots.confusion_matrix(metrics.all_classes.confusion, scored.classes)
+    drawn, replaced = named_for_plots(scored)
+    matrix = plots.confusion_matrix(metrics.all_classes.confusion, drawn.classes)
     metrics = metrics.model_copy(update={"not_evaluated": count_not_evaluated(not_evaluated)})
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_packaged),
@@ -136,7 +138,8 @@ def write_report(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         rejected=not_evaluated,
-        plots=_embedded(scored, metrics, threshold, matrix, curves),
+        plots=_embedded(drawn, metrics, threshold, matrix, curves),
+        replaced=replaced,
         mistakes=_shown(worst_mistakes(scored, threshold), root),
     )
     written = {"title": title, "about": dict(about), **metrics.model_dump(mode="json")}

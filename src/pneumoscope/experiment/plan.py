@@ -40,7 +40,7 @@ class Experiment:
     out : Path
         The run folder.
     weights : Path, optional
-        A timm checkpoint in place of the hub's.
+        A timm checkpoint in place of the hub's, the weights of another run, or a bundle.
     lungs : Path, optional
         A lung segmenter; the shipped one if not given.
     additional : Path, optional
@@ -161,7 +161,7 @@ def changed_recipe(
     pretrained : bool, optional
         Start from ImageNet weights, or from scratch.
     weights : Path, optional
-        A timm checkpoint to start from.
+        A timm checkpoint, the weights of another run, or a bundle to start from.
 
     Raises
     ------

@@ -177,12 +177,21 @@ def _built(experiment: Experiment, fabric: Fabric) -> Network:
             len(recipe.output_classes),
             pretrained=pretrained,
             weights=weights,
+            names=recipe.output_classes,
             seed=recipe.seed,
         )
         check_size(network, recipe.input.size)
         return network
 
-    return shared_network(fabric, lambda: build(experiment.weights), lambda: build(None, pretrained=False))
+    def build_checked() -> Network:
+        network = build(experiment.weights)
+        if experiment.keras:  # rather than at the end of the training
+            from pneumoscope.training.keras_export import check_keras
+
+            check_keras(network, size=recipe.input.size)
+        return network
+
+    return shared_network(fabric, build_checked, lambda: build(None, pretrained=False))
 
 
 def _finished(

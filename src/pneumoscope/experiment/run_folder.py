@@ -17,7 +17,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import DatasetDescription
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe
-from pneumoscope.model.bundle import load_bundle, sha256_of
+from pneumoscope.model.bundle import input_hash, load_bundle, sha256_of
 from pneumoscope.model.manifest import Provenance, TrainingData
 from pneumoscope.parallel import available_cpus
 from pneumoscope.training.dataset import LeftOut
@@ -31,7 +31,6 @@ __all__ = [
     "Origin",
     "check_inputs",
     "check_recipe",
-    "input_hash",
     "resumes",
     "write_inputs",
     "write_left_out",
@@ -178,11 +177,6 @@ def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
         "teacher": [load_bundle(path).identity for path in experiment.teachers],
         "weights": input_hash(experiment.weights),
     }
-
-
-def input_hash(path: Path | None) -> str | None:
-    """Return the hash of a file that training starts from; None where it is not given, or not there."""
-    return sha256_of(path) if path and path.is_file() else None
 
 
 def write_inputs(origin: Origin, lungs: Path | None) -> None:

@@ -27,10 +27,11 @@ from pneumoscope.data.folder import load
 from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
 from pneumoscope.experiment.plan import Experiment, resolved
-from pneumoscope.experiment.run_folder import SPLIT_FILE, input_hash
+from pneumoscope.experiment.run_folder import SPLIT_FILE
 from pneumoscope.experiment.trial_images import FOLDS_FILE, TrialImages, divide_folds
 from pneumoscope.experiment.tuning_folder import check_same, held, repair_journal, write_search
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
+from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
 from pneumoscope.training.history import Epoch
@@ -328,7 +329,13 @@ def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
                 raise optuna.TrialPruned
 
         classes = len(recipe.output_classes)
-        network = build_network(recipe.network, classes, weights=job.experiment.weights, seed=recipe.seed)
+        network = build_network(
+            recipe.network,
+            classes,
+            weights=job.experiment.weights,
+            names=recipe.output_classes,
+            seed=recipe.seed,
+        )
         check_size(network, recipe.input.size)
         if recipe.pretraining:
             network = pretrain(recipe, network, train.images, run, fabric=fabric)

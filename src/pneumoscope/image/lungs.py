@@ -22,6 +22,7 @@ __all__ = [
     "Box",
     "LungField",
     "LungSegmenter",
+    "image_stem",
     "lung_field",
     "mask_path",
     "read_lung_mask",
@@ -158,13 +159,18 @@ def lung_field(
     return LungField(mask, box if plausible else WHOLE, bool(plausible), certainty, view)
 
 
-def mask_path(folder: Path, image: str) -> Path:
-    """Return where the mask of an image lies: under its relative name, ending in ``.png``.
+def image_stem(path: Path) -> str:
+    """Return the name of an image without its suffix.
 
     A DICOM file is often named by its UID; the last number of that is no suffix, and stays.
     """
+    return path.name if path.suffix[1:].isdigit() else path.stem
+
+
+def mask_path(folder: Path, image: str) -> Path:
+    """Return where the mask of an image lies: under its relative name without suffix, ending in ``.png``."""
     path = folder / image
-    return path.with_name(f"{path.name}.png") if path.suffix[1:].isdigit() else path.with_suffix(".png")
+    return path.with_name(f"{image_stem(path)}.png")
 
 
 def read_lung_mask(path: Path) -> npt.NDArray[np.bool_]:

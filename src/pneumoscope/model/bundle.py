@@ -50,6 +50,7 @@ __all__ = [
     "copy_bundle",
     "default_bundle_path",
     "head_bytes",
+    "input_hash",
     "load_bundle",
     "sha256_of",
     "write_bundle",
@@ -284,6 +285,13 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_hash(path: Path | None) -> str | None:
+    """Return what identifies a file or a bundle that training starts from; None where there is none."""
+    if path and path.is_dir():
+        return load_bundle(path).identity
+    return sha256_of(path) if path and path.is_file() else None
 
 
 def write_bundle(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ __all__ = [
     "TRACK",
     "Canvas",
     "Colour",
+    "can_be_drawn",
     "paragraph",
     "shortened",
     "text_width",
@@ -83,9 +86,16 @@ def shortened(text: str, width: int, *, lines: int = 1, height: int = TEXT_HEIGH
     return shown
 
 
+def can_be_drawn(text: str) -> bool:
+    """Return whether OpenCV's fonts have a text, but for accents and a few characters."""
+    lost = _drawable(text).count("?") - text.count("?")
+    return 4 * lost <= len(text)
+
+
 def _drawable(text: str) -> str:
-    """Replace characters that OpenCV's fonts do not have."""
-    return text.encode("ascii", "replace").decode("ascii")
+    """Remove accents, and replace other characters that OpenCV's fonts do not have."""
+    letters = (one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+    return "".join(letters).encode("ascii", "replace").decode("ascii")
 
 
 def text_width(text: str, height: int = TEXT_HEIGHT, *, bold: bool = False) -> int:

@@ -7,7 +7,7 @@ attribute of the patient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ from pneumoscope.report.canvas import (
     wrapped,
     write,
 )
-from pneumoscope.report.overlay import CONTOUR_AT, METHODS, colours, overlay
+from pneumoscope.report.overlay import CONTOUR_AT, METHODS, NUMBERED, colours, drawable_names, overlay
 from pneumoscope.report.region import Region
 from pneumoscope.report.rows import percent_text
 from pneumoscope.report.statements import (
@@ -51,6 +51,7 @@ BANNER_HEIGHT = 56
 TEXT, SMALL, HEADLINE, BANNER = 16, 13, 26, 20
 GAP = 16
 BAR_STEP = 54
+NOT_A_DEVICE = "Not a medical device: not for any decision about a patient."
 
 BLACK: Colour = (0, 0, 0)
 BANNER_BACK: Colour = (24, 62, 92)
@@ -102,11 +103,14 @@ def draw_capture(capture: Capture) -> Canvas:
     ndarray of uint8, shape (H, W, 3)
         Red, green, blue, as DICOM has them.
     """
+    prediction, explanation = drawable_names(capture.prediction, capture.explanation)
+    numbered = prediction is not capture.prediction
+    capture = replace(capture, prediction=prediction, explanation=explanation)
     xray = _xray(capture)
     left = 0 if xray is None else xray.shape[1]
     # As high as its text needs: drawn once on a high canvas, then cut.
     panel: Canvas = np.zeros((4096, PANEL_WIDTH, 3), np.uint8)
-    bottom = _panel(panel, capture)
+    bottom = _panel(panel, capture, NUMBERED if numbered else "")
     height = max(bottom + MARGIN, 0 if xray is None else xray.shape[0])
     canvas: Canvas = np.zeros((BANNER_HEIGHT + height, left + PANEL_WIDTH, 3), np.uint8)
     _banner(canvas, RESEARCH_USE)
@@ -150,7 +154,7 @@ def _xray(capture: Capture) -> Canvas | None:
     return image
 
 
-def _panel(panel: Canvas, capture: Capture) -> int:
+def _panel(panel: Canvas, capture: Capture, remark: str) -> int:
     """Write the panel; return where its text ends."""
     prediction, width = capture.prediction, PANEL_WIDTH - 2 * MARGIN
     y = paragraph(panel, MARGIN, MARGIN + TEXT, capture.caption, FAINT, width=width, height=TEXT) + GAP
@@ -163,7 +167,7 @@ def _panel(panel: Canvas, capture: Capture) -> int:
     else:
         y = _result(panel, y + GAP, capture)
     y += GAP
-    for text in (capture.model, "Not a medical device: not for any decision about a patient."):
+    for text in filter(None, (remark, capture.model, NOT_A_DEVICE)):
         y = paragraph(panel, MARGIN, y, text, FAINT, width=width, height=SMALL)
     return y
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,7 @@ from pneumoscope.report.canvas import (
     TRACK,
     Canvas,
     Colour,
+    can_be_drawn,
     shortened,
     text_width,
     wrapped,
@@ -37,10 +38,12 @@ from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reas
 __all__ = [
     "CONTOUR_AT",
     "METHODS",
+    "NUMBERED",
     "Canvas",
     "colour_at",
     "colours",
     "draw_prediction",
+    "drawable_names",
     "overlay",
     "write_png",
 ]
@@ -64,6 +67,8 @@ METHODS = {"cam": "class activation map", "occlusion": "occlusion sensitivity"}
 """Names of the methods of an `Explanation`."""
 
 NOT_FOR_DIAGNOSIS = "Research only. Not for diagnosis."
+NUMBERED = "Names in letters that cannot be drawn are given by their number in the order of the model."
+"""To be written beside what `drawable_names` has changed."""
 
 
 def overlay(radiograph: Radiograph, explanation: Explanation | None, *, side: int = IMAGE_SIDE) -> Canvas:
@@ -134,6 +139,8 @@ def draw_prediction(
     ndarray of uint8, shape (H, W, 3)
         Blue, green, red.
     """
+    named = prediction
+    prediction, explanation = drawable_names(prediction, explanation)
     images = [overlay(radiograph, None)]
     if explanation is not None:
         images.append(overlay(radiograph, explanation))
@@ -155,7 +162,42 @@ def draw_prediction(
         _legend(columns[2], explanation)
     columns[2].write(prediction.bundle, FAINT)
     columns[2].write(NOT_FOR_DIAGNOSIS, FAINT)
+    if prediction is not named:
+        columns[2].write(NUMBERED, FAINT)
     return canvas[: max(column.y for column in columns) - LINE + MARGIN]
+
+
+def drawable_names(
+    prediction: Prediction, explanation: Explanation | None
+) -> tuple[Prediction, Explanation | None]:
+    """Replace names of classes and target in scripts that OpenCV's fonts do not have, as ``class 2``.
+
+    Returns
+    -------
+    Prediction, Explanation or None
+        The given ones where all names can be drawn.
+    """
+    names = {prediction.target: "target finding"}
+    names |= {name: f"class {number}" for number, name in enumerate(prediction.probabilities, start=1)}
+    names = {name: shown for name, shown in names.items() if not can_be_drawn(name)}
+    if not names:
+        return prediction, explanation
+
+    def of(name: str) -> str:
+        return names.get(name, name)
+
+    target, positive = of(prediction.target), prediction.positive
+    prediction = replace(
+        prediction,
+        probabilities={of(name): value for name, value in prediction.probabilities.items()},
+        target=target,
+        finding=None if prediction.finding is None else of(prediction.finding),
+        decision=None if positive is None else target if positive else f"no {target}",
+        prediction_set=tuple(map(of, prediction.prediction_set)),
+    )
+    if explanation is not None:
+        explanation = replace(explanation, finding=of(explanation.finding))
+    return prediction, explanation
 
 
 def write_png(image: Canvas, path: Path) -> None:

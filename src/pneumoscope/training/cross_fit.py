@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from pneumoscope.data.drafts import replacing
 from pneumoscope.errors import DataError
+from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.fit import fit, predict_logits
@@ -70,7 +71,7 @@ def cross_fit(
     last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
     images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
     shared(fabric, lambda: images(packed.images, packed.labels))
-    started_from = np.fromfile(weights, np.uint8) if weights and weights.is_file() else np.empty(0, np.uint8)
+    started_from = np.frombuffer((input_hash(weights) or "").encode(), np.uint8)
     classes = len(last.output_classes)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
@@ -84,7 +85,14 @@ def cross_fit(
             evaluated = packed.subset(held_out)
             network = shared_network(
                 fabric,
-                functools.partial(build_network, last.network, classes, weights=weights, seed=last.seed),
+                functools.partial(
+                    build_network,
+                    last.network,
+                    classes,
+                    weights=weights,
+                    names=last.output_classes,
+                    seed=last.seed,
+                ),
                 functools.partial(build_network, last.network, classes, pretrained=False),
             )
             if last.pretraining:
@@ -114,6 +122,7 @@ def _same(path: Path, otherwise: str, *content: npt.NDArray[Any]) -> None:
     digest = hashed.hexdigest()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{digest}\n", encoding="utf-8")
+        with replacing(path) as file:
+            file.write(f"{digest}\n")
     elif path.read_text(encoding="utf-8").strip() != digest:
         raise DataError(f"{path.parent}: was started with {otherwise}; use another --out")

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
+from pneumoscope.training.batch_norms import measure_once
 from pneumoscope.training.dataset import Packed, draw_chances
 from pneumoscope.training.global_norm import shared_batch_statistics
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
@@ -105,6 +106,7 @@ def fit(
     begun = resume and shared(fabric, (run / CHECKPOINT_FILE).exists)
     if resume and not begun:
         log.info("nothing to resume in %s: starting from the first epoch", run)
+    measure_once(network, train.images, fabric)
     if fabric.world_size == 1:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_divides(recipe.batch, fabric.world_size)

@@ -36,7 +36,7 @@ class Epoch:
 
 
 def append_epoch(run: Path, row: Epoch) -> None:
-    """Add an epoch to the history of a run; the first one starts a new file."""
+    """Add an epoch to the history of a run; the first one replaces what an earlier run has left."""
     path = run / HISTORY_FILE
     new = not path.exists() or row.epoch == 1
     with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
@@ -44,6 +44,9 @@ def append_epoch(run: Path, row: Epoch) -> None:
         if new:
             writer.writeheader()
         writer.writerow({name: f"{value:.6g}" for name, value in asdict(row).items()})
+    if row.epoch == 1:
+        for curves in (run / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
+            curves.unlink()
     if importlib.util.find_spec("tensorboard") is not None:
         _log_tensorboard(run / TENSORBOARD_FOLDER, row)
 

@@ -28,7 +28,7 @@ from pneumoscope.training.keras_layers import HANDLERS, LAST, rejection, with_we
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import TOLERANCE
 
-__all__ = ["export_keras", "open_keras"]
+__all__ = ["check_keras", "export_keras", "open_keras"]
 
 ARRAY_WITHOUT_COPY = re.escape(
     "__array__ implementation doesn't accept a copy keyword, so passing copy=False failed."
@@ -84,6 +84,29 @@ def export_keras(network: Network, path: Path, *, size: int) -> float:
         path.unlink()
         raise PneumoscopeError(f"{path}: the Keras model would differ from the network by {difference:.1e}")
     return difference
+
+
+def check_keras(network: Network, *, size: int) -> None:
+    """Raise what `export_keras` would for a network that Keras has no layers for; before it is trained.
+
+    Parameters
+    ----------
+    network : Network
+        On the CPU.
+    size : int
+        Height and width of the images in pixels.
+
+    Raises
+    ------
+    MissingExtraError, PneumoscopeError
+        As `export_keras`.
+    """
+    keras, was_training = _import_keras(), network.training
+    try:
+        with keras.device("cpu"), _without_remarks():
+            _keras_model(keras, network.eval(), size)
+    finally:
+        network.train(was_training)
 
 
 def _import_keras() -> Any:

@@ -24,7 +24,10 @@ Shape = Sequence[int]
 
 def rejection(what: str) -> PneumoscopeError:
     """Return the error for an operation that Keras has no layer for."""
-    return PneumoscopeError(f"Keras export: this network uses {what}, which has no equal among Keras layers")
+    return PneumoscopeError(
+        f"Keras export: this network uses {what}, which has no equal among Keras layers; use the bundle or "
+        "ONNX, or another network"
+    )
 
 
 def with_weights(layer: Any, x: Any, weights: list[Any]) -> Any:

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pneumoscope.errors import RecipeError
+from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.backbones import file_source, short, timm_backbone
+from pneumoscope.training.from_bundle import load_bundle_weights
 from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec
 
 __all__ = [
@@ -78,6 +80,11 @@ class Network(nn.Module):
         Before the head, in [0, 1).
     weights_source : str
         Name and source of the pretrained weights; empty where it started from scratch.
+
+    Attributes
+    ----------
+    unmeasured : bool
+        Whether its batch normalisations have no statistics yet; see `measure_once`.
     """
 
     mean: Tensor
@@ -96,6 +103,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.weights_source = weights_source
+        self.unmeasured = False
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
@@ -187,6 +195,7 @@ def build_network(
     *,
     pretrained: bool | None = None,
     weights: Path | None = None,
+    names: tuple[str, ...] = (),
     seed: int | None = None,
 ) -> Network:
     """Build a network as a recipe describes it.
@@ -200,17 +209,25 @@ def build_network(
         Overrides `spec.pretrained`.
     weights : Path, optional
         A timm checkpoint (``.safetensors`` or ``.pth``) to take instead of an installed package's
-        or the hub's; or what `save_weights` wrote for such a network, to continue from.
+        or the hub's; or what `save_weights` wrote for such a network, or a bundle, to continue from.
+    names : tuple of str
+        The classes; a bundle's head is taken where it has the same.
     seed : int, optional
         Of the weights that start at random.
 
     Raises
     ------
     RecipeError
-        If timm has no such network, or the requested weights are not available.
+        If timm has no such network, or the requested weights are not available or of another one.
+    BundleError
+        If `weights` is a folder, and no bundle.
     """
     if seed is not None:
         torch.manual_seed(seed)
+    if weights is not None and weights.is_dir():
+        network = build_network(spec, classes, pretrained=False)
+        load_bundle_weights(network, load_bundle(weights), names)
+        return network
     if weights is not None and _is_whole_network(weights):
         network = load_weights(build_network(spec, classes, pretrained=False), weights)
         network.weights_source = file_source(spec.name, weights)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.runtime import OnnxRuntime
 
-__all__ = ["TOLERANCE", "export_onnx", "halve", "quantise"]
+__all__ = ["TOLERANCE", "export_onnx", "halve", "quantise", "relative_difference"]
 
 TOLERANCE = 1e-3
 """Largest difference allowed between the network and its export, as a share of its largest output above 1."""
@@ -94,7 +94,8 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
     try:
         _write(network, images, draft, outputs)
         found = OnnxRuntime(draft)(images.numpy(), outputs)
-        difference = float(np.max([_difference(a.numpy(), b) for a, b in zip(expected, found, strict=True)]))
+        pairs = zip(expected, found, strict=True)
+        difference = float(np.max([relative_difference(one.numpy(), other) for one, other in pairs]))
         # Written so that NaN fails as well.
         if not difference <= TOLERANCE:
             raise PneumoscopeError(
@@ -123,7 +124,8 @@ def _write(network: nn.Module, images: Tensor, path: Path, outputs: tuple[str, .
     _strip_traces(path)
 
 
-def _difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+def relative_difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Return the largest difference of two outputs, as a share of the largest expected value above 1."""
     return float(np.abs(expected - found).max()) / max(1.0, float(np.abs(expected).max()))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
+from pneumoscope.training.batch_norms import measure_once
 from pneumoscope.training.global_norm import shared_batch_statistics
 from pneumoscope.training.networks import Network, load_weights, save_weights
 from pneumoscope.training.processes import check_divides, own_parts, shared, shared_network
@@ -96,6 +97,7 @@ def pretrain(
     facts = shared(fabric, lambda: _facts(recipe, network, images))
     if shared(fabric, lambda: _is_there(run / PRETRAINED_FILE, facts)):
         return shared_network(fabric, lambda: load_weights(network, run / PRETRAINED_FILE), lambda: network)
+    measure_once(network, images, fabric)
     network.to(fabric.device)
     siamese = _Siamese(network.backbone, network.mean, network.std, network.head.in_features)
     epochs, lr = recipe.pretraining.epochs, recipe.pretraining.lr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,16 @@ def test_an_object_whose_file_is_missing(tmp_path, journal, sender, start):
     add(journal, tmp_path, "b")
     start()
     until(lambda: states(journal) == {"a": "dead", "b": "sent"}, 10)
+
+
+def test_an_object_larger_than_any_result_is_not_read(tmp_path, journal, sender, start):
+    add(journal, tmp_path, "a")
+    add(journal, tmp_path, "b")
+    file = journal.value("SELECT file FROM objects WHERE sop_instance = 'a'")
+    os.truncate(tmp_path / file, 100_000_001)
+    start()
+    until(lambda: states(journal) == {"a": "dead", "b": "sent"}, 10)
+    assert "more than 100 MB" in journal.value("SELECT detail FROM deliveries WHERE state = 'dead'")
 
 
 def test_a_stop_sends_what_is_due_and_closes(tmp_path, journal, sender, start):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_peers import radiograph
+from dicom_modality import radiograph
 from pneumoscope.serve.dicom import fetch
 from pneumoscope.serve.dicom.config import FolderConfig, Limits, PullConfig
 from pneumoscope.serve.dicom.dicomweb import WebError, dicom_parts

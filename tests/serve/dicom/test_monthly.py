@@ -186,6 +186,20 @@ def test_radiologists_verdicts(tmp_path, journal, bundle):
         monthly_report(journal, bundle, MONTH, verdicts=table)
 
 
+def test_a_study_with_several_results_is_one_study(journal, bundle):
+    received = datetime.datetime(2026, 11, 15).astimezone().timestamp()
+    with journal.change() as connection:
+        for study, revision, seconds in (("9.0", 0, 2.0), ("9.0", 1, 4.0), ("9.1", 0, 6.0)):
+            connection.execute(
+                "INSERT INTO results (study_uid, made, revision, bundle, state, destinations, first_received,"
+                " last_received, built) VALUES (?, '', ?, 'b', 'built', '[]', ?, ?, ?)",
+                (study, revision, received, received, received + seconds),
+            )
+    report = monthly_report(journal, bundle, MONTH)
+    assert (report.studies, report.results) == (2, 3)
+    assert report.seconds["median"] == pytest.approx(4.0)
+
+
 @pytest.mark.parametrize("month", ["2026", "2026-13", "11-2026", "", "9999-12"])
 def test_a_month_that_is_none(journal, bundle, month):
     with pytest.raises(DataError, match="2026-11"):

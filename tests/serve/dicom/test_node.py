@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_peers import SECRETS, Archive, radiograph, running_node, send, until, write_config
+from dicom_archives import Archive
+from dicom_modality import SECRETS, radiograph, send
+from dicom_peers import running_node, until, write_config
 from log_scan import SCAN
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"

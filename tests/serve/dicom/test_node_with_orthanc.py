@@ -10,7 +10,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_peers import radiograph, running_node, running_orthanc, until, write_config
+from dicom_archives import running_orthanc
+from dicom_modality import radiograph
+from dicom_peers import running_node, until, write_config
 from dicom_tools import errors_of, require_tools, run_tool, sr_tree, tool
 from images import write_image
 from log_scan import SCAN

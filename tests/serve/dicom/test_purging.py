@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from dicom_peers import radiograph
+from dicom_modality import radiograph
 from pneumoscope.errors import DataError
 from pneumoscope.serve.dicom import audit, purging
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin

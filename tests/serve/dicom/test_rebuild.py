@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.filebase import DicomBytesIO
 
-from dicom_peers import radiograph
+from dicom_modality import radiograph
 from pneumoscope.errors import DataError
 from pneumoscope.serve.dicom import audit, maintenance
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin

@@ -3,81 +3,34 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
-import ssl
 import struct
 import subprocess
 import threading
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
     Verification,
 )
 
-from dicom_peers import free_port, radiograph, send, until
+from dicom_modality import radiograph, send
+from dicom_peers import until
 from dicom_raw import RawAssociation, pdu
 from dicom_tools import require_tools, tool
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
-from pneumoscope.serve.dicom.commitment import Committer, committed
-from pneumoscope.serve.dicom.config import (
-    CallerConfig,
-    DestinationConfig,
-    Limits,
-    ListenConfig,
-    NodeConfig,
-    TlsClientConfig,
-    TlsServerConfig,
-)
-from pneumoscope.serve.dicom.intake import Intake
-from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.config import CallerConfig, Limits
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
-from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, Receiver, transfer_syntaxes
-from pneumoscope.serve.dicom.senders import open_sender
-from pneumoscope.serve.dicom.store import Store, file_head
-from pneumoscope.serve.dicom.tls import client_context
+from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, transfer_syntaxes
+from pneumoscope.serve.dicom.store import file_head
+from receiving import dataset_of, instances, receiving, uid_of
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 OUT_OF_RESOURCES = 0xA700
-
-
-@contextmanager
-def receiving(folder: Path, **settings):
-    """Run a receiver without workers; gives it, its port and its journal."""
-    config = NodeConfig(**({"folder": folder / "node", "listen": ListenConfig(port=0)} | settings))
-    store = Store(config.folder)
-    journal = Journal(config.folder, create=True)
-    receiver = Receiver(config, Intake(store, journal), journal)
-    port = receiver.start()
-    try:
-        yield receiver, port, journal
-    finally:
-        receiver.stop()
-        until(lambda: not receiver.open_links, 10)
-        journal.close()
-
-
-def instances(journal: Journal) -> list[str]:
-    return [row["sop_instance"] for row in journal.rows("SELECT sop_instance FROM instances ORDER BY id")]
-
-
-def dataset_of(number: int) -> bytes:
-    data = radiograph(number)
-    return data[144 + int.from_bytes(data[140:144], "little") :]
-
-
-def uid_of(number: int) -> bytes:
-    return f"1.2.826.0.1.3680043.10.5.1.{number}.{number}".encode()
 
 
 def test_what_is_stored_is_what_was_sent(tmp_path):
@@ -257,150 +210,6 @@ def test_a_pdu_that_arrives_too_slowly(tmp_path):
                 pass
             assert time.monotonic() - began < 5
         until(lambda: not receiver.open_links, 10)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """An authority, and certificates of a node, a known and an unknown client."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is absent")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def run(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    for authority in ("ca", "other"):
-        run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", f"/CN={authority}", "-keyout", f"{authority}.key",
-            "-out", f"{authority}.pem")  # fmt: skip
-    for name, authority in (("node", "ca"), ("client", "ca"), ("stranger", "other")):
-        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
-        run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
-    return folder
-
-
-def tls_listen(folder: Path) -> ListenConfig:
-    tls = TlsServerConfig(
-        certificate=folder / "node.pem", key=folder / "node.key", client_ca=folder / "ca.pem"
-    )
-    return ListenConfig(port=0, tls=tls)
-
-
-def echoes(port: int, context: ssl.SSLContext) -> bool:
-    ae = OutgoingAE("A", 5)
-    ae.add_requested_context(Verification)
-    association = ae.associate("127.0.0.1", port, ae_title="PNEUMOSCOPE", tls_args=(context, "127.0.0.1"))
-    if not association.is_established:
-        return False
-    good = association.send_c_echo().get("Status") == 0
-    association.release()
-    return good
-
-
-def test_tls_with_certificates_of_clients(tmp_path, certificates):
-    def client(name: str) -> ssl.SSLContext:
-        return client_context(
-            TlsClientConfig(
-                ca=certificates / "ca.pem",
-                certificate=certificates / f"{name}.pem",
-                key=certificates / f"{name}.key",
-            )
-        )
-
-    listen = tls_listen(certificates)
-    with receiving(tmp_path, listen=listen, limits=Limits(idle_seconds=2)) as (_, port, _journal):
-        # A client that connects and stays silent holds up nobody.
-        silent = socket.create_connection(("127.0.0.1", port))
-        assert echoes(port, client("client"))
-        assert not echoes(port, client("stranger"))
-        assert not echoes(port, client_context(TlsClientConfig(ca=certificates / "ca.pem")))
-        assert not echoes(port, client_context(TlsClientConfig(ca=certificates / "other.pem")))
-        weak = client("client")
-        weak.maximum_version = ssl.TLSVersion.TLSv1_2
-        weak.set_ciphers("ECDHE+AES256+SHA384:!AESGCM")
-        assert not echoes(port, weak), "no authenticated encryption"
-        with RawAssociation(port, timeout=5) as plain:
-            assert plain.response == b"", "no association without TLS"
-        silent.settimeout(5)
-        assert silent.recv(1) == b""
-        silent.close()
-        # As a destination, by the same configuration as in node.yaml.
-        own = {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
-        for tls, good in (
-            ({"ca": certificates / "ca.pem", **own}, True),
-            ({"ca": certificates / "other.pem", **own}, False),
-        ):
-            destination = DestinationConfig(
-                name="x",
-                aet="PNEUMOSCOPE",
-                host="127.0.0.1",
-                port=port,
-                tls=TlsClientConfig(**tls),
-                timeout=5,
-            )
-            with open_sender(destination, "A") as sender:
-                assert (sender.echo() == "") is good
-
-
-def test_a_node_reports_what_it_has_committed_to(tmp_path):
-    """The report comes on an association of its own, with what is missing and why."""
-    reports: list[Dataset] = []
-    port = free_port()
-
-    def report(event: evt.Event) -> tuple[int, None]:
-        reports.append(event.event_information)
-        reports[-1].kind = event.event_type
-        return 0x0000, None
-
-    modality = AE(ae_title="CR1")
-    modality.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    callers = (CallerConfig(aet="CR1", port=port), CallerConfig(aet="CR2"))
-    with receiving(tmp_path, callers=callers) as (_, node_port, journal):
-        assert send(node_port, [radiograph(1)], aet="CR1") == [0]
-        request = Dataset()
-        request.TransactionUID = "1.2.3.4"
-        request.ReferencedSOPSequence = []
-        for sop_class, uid in ((DX, uid_of(1).decode()), (DX, "1.2.9"), (CTImageStorage, uid_of(1).decode())):
-            one = Dataset()
-            one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = sop_class, uid
-            request.ReferencedSOPSequence.append(one)
-
-        def ask(aet: str) -> int:
-            ae = OutgoingAE(aet, 10)
-            ae.add_requested_context(StorageCommitmentPushModel)
-            association = ae.associate("127.0.0.1", node_port, ae_title="PNEUMOSCOPE")
-            status, _ = association.send_n_action(
-                request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-            )
-            association.release()
-            return int(status.Status)
-
-        assert ask("CR1") == 0
-        assert ask("CR2") == 0x0110, "nobody would hear the report"
-        assert committed(journal, [(DX, uid_of(1).decode())]) == [0]
-        committer = Committer(NodeConfig(folder=tmp_path, callers=callers), journal)
-        committer.start()
-        server = None
-        try:
-            time.sleep(0.5)  # the modality does not listen yet
-            server = modality.start_server(
-                ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)]
-            )
-            until(lambda: committer.wake() or reports, 20)
-            until(lambda: journal.value("SELECT state FROM commitments") == "sent", 10)
-        finally:
-            committer.stop(10)
-            if server is not None:
-                server.shutdown()
-    (found,) = reports
-    assert found.kind == 2
-    assert found.TransactionUID == "1.2.3.4"
-    assert [one.ReferencedSOPInstanceUID for one in found.ReferencedSOPSequence] == [uid_of(1).decode()]
-    failed = {one.ReferencedSOPInstanceUID: one.FailureReason for one in found.FailedSOPSequence}
-    assert failed == {"1.2.9": 0x0112, uid_of(1).decode(): 0x0119}
 
 
 def test_several_associations_at_once(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from dicom_peers import Orthanc, running_orthanc
+from dicom_archives import Orthanc, running_orthanc
 from dicom_tools import errors_of, require_tools, run_tool
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.serve.dicom.config import DestinationConfig

@@ -16,7 +16,9 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
-from dicom_peers import Archive, free_port
+from dicom_archives import Archive
+from dicom_peers import free_port
+from pneumoscope.serve.dicom import send_store
 from pneumoscope.serve.dicom.config import DestinationConfig, TlsClientConfig, TlsServerConfig
 from pneumoscope.serve.dicom.contracts import Outcome, PublishedObject, ResultOptions
 from pneumoscope.serve.dicom.header import encode
@@ -105,6 +107,19 @@ def test_the_destination_is_asked_what_it_has(archive, objects):
         assert destination.present(objects) == {objects[0].sop_instance}
     with sender(archive, query=False) as destination:
         assert destination.present(objects) is None
+
+
+def test_a_query_whose_responses_do_not_end_is_given_up(objects, monkeypatch):
+    class Talkative(Archive):
+        def _find(self, event):
+            for _ in range(100):
+                yield 0xFF00, event.identifier
+
+    monkeypatch.setattr(send_store, "MOST_RESPONSES", 5)
+    with Talkative() as archive, sender(archive) as destination:
+        assert destination.present(objects) is None
+        assert destination._association is None
+        assert outcomes(destination.send(objects)) == [Outcome.SENT] * 2
 
 
 def test_an_object_that_was_stored_without_a_response_is_found_by_asking(archive, objects):

@@ -1,4 +1,4 @@
-"""Limits on one connection, with an application whose response is large."""
+"""Limits on one connection, with applications whose responses are large or small."""
 
 from __future__ import annotations
 
@@ -22,21 +22,33 @@ BUFFER = 32_768  # small, so that the response waits in the server and not in th
 WRITE_TIMEOUT = 1.0
 
 
-async def large(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    length = str(SIZE).encode()
+async def respond(send: Any, size: int) -> None:
+    length = str(size).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
-    await send({"type": "http.response.body", "body": bytes(SIZE)})
+    await send({"type": "http.response.body", "body": bytes(size)})
+
+
+async def large(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    await respond(send, SIZE)
+
+
+async def small(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """More than the system takes, and less than one part."""
+    await respond(send, 65_000)
 
 
 @contextmanager
-def serving() -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+def serving(app: Any = large, *, buffer: int = BUFFER) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
     """Run the server in a thread; give it and a connection on which a request was sent."""
     protocol = bounded_protocol(WebLimits(write_timeout=WRITE_TIMEOUT))
-    config = uvicorn.Config(large, http=protocol, ws="none", loop="asyncio", lifespan="off", log_config=None)
+    guarded = Guard(app, None, lambda _route, _status: None)
+    config = uvicorn.Config(
+        guarded, http=protocol, ws="none", loop="asyncio", lifespan="off", log_config=None
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         client.settimeout(60)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -80,11 +92,32 @@ def test_a_large_body_is_sent_in_parts() -> None:
     assert [part["more_body"] for part in parts] == [True] * (len(parts) - 1) + [False]
 
 
+def until_closed(server: uvicorn.Server) -> None:
+    end = time.monotonic() + 30
+    while server.server_state.connections:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_client_that_stops_reading_is_cut_off() -> None:
     with serving() as (server, client):
+        assert client.recv(10_000)
+        until_closed(server)
+        assert len(read_all(client)) < SIZE // 2
+
+
+def test_a_client_that_reads_in_drips_is_cut_off() -> None:
+    """Each drip is progress; without a bound on a part it would hold the connection for hours."""
+    with serving(buffer=2_048) as (server, client):
         assert client.recv(10_000)
         end = time.monotonic() + 30
         while server.server_state.connections:
             assert time.monotonic() < end
-            time.sleep(0.05)
-        assert len(read_all(client)) < SIZE // 2
+            client.recv(2_000)
+            time.sleep(0.2)
+
+
+def test_a_small_response_that_is_not_read_is_cut_off() -> None:
+    with serving(small, buffer=2_048) as (server, client):
+        assert client.recv(100)
+        until_closed(server)

@@ -139,6 +139,15 @@ def test_security_headers_are_on_every_answer(client, path):
     assert "server" not in headers
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/samples", "/v1/bundle", "/nowhere"])
+def test_head_is_get_without_the_content(client, path):
+    """Load balancers ask so whether a server works."""
+    whole, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert client.head(PREDICTIONS).status_code == 405
+
+
 def test_static_files_are_asked_about_and_not_sent_twice(client):
     first = client.get("/pages/document.css")
     assert first.headers["cache-control"] == "no-cache"

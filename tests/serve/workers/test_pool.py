@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -44,6 +46,18 @@ def test_jobs_get_responses(web_bundle, png):
     responses, restarts = with_pool(web_bundle, work, workers=2)
     assert [head["row"]["status"] for head, _ in responses] == ["ok"] * 5
     assert restarts == 0
+
+
+def test_a_worker_that_was_killed_as_it_ended_gets_no_further_job(tmp_path):
+    killed = threading.Event()
+    worker = SimpleNamespace(kill=killed.set)
+
+    async def late():
+        pool = WorkerPool(tmp_path, workers=1)
+        await pool._timed(worker, 0.05, lambda: killed.wait(30) and "a whole response")
+
+    with pytest.raises(JobStopped, match="it took longer"):
+        asyncio.run(late())
 
 
 def test_a_job_that_hangs_is_stopped_and_the_next_one_runs(web_bundle, png):

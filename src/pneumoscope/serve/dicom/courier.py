@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.serve.dicom.background import Background
-from pneumoscope.serve.dicom.config import DestinationConfig, RetryConfig
+from pneumoscope.serve.dicom.config import MB, DestinationConfig, RetryConfig
 from pneumoscope.serve.dicom.contracts import Delivery, Outcome, Sender
 from pneumoscope.serve.dicom.journal import JournalError
 from pneumoscope.serve.dicom.outbox import Outbox, QueuedDelivery
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 1.0  # seconds after which the journal is looked at even if nothing was announced
 IDLE_SECONDS = 5.0  # that a connection stays open after the last object
+LARGEST = 100 * MB  # of an object; those that the node makes are far smaller
 
 
 class Courier(Background):
@@ -177,10 +178,13 @@ class Courier(Background):
         self._log("query failed", "if it has none, set query: false")
 
     def _has_file(self, one: QueuedDelivery) -> bool:
-        """Return whether the file of an object is there; an object without is on the dead-letter list."""
+        """Return whether an object has a file that can be sent; one without is on the dead-letter list."""
+        why = "its file is missing"
         if one.object.path.is_file():
-            return True
-        self._outbox.failed(one, "its file is missing", dead=True)
+            if one.object.path.stat().st_size <= LARGEST:  # a sender holds it in memory
+                return True
+            why = f"its file has more than {LARGEST // MB} MB; no result is so large"
+        self._outbox.failed(one, why, dead=True)
         self._settled([one], Outcome.FAILED)
         return False
 

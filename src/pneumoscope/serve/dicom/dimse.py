@@ -3,7 +3,7 @@
 pynetdicom reads a PDU of any length into memory, waits without end for the rest of one, makes the TLS
 handshake in the thread that accepts connections, and loses the association where a disk is full. The
 subclasses here change just that; they rely on names of version 3.0 that are not public, so the version is
-pinned and `tests/serve/dicom/test_receiver.py` covers each.
+pinned and `tests/serve/dicom/test_receiver*.py` cover each.
 """
 
 from __future__ import annotations

@@ -90,14 +90,15 @@ class MonthlyReport:
         Such as ``2026-11``.
     bundle : str
         Identity of the present bundle.
-    images, studies : int
-        Received, and reported.
+    images, studies, results : int
+        Images received; studies with a result, and all their results: a study has several where its images
+        arrived apart, or a result was made again.
     callers, states, statuses, reasons : dict of str to int
         Images by sender, state, status of the prediction, and reason of rejection.
     positives : dict of str to dict of str to Share
         By ``scanner``, ``view`` and ``site``.
     seconds : dict of str to float
-        From the last image of a study to its stored result objects: median and 95th percentile.
+        From the last image of a result to its stored objects: median and 95th percentile.
     drift : list of Drift
     verdicts : dict of str to dict of str to Share
         Sensitivity and specificity by site, where a table of verdicts was given.
@@ -111,6 +112,7 @@ class MonthlyReport:
     bundle: str
     images: int
     studies: int
+    results: int
     callers: dict[str, int]
     states: dict[str, int]
     statuses: dict[str, int]
@@ -159,8 +161,8 @@ def monthly_report(
     predicted = [row for row in rows if row["status"] == "ok"]
     done = [row for row in predicted if row["bundle"] == bundle.identity]
     built = journal.rows(
-        "SELECT built - last_received AS seconds FROM results WHERE built IS NOT NULL AND last_received >= ?"
-        " AND last_received < ?",
+        "SELECT study_uid, built - last_received AS seconds FROM results WHERE built IS NOT NULL"
+        " AND last_received >= ? AND last_received < ?",
         _bounds(month),
     )
     seconds = [max(0.0, row["seconds"]) for row in built]
@@ -169,7 +171,8 @@ def monthly_report(
         month=month,
         bundle=bundle.identity,
         images=len(rows),
-        studies=len(built),
+        studies=len({row["study_uid"] for row in built}),
+        results=len(built),
         callers=_counted(row["caller"] for row in rows),
         states=_counted(row["state"] for row in rows),
         statuses=_counted(row["status"] or "none" for row in rows),

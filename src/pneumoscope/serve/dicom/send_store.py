@@ -40,6 +40,7 @@ CLASSES = (
 SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 UIDS_OF_A_QUERY = 50
+MOST_RESPONSES = 10_000  # to one query; a server that ignores the UIDs lists whatever it has
 PENDING = {0xFF00, 0xFF01}
 LOST = "the association ended before the response"
 
@@ -179,8 +180,17 @@ class StoreSender(Sender):
 
 
 def _listed(responses: Iterator[tuple[Dataset, Dataset | None]]) -> set[str] | None:
+    """Return the instances of all responses; None where the query fails.
+
+    Raises
+    ------
+    RuntimeError
+        If the responses have no end; as where the association is lost.
+    """
     found: set[str] = set()
-    for response, identifier in responses:
+    for number, (response, identifier) in enumerate(responses):
+        if number > MOST_RESPONSES:
+            raise RuntimeError("responses without end")
         status = _status(response)
         if status in PENDING and identifier is not None:
             with lenient_pydicom():

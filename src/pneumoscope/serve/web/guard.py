@@ -85,6 +85,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # FastAPI has no route for it. The server sends no body: it looks at the original.
+            scope = {**scope, "method": "GET"}
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

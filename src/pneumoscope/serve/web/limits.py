@@ -30,7 +30,7 @@ class WebLimits:
     head_timeout, idle_timeout, body_timeout : float
         Seconds for the head of a request, between two pieces of its body, and for the whole body.
     write_timeout : float
-        Seconds in which a client must read some of its response.
+        Seconds in which a client must read each 64 kB of its response.
     job_timeout : float
         Seconds for reading and predicting one image.
     worker_memory : int

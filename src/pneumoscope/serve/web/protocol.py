@@ -1,7 +1,7 @@
 """HTTP on one connection, with limits that uvicorn does not have.
 
 uvicorn limits idle connections between requests. Time and size of a request's head, time in which a client
-reads nothing of its response, and number of connections are limited here.
+reads each part of its response, and number of connections are limited here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_HEAD = 65_536  # bytes
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """Closes connections with a late or large head, or whose client does not read the response."""
+    """Closes connections with a late or large head, or whose client reads the response too slowly."""
 
     limits = WebLimits()
 
@@ -33,6 +33,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Writing is paused while anything is unsent, so that a small response that is not read is timed too.
+        transport.set_write_buffer_limits(high=1, low=0)
         if len(self.connections) > self.limits.max_connections:
             transport.abort()
         else:
@@ -76,7 +78,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._await_reading()
+        self._write_timer = self.loop.call_later(self.limits.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self._write_timer is not None:
@@ -99,17 +101,6 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._reject(408, "Request Timeout", "the head of this request came too slowly")
         else:
             self.transport.close()
-
-    def _await_reading(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self.limits.write_timeout, self._check_reading, unsent)
-
-    def _check_reading(self, unsent: int) -> None:
-        """Wait on while the client reads, however slowly; close the connection of one that does not."""
-        if self.transport.get_write_buffer_size() < unsent:
-            self._await_reading()
-        else:
-            self.transport.abort()
 
     def _reject(self, status: int, title: str, detail: str) -> None:
         """Send an error without the application, and close."""

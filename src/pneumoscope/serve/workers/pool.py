@@ -276,14 +276,18 @@ class WorkerPool:
             worker.kill()
 
         timer = loop.call_later(seconds, stop)
+        stopped = f"it took longer than {seconds:g} s"
         try:
-            return await loop.run_in_executor(self._threads, work, *arguments)
+            done = await loop.run_in_executor(self._threads, work, *arguments)
         except (EOFError, OSError) as error:
             if late.is_set():
-                raise JobStopped(f"it took longer than {seconds:g} s") from error
+                raise JobStopped(stopped) from error
             raise
         finally:
             timer.cancel()
+        if late.is_set():  # done at the last moment; the worker is killed, and must not get the next job
+            raise JobStopped(stopped)
+        return done
 
 
 def _stopped(error: Exception) -> JobStopped:

@@ -100,16 +100,16 @@ export class Api {
   }
 
   /**
+   * Predict at the default operating point; the page decides at the chosen one.
+   *
    * @param {File[]} files
-   * @param {string | null} operatingPoint
    * @param {AbortSignal} signal
    * @returns {Promise<{bundle: Bundle, predictions: Prediction[]}>}
    */
-  async predict(files, operatingPoint, signal) {
+  async predict(files, signal) {
     const form = new FormData();
     for (const file of files) form.append("files", file, file.name);
     const query = new URLSearchParams({ heatmap: "inline", preview: "inline" });
-    if (operatingPoint) query.set("operating_point", operatingPoint);
     const within = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]);
     const response = await this.request(`v1/predictions?${query}`, { method: "POST", body: form, signal: within });
     return response.json();

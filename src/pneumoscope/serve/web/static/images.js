@@ -128,7 +128,7 @@ export class ImageList extends EventTarget {
     return named(this._operatingPoint) ?? named(this.bundle?.default_operating_point) ?? null;
   }
 
-  /** Name of the operating point to request; null for the default. */
+  /** Name of the chosen operating point; null for the default. */
   get operatingPoint() {
     return this._operatingPoint;
   }

@@ -5,7 +5,9 @@
  * @typedef {import("./images.js").ImageList} ImageList
  */
 
+import { announce } from "./announce.js";
 import { Problem } from "./api.js";
+import { imageWords } from "./words.js";
 
 const BATCH = 4;
 const PARALLEL = 2;
@@ -27,6 +29,8 @@ export class Uploads {
     this._waiting = [];
     this._running = 0;
     this._stop = new AbortController();
+    /** Identities of the models that predictions came from. @type {Set<string>} */
+    this._models = new Set();
   }
 
   /** @param {XrayImage[]} images */
@@ -37,7 +41,7 @@ export class Uploads {
 
   /** @param {XrayImage} image */
   again(image) {
-    this._images.update(image.id, { stage: "reading", note: "" });
+    this._images.update(image.id, { stage: "reading", prediction: null, note: "" });
     this.send([image]);
   }
 
@@ -78,9 +82,16 @@ export class Uploads {
    */
   async _deliver(batch, signal) {
     if (!batch.length) return;
+    const before = this._images.bundle?.identity;
     try {
       const { bundle, predictions } = await this._patiently(batch, signal);
-      this._images.setBundle(bundle);
+      const current = this._images.bundle?.identity;
+      if (current !== bundle.identity && current !== before) {
+        // The model changed while this was under way: what comes late is of the one before.
+        for (const image of batch) this.again(image);
+        return;
+      }
+      this._use(bundle);
       batch.forEach((image, index) => {
         const missing = "The server gave no prediction for this image.";
         // The server gets and returns the file name only; the page has the folders as well.
@@ -100,6 +111,28 @@ export class Uploads {
   }
 
   /**
+   * Use the model that a prediction came from; what another one has predicted is predicted again.
+   *
+   * @param {import("./api.js").Bundle} bundle
+   */
+  _use(bundle) {
+    this._images.setBundle(bundle);
+    const { identity } = bundle;
+    const others = this._images.all().filter(({ prediction }) => prediction && prediction.bundle !== identity);
+    // A model for the second time: with two servers of different models this would go on without end.
+    const known = this._models.has(identity);
+    this._models.add(identity);
+    if (!others.length) return;
+    const what = `The server has another model now, ${identity}`;
+    for (const image of others) {
+      if (known) this._images.update(image.id, { stage: "failed", prediction: null, note: `${what}. Try again.` });
+      else this.again(image);
+    }
+    const count = imageWords(others.length);
+    announce(known ? `${what}: try ${count} again.` : `${what}: predicting ${count} again.`);
+  }
+
+  /**
    * @param {XrayImage[]} batch
    * @param {AbortSignal} signal
    */
@@ -108,7 +141,7 @@ export class Uploads {
     const start = Date.now();
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await this._api.predict(files, this._images.operatingPoint, signal);
+        return await this._api.predict(files, signal);
       } catch (error) {
         const busy = error instanceof Problem && (error.status === 429 || error.status === 503);
         if (!busy || signal.aborted || Date.now() - start > PATIENCE_MS) throw error;

@@ -145,6 +145,8 @@ export class Worklist {
   _makeColumns() {
     /** @type {Column[]} */
     this._columns = [...FIXED, ...findingColumns(this._images.bundle)];
+    // Another model may not have the class that the list was sorted by.
+    if (!this._columns.some(({ key }) => key === this._column)) this._column = "target";
     this._heads = this._columns.map((column) => this._head(column));
     byId("heads").replaceChildren(...this._heads);
     this._body.replaceChildren();

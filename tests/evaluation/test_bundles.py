@@ -1,0 +1,43 @@
+"""Evaluating a bundle: what is known of each image is what it was predicted with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bundles import make_bundle
+from dicom_files import dicom
+from images import grey_levels
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.evaluation.bundles import evaluate_bundle
+from pneumoscope.evaluation.metrics import MIN_SUBGROUP
+
+
+def test_subgroups_and_population_are_those_of_dicom_headers_else_of_the_manifest(tmp_path):
+    for number in range(2 * MIN_SUBGROUP):
+        pixels = np.asarray(grey_levels(number, 120, 140))
+        stated = {} if number % 2 else {"PatientAge": "004Y", "ViewPosition": "AP"}
+        file = tmp_path / "data" / ("normal", "viral")[number // 2 % 2] / f"{number}.dcm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(dicom(pixels, bits=8, Rows=120, Columns=140, SOPInstanceUID=f"1.{number}", **stated))
+    manifest = load(tmp_path / "data")
+    bundle = make_bundle(tmp_path / "bundle")
+
+    def evaluated(images: Manifest):
+        facts = {"evaluated_on": "made-up", "about": {}, "n_boot": 0}
+        return evaluate_bundle(bundle, images, tmp_path / "out", **facts).metrics
+
+    children = manifest.with_records(
+        one for one in manifest if int(one.path[:-4].rpartition("/")[2]) % 2 == 0
+    )
+    metrics = evaluated(children)
+    assert {name: one.images for name, one in metrics.by_age.items()} == {"1 to 5 years": MIN_SUBGROUP}
+    assert {name: one.images for name, one in metrics.by_view.items()} == {"AP": MIN_SUBGROUP}
+    assert (metrics.population.ages, metrics.population.views) == ((4, 4), ("AP",))
+    adults = manifest.with_records(replace(one, age=50.0, view="PA") for one in manifest)
+    metrics = evaluated(adults)
+    assert set(metrics.by_age) == {"1 to 5 years", "40 to 64 years"}
+    assert set(metrics.by_view) == {"AP", "PA"}
+    assert metrics.population.ages == (4, 50)

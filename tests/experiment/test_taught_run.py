@@ -1,0 +1,139 @@
+"""A student of a teacher on the same data, with additional images and auxiliary tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.errors import RecipeError
+from pneumoscope.experiment import Experiment, changed_recipe, run_experiment
+from pneumoscope.experiment import run as experiment_module
+from pneumoscope.experiment.images import additional_images, with_additional
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.training.distil import teacher_probabilities
+from pneumoscope.training.recipe import Distillation, Tasks
+from tiny_runs import RECIPE, Steps
+
+
+@pytest.fixture(scope="module")
+def taught(data, lungs, tmp_path_factory):
+    """A student of a teacher with a larger input, with additional data and auxiliary tasks."""
+    folder = tmp_path_factory.mktemp("taught")
+    teacher = RECIPE.model_copy(
+        update={"name": "teacher", "input": RECIPE.input.model_copy(update={"size": 48})}
+    )
+    (folder / "teacher.yaml").write_text(teacher.to_yaml(), encoding="utf-8")
+    more = write_phantoms(folder / "more", n=9, size=64, seed=8)
+    labels = ["normal" if record.label == "normal" else "pneumonia" for record in more.records]
+    sides = [
+        dataclasses.replace(record, label=label, split="val" if i == 0 else "", source="more")
+        for i, (record, label) in enumerate(zip(more.records, labels, strict=True))
+    ]
+    more.with_records(sides).write(folder / "more.csv")
+    student = RECIPE.model_copy(
+        update={
+            "distillation": Distillation(teacher=str(folder / "teacher.yaml")),
+            "label_noise": {"more": 0.3},
+            "tasks": Tasks(lungs=0.2, source=0.1),
+        }
+    )
+    experiment = Experiment(student, data, folder / "run", lungs=lungs, additional=folder / "more.csv")
+    progress = Steps()
+    return run_experiment(experiment, progress), experiment, progress
+
+
+def test_a_teacher_is_trained_first_and_recorded(taught):
+    result, experiment, progress = taught
+    steps = progress.steps
+    assert steps.index("predicting with the teacher") < len(steps) - 1 - steps[::-1].index("training")
+    assert progress.epochs == [(1, 2), (2, 2)] * 2
+    teacher = load_bundle(experiment.out / "teacher")
+    assert teacher.manifest.input.size == 48
+    assert result.bundle.manifest.provenance.teachers == (teacher.identity,)
+
+
+def test_the_teacher_predicts_only_images_of_its_own_data(taught, data, lungs, monkeypatch, tmp_path):
+    _, experiment, _ = taught
+    predicted = []
+
+    def watch(teacher, images, classes, **options):
+        predicted.extend(images.records)
+        return teacher_probabilities(teacher, images, classes, **options)
+
+    monkeypatch.setattr(experiment_module, "teacher_probabilities", watch)
+    given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
+    run_experiment(given)
+    left_out = {one.path for one in run_experiment(dataclasses.replace(given, resume=True)).left_out}
+    manifest = Manifest.read(given.out / "split.csv")
+    expected = [
+        record.path
+        for record in manifest.subset("train").records
+        if str(manifest.resolve(record)) not in left_out
+    ]
+    assert sorted(record.path for record in predicted[: len(expected)]) == sorted(expected)
+
+
+def test_the_teacher_changes_the_weights(taught, data, lungs, tmp_path):
+    _, experiment, _ = taught
+    alone = experiment.recipe.model_copy(update={"distillation": None})
+    run_experiment(Experiment(alone, data, tmp_path / "run", lungs=lungs, additional=experiment.additional))
+    taught_weights = load_file(experiment.out / "model.safetensors")
+    alone_weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert not torch.equal(taught_weights["head.weight"], alone_weights["head.weight"])
+
+
+def test_a_teacher_may_be_given(taught, data, lungs, tmp_path):
+    _, experiment, _ = taught
+    given = dataclasses.replace(experiment, out=tmp_path / "run", teachers=(experiment.out / "teacher",))
+    result = run_experiment(given)
+    assert not (given.out / "teacher").exists()
+    assert result.bundle.manifest.provenance.teachers == (load_bundle(experiment.out / "teacher").identity,)
+    with pytest.raises(RecipeError, match="same split"):
+        run_experiment(
+            dataclasses.replace(given, recipe=changed_recipe(given.recipe, seed=5), out=tmp_path / "other")
+        )
+
+
+def test_weights_are_of_the_student_and_not_of_its_teacher(taught, monkeypatch, tmp_path):
+    _, experiment, _ = taught
+    run, teachers = run_experiment, []
+
+    class Begun(Exception):
+        pass
+
+    def begin(teacher, *_arguments):
+        teachers.append(teacher)
+        raise Begun
+
+    monkeypatch.setattr(experiment_module, "run_experiment", begin)
+    weights = experiment.out / "model.safetensors"
+    with pytest.raises(Begun):
+        run(dataclasses.replace(experiment, out=tmp_path / "run", weights=weights))
+    assert [teacher.weights for teacher in teachers] == [None]
+
+
+def test_additional_images_are_trained_on_and_never_evaluated(taught):
+    result, experiment, _ = taught
+    assert "more" not in result.evaluation.scored.sources
+    written = Manifest.read(experiment.out / "split.csv")
+    assert not any("more" in record.path for record in written.records)
+    manifest = load(experiment.data)
+    added_set = additional_images(experiment.additional, written)
+    images = with_additional(manifest, added_set)
+    added = images.records[len(manifest) :]
+    assert len(added) == 8  # the one of split val is left out
+    assert all(record.split == "train" and record.patient_id.startswith("more/") for record in added)
+    assert all(images.resolve(record).is_file() for record in added)
+    own, more = result.bundle.manifest.provenance.data
+    assert (own.additional, more.additional) == (False, True)
+    assert more.fingerprint == added_set.fingerprint()
+    assert 0 < more.images <= 8
+    name = more.description.name
+    assert name
+    assert name in result.bundle.card
