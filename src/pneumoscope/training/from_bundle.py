@@ -58,9 +58,9 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
         if len(values) != place.numel():
             raise _another_network(bundle, "the input")
         place.copy_(torch.tensor(values).view_as(place))
-    for name, place in network.backbone.named_parameters(prefix="backbone"):
-        if name in arrays and arrays[name].shape == place.shape:
-            place.copy_(torch.from_numpy(arrays[name]))
+    for name, parameter in network.backbone.named_parameters(prefix="backbone"):
+        if name in arrays and arrays[name].shape == parameter.shape:
+            parameter.copy_(torch.from_numpy(arrays[name]))
     size = bundle.manifest.input.size
     names = {module: name for name, module in network.named_modules()}
     for convolution, norm in _convolutions(network, size).items():
@@ -68,17 +68,21 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
         weight = arrays.get(f"{name}.weight")
         # The exporter calls a bias that came from a normalisation by the weight.
         bias = arrays.get(f"{name}.weight_bias", arrays.get(f"{name}.bias"))
-        place = norm.bias if norm else convolution.bias
-        if weight is None or weight.shape != convolution.weight.shape or (place is None and bias is not None):
+        bias_of = norm.bias if norm else convolution.bias
+        if (
+            weight is None
+            or weight.shape != convolution.weight.shape
+            or (bias_of is None and bias is not None)
+        ):
             raise _another_network(bundle, name)
         convolution.weight.copy_(torch.from_numpy(weight))
         if norm:
             _leave_as_is(norm)
             if convolution.bias is not None:
                 convolution.bias.zero_()
-        if place is not None:
+        if bias_of is not None:
             # The exporter leaves out a bias of zeros.
-            place.copy_(torch.zeros_like(place) if bias is None else torch.from_numpy(bias))
+            bias_of.copy_(torch.zeros_like(bias_of) if bias is None else torch.from_numpy(bias))
     if bundle.manifest.classes == classes:
         network.head.weight.copy_(torch.from_numpy(bundle.head_weight))
         network.head.bias.copy_(torch.from_numpy(bundle.head_bias))
