@@ -74,9 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             address = (options.evaluated / "report.html").resolve().as_uri()
             for theme in THEMES:
                 with opened(browser, address, theme, DESKTOP) as page:
+                    explored(page)
                     save(page.locator("#explorer"), options.out / f"explorer-desktop-{theme}.png")
         browser.close()
     return 0
+
+
+def explored(page: Page) -> None:
+    """Choose the largest population, if there are several, and its threshold of `balanced`."""
+    populations = page.locator("#explorer-group option", has_text="population: ")
+    if populations.count():
+        page.locator("#explorer-group").select_option(populations.first.get_attribute("value"))
+    page.locator("#explorer-points").get_by_role("button", name="balanced").click()
 
 
 def predicted(out: Path, work: Path) -> None:

@@ -221,7 +221,7 @@ def test_weights_from_a_file_start_the_network_and_count_as_pretrained(train, pl
 
 def test_the_shipped_network_is_trained_further(train, place, tmp_path):
     words = ("finetune", "--data", "phantoms", "--out", tmp_path / "run", "--epochs", 2, "--size", 64)
-    code, _, err = train(*words, "--weights", "shipped")
+    code, _, err = train(*words, "--limit", 8, "--weights", "shipped")
     assert code == 0, err
     trained = load_bundle(tmp_path / "run")
     shipped = load_bundle()

@@ -73,8 +73,9 @@ def made(tmp_path_factory):
     return network, folder
 
 
-@pytest.mark.parametrize("name", [None, "test_efficientnet", "test_resnet"])
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("name", "precision"), [(None, "float32"), ("test_resnet", "float32"), ("test_efficientnet", "float16")]
+)
 def test_it_computes_what_the_bundle_does(name, precision, tmp_path):
     spec = NetworkSpec(name=name) if name else SMALL
     network = trained(spec)

@@ -37,8 +37,6 @@ RecipeName = Annotated[
     str,
     typer.Argument(autocompletion=complete_recipe, help="Name of a shipped recipe, or a .yaml file."),
 ]
-SHIPPED_WEIGHTS = "shipped"
-
 Data = Annotated[Path, typer.Option(help="Folder, manifest (.csv, .parquet) or MedMNIST .npz.")]
 TargetClasses = Annotated[
     str | None,
@@ -59,6 +57,9 @@ Size = Annotated[
 Pretrained = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from ImageNet weights, or not.")
 ]
+
+
+SHIPPED_WEIGHTS = "shipped"
 
 
 def _weights(value: str) -> Path:

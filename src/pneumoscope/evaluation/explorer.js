@@ -101,6 +101,7 @@
     for (const button of byId("points").children) {
       button.setAttribute("aria-pressed", String(group.points[button.dataset.point] === at));
       button.disabled = group.points[button.dataset.point] === null;
+      button.title = button.disabled ? "Its threshold depends on the population: choose one under Images" : "";
     }
     byId("own").disabled = prevalence === null;
     byId("curves").querySelector(".at").setAttribute("d", `M${place(at)} 0V${HEIGHT}`);
