@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation import evaluate_scores
+from pneumoscope.evaluation import ScoredSet, evaluate_scores
 from pneumoscope.evaluation.report import write_report
 from pneumoscope.evaluation.tables import span, value
 
@@ -24,6 +25,23 @@ MEASURES = ("sensitivity", "specificity", "ppv", "npv")
 POINTS = {"screening": 0.31, "balanced": 0.6, "rule-in": 0.905}
 
 
+def written(folder: Path, scored: ScoredSet, points: dict[str, float]) -> tuple[str, Any]:
+    threshold = points["balanced"]
+    metrics = evaluate_scores(scored, threshold=threshold, points=points, n_boot=60)
+    path = write_report(
+        folder,
+        scored,
+        metrics=metrics,
+        not_evaluated=[],
+        threshold=threshold,
+        points=points,
+        root=folder,
+        title="A title",
+        about={},
+    )
+    return path.as_uri(), metrics
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> tuple[str, Any]:
     """Address of a report on made-up scores, and what it was made from."""
@@ -32,19 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, draw: Any) -> tuple[str, An
     population = tuple(np.where(adults, "adults", "any").tolist())
     sex = tuple("MF"[i % 2] for i in range(240))
     scored = replace(scored, attributes={"population": population, "sex": sex})
-    metrics = evaluate_scores(scored, threshold=0.6, points=POINTS, n_boot=60)
-    path = write_report(
-        tmp_path_factory.mktemp("report"),
-        scored,
-        metrics=metrics,
-        not_evaluated=[],
-        threshold=0.6,
-        points=POINTS,
-        root=tmp_path_factory.mktemp("images"),
-        title="A title",
-        about={},
-    )
-    return path.as_uri(), metrics
+    return written(tmp_path_factory.mktemp("report"), scored, POINTS)
 
 
 @pytest.fixture
@@ -156,6 +162,14 @@ def test_it_prints_the_numbers_without_the_controls(open_report: Any) -> None:
     expect(page.locator("#explorer-sensitivity")).to_be_visible()
     for name in ("threshold", "group", "prevalence", "points"):
         expect(page.locator(f"#explorer-{name}")).to_be_hidden()
+
+
+def test_a_threshold_of_a_saturated_network_is_drawn_and_shown(
+    browser: Any, tmp_path: Path, draw: Any
+) -> None:
+    address, _ = written(tmp_path, draw(n=40), {"balanced": 3e-300})
+    with watched_pages(browser, address) as opener:
+        expect(opener().locator("#explorer-setting")).to_contain_text("Threshold 3.0e-300 (balanced)")
 
 
 def test_every_table_fits_the_width_of_a_printed_page(open_report: Any) -> None:

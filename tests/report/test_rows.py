@@ -119,6 +119,7 @@ def test_an_image_without_a_prediction_has_its_reason_beside_the_result():
         (0.4, "40.0%", "0.4000"),
         (0.00012, "0.012%", "0.00012"),
         (0.99996, "99.9960%", "0.999960"),
+        (3e-300, "3.0e-298%", "3.0e-300"),  # with 300 digits no plot can be drawn
         (0.0, "0.0%", "0.0000"),
         (1.0, "100.0%", "1.0000"),
     ],

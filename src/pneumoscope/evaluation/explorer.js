@@ -32,6 +32,7 @@
   const ratio = (part, whole) => (whole > 0 ? part / whole : null);
   /** With as many digits as tell it from 0 and from 1. */
   const asThreshold = (value) => {
+    if (value > 0 && value < 1e-9) return value.toExponential(1);
     const nearest = Math.min(value, 1 - value);
     if (nearest > 0 && nearest < 0.00005) return value.toFixed(1 - Math.floor(Math.log10(nearest)));
     return value.toFixed(value < 0.001 || value > 0.999 ? 4 : 3);

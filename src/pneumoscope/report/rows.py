@@ -31,6 +31,7 @@ NO_CLASS = "none: no class reaches the probability that it usually has where it 
 
 LIST_SEPARATOR = ";"
 DECIMALS = 6
+TINY = 1e-9  # thresholds below it are written with an exponent
 
 # A spreadsheet runs a cell that starts with one of these as a formula (OWASP, CSV Injection).
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -78,6 +79,8 @@ def percent_text(probability: float) -> str:
 
 def threshold_text(threshold: float, *, percent: bool = True) -> str:
     """Return a threshold in percent or as a fraction, with as many digits as tell it from 0 and from 1."""
+    if 0 < threshold < TINY:  # of a network whose logits have no bounds
+        return f"{threshold * 100:.1e}%" if percent else f"{threshold:.1e}"
     usual, nearest = 3 if percent else 4, min(threshold, 1 - threshold)
     digits = max(usual, 1 - math.floor(math.log10(nearest))) if nearest > 0 else usual
     return f"{threshold:.{digits - 2}%}" if percent else f"{threshold:.{digits}f}"

@@ -39,8 +39,8 @@ def test_a_threshold_near_0_or_1_has_the_digits_that_tell(open_page: Any) -> Non
         const { pointWords } = await import("/static/words.js");
         return thresholds.map((threshold) => pointWords({ threshold, sensitivity: null, specificity: null }));
     }"""
-    shown = open_page().evaluate(words, [0, 0.0000012, 0.0005, 0.25, 0.999999, 1])
-    expected = ("0.0%", "0.00012%", "0.050%", "25.0%", "99.99990%", "100.0%")
+    shown = open_page().evaluate(words, [0, 3e-300, 0.0000012, 0.0005, 0.25, 0.999999, 1])
+    expected = ("0.0%", "3.0e-298%", "0.00012%", "0.050%", "25.0%", "99.99990%", "100.0%")
     assert shown == [f"suspected at {one} or more" for one in expected]
 
 

@@ -23,6 +23,8 @@ export const TONES = ["suspected", "uncertain", "clear", "rejected", "failed", "
 /** A shape for each tone, so that colour is not the only difference. @type {Record<Tone, string>} */
 export const MARKS = { suspected: "▲", uncertain: "◆", clear: "●", rejected: "■", failed: "✕", reading: "○" };
 
+const TINY = 1e-9; // smaller shares are written with an exponent
+
 /**
  * Why an image was not read or not predicted and what to do about it; cautions have nothing to do.
  *
@@ -164,6 +166,7 @@ export function probabilityWords(probability) {
  * @param {number} share
  */
 function percent(share) {
+  if (share > 0 && share < TINY) return `${(share * 100).toExponential(1)}%`;
   const nearest = Math.min(share, 1 - share);
   const digits = nearest > 0 && nearest < 0.001 ? Math.max(3, -1 - Math.floor(Math.log10(nearest))) : 1;
   return `${(share * 100).toFixed(digits)}%`;
