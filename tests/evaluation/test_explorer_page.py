@@ -164,9 +164,7 @@ def test_it_prints_the_numbers_without_the_controls(open_report: Any) -> None:
         expect(page.locator(f"#explorer-{name}")).to_be_hidden()
 
 
-def test_a_threshold_of_a_saturated_network_is_drawn_and_shown(
-    browser: Any, tmp_path: Path, draw: Any
-) -> None:
+def test_a_threshold_next_to_0_is_drawn_and_shown(browser: Any, tmp_path: Path, draw: Any) -> None:
     address, _ = written(tmp_path, draw(n=40), {"balanced": 3e-300})
     with watched_pages(browser, address) as opener:
         expect(opener().locator("#explorer-setting")).to_contain_text("Threshold 3.0e-300 (balanced)")
