@@ -94,7 +94,7 @@ def test_an_archive_that_holds_everything_twice_is_read_once(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "said"), [(16, True), (60, False)])
-def test_a_validation_split_of_16_images_is_answered_with_the_line_to_write(tmp_path, count, said):
+def test_a_validation_split_of_16_images_gets_the_line_to_write(tmp_path, count, said):
     for number in range(600):
         path = tmp_path / ("val" if number < count else "train") / "NORMAL" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

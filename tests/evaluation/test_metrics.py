@@ -101,7 +101,7 @@ def test_images_of_one_patient_are_not_independent(draw):
             assert b[name][part] == pytest.approx(a[name][part]), name
 
 
-def test_blocks_of_resamples_do_not_change_the_answer(draw, monkeypatch):
+def test_blocks_of_resamples_do_not_change_the_result(draw, monkeypatch):
     scored = draw(n=60)
     whole = evaluate_scores(scored, threshold=0.5, n_boot=50)
     monkeypatch.setattr("pneumoscope.evaluation.weighted._BLOCK", 60 * 7)

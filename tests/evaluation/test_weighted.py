@@ -69,7 +69,7 @@ def test_rates_are_scikit_learns(case):
     if w[called].sum() and w[~called].sum():
         expected["mcc"] = sk.matthews_corrcoef(truth, called, sample_weight=w)
     else:
-        assert np.isnan(got["mcc"][0])  # scikit-learn says 0; no answer is more honest
+        assert np.isnan(got["mcc"][0])  # scikit-learn says 0; no value is more honest
     for name, value in expected.items():
         np.testing.assert_allclose(got[name][0], value, atol=1e-9, err_msg=name)
 

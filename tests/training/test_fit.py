@@ -19,7 +19,7 @@ from pneumoscope.training.recipe import Sampling
 from tiny_training import CONTENT, Watch, assert_same_weights, images, recipe, rows_of, trained
 
 
-def test_it_learns_what_can_be_learnt(tmp_path, fabric):
+def test_it_learns_what_can_be_learned(tmp_path, fabric):
     watch = Watch()
     trained(recipe(phases=[{"epochs": 6, "lr": 0.02}]), tmp_path, fabric, progress=watch)
     rows = rows_of(tmp_path)
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, fabric):
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
-def test_further_tasks_change_what_is_learnt_and_not_what_ships(tmp_path, fabric):
+def test_further_tasks_change_what_is_learned_and_not_what_ships(tmp_path, fabric):
     plain = trained(recipe(), tmp_path / "plain", fabric)
     for task in ("lungs", "source"):
         more = trained(recipe(tasks={task: 1.0}), tmp_path / task, fabric)

@@ -30,7 +30,7 @@ import keras
 import numpy as np
 for folder in sys.argv[1:]:
     model = keras.models.load_model(folder + "/model.h5")
-    np.save(folder + "/answer.npy", model.predict(np.load(folder + "/images.npy"), verbose=0))
+    np.save(folder + "/output.npy", model.predict(np.load(folder + "/images.npy"), verbose=0))
 assert "pneumoscope" not in sys.modules
 """
 
@@ -58,7 +58,7 @@ def used(network: Network, size: int) -> Network:
     return network.eval()
 
 
-def answer(network: Network, images: Tensor) -> np.ndarray:
+def output_of(network: Network, images: Tensor) -> np.ndarray:
     with torch.inference_mode():
         return network(images)[0].softmax(dim=1).numpy()
 
@@ -75,7 +75,7 @@ def ask_keras(*folders: Path, backend: str = "torch") -> list[np.ndarray]:
     command = [sys.executable, "-c", LOAD, *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [np.load(folder / "answer.npy") for folder in folders]
+    return [np.load(folder / "output.npy") for folder in folders]
 
 
 def custom_cnn(classes: int = 3, **options: object) -> Network:
@@ -87,7 +87,7 @@ NETWORKS = {"custom-cnn": (1, 32), "vgg16": (3, 32), "vgg19": (3, 32), "inceptio
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """What the network and Keras say, and the difference that the export reported; Keras starts once."""
     folders, wanted, reported = [], [], []
     with torch.random.fork_rng(devices=[]):
@@ -96,16 +96,16 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[np.ndar
             network = used(build_network(NetworkSpec(name=name, channels=channels), 3), size)
             folders.append(tmp_path_factory.mktemp(name))
             reported.append(export_keras(network, folders[-1] / "model.h5", size=size))
-            wanted.append(answer(network, show(folders[-1], size)))
+            wanted.append(output_of(network, show(folders[-1], size)))
     found = ask_keras(*folders)
     return dict(zip(NETWORKS, zip(wanted, found, reported, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_stock_keras_gives_the_networks_answer(
-    name: str, answers: dict[str, tuple[np.ndarray, np.ndarray, float]]
+def test_stock_keras_gives_the_networks_output(
+    name: str, outputs: dict[str, tuple[np.ndarray, np.ndarray, float]]
 ) -> None:
-    wanted, found, reported = answers[name]
+    wanted, found, reported = outputs[name]
     assert np.ptp(wanted, axis=0).max() > 5e-3, "the network says the same of every image: proves nothing"
     assert found.shape == (5, 3)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
@@ -129,7 +129,7 @@ def test_other_backends_read_the_file(backend: str, tmp_path: Path) -> None:
         pytest.skip(f"{backend} is not installed")
     network = custom_cnn(widths=(8, 16))
     export_keras(network, tmp_path / "model.h5", size=32)
-    wanted = answer(network, show(tmp_path, 32))
+    wanted = output_of(network, show(tmp_path, 32))
     (found,) = ask_keras(tmp_path, backend=backend)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
@@ -178,7 +178,7 @@ def test_rare_forms_of_operations_are_translated(tmp_path: Path) -> None:
     network = odd(Odd(), 10)
     assert export_keras(network, tmp_path / "model.h5", size=32) <= 1e-5
     images = torch.rand(3, 1, 32, 32)
-    assert np.ptp(answer(network, images), axis=0).max() > 1e-3
+    assert np.ptp(output_of(network, images), axis=0).max() > 1e-3
 
 
 class Mobile(nn.Module):
@@ -199,7 +199,7 @@ def test_depthwise_convolutions_clipped_relu_and_enlargement_are_translated(tmp_
     network = odd(Mobile(), 6)
     assert export_keras(network, tmp_path / "model.h5", size=32) <= 1e-5
     images = torch.rand(3, 1, 32, 32)
-    assert np.ptp(answer(network, images), axis=0).max() > 1e-3
+    assert np.ptp(output_of(network, images), axis=0).max() > 1e-3
 
 
 class Halves(nn.Module):
@@ -240,7 +240,7 @@ def test_a_check_leaves_the_network_as_it_was() -> None:
 
 
 class Louder(Network):
-    """A network whose answer is not head(mean(backbone)), which is what the export writes."""
+    """A network whose output is not head(mean(backbone)), which is what the export writes."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, features = super().forward(images)

@@ -277,7 +277,7 @@ def test_weights_that_were_downloaded_before_serve_without_the_hub(no_hub, tmp_p
     assert build_network(NetworkSpec(name="resnet10t"), 2).weights_source == ""
 
 
-def test_an_answer_from_the_hub_counts_even_if_it_is_no():
+def test_a_response_from_the_hub_counts_even_if_it_is_no():
     class Refusing(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_error(403)

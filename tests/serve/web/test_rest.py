@@ -129,7 +129,7 @@ def test_every_error_is_a_problem(client, method, path, options, status):
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/docs", "/card", "/metrics", "/v1/bundle", "/nowhere"])
-def test_security_headers_are_on_every_answer(client, path):
+def test_security_headers_are_on_every_response(client, path):
     headers = client.get(path).headers
     assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
     assert headers["x-content-type-options"] == "nosniff"

@@ -75,7 +75,7 @@ def test_a_stop_finishes_what_was_accepted(web_bundle, png, tmp_path):
 
 
 @linux_only
-def test_a_full_queue_answers_429_at_once(web_bundle, png, tmp_path):
+def test_a_full_queue_is_429_at_once(web_bundle, png, tmp_path):
     with (
         running_server(web_bundle.path, tmp_path / "served", workers=1, max_queue=1) as server,
         server.client() as client,
