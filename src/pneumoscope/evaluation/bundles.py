@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.inputs import input_items
-from pneumoscope.predict.predictor import Paths, Predictor, RawScore
+from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["BundleEvaluation", "evaluate", "evaluate_bundle"]
 
@@ -210,9 +210,11 @@ def evaluate_bundle(
         match_boxes(maps.boxes, manifest.records)
     if find_spec("matplotlib") is None:  # found out before any image is read
         raise MissingExtraError("Writing a report", "evaluate")
-    predictor = _ScorePredictor(bundle, workers=available_cpus())
-    predictions = _predictions(predictor, manifest, progress)
-    stated = [with_header(record, score) for record, score in zip(manifest, predictor.scores, strict=True)]
+    predictor = Predictor(bundle, workers=available_cpus())
+    progress.step("predicting")
+    scores = progress.collect(predictor.scores_iter(input_items(manifest)), len(manifest))
+    predictions = [predictor.prediction_of(score) for score in scores]
+    stated = [with_header(record, score) for record, score in zip(manifest, scores, strict=True)]
     scored, not_evaluated = scored_set(predictions, stated, classes, content.target)
     not_evaluated = [*not_evaluated, *(_unreadable(error, bundle) for error in manifest.left_out)]
     progress.step("computing metrics and intervals")
@@ -259,24 +261,6 @@ def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str
     if target.name in manifest.labels() and target.name not in content.classes:
         return classes_with_target(content.classes, target)
     return content.classes
-
-
-class _ScorePredictor(Predictor):
-    """Keeps the scores of its predictions, without logits: they have the age and view that headers state."""
-
-    scores: list[RawScore]
-
-    def scores_iter(self, paths: Paths) -> Iterator[RawScore]:
-        self.scores = []
-        for score in super().scores_iter(paths):
-            self.scores.append(replace(score, logits=None))
-            yield score
-
-
-def _predictions(predictor: Predictor, manifest: Manifest, progress: Progress) -> list[Prediction]:
-    progress.step("predicting")
-    items = input_items(manifest)
-    return progress.collect(predictor.predict_iter(items), len(items))
 
 
 def _unreadable(error: UnreadableImageError, bundle: Bundle) -> Prediction:

@@ -32,7 +32,7 @@ from pneumoscope.training.distil import (
     teacher_probabilities,
 )
 from pneumoscope.training.fit import fit
-from pneumoscope.training.networks import Network, build_network, check_size
+from pneumoscope.training.networks import Network, build_recipe_network, check_size
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import end_together, make_fabric, shared, shared_network
 from pneumoscope.training.recipe import Recipe, load_recipe
@@ -172,14 +172,7 @@ def _built(experiment: Experiment, fabric: Fabric) -> Network:
     recipe = experiment.recipe
 
     def build(weights: Path | None, pretrained: bool | None = None) -> Network:
-        network = build_network(
-            recipe.network,
-            len(recipe.output_classes),
-            pretrained=pretrained,
-            weights=weights,
-            names=recipe.output_classes,
-            seed=recipe.seed,
-        )
+        network = build_recipe_network(recipe, pretrained=pretrained, weights=weights)
         check_size(network, recipe.input.size)
         return network
 

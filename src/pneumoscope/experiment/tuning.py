@@ -35,7 +35,7 @@ from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit
 from pneumoscope.training.history import Epoch
-from pneumoscope.training.networks import build_network, check_size
+from pneumoscope.training.networks import build_recipe_network, check_size
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe
@@ -328,14 +328,7 @@ def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        classes = len(recipe.output_classes)
-        network = build_network(
-            recipe.network,
-            classes,
-            weights=job.experiment.weights,
-            names=recipe.output_classes,
-            seed=recipe.seed,
-        )
+        network = build_recipe_network(recipe, weights=job.experiment.weights)
         check_size(network, recipe.input.size)
         if recipe.pretraining:
             network = pretrain(recipe, network, train.images, run, fabric=fabric)

@@ -193,21 +193,59 @@ class Predictor:
     def predict_iter(self, paths: Paths) -> Iterator[Prediction]:
         """Predict like `predict`, one prediction at a time; memory does not grow with their number."""
         for score in self.scores_iter(paths):
-            yield self._prediction(score)
+            yield self.prediction_of(score)
 
     def predict_bytes(self, files: Sequence[tuple[bytes, str]]) -> list[Prediction]:
         """Predict on contents of files, each with its name in the result, in the calling thread."""
         items = [InputItem(data, name) for data, name in files]
-        return [self._prediction(score) for score in self._scored(self._pipeline.read(items))]
+        return [self.prediction_of(score) for score in self._scored(self._pipeline.read(items))]
 
     def predict_radiographs(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
         """Predict on decoded images, in one pass of the network and in the calling thread."""
-        return [self._prediction(score) for score in self._scored(self._pipeline.admit(radiographs))]
+        return [self.prediction_of(score) for score in self._scored(self._pipeline.admit(radiographs))]
 
     def scores_iter(self, paths: Paths) -> Iterator[RawScore]:
         """Yield logits for files, folders and manifests, in order; memory stays flat."""
         return in_order(
             expand(paths), lambda items: self._scored(self._pipeline.read(items)), workers=self.workers
+        )
+
+    def prediction_of(self, score: RawScore) -> Prediction:
+        """Turn logits into a prediction: probabilities, finding, decision, prediction set."""
+        manifest, identity = self.bundle.manifest, self.bundle.identity
+        reasons = tuple(str(reason) for reason in score.reasons)
+        target = manifest.target
+        if score.logits is None:
+            return Prediction(
+                score.path, score.status, reasons, target=target.name, bundle=identity, message=score.message
+            )
+        view = score.estimated_view if score.view == ViewPosition.UNKNOWN else score.view
+        population = self._population or manifest.population_of(score.age, view, score.estimated)
+        calibration = manifest.calibration_for(population)
+        probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
+        p_target = float(probabilities[self._mask].sum())
+        point = manifest.operating_point(self._point_name, population)
+        as_fitted = probabilities
+        if calibration.calibrator.prior_shift:
+            as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
+        kept = prediction_set(as_fitted, calibration.conformal)
+        sets = calibration.conformal is not None
+        return Prediction(
+            path=score.path,
+            status=score.status,
+            reasons=reasons,
+            probabilities=dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
+            target=target.name,
+            p_target=p_target,
+            finding=manifest.classes[int(probabilities.argmax())],
+            decision=decide(p_target, point, target),
+            operating_point=point.name,
+            population=population,
+            prediction_set=tuple(manifest.classes[index] for index in kept),
+            bundle=identity,
+            uncertain=is_uncertain(kept, self._mask, calibration.conformal),
+            message=score.message,
+            set_coverage=1 - (calibration.conformal_alpha or 0.1) if sets else None,
         )
 
     def explain(
@@ -310,7 +348,7 @@ class Predictor:
     def _explain(
         self, one: Prepared, logits: Floats | None, features: Floats | None, *, method: Method
     ) -> ExplainedPrediction:
-        prediction = self._prediction(one.score(logits))
+        prediction = self.prediction_of(one.score(logits))
         if logits is None or features is None or one.input is None:
             return ExplainedPrediction(prediction, one.radiograph)
         target, bundle = prediction.target, self.bundle
@@ -360,41 +398,3 @@ class Predictor:
             expected = f"{classes} finite logits an image"
             raise BundleError(f"{self.bundle.model_path}: did not give {expected}; export the bundle again")
         return arrays
-
-    def _prediction(self, score: RawScore) -> Prediction:
-        """Turn logits into a prediction: probabilities, finding, decision, prediction set."""
-        manifest, identity = self.bundle.manifest, self.bundle.identity
-        reasons = tuple(str(reason) for reason in score.reasons)
-        target = manifest.target
-        if score.logits is None:
-            return Prediction(
-                score.path, score.status, reasons, target=target.name, bundle=identity, message=score.message
-            )
-        view = score.estimated_view if score.view == ViewPosition.UNKNOWN else score.view
-        population = self._population or manifest.population_of(score.age, view, score.estimated)
-        calibration = manifest.calibration_for(population)
-        probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
-        p_target = float(probabilities[self._mask].sum())
-        point = manifest.operating_point(self._point_name, population)
-        as_fitted = probabilities
-        if calibration.calibrator.prior_shift:
-            as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
-        kept = prediction_set(as_fitted, calibration.conformal)
-        sets = calibration.conformal is not None
-        return Prediction(
-            path=score.path,
-            status=score.status,
-            reasons=reasons,
-            probabilities=dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
-            target=target.name,
-            p_target=p_target,
-            finding=manifest.classes[int(probabilities.argmax())],
-            decision=decide(p_target, point, target),
-            operating_point=point.name,
-            population=population,
-            prediction_set=tuple(manifest.classes[index] for index in kept),
-            bundle=identity,
-            uncertain=is_uncertain(kept, self._mask, calibration.conformal),
-            message=score.message,
-            set_coverage=1 - (calibration.conformal_alpha or 0.1) if sets else None,
-        )

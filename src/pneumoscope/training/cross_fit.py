@@ -18,7 +18,7 @@ from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.fit import fit, predict_logits
-from pneumoscope.training.networks import build_network
+from pneumoscope.training.networks import build_recipe_network
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import shared, shared_network
 from pneumoscope.training.recipe import Recipe
@@ -72,7 +72,6 @@ def cross_fit(
     images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
     shared(fabric, lambda: images(packed.images, packed.labels))
     started_from = np.frombuffer((input_hash(weights) or "").encode(), np.uint8)
-    classes = len(last.output_classes)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
         progress.step(f"training without {name}")
@@ -85,15 +84,8 @@ def cross_fit(
             evaluated = packed.subset(held_out)
             network = shared_network(
                 fabric,
-                functools.partial(
-                    build_network,
-                    last.network,
-                    classes,
-                    weights=weights,
-                    names=last.output_classes,
-                    seed=last.seed,
-                ),
-                functools.partial(build_network, last.network, classes, pretrained=False),
+                functools.partial(build_recipe_network, last, weights=weights),
+                functools.partial(build_recipe_network, last, pretrained=False),
             )
             if last.pretraining:
                 network = pretrain(last, network, train.images, run, fabric=fabric, progress=progress)

@@ -106,7 +106,8 @@ def fit(
     begun = resume and shared(fabric, (run / CHECKPOINT_FILE).exists)
     if resume and not begun:
         log.info("nothing to resume in %s: starting from the first epoch", run)
-    measure_once(network, train.images, fabric)
+    if not begun:
+        measure_once(network, train.images, fabric)
     if fabric.world_size == 1:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_divides(recipe.batch, fabric.world_size)

@@ -75,7 +75,6 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
             or (bias_of is None and bias is not None)
         ):
             raise _another_network(bundle, name)
-        convolution.weight.copy_(torch.from_numpy(weight))
         if norm:
             _leave_as_is(norm)
             if convolution.bias is not None:

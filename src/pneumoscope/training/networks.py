@@ -21,12 +21,13 @@ from pneumoscope.errors import RecipeError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.backbones import file_source, short, timm_backbone
 from pneumoscope.training.from_bundle import load_bundle_weights
-from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec
+from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec, Recipe
 
 __all__ = [
     "CUSTOM_CNN",
     "Network",
     "build_network",
+    "build_recipe_network",
     "check_size",
     "freeze",
     "load_weights",
@@ -258,6 +259,24 @@ def build_network(
         if not starts_trained and spec.name.startswith("vgg"):
             _he_initialise(backbone)
     return Network(backbone, count, classes, mean=mean, std=std, dropout=spec.dropout, weights_source=source)
+
+
+def build_recipe_network(
+    recipe: Recipe, *, pretrained: bool | None = None, weights: Path | None = None
+) -> Network:
+    """Build the network that a recipe trains, with its classes and seed.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With classes and target; see `Recipe.resolved`.
+    pretrained, weights
+        As for `build_network`, which raises the same errors.
+    """
+    names = recipe.output_classes
+    return build_network(
+        recipe.network, len(names), pretrained=pretrained, weights=weights, names=names, seed=recipe.seed
+    )
 
 
 def _normalisation(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
