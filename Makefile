@@ -74,7 +74,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint $(PINS) $(PIP_MORE) --dry-run --quiet --report $(VENV)/plan.json $(WHAT) \
 		$(if $(ON_CPU),|| { echo '$(NO_CPU_BUILD)' >&2; exit 2; })
 	$(BIN)/python tools/install_plan.py $(VENV)/plan.json --write $(VENV)/plan.txt $(if $(CPU),--no-cuda)
-	$(BIN)/python -m pip install --no-deps $(PIP_MORE) --requirement $(VENV)/plan.txt $(WHAT)
+	@# Python compiles the tenth of the files that is ever imported when it first is; all take minutes.
+	$(BIN)/python -m pip install --no-compile --no-deps $(PIP_MORE) --requirement $(VENV)/plan.txt $(WHAT)
 	touch $@
 
 demo: $(INSTALLED)

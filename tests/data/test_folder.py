@@ -49,6 +49,18 @@ def test_a_folder_for_each_patient_comes_before_the_header(tmp_path):
     assert [record.patient_id for record in load(tmp_path).records] == ["p1", "p2"]
 
 
+def test_headers_state_age_sex_and_view_before_the_table_of_labels(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.dcm").write_bytes(dicom(ramp(), PatientAge="004Y", PatientSex="F", ViewPosition="AP"))
+    (tmp_path / "c.dcm").write_bytes(dicom(ramp(), ViewPosition="LLD"))
+    table = "path,label,age,sex,view\n" + "".join(
+        f"{name},normal,60,M,PA\n" for name in ("a.png", "b.dcm", "c.dcm")
+    )
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    stated = {record.path: (record.age, record.sex, record.view) for record in load(tmp_path).records}
+    assert stated == {"a.png": (60, "M", "PA"), "b.dcm": (4, "F", "AP"), "c.dcm": (60, "M", "PA")}
+
+
 def test_class_folders_may_be_links(tmp_path):
     write_image(tmp_path / "set" / "normal" / "a.png")
     write_image(tmp_path / "elsewhere" / "b.png")

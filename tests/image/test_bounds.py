@@ -17,7 +17,7 @@ import pytest
 from dicom_files import COLUMNS, dicom, ramp
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import Limits, read_radiograph
-from pneumoscope.image.dicom import read_header, read_patient_key
+from pneumoscope.image.dicom import read_header, read_patient
 from pneumoscope.image.tiff import MAX_VALUES
 
 WIDTH, HEIGHT, SAMPLES, STRIPS, STRIP_BYTES, TILE_WIDTH = 256, 257, 277, 273, 279, 322
@@ -152,7 +152,7 @@ def test_deflated_and_its_bomb(
     path.write_bytes(change(deflated(**meta)))
     np.testing.assert_allclose(read_radiograph(path, limits=limits).pixels, ramp() / 4095, atol=1e-6)
     assert read_header("image", path, limits).PatientID == "Doe^Jane"
-    assert read_patient_key(path, limits) is not None
+    assert read_patient(path, limits) is not None
 
     bomb = change(deflated(BOMB, **meta))
     path.write_bytes(bomb)
@@ -161,8 +161,8 @@ def test_deflated_and_its_bomb(
     assert peak < 1_000_000
     with pytest.raises(UnreadableImageError, match="limit"):
         read_header("image", bomb, limits)
-    key, peak = traced(lambda: read_patient_key(path, limits))
-    assert key is None
+    patient, peak = traced(lambda: read_patient(path, limits))
+    assert patient is None
     assert peak < 1_000_000
 
 

@@ -18,9 +18,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_files import COLUMNS, ROWS, dicom, ramp
+from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import looks_like_image, read_radiograph
-from pneumoscope.image.dicom import read_patient_key
+from pneumoscope.image.dicom import read_patient
 
 
 def reason_of(data: bytes, **options: Any) -> Reason:
@@ -277,11 +278,30 @@ def test_the_patient_of_a_header_is_a_key_without_the_name(tmp_path: Path) -> No
     for name, patient in (("a", "Doe^Jane"), ("b", "Doe^Jane"), ("c", "Roe"), ("d", None)):
         (tmp_path / name).write_bytes(dicom(ramp(), PatientID=patient))
     (tmp_path / "e").write_bytes(b"nothing")
-    a, b, c, d, e = (read_patient_key(tmp_path / name) for name in "abcde")
+    a, b, c, d, e = (read_patient(tmp_path / name) for name in "abcde")
     assert a == b != c
-    assert a is not None
-    assert "Doe" not in a
-    assert d is e is None
+    assert a.key is not None
+    assert "Doe" not in repr(a)
+    assert d.key is e.key is None
+
+
+@pytest.mark.parametrize(
+    ("elements", "age", "sex", "view"),
+    [
+        ({"PatientAge": "003Y", "PatientSex": "F", "ViewPosition": "AP"}, 3, "F", ViewPosition.AP),
+        ({"PatientBirthDate": "19700101", "StudyDate": "20200102"}, 50, "", ViewPosition.UNKNOWN),
+        ({"PatientAge": "999Y", "PatientSex": "NO", "ViewPosition": "LL"}, None, "", ViewPosition.LATERAL),
+    ],
+)
+def test_the_patient_of_a_header_is_the_one_that_reading_finds(
+    tmp_path: Path, elements: dict[str, str], age: float | None, sex: str, view: ViewPosition
+) -> None:
+    (tmp_path / "a").write_bytes(dicom(ramp(), PatientID="Doe^Jane", **elements))
+    found = read_patient(tmp_path / "a")
+    assert found is not None
+    image = read_radiograph(tmp_path / "a")
+    assert (found.key, found.age, found.view) == (image.patient_key, image.age, image.view)
+    assert (found.age, found.sex, found.view) == (age, sex, view)
 
 
 def test_unknown_transfer_syntax_is_named() -> None:

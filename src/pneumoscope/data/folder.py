@@ -9,8 +9,9 @@ The label of an image in a folder is, in this order:
    a folder beside such a one, else the topmost folder that is neither a split (``train``, ``val``,
    ``test``) nor a mere container (``images``, ...).
 
-Age, sex and view position come from the table of labels. A table ``sizes.csv`` in the folder
-(``file,original_width,original_height``) gives the original size of images that were reduced or squashed.
+Age, sex and view position are those of the DICOM header, else those of the table of labels. A table
+``sizes.csv`` in the folder (``file,original_width,original_height``) gives the original size of images that
+were reduced or squashed.
 
 The patient comes from the table of patients or labels, else from the folder directly under the class folder
 (``normal/patient7/view1.png``), else from a Kermany file name, else from the DICOM header; an image without
@@ -27,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pneumoscope.data.description import read_description
 from pneumoscope.data.labels import class_name
@@ -46,6 +48,9 @@ from pneumoscope.data.walk import LoggedMessages, walk
 from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image, read_radiograph
 from pneumoscope.parallel import Progress
+
+if TYPE_CHECKING:
+    from pneumoscope.image.dicom_header import Patient
 
 __all__ = ["load", "patient_in_header", "scan"]
 
@@ -158,8 +163,8 @@ def scan(
     records = _without_inner_copies(records, folder, progress)
     _say(records, folder, left_out, progress)
     progress.step("reading headers")
-    joined = tuple(progress.collect(_joined_by_header(records, folder), len(records)))
-    return Manifest(joined, folder, read_description(folder), tuple(left_out))
+    stated = tuple(progress.collect(_as_headers_state(records, folder), len(records)))
+    return Manifest(stated, folder, read_description(folder), tuple(left_out))
 
 
 def _images(folder: Path, progress: Progress) -> tuple[list[str], list[UnreadableImageError]]:
@@ -252,24 +257,40 @@ def _without_inner_copies(records: list[Record], folder: Path, progress: Progres
     return kept
 
 
-def _joined_by_header(records: list[Record], folder: Path) -> Iterator[Record]:
-    """Give images whose headers name one patient the path of the first as patient; no identity is kept."""
+def _as_headers_state(records: list[Record], folder: Path) -> Iterator[Record]:
+    """Return the records with what DICOM headers state, which goes before a table as in prediction.
+
+    Images whose headers name one patient get the path of the first as patient, where nothing else names one:
+    no identity is kept.
+    """
     first: dict[str, str] = {}
     for record in records:
-        key = patient_in_header(folder / record.path) if record.patient_id == record.path else None
-        yield record if key is None else replace(record, patient_id=first.setdefault(key, record.path))
+        patient = patient_in_header(folder / record.path)
+        if patient is None:
+            yield record
+            continue
+        name = record.patient_id
+        if name == record.path and patient.key is not None:
+            name = first.setdefault(patient.key, record.path)
+        yield replace(
+            record,
+            patient_id=name,
+            age=record.age if patient.age is None else patient.age,
+            sex=patient.sex or record.sex,
+            view=parse_view(patient.view) or record.view,
+        )
 
 
-def patient_in_header(path: Path) -> str | None:
-    """Return the key of the patient that a DICOM file names, equal within this process; None for others."""
-    from pneumoscope.image.dicom import read_patient_key
+def patient_in_header(path: Path) -> Patient | None:
+    """Return what a DICOM file states about its patient; None for other files."""
+    from pneumoscope.image.dicom import read_patient
 
     try:
         with path.open("rb") as file:
             is_dicom = file.read(132)[128:] == b"DICM"
     except (OSError, ValueError):  # reading the image gives the reason
         return None
-    return read_patient_key(path) if is_dicom else None
+    return read_patient(path) if is_dicom else None
 
 
 def _record(

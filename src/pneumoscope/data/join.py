@@ -94,8 +94,9 @@ def _same_in_header(manifests: Sequence[Manifest], prefixes: Mapping[int, str]) 
     for number, manifest in enumerate(manifests):
         own: dict[str, list[int]] = defaultdict(list)
         for position, record in enumerate(manifest.records):
-            if key := patient_in_header(manifest.resolve(record)):
-                own[f"{prefixes.get(number, '')}{key}"].append(position)
+            patient = patient_in_header(manifest.resolve(record))
+            if patient is not None and patient.key is not None:
+                own[f"{prefixes.get(number, '')}{patient.key}"].append(position)
         for key, positions in own.items():
             records = [manifest.records[position] for position in positions]
             if all(len({getattr(one, name) for one in records}) > 1 for name in ("patient_id", "split")):

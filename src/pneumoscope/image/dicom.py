@@ -24,13 +24,23 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumoscope.domain import Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
-from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, number, numbers, patient_key, text
+from pneumoscope.image.dicom_header import (
+    CUT_OFF,
+    DAMAGED,
+    PATIENT_TAGS,
+    Patient,
+    describe,
+    describe_patient,
+    number,
+    numbers,
+    text,
+)
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
 from pneumoscope.image.greys import GreyPipeline, Window, to_grey
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
 from pneumoscope.image.lookup import optional_table, read_palette
 
-__all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient_key", "transfer_syntax"]
+__all__ = ["lenient_pydicom", "read_dicom", "read_header", "read_patient", "transfer_syntax"]
 
 CHUNK_BYTES = 1 << 14  # of a deflated data set, inflated at a time: at most 17 MB come out
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
@@ -149,14 +159,14 @@ def read_header(name: str, source: Path | bytes, limits: Limits) -> pydicom.Data
         return _read_data_set(name, file, limits, stop_before_pixels=True)
 
 
-def read_patient_key(path: Path, limits: Limits = DEFAULT_LIMITS) -> str | None:
-    """Return the salted key of the patient that a file's header names; None where it has no Patient ID."""
+def read_patient(path: Path, limits: Limits = DEFAULT_LIMITS) -> Patient | None:
+    """Return what a file's header states about the patient; None where it cannot be read."""
+    tags = list(PATIENT_TAGS)
     with lenient_pydicom():
         try:
             with path.open("rb") as file:
-                tags = ["PatientID"]
                 dataset = _read_data_set(path.name, file, limits, stop_before_pixels=True, specific_tags=tags)
-                return patient_key(text(dataset, "PatientID"))
+                return describe_patient(dataset)
         except (UnreadableImageError, *CUT_OFF, *DAMAGED):
             return None  # reading the image reports what is wrong
 

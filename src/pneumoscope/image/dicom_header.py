@@ -13,6 +13,7 @@ import re
 import secrets
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import pydicom
@@ -23,7 +24,10 @@ from pneumoscope.image.stated import MAX_AGE, age_in_years, view_in
 __all__ = [
     "CUT_OFF",
     "DAMAGED",
+    "PATIENT_TAGS",
+    "Patient",
     "describe",
+    "describe_patient",
     "element_value",
     "is_uid",
     "number",
@@ -56,6 +60,40 @@ SALT_VARIABLE = "PNEUMOSCOPE_SALT"
 
 # Without that variable keys are of no use outside this process, which is the safe default.
 _process_salt = secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What a header states about the patient, and the view.
+
+    Parameters
+    ----------
+    key : str or None
+        Salted hash of the Patient ID, equal within this process; None where there is none.
+    age : float or None
+        In years.
+    sex : {"F", "M", "O", ""}
+    view : ViewPosition
+    """
+
+    key: str | None
+    age: float | None
+    sex: str
+    view: ViewPosition
+
+
+PATIENT_TAGS = (
+    *("PatientID", "PatientAge", "PatientBirthDate", "PatientSex"),
+    *("ViewPosition", "ViewCodeSequence", *STUDY_DATES),
+)
+"""The elements that `describe_patient` reads."""
+
+
+def describe_patient(dataset: pydicom.Dataset) -> Patient:
+    """Return what the header states about the patient."""
+    sex = text(dataset, "PatientSex")
+    key = patient_key(text(dataset, "PatientID"))
+    return Patient(key, _age(dataset), sex if sex in {"F", "M", "O"} else "", _view(dataset))
 
 
 def describe(dataset: pydicom.Dataset) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import Augmentation, photometric, sample_affine, warp
 from pneumoscope.training.onnx_export import export_onnx
-from pneumoscope.training.processes import cpu_has_bf16
+from pneumoscope.training.processes import cpu_has_bf16, keep_freed_memory
 
 __all__ = ["LungNet", "LungTraining", "Probability", "dice", "fit_lungs", "read_masks"]
 
@@ -239,6 +239,7 @@ def fit_lungs(
         )
     out.mkdir(parents=True, exist_ok=True)  # before hours of work
     progress.step("training")
+    keep_freed_memory()
     network = _fit(images[train], targets[train], epochs=epochs, seed=seed, progress=progress)
     progress.step("exporting")
     path = out / LUNGS_FILE
