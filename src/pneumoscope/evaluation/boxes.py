@@ -141,9 +141,11 @@ def match_boxes(
             continue
         matched[found[0]] = (*matched.get(found[0], ()), *entry)
     if not matched:
+        named = next(iter(boxes), "no image")
+        path = records[0].path if records else "no image"
         raise DataError(
-            "no box belongs to an image of this set; patientId must be the file name without its ending, "
-            "path the path below the data's folder"
+            f"no box belongs to an image of this set: the table of boxes names {named}, the set {path}; "
+            "patientId must be the file name without its ending, path the path below the data's folder"
         )
     return matched, unmatched
 
