@@ -142,9 +142,9 @@ def match_boxes(
         matched[found[0]] = (*matched.get(found[0], ()), *entry)
     if not matched:
         named = next(iter(boxes), "no image")
-        path = records[0].path if records else "no image"
+        image = records[0].path if records else "no image"
         raise DataError(
-            f"no box belongs to an image of this set: the table of boxes names {named}, the set {path}; "
+            f"no box belongs to an image of this set: the table of boxes names {named}, the set {image}; "
             "patientId must be the file name without its ending, path the path below the data's folder"
         )
     return matched, unmatched
