@@ -152,7 +152,9 @@ def test_deflated_and_its_bomb(
     path.write_bytes(change(deflated(**meta)))
     np.testing.assert_allclose(read_radiograph(path, limits=limits).pixels, ramp() / 4095, atol=1e-6)
     assert read_header("image", path, limits).PatientID == "Doe^Jane"
-    assert read_patient(path, limits) is not None
+    patient = read_patient(path, limits)
+    assert patient is not None
+    assert patient.key is not None
 
     bomb = change(deflated(BOMB, **meta))
     path.write_bytes(bomb)

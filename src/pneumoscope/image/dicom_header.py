@@ -32,7 +32,6 @@ __all__ = [
     "is_uid",
     "number",
     "numbers",
-    "patient_key",
     "text",
 ]
 
@@ -92,19 +91,20 @@ PATIENT_TAGS = (
 def describe_patient(dataset: pydicom.Dataset) -> Patient:
     """Return what the header states about the patient."""
     sex = text(dataset, "PatientSex")
-    key = patient_key(text(dataset, "PatientID"))
+    key = _patient_key(text(dataset, "PatientID"))
     return Patient(key, _age(dataset), sex if sex in {"F", "M", "O"} else "", _view(dataset))
 
 
 def describe(dataset: pydicom.Dataset) -> dict[str, Any]:
     """Return the fields of `pneumoscope.domain.Radiograph` that the header gives, None where it has none."""
+    patient = describe_patient(dataset)
     return {
         "spacing": _spacing(dataset),
-        "view": _view(dataset),
+        "view": patient.view,
         "modality": _stated(dataset, "Modality") or None,
         "body_part": _stated(dataset, "BodyPartExamined") or None,
-        "age": _age(dataset),
-        "patient_key": patient_key(text(dataset, "PatientID")),
+        "age": patient.age,
+        "patient_key": patient.key,
         "study_uid": _uid(dataset, "StudyInstanceUID"),
         "series_uid": _uid(dataset, "SeriesInstanceUID"),
         "sop_uid": _uid(dataset, "SOPInstanceUID"),
@@ -112,7 +112,7 @@ def describe(dataset: pydicom.Dataset) -> dict[str, Any]:
     }
 
 
-def patient_key(identity: str) -> str | None:
+def _patient_key(identity: str) -> str | None:
     """Return the salted hash of a patient's identity; None where it is empty."""
     if not identity:
         return None
