@@ -109,6 +109,19 @@ def test_the_rate_follows_the_schedule(tmp_path, fabric):
     assert rates[2:] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_phase_may_weaken_the_augmentation(tmp_path, fabric):
+    def after(name, last, **augmentation):
+        phases = [{"epochs": 1, "lr": 0.01, "augmentation_strength": 0}, {"epochs": 1, "lr": 0.01, **last}]
+        return trained(recipe(phases=phases, augmentation=augmentation), tmp_path / name, fabric)
+
+    plain = after("plain", {})
+    assert_same_weights(plain, after("none", {"augmentation_strength": 0}, brightness=0.5))
+    half = after("half", {"augmentation_strength": 0.5}, brightness=0.5)
+    assert_same_weights(after("quarter", {}, brightness=0.25), half)
+    with pytest.raises(AssertionError):
+        assert_same_weights(plain, half)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_every_optimizer_runs(tmp_path, fabric, optimizer):
     made = recipe(

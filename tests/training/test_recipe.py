@@ -109,6 +109,10 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
         ({"phases": []}, "phases: "),
         ({"phases": [{"epochs": 0, "lr": 0.1}]}, "phases.0.epochs: "),
         ({"phases": [{"epochs": 1, "lr": -0.1}]}, "phases.0.lr: "),
+        (
+            {"phases": [{"epochs": 1, "lr": 0.1, "augmentation_strength": 3}]},
+            "phases.0.augmentation_strength: ",
+        ),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": "all"}]}, "phases.0.frozen"),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": -1}]}, "phases.0.frozen"),
         ({"optimizer": "lion"}, "optimizer: "),

@@ -88,6 +88,8 @@ class Augmentation(BaseModel):
         0 changes nothing, 1 is as it is. The probability of a left-right flip stays: a flip is not weak or
         strong.
         """
+        if strength == 1:
+            return self
         values: dict[str, Any] = {"flip": self.flip}
         values["area"] = tuple(max(LEAST_AREA, 1 + (side - 1) * strength) for side in self.area)
         values["aspect"] = (self.aspect[0] ** strength, self.aspect[1] ** strength)

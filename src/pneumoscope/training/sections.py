@@ -67,6 +67,9 @@ class Phase(Strict):
         Number of convolutional layers, counted from the input, that are not trained; or the whole backbone.
     schedule : {"constant", "cosine"}
         Cosine falls to zero over the phase after `warmup` epochs (Loshchilov and Hutter, ICLR 2017).
+    augmentation_strength : float
+        Factor on all values of the recipe's augmentation. Weaker in the last phase, so that the network ends
+        on images like those that it will be given (He et al., *Data Augmentation Revisited*, 2019).
     """
 
     epochs: int = Field(ge=1)
@@ -75,6 +78,7 @@ class Phase(Strict):
     frozen: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0)
+    augmentation_strength: float = Field(default=1.0, ge=0, le=2)
 
 
 class SplitSpec(Strict):
