@@ -180,12 +180,12 @@ def test_a_server_that_is_not_reached_is_no_failure(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Run `make demo` on the X-rays of the repository, on few of them and for one epoch."""
+    """Run `make demo` on the X-rays of the repository, on few of them, for one epoch of a small network."""
     folder = tmp_path_factory.mktemp("make") / "demo"
     # The virtual environment of this run takes the place of .venv.
     done = run(
         *("--assume-old=.venv/.installed", "demo", f"BIN={BIN}", f"DEMO={folder}"),
-        "DEMO_TRAIN=--epochs 1 --limit 40 --size 64 --no-pretrained",
+        *("RECIPE=custom-cnn", "DEMO_TRAIN=--epochs 1 --limit 40 --size 64"),
         OMP_NUM_THREADS="1",
     )
     assert done.returncode == 0, done.stderr
