@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from pneumoscope.data.manifest import Record
 from pneumoscope.data.samples import samples_folder
+from pneumoscope.domain import Target
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -55,3 +58,29 @@ def test_published_systems_are_compared_on_their_own_set(script) -> None:
     rows = [row, row | {"data": "another set", "epochs": "12"}]
     ((_, _, runs),) = table.side_by_side(rows, [{"recipe": "vgg16"}])
     assert runs["patient"]["data"] == table.DATA
+
+
+def test_bundles_are_compared_across_sources_where_one_lacks_a_side(script) -> None:
+    table = script("compare_bundles")
+    sides = [("both", "AP"), ("both", "PA"), ("sick", ""), ("well", "")]
+    records = [
+        Record(f"{source}{view}{label}{n}.png", label, f"{source}{view}{label}{n}", source=source, view=view)
+        for source, view in sides
+        for label in ("normal", "viral")
+        if not (source == "sick" and label == "normal") and not (source == "well" and label == "viral")
+        for n in range(3)
+    ]
+    target = Target("pneumonia", ("bacterial", "viral"))
+    found = {group.name: group for group in table.groups(records, target)}
+    across = ["both against normal well", "sick against normal both", "sick against normal well"]
+    assert list(found) == ["both", "both, AP", "both, PA", *across]
+    sick = np.array([record.label == "viral" for record in records], dtype=float)
+    scores = np.stack([sick, -sick])
+    for group in found.values():
+        right, wrong = table.compared(group, records, scores)
+        assert right == f"1.000 ({len(group.sick) + len(group.normal)})"
+        assert wrong.startswith("0.000 ")
+    rows = table.alarms(records, scores, target, "well")
+    assert rows[-1][0] == "well, normal (3)"
+    with pytest.raises(SystemExit, match="--reference sick: no normal image of this source"):
+        table.alarms(records, scores, target, "sick")
