@@ -34,7 +34,6 @@ STRONG = Augmentation(
     markers=3,
     cutout=0.4,
     corners=0.5,
-    histogram=0.5,
 )
 
 
@@ -246,36 +245,3 @@ def test_corners_erase_edges_and_leave_the_middle():
     torch.testing.assert_close(changed[middle], images[middle])
     differs = (changed - images).abs() > 1e-3
     assert (differs.flatten(1).float().mean(dim=1) > 0.02).float().mean() > 0.9
-
-
-def test_grey_levels_are_matched_to_those_of_another_image_by_a_share():
-    varied, even = 0.2 + 0.7 * smooth_images(1), torch.full((1, 1, 64, 64), 0.6)
-    seen = set()
-    for seed in range(8):
-        first, second = augment(torch.cat([varied, even]), Augmentation(histogram=1.0), generator(seed))
-        share = float((first[0, 0, 0] - varied[0, 0, 0, 0]) / (0.6 - varied[0, 0, 0, 0]))
-        seen.add(share > 1e-6)
-        torch.testing.assert_close(first, torch.lerp(varied[0], even[0], share), atol=1e-5, rtol=0)
-        # All pixels of one level get one level: the mean of those of the other image.
-        assert float(second.max() - second.min()) < 1e-6
-    assert seen == {True, False}, "an image may be drawn for itself"
-
-
-def test_the_order_of_grey_levels_stays_when_they_are_matched():
-    images = smooth_images() ** torch.tensor([0.5, 1.0, 2.0, 3.0]).view(4, 1, 1, 1)
-    changed = augment(images, Augmentation(histogram=1.0), generator())
-    assert not torch.allclose(changed, images, atol=0.02)
-    for before, after in zip(images.flatten(1), changed.flatten(1), strict=True):
-        assert bool((after[before.argsort()].diff() >= -1e-6).all())
-
-
-def test_lungs_on_black_keep_their_grey_levels_and_give_them_to_none():
-    images = 0.3 + 0.5 * smooth_images()
-    images[0, :, :, :24] = 0  # more than a quarter
-    maps = smooth_images()
-    changed = augment(torch.cat([images, maps], dim=1), Augmentation(histogram=1.0), generator())
-    torch.testing.assert_close(changed[0, :1], images[0])
-    assert float(changed[1:, :1].min()) > 0.29
-    torch.testing.assert_close(changed[:, 1:], maps)
-    black = torch.zeros(2, 1, 64, 64)
-    assert torch.equal(augment(black, Augmentation(histogram=1.0), generator()), black)

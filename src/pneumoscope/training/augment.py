@@ -21,9 +21,6 @@ Range = tuple[float, float]
 LEAST_AREA = 0.05
 """Smallest share of the area that a stronger augmentation keeps."""
 
-MOSTLY_BLACK = 0.25
-"""Share of black pixels above which an image is one of lungs on black, whose grey levels are not changed."""
-
 
 class Augmentation(BaseModel):
     """Random changes of a training image; the defaults change nothing.
@@ -55,10 +52,6 @@ class Augmentation(BaseModel):
         Largest side of one erased box, as a share of the image side (DeVries and Taylor, 2017).
     corners : float
         Probability that each corner and each border is erased, against burnt-in letters and frames.
-    histogram : float
-        Probability that the grey levels are those of another image of the batch, by a random share, so that
-        the tone curve of a source says nothing (Ma, *Histogram Matching Augmentation for Domain Adaptation*,
-        STACOM 2020). Images of lungs on black keep theirs.
     lungs_only : float
         Probability that all but the lungs is black, as in images that were published so. The edge of the
         lungs is moved and holes are cut at random, so that the shape of the mask says nothing.
@@ -80,7 +73,6 @@ class Augmentation(BaseModel):
     markers: int = Field(default=0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, lt=1)
     corners: float = Field(default=0.0, ge=0, le=1)
-    histogram: float = Field(default=0.0, ge=0, le=1)
     lungs_only: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -150,26 +142,6 @@ def warp(images: Tensor, theta: Tensor, *, size: int | None = None) -> Tensor:
 def _per_image(count: int, amount: float, generator: torch.Generator) -> Tensor:
     """Return `count` draws from [-amount, amount], shaped to multiply images."""
     return _uniform(count, -amount, amount, generator).view(-1, 1, 1, 1)
-
-
-def _match_histograms(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Match the grey levels of some images of shape (N, 1, S, S) to those of others, by a random share."""
-    black = (images < 1 / 255).float().mean(dim=(1, 2, 3))
-    whole = (black <= MOSTLY_BLACK).nonzero().flatten()
-    levels = images[whole].flatten(1)
-    count = len(whole)
-    others = torch.randperm(count, generator=generator, device=generator.device)
-    chosen = torch.rand(count, generator=generator, device=generator.device) < probability
-    share = torch.where(chosen, _uniform(count, 0, 1, generator), 0.0)
-    ranked = levels.sort(dim=1).values
-    # Pixels of one level get the mean of the levels that have their ranks in the other image.
-    first = torch.searchsorted(ranked, levels, side="left")
-    beyond = torch.searchsorted(ranked, levels, side="right")
-    sums = F.pad(ranked[others].double().cumsum(dim=1), (1, 0))
-    matched = ((sums.gather(1, beyond) - sums.gather(1, first)) / (beyond - first)).to(levels.dtype)
-    changed = images.clone()
-    changed[whole] = torch.lerp(levels, matched, share[:, None]).view(count, 1, *images.shape[2:])
-    return changed
 
 
 def _haze(count: int, amount: float, side: int, generator: torch.Generator) -> Tensor:
@@ -275,11 +247,7 @@ def augment(images: Tensor, config: Augmentation, generator: torch.Generator) ->
     """
     if config == Augmentation():
         return images
-    theta = sample_affine(len(images), config, generator)
-    if config.histogram:
-        matched = _match_histograms(images[:, :1], config.histogram, generator)
-        images = torch.cat([matched, images[:, 1:]], dim=1)
-    warped = warp(images, theta)
+    warped = warp(images, sample_affine(len(images), config, generator))
     changed = photometric(warped[:, :1], config, generator)
     if config.corners:
         changed = _erase_edges(changed, config.corners, generator)
