@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fit_gate import chests
+from fit_gate import normal_radiographs
 from scipy.special import logsumexp
 
 from pneumoscope import Predictor
@@ -75,7 +75,8 @@ def main() -> None:
 
 def read(text: str, names: dict[str, str]) -> Manifest:
     """Return the images to compare on, their sources renamed, with paths that name the file."""
-    manifest = chests(text)[1] if "=" in text else load(text)
+    name, _, folder = text.partition("=")
+    manifest = normal_radiographs(name, Path(folder)) if folder else load(text)
     if manifest.has_split:
         manifest = manifest.subset("val")
     return manifest.with_records(
@@ -107,11 +108,18 @@ def scored(
     return found
 
 
+def described(records: list[Record], target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the source of each image, whether it shows the target, and whether it is normal."""
+    return (
+        np.array([record.source for record in records]),
+        np.array([target.includes(record.label) for record in records]),
+        np.array([record.label == "normal" for record in records]),
+    )
+
+
 def groups(records: list[Record], target: Target) -> Iterator[Group]:
     """Yield what can be told apart: within a source and view, and of sources that lack one side, across."""
-    sick = np.array([target.includes(record.label) for record in records])
-    normal = np.array([record.label == "normal" for record in records])
-    source = np.array([record.source for record in records])
+    source, sick, normal = described(records, target)
     view = np.array([record.view for record in records])
     whole = set()
     for name in sorted(set(source)):
@@ -151,9 +159,7 @@ def compared(group: Group, records: list[Record], scores: np.ndarray) -> list[st
 
 def alarms(records: list[Record], scores: np.ndarray, target: Target, reference: str) -> list[list[str]]:
     """Return each source's shares above the threshold that few normal images of the reference exceed."""
-    source = np.array([record.source for record in records])
-    normal = np.array([record.label == "normal" for record in records])
-    sick = np.array([target.includes(record.label) for record in records])
+    source, sick, normal = described(records, target)
     known = scores[:, normal & (source == reference)]
     if not known.size:
         raise SystemExit(f"--reference {reference}: no normal image of this source")

@@ -24,14 +24,19 @@ from pneumoscope.evaluation.tables import markdown_table
 from pneumoscope.model.bundle import GATE_FILE, Bundle, load_bundle, write_bundle
 
 
+def normal_radiographs(name: str, folder: Path) -> Manifest:
+    """Return the images of a folder without labels as normal ones, each of a patient of its own."""
+    files = [one for one in walk(folder) if isinstance(one, Path)]
+    records = tuple(Record(str(file), "normal", file.stem, source=name) for file in files)
+    return Manifest(records, Path())  # the files are named from where this runs
+
+
 def chests(text: str) -> tuple[str, Manifest]:
     """Return name and images of ``NAME=PATH`` or ``NAME=PATH#SOURCE``; labels are not needed."""
     name, _, rest = text.partition("=")
     path, _, source = rest.partition("#")
     if Path(path).is_dir() and not (Path(path) / "labels.csv").exists():
-        files = [one for one in walk(path) if isinstance(one, Path)]
-        records = tuple(Record(str(file), "normal", file.stem, source=name) for file in files)
-        return name, Manifest(records, Path())  # the files are named from where this runs
+        return name, normal_radiographs(name, Path(path))
     manifest = load(path)
     kept = manifest.subset("train") if manifest.has_split else manifest
     if source:

@@ -351,10 +351,10 @@ def shipped_sentence(manifest: BundleManifest) -> str:
     for name, subtypes in own.subtypes.items():
         text += f" AUROC of {name}: {stated(subtypes.auroc)}."
     for name, other in external.items():
-        measures = other.detection
-        # A set of normal radiographs alone has a specificity only.
-        auroc, specificity = f"AUROC {stated(measures.auroc)}", f"specificity {stated(measures.specificity)}"
-        text += f" {name}: {specificity if measures.auroc.value is None else auroc}."
+        what, measure = "AUROC", other.detection.auroc
+        if measure.value is None:  # a set of normal radiographs alone
+            what, measure = "specificity", other.detection.specificity
+        text += f" {name}: {what} {stated(measure)}."
     return text
 
 

@@ -132,7 +132,7 @@ class _Trainer:
         fabric: Fabric,
         teacher: npt.NDArray[np.float32] | None,
     ) -> None:
-        self.recipe, self.augmentation, self.run, self.fabric = recipe, recipe.augmentation, run, fabric
+        self.recipe, self.run, self.fabric = recipe, run, fabric
         self.network: Network = network.to(fabric.device)
         self.after_epoch: Callable[[Epoch], None] | None = None
         self.average = _average(self.network, recipe.ema) if recipe.ema else None
@@ -172,7 +172,6 @@ class _Trainer:
     def run_phase(self, phase: Phase, progress: Progress) -> None:
         """Train the remaining epochs of the current phase."""
         number = self.state.phase + 1
-        self.augmentation = self.recipe.augmentation.scaled(phase.augmentation_strength)
         facts = (number, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
         log.info("phase %d: %d epochs, lr %g, %d trainable parameters", *facts)
         plain = self._optimizer(phase)
@@ -228,6 +227,7 @@ class _Trainer:
     ) -> tuple[float, float]:
         """Train on all images once; return the mean loss and the learning rate of the last step."""
         recipe, fabric = self.recipe, self.fabric
+        augmentation = recipe.augmentation.scaled(recipe.phases[self.state.phase].augmentation_strength)
         seed = recipe.seed
         generator = torch.Generator(fabric.device).manual_seed(_mix(seed, epoch, 1 + fabric.global_rank))
         torch.manual_seed(_mix(seed, epoch, 1000 + fabric.global_rank))  # dropout
@@ -236,7 +236,7 @@ class _Trainer:
         total = torch.zeros((), device=fabric.device)
         for number, batch in enumerate(batches):
             progress.update(epoch * len(batches) + number, recipe.epochs * len(batches))
-            augmented = augment(self.images[batch].float() / 255, self.augmentation, generator)
+            augmented = augment(self.images[batch].float() / 255, augmentation, generator)
             images, *maps = torch.split(augmented, 1, dim=1)
             outputs = model(images.contiguous(memory_format=torch.channels_last))
             loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], *maps)
