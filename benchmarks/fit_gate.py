@@ -79,7 +79,7 @@ def main() -> None:
         (
             name,
             "chest" if one.chest else "other",
-            one.images,
+            str(one.images),
             f"{one.rejected:.1%}",
             "" if one.rejected_left_out is None else f"{one.rejected_left_out:.1%}",
         )

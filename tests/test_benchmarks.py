@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import runpy
 import shutil
 import sys
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 
 from pneumoscope.data.manifest import Record
+from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.samples import samples_folder
 from pneumoscope.domain import Target
+from pneumoscope.training.recipe import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -84,3 +88,34 @@ def test_bundles_are_compared_across_sources_where_one_lacks_a_side(script) -> N
     assert rows[-1][0] == "well, normal (3)"
     with pytest.raises(SystemExit, match="--reference sick: no normal image of this source"):
         table.alarms(records, scores, target, "sick")
+
+
+def test_recipes_are_compared_on_a_source_that_was_left_out(script, tmp_path, monkeypatch, capsys) -> None:
+    drawn = write_phantoms(tmp_path / "data", n=45, size=64)
+    parts = [("hospital-a", "train"), ("hospital-a", "val"), ("hospital-b", "train"), ("hospital-b", "test")]
+    number = {"normal": 0, "bacterial": 0, "viral": 0}
+    records = []
+    for one in drawn.records:
+        source, split = parts[number[one.label] % len(parts)]
+        number[one.label] += 1
+        records.append(dataclasses.replace(one, source=source, split=split))
+    drawn.with_records(records).write(tmp_path / "data.csv")
+    small = load_recipe("phantom").with_values({"input.size": 64, "network.options.widths": [4, 8]})
+    for name in ("small", "other"):
+        recipe = small.with_epochs(1).model_copy(update={"name": name})
+        (tmp_path / f"{name}.yaml").write_text(recipe.to_yaml())
+    given = ["left_out.py", tmp_path / "data.csv", f"well={tmp_path / 'data' / 'NORMAL'}"]
+    recipes = ["--recipe", tmp_path / "small.yaml", "--recipe", tmp_path / "other.yaml"]
+    options = ["--without", "hospital-b", "--reference", "hospital-a", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*given, *recipes, *options])))
+    script("left_out").main()
+    first = capsys.readouterr().out
+    left_out = [one for one in records if (one.source, one.split) == ("hospital-b", "train")]
+    # Not those of its test split.
+    assert re.search(rf"\| hospital-b \| [01]\.\d{{3}} \({len(left_out)}\) \|", first)
+    script("left_out").main()  # trains nothing again
+    again = capsys.readouterr().out
+    assert again == first[first.index("| AUROC") :]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--without", "hospital-c"])
+    with pytest.raises(SystemExit, match="--without: the data has no source hospital-c"):
+        script("left_out").main()
