@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,6 +40,14 @@ def shared_data() -> Path:
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep prepared images out of the user's own cache."""
     os.environ["PNEUMOSCOPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_of_the_exporter_are_read_once() -> None:
+    """Keep the ONNX exporter's table of operators, which takes a second to read, for all exports."""
+    registration = importlib.import_module("torch.onnx._internal.exporter._registration")
+    read = functools.cache(registration.ONNXRegistry.from_torchlib)
+    registration.ONNXRegistry.from_torchlib = staticmethod(read)
 
 
 @pytest.fixture(scope="module")

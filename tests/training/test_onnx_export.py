@@ -57,6 +57,29 @@ def test_a_network_with_one_output_is_taken(tmp_path):
     assert export_onnx(Total(), tmp_path / "m.onnx", size=16, outputs=("mean",)) < 1e-6
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_rectifiers_are_one_operation_each_and_stay_those_of_the_network(tmp_path, monkeypatch, fails):
+    shared = nn.ReLU6(inplace=True)
+    layers = [
+        nn.Conv2d(1, 4, 3),
+        shared,
+        nn.Conv2d(4, 4, 3),
+        shared,
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(inplace=True),
+    ]
+    network, path = nn.Sequential(*layers, nn.Conv2d(4, 1, 3)), tmp_path / "m.onnx"
+    if fails:
+        monkeypatch.setattr(onnx_export, "_strip_traces", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export_onnx(network, path, size=32, outputs=("map",))
+    else:
+        assert export_onnx(network, path, size=32, outputs=("map",)) < TOLERANCE
+        kinds = [node.op_type for node in onnx.load(path).graph.node]
+        assert kinds == ["Conv", "Clip", "Conv", "Clip", "Conv", "Relu", "Conv"]
+    assert list(network)[:-1] == layers
+
+
 def test_an_export_that_differs_is_rejected(tmp_path, monkeypatch):
     class Off(OnnxRuntime):
         def __call__(self, batch, outputs):

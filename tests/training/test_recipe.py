@@ -360,7 +360,8 @@ def test_the_reference_names_the_keys_of_teachers_pretraining_and_tasks(key, mod
     rows = dict(re.findall(rf"^\| `{key}\.(\w+)` \| (.*?) \|", PAGE.read_text(), re.M))
     assert set(rows) == set(model.model_fields)
     for name, field in model.model_fields.items():
-        assert rows[name] == ("required" if field.is_required() else f"`{field.default}`"), name
+        default = f"`{field.default}`" if field.default not in ("", None) else "none"
+        assert rows[name] == ("required" if field.is_required() else default), name
 
 
 def test_the_example_of_the_reference_is_a_recipe(tmp_path):

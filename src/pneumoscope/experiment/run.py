@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
 from pneumoscope.experiment.bundling import calibrated, evaluated, exported, not_evaluated
+from pneumoscope.experiment.cross_fitted import cross_fitted_probabilities, mean_of_teachers, names_of
 from pneumoscope.experiment.images import are_of
 from pneumoscope.experiment.plan import Experiment, Result, changed_recipe
 from pneumoscope.experiment.preparation import Prepared, list_images, prepare
@@ -242,14 +243,29 @@ def _predicted_by_teachers(
     prepared: Prepared, fabric: Fabric, progress: Progress
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32] | None]:
     """Return the teachers of the recipe and what they predict for the training images, if it has any."""
+    distillation = prepared.origin.experiment.recipe.distillation
+    if distillation is None:
+        return (), None
+    names, rows = _predicted_by_bundles(prepared, fabric, progress)
+    if distillation.cross_fitted is None:
+        return names, rows
+    own = cross_fitted_probabilities(prepared, distillation.cross_fitted, fabric, progress)
+    names = (*names, *names_of(distillation.cross_fitted))
+    return names, own if rows is None else mean_of_teachers(rows, own)
+
+
+def _predicted_by_bundles(
+    prepared: Prepared, fabric: Fabric, progress: Progress
+) -> tuple[tuple[str, ...], npt.NDArray[np.float32] | None]:
+    """Return the bundles that are teachers and what they predict for the training images, if any."""
     experiment, manifest = prepared.origin.experiment, prepared.origin.manifest
     recipe = experiment.recipe
-    if recipe.distillation is None:
+    if recipe.distillation is None or not (recipe.distillation.teacher or experiment.teachers):
         return (), None
     taught = taught_images(recipe, manifest)
     if not taught.records:
         sources = ", ".join(recipe.distillation.sources)
-        progress.message(f"no image is of the teacher's sources ({sources}): training without a teacher")
+        progress.message(f"no image is of the teacher's sources ({sources}): training without this teacher")
         return (), None
     paths = _teachers(experiment, taught, fabric, progress)
 

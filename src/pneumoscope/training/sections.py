@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "CUSTOM_CNN",
+    "CrossFitted",
     "Distillation",
     "NetworkSpec",
     "Phase",
@@ -95,24 +96,63 @@ class SplitSpec(Strict):
         return self
 
 
+class CrossFitted(Strict):
+    """Teachers that are each trained without a part of the training patients, and predict only that part.
+
+    So the teacher's probabilities are those of images that it was not trained on: they show how doubtful a
+    label is, where a network repeats the labels of its own training images.
+
+    Parameters
+    ----------
+    networks : tuple of str
+        As `NetworkSpec.name`; each is trained by the student's recipe otherwise, without its network options
+        where the name is another, and their mean is taken.
+    folds : int
+        Parts of the training patients.
+    epochs : int
+        Of each training.
+    """
+
+    networks: tuple[str, ...] = Field(min_length=1)
+    folds: int = Field(default=4, ge=2)
+    epochs: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> CrossFitted:
+        if len(set(self.networks)) != len(self.networks):
+            raise ValueError("networks: each must be listed once")
+        return self
+
+
 class Distillation(Strict):
-    """A teacher for the network (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
+    """Teachers for the network (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
 
     Parameters
     ----------
     teacher : str
         Recipe by name or file; it takes classes, target and split of the student, its input may differ. It is
-        trained first, unless bundles are given in its place.
+        trained first, unless bundles are given in its place. Empty for none, where there is `cross_fitted`.
     trust : float
         Share of the loss that follows the teacher and not the label.
     sources : tuple of str
-        Sources of the images that the teacher was trained on, where the data set has others too; all if
+        Sources of the images that `teacher` was trained on, where the data set has others too; all if
         empty. It predicts no image of another source.
+    cross_fitted : CrossFitted or None
+        Teachers of all training images; an image that `teacher` predicts too gets the mean of both.
     """
 
-    teacher: str
+    teacher: str = ""
     trust: float = Field(default=0.5, ge=0, le=1)
     sources: tuple[str, ...] = ()
+    cross_fitted: CrossFitted | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Distillation:
+        if not self.teacher and self.cross_fitted is None:
+            raise ValueError("teacher: name a recipe, or give cross_fitted")
+        if self.sources and not self.teacher:
+            raise ValueError("sources: are those of a teacher; name its recipe")
+        return self
 
 
 class Pretraining(Strict):

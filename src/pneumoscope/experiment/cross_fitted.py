@@ -1,0 +1,100 @@
+"""Teachers of other folds: each predicts the training images that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumoscope.data.audit import inspect
+from pneumoscope.data.split import folds
+from pneumoscope.experiment.preparation import Prepared
+from pneumoscope.model.manifest import Calibrator
+from pneumoscope.parallel import Progress
+from pneumoscope.predict.calibration import calibrate
+from pneumoscope.training.cross_fit import cross_fit
+from pneumoscope.training.networks import build_recipe_network, check_size
+from pneumoscope.training.processes import shared
+from pneumoscope.training.recipe import Recipe
+from pneumoscope.training.sections import CrossFitted
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["cross_fitted_probabilities", "mean_of_teachers", "names_of"]
+
+CROSS_FITTED_FOLDER = "cross-fitted"
+
+
+def cross_fitted_probabilities(
+    prepared: Prepared, teachers: CrossFitted, fabric: Fabric, progress: Progress
+) -> npt.NDArray[np.float32]:
+    """Train the teachers and return the mean of their probabilities for the training images, shape (N, K).
+
+    Every training is a run of its own below the run folder, and continues where it was interrupted.
+
+    Raises
+    ------
+    RecipeError
+        If one of the networks cannot be built, before the first is trained.
+    DataError
+        If there are fewer patients than folds.
+    """
+    experiment, train_set = prepared.origin.experiment, prepared.train_set
+    student, out = experiment.recipe, experiment.out / CROSS_FITTED_FOLDER
+    epochs = min(teachers.epochs, experiment.teacher_epochs or teachers.epochs)
+    recipes = [_with_network(student, name).with_epochs(epochs) for name in teachers.networks]
+    weights = [experiment.weights if name == student.network.name else None for name in teachers.networks]
+    shared(fabric, lambda: _check_networks(recipes, weights))
+    parts = shared(fabric, lambda: _parts(prepared, teachers.folds, progress))
+    rows = np.zeros((len(recipes), len(train_set), len(student.output_classes)), np.float32)
+    for number, recipe in enumerate(recipes):
+        name = recipe.network.name
+        named = {f"{part} (teacher {name})": positions for part, positions in parts.items()}
+        found = cross_fit(
+            recipe, train_set, named, out / name, fabric=fabric, weights=weights[number], progress=progress
+        )
+        for positions, logits in zip(parts.values(), found, strict=True):
+            rows[number, positions] = calibrate(logits, Calibrator(), recipe.target_mask)
+    mean: npt.NDArray[np.float32] = rows.mean(axis=0)
+    return mean
+
+
+def names_of(teachers: CrossFitted) -> tuple[str, ...]:
+    """Return what the provenance of the student says of its teachers."""
+    return tuple(f"{name}, cross-fitted in {teachers.folds} folds" for name in teachers.networks)
+
+
+def mean_of_teachers(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the mean of two teachers, of shape (N, K); where one has a row of 0, the row of the other."""
+    known = [rows.sum(axis=1, keepdims=True) > 0 for rows in (first, second)]
+    both = np.maximum(np.add(*known, dtype=np.int64), 1)
+    mean: npt.NDArray[np.float32] = ((first + second) / both).astype(np.float32)
+    return mean
+
+
+def _parts(prepared: Prepared, count: int, progress: Progress) -> dict[str, npt.NDArray[np.intp]]:
+    """Return folds of the packed training images; a patient, and copies of an image, are in one."""
+    images = prepared.images.with_records(prepared.train_set.records)
+    copies = inspect(images, progress=progress).groups
+    parts = folds(images, count, prepared.origin.experiment.recipe.split.seed, duplicates=copies)
+    return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}
+
+
+def _with_network(student: Recipe, name: str) -> Recipe:
+    """Return the recipe with another network; options are those of a backbone, and stay with it."""
+    if name == student.network.name:
+        return student
+    network = student.network.model_copy(update={"name": name, "options": {}})
+    return student.model_copy(update={"network": network})
+
+
+def _check_networks(recipes: Sequence[Recipe], weights: Sequence[Path | None]) -> None:
+    """Build each network once, so that one that cannot be built is known before the first is trained."""
+    for recipe, own in zip(recipes, weights, strict=True):
+        check_size(build_recipe_network(recipe, weights=own), recipe.input.size)
