@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-__all__ = ["Augmentation", "augment", "photometric", "sample_affine", "warp"]
+__all__ = ["Augmentation", "augment", "local_mean", "photometric", "sample_affine", "warp"]
 
 Range = tuple[float, float]
 
@@ -225,7 +225,7 @@ def _erase_edges(images: Tensor, probability: float, generator: torch.Generator)
     return torch.where(erased, _uniform(count, 0, 1, generator).view(-1, 1, 1, 1), images)
 
 
-def _local_mean(images: Tensor, radius: int) -> Tensor:
+def local_mean(images: Tensor, radius: int) -> Tensor:
     """Return the mean of the square around each pixel, of `radius` pixels to each side and within the image.
 
     Row by row, then column by column: a third of the time of one square window.
@@ -242,7 +242,7 @@ def _only_lungs(images: Tensor, lungs: Tensor, probability: float, generator: to
     chosen &= lungs.amax(dim=(1, 2, 3), keepdim=True) > 0.5
     # A smooth random field moves the edge in and out; where it is lowest it cuts holes.
     radius = side // 20
-    smooth = _local_mean(lungs, radius)
+    smooth = local_mean(lungs, radius)
     fine = torch.randn(count, 1, 8, 8, generator=generator, device=generator.device)
     field = F.interpolate(fine, size=(side, side), mode="bicubic", align_corners=False)
     moved = smooth + 0.25 * field > _uniform(count, 0.3, 0.7, generator).view(-1, 1, 1, 1)

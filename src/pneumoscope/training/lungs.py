@@ -26,6 +26,7 @@ from pneumoscope.image.standardise import lung_view
 from pneumoscope.model.lungs import LUNG_INPUT_SIZE, LUNGS_FILE
 from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import Augmentation, photometric, sample_affine, warp
+from pneumoscope.training.dense_lungs import draw_dense_lungs
 from pneumoscope.training.onnx_export import export_onnx
 from pneumoscope.training.processes import cpu_has_bf16, keep_freed_memory
 
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 # Share of a batch that is ignored, and the first epochs, in which none is.
 TRIMMED, WARM_EPOCHS = 0.06, 2
+
+# Share of the images whose lungs are made dense.
+DENSE = 0.4
 
 AUGMENTATION = Augmentation(
     area=(0.5, 1.6), aspect=(0.75, 1.33), rotate=20, flip=0.5, gamma=0.8, contrast=0.5, brightness=0.2,
@@ -273,7 +277,8 @@ def _fit(
         for start in range(0, len(order) - batch + 1, batch):
             pair = both[order[start : start + batch]].float() / 255
             pair = warp(pair, sample_affine(batch, AUGMENTATION, generator))
-            image = photometric(pair[:, :1], AUGMENTATION, generator)
+            image = draw_dense_lungs(pair[:, :1], pair[:, 1:], DENSE, generator)
+            image = photometric(image, AUGMENTATION, generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
                 logits = network(image.contiguous(memory_format=torch.channels_last))
             loss = _trimmed_mean(_loss(logits.float(), pair[:, 1:]), TRIMMED if epoch >= WARM_EPOCHS else 0.0)
