@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from fit_gate import normal_radiographs
-from scipy.special import logsumexp
 
 from pneumoscope import Predictor
 from pneumoscope.data.folder import load
@@ -29,6 +28,7 @@ from pneumoscope.evaluation.tables import markdown_table
 from pneumoscope.evaluation.weighted import estimate, ranking, replicates
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.lungs import LungsOnBlack
+from pneumoscope.predict.calibration import log_odds
 from pneumoscope.predict.pipeline import Pipeline
 
 RESAMPLES = 500
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--lungs-only", help="source of inverted lungs on black")
     parser.add_argument("--reference", help="source whose normal images 6%% false alarms are set on")
     options = parser.parse_args()
-    names = {part: one.partition("=")[0] for one in options.join for part in one.partition("=")[2].split(",")}
+    names = names_of_joined(options.join)
     manifests = [read(text, names) for text in options.data]
     bundles = [load_bundle(path) for path in options.bundle]
     found = [scored(one, manifests, options.lungs_only) for one in bundles]
@@ -64,13 +64,27 @@ def main() -> None:
     records = [found[0][path][0] for path in common]
     scores = np.array([[one[path][1] for path in common] for one in found])
     heads = [one.identity for one in bundles]
-    target = bundles[0].manifest.target
+    print_tables("AUROC (images)", heads, records, scores, bundles[0].manifest.target, options.reference)
+
+
+def names_of_joined(texts: list[str]) -> dict[str, str]:
+    """Return the new name of each source in NAME=SOURCE,SOURCE."""
+    return {part: one.partition("=")[0] for one in texts for part in one.partition("=")[2].split(",")}
+
+
+def print_tables(
+    title: str,
+    heads: list[str],
+    records: list[Record],
+    scores: np.ndarray,
+    target: Target,
+    reference: str | None,
+) -> None:
+    """Print the AUROC of all groups and, with a reference, the shares above its threshold."""
     rows = [[group.name, *compared(group, records, scores)] for group in groups(records, target)]
-    print(markdown_table(["AUROC (images)", *heads], rows))
-    if options.reference:
-        print(
-            "\n" + markdown_table(["share above", *heads], alarms(records, scores, target, options.reference))
-        )
+    print(markdown_table([title, *heads], rows))
+    if reference:
+        print("\n" + markdown_table(["share above", *heads], alarms(records, scores, target, reference)))
 
 
 def read(text: str, names: dict[str, str]) -> Manifest:
@@ -101,8 +115,7 @@ def scored(
             if not len(part):
                 continue
             observed = observe(Predictor(bundle, workers=1, force=True, pipeline=pipeline), part)
-            mask = observed.target_mask
-            odds = logsumexp(observed.logits[:, mask], axis=1) - logsumexp(observed.logits[:, ~mask], axis=1)
+            odds = log_odds(observed.logits, observed.target_mask)
             for record, one in zip(observed.records, odds, strict=True):
                 found[str(part.resolve(record))] = record, float(one)
     return found

@@ -18,18 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from compare_bundles import alarms, compared, groups
+from compare_bundles import names_of_joined, print_tables
 from fit_gate import normal_radiographs
-from scipy.special import logsumexp
 
 from pneumoscope.data.drafts import replacing
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.evaluation.tables import markdown_table
 from pneumoscope.experiment.images import lung_segmenter, pack_images
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import default_cache_folder
+from pneumoscope.predict.calibration import log_odds
 from pneumoscope.training.dataset import Packed, joined
 from pneumoscope.training.fit import CHECKPOINT_FILE, fit, predict_logits
 from pneumoscope.training.networks import build_recipe_network
@@ -79,16 +78,13 @@ def main() -> None:
         for seed in options.seed or [0]
     ]
     scores = np.array([trained(one, train_set, parts[0], evaluated, options.out) for one in runs])
-    names = {part: one.partition("=")[0] for one in options.join for part in one.partition("=")[2].split(",")}
+    names = names_of_joined(options.join)
     records = [replace(one, source=names.get(one.source, one.source)) for one in evaluated.records]
-    target = recipes[0].output_target
-    heads = [f"{one.name}, seed {one.seed}" for one in runs]
-    rows = [[group.name, *compared(group, records, scores)] for group in groups(records, target)]
-    print(markdown_table([f"AUROC (images), without {', '.join(without)}", *heads], rows))
-    if options.reference:
-        print(
-            "\n" + markdown_table(["share above", *heads], alarms(records, scores, target, options.reference))
-        )
+    title, heads = (
+        f"AUROC (images), without {', '.join(without)}",
+        [f"{one.name}, seed {one.seed}" for one in runs],
+    )
+    print_tables(title, heads, records, scores, recipes[0].output_target, options.reference)
 
 
 def divided(data: Manifest, without: list[str]) -> tuple[Manifest, Manifest, Manifest]:
@@ -130,9 +126,7 @@ def trained(recipe: Recipe, train: Packed, val: Packed, evaluated: Packed, out: 
         if (str(found["recipe"]), int(found["trained_on"])) != (recipe.sha256, len(train)):
             raise SystemExit(f"{run}: is of another recipe or other images; use another --out")
         logits = found["logits"]
-    mask = recipe.target_mask
-    odds: np.ndarray = logsumexp(logits[:, mask], axis=1) - logsumexp(logits[:, ~mask], axis=1)
-    return odds
+    return log_odds(logits, recipe.target_mask)
 
 
 if __name__ == "__main__":
