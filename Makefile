@@ -31,7 +31,7 @@ NEW = $(DEMO)/$(if $(DRAWN),new,samples)
 # An X-ray for the shipped model: make demo IMAGE=chest.png
 IMAGE ?=
 
-PYTEST_OPTIONS ?= -n 3 --dist worksteal
+PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
 # `make node-demo` sends X-rays of this folder.
 NODE_XRAYS ?= $(if $(filter command line environment,$(origin XRAYS)),$(XRAYS),$(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-original))

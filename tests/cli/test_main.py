@@ -33,15 +33,17 @@ def test_help_lists_every_command_and_loads_no_runtime():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_takes_less_than_three_tenths_of_a_second():
-    def seconds() -> float:
+def test_help_takes_little_more_than_its_library():
+    def seconds(*words: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "pneumoscope", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # Processor time, of which other work on the machine takes nothing.
-    assert min(seconds() for _ in range(3)) < 0.3
+    # Processor time, in turn: both are slow alike on a slow or busy machine.
+    pairs = [(seconds("-m", "pneumoscope", "--help"), seconds("-c", "import typer")) for _ in range(4)]
+    help_page, library = map(min, zip(*pairs, strict=True))
+    assert help_page < 2 * library
 
 
 def test_the_module_is_the_command_and_knows_its_version():

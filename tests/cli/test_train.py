@@ -23,7 +23,7 @@ from pneumoscope.domain import Target
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.recipe import load_recipe
 
-EPOCHS = 25
+EPOCHS = 15
 RECIPE = {
     "name": "tiny",
     "description": "For tests.",

@@ -374,11 +374,11 @@ def test_every_truncation(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TWELVE))
-def test_two_thousand_changed_bytes(name: str) -> None:
+def test_changed_bytes(name: str) -> None:
     data, draw = TWELVE[name], random.Random(name)
     read = 0
-    for _ in range(2000):
+    for _ in range(500):
         changed = bytearray(data)
         changed[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         read += outcome(bytes(changed)) is not None
-    assert read < 2000
+    assert read < 500

@@ -22,6 +22,9 @@ from pyarrow import dataset
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.serve.batch import run_batch
 
+# Ray starts a process for each worker, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 IMAGES, PART = 60, 5
 
 # Kills the process that decodes a file with this word in its name, as a fault in a codec would.
@@ -80,7 +83,7 @@ def start(xrays: Path, output: Path, address: str, **environment: str) -> subpro
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
-def until(found: Callable[[], object], seconds: float = 60) -> object:
+def until(found: Callable[[], object], seconds: float = 200) -> object:
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, "waited in vain"

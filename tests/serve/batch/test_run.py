@@ -16,7 +16,8 @@ from pneumoscope.report.rows import to_row
 from pneumoscope.serve.batch import BatchSettings, run_batch
 from pneumoscope.serve.batch.store import filesystem, open_store
 
-pytestmark = pytest.mark.usefixtures("ray_address")
+# Ray starts a process for each worker, which takes minutes on a busy machine.
+pytestmark = [pytest.mark.usefixtures("ray_address"), pytest.mark.timeout(600)]
 
 
 def rows_of(output: Path) -> list[dict]:
