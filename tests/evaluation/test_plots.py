@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from sklearn.metrics import precision_recall_curve
 
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.evaluation import plots
@@ -43,6 +44,14 @@ def test_roc_marks_the_operating_point_and_names_the_area(draw):
     assert point.get_ydata()[0] == pytest.approx(called[scored.is_positive].mean())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert [label.split()[0] for label in labels] == ["pneumonia", "bacterial", "viral", "threshold"]
+
+
+def test_precision_and_recall_are_scikit_learns(draw):
+    scored = draw()
+    precision, recall, _ = precision_recall_curve(scored.is_positive, scored.p_target)
+    line = plots.precision_recall(scored).axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xdata(), recall)
+    np.testing.assert_allclose(line.get_ydata(), precision)
 
 
 @pytest.mark.parametrize("draw_one", [plots.roc, plots.precision_recall])

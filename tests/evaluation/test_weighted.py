@@ -36,6 +36,16 @@ def test_ranking_is_scikit_learns(case):
 
 
 @given(two_class())
+def test_curves_are_scikit_learns(case):
+    scores, truth, counts = case
+    weights = counts + 1  # scikit-learn leaves out what has no weight
+    hits, alarms = weighted.cumulated(scores, truth, weights[None])
+    expected = sk.roc_curve(truth, scores, sample_weight=weights, drop_intermediate=False)
+    np.testing.assert_allclose(np.r_[0, alarms[0]] / alarms[0, -1], expected[0], atol=1e-9)
+    np.testing.assert_allclose(np.r_[0, hits[0]] / hits[0, -1], expected[1], atol=1e-9)
+
+
+@given(two_class())
 def test_a_weight_is_a_repetition(case):
     scores, truth, counts = case
     again = np.repeat(np.arange(len(scores)), counts.astype(int))

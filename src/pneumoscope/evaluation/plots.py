@@ -126,14 +126,12 @@ def roc(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
     threshold : float or ndarray of float64, shape (N,), optional
         Operating point to mark, in [0, 1].
     """
-    with require_extra("evaluate", "Drawing plots"):
-        from sklearn.metrics import roc_curve
     figure, (ax,) = _figure(5, 4.9)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
     for name, scores, truth, style in _curves(scored):
-        false_alarms, found, _ = roc_curve(truth, scores)
+        hits, alarms = _cumulated(scores, truth)
         auroc = weighted.ranking(scores, truth, np.ones((1, len(truth))))[0][0]
-        ax.plot(false_alarms, found, label=f"{name}  {auroc:.3f}", **style)
+        ax.plot(alarms / alarms[-1], hits / hits[-1], label=f"{name}  {auroc:.3f}", **style)
     truth = scored.is_positive
     if threshold is not None and _both(truth):
         positive = scored.p_target >= threshold
@@ -146,13 +144,13 @@ def roc(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
 
 def precision_recall(scored: ScoredSet, threshold: Threshold | None = None) -> Figure:
     """Draw precision against recall; parameters as in `roc`."""
-    with require_extra("evaluate", "Drawing plots"):
-        from sklearn.metrics import precision_recall_curve
     figure, (ax,) = _figure(5, 4.9)
     for name, scores, truth, style in _curves(scored):
-        precision, recall, _ = precision_recall_curve(truth, scores)
-        average = weighted.ranking(scores, truth, np.ones((1, len(truth))))[1][0]
-        ax.plot(recall, precision, label=f"{name}  {average:.3f}", drawstyle="steps-post", **style)
+        hits, alarms = _cumulated(scores, truth)
+        recall, precision = hits / hits[-1], np.r_[1.0, hits[1:] / (hits + alarms)[1:]]
+        label = f"{name}  {weighted.ranking(scores, truth, np.ones((1, len(truth))))[1][0]:.3f}"
+        # From the lowest threshold on, as scikit-learn draws it.
+        ax.plot(recall[::-1], precision[::-1], label=label, drawstyle="steps-post", **style)
     truth = scored.is_positive
     if threshold is not None and _both(truth):
         positive = scored.p_target >= threshold
@@ -162,6 +160,12 @@ def precision_recall(scored: ScoredSet, threshold: Threshold | None = None) -> F
     _titles(ax, "recall (sensitivity)", "precision (PPV)")
     _legend_or_reason(ax, "lower left")
     return figure
+
+
+def _cumulated(scores: FloatArray, truth: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Return how many images of each label are above a threshold that falls from above all scores."""
+    hits, alarms = weighted.cumulated(scores, truth, np.ones((1, len(truth))))
+    return np.r_[0.0, hits[0]], np.r_[0.0, alarms[0]]
 
 
 def _threshold_text(threshold: Threshold) -> str:

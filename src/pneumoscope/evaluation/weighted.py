@@ -23,6 +23,7 @@ __all__ = [
     "brier",
     "calibration_error",
     "confusion",
+    "cumulated",
     "estimate",
     "intervals",
     "multiclass_mcc",
@@ -153,6 +154,29 @@ def patient_weights(patient_index: IntArray, resamples: int, rng: np.random.Gene
     return counts[:, patient_index].astype(np.float64)
 
 
+def cumulated(scores: FloatArray, positive: BoolArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weight of positive and of negative images at or above each distinct score, the highest first.
+
+    Parameters
+    ----------
+    scores, positive, weights : ndarray
+        As of `ranking`; one image at least.
+
+    Returns
+    -------
+    hits, alarms : ndarray of float64, shape (B, S)
+        For each of the S distinct scores as the threshold: points of the ROC curve, before they are divided
+        by their last one.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    gathered = weights[:, order]
+    hits = np.add.reduceat(gathered * positive[order], starts, axis=1)
+    alarms = np.add.reduceat(gathered * ~positive[order], starts, axis=1)
+    return np.cumsum(hits, axis=1), np.cumsum(alarms, axis=1)
+
+
 def ranking(scores: FloatArray, positive: BoolArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Area under the ROC curve, and average precision; ties count half and as one step.
 
@@ -174,13 +198,8 @@ def ranking(scores: FloatArray, positive: BoolArray, weights: FloatArray) -> tup
     if not scores.size:
         undefined = np.full(len(weights), np.nan)
         return undefined, undefined.copy()
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    gathered = weights[:, order]
-    hits = np.add.reduceat(gathered * positive[order], starts, axis=1)
-    alarms = np.add.reduceat(gathered * ~positive[order], starts, axis=1)
-    hits_so_far, alarms_so_far = np.cumsum(hits, axis=1), np.cumsum(alarms, axis=1)
+    hits_so_far, alarms_so_far = cumulated(scores, positive, weights)
+    hits, alarms = (np.diff(one, axis=1, prepend=0.0) for one in (hits_so_far, alarms_so_far))
     n_positive, n_negative = hits_so_far[:, -1], alarms_so_far[:, -1]
     below = n_negative[:, None] - alarms_so_far
     auroc = ratio((hits * (below + 0.5 * alarms)).sum(axis=1), n_positive * n_negative)
