@@ -30,7 +30,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import default_cache_folder
 from pneumoscope.predict.calibration import log_odds
 from pneumoscope.training.dataset import Packed, joined
-from pneumoscope.training.fit import CHECKPOINT_FILE, fit, predict_logits
+from pneumoscope.training.fit import fit, predict_logits
 from pneumoscope.training.networks import build_recipe_network
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe, load_recipe
@@ -117,8 +117,7 @@ def trained(recipe: Recipe, train: Packed, val: Packed, evaluated: Packed, out: 
         print(run, flush=True)
         fabric = make_fabric()
         network = build_recipe_network(recipe)
-        begun = (run / CHECKPOINT_FILE).exists()
-        network = fit(recipe, network, train, val, run, fabric=fabric, resume=begun, progress=Lines())
+        network = fit(recipe, network, train, val, run, fabric=fabric, resume=True, progress=Lines())
         logits = predict_logits(network, evaluated.images, fabric).numpy()
         with replacing(stored, "wb") as file:
             np.savez(file, logits=logits, recipe=recipe.sha256, trained_on=len(train))

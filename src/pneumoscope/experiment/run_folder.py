@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import logging
 import platform
 import sys
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ __all__ = [
     "write_inputs",
     "write_left_out",
 ]
+
+log = logging.getLogger(__name__)
 
 SPLIT_FILE, ENVIRONMENT_FILE, INPUTS_FILE = "split.csv", "environment.json", "inputs.json"
 LEFT_OUT_FILE = "left-out.csv"
@@ -133,6 +136,8 @@ def resumes(experiment: Experiment) -> bool:
     if (experiment.out / SEARCH_FILE).exists():
         raise DataError(f"{experiment.out}: holds a search; use another --out")
     if not (experiment.out / CHECKPOINT_FILE).exists():
+        if experiment.resume:
+            log.info("nothing to resume in %s: starting from the first epoch", experiment.out)
         return False
     if not experiment.resume:
         raise DataError(

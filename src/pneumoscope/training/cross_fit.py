@@ -17,7 +17,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
-from pneumoscope.training.fit import CHECKPOINT_FILE, fit, predict_logits
+from pneumoscope.training.fit import fit, predict_logits
 from pneumoscope.training.networks import build_recipe_network
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import shared, shared_network
@@ -89,10 +89,7 @@ def cross_fit(
             )
             if last.pretraining:
                 network = pretrain(last, network, train.images, run, fabric=fabric, progress=progress)
-            begun = shared(fabric, (run / CHECKPOINT_FILE).exists)
-            network = fit(
-                last, network, train, evaluated, run, fabric=fabric, resume=begun, progress=progress
-            )
+            network = fit(last, network, train, evaluated, run, fabric=fabric, resume=True, progress=progress)
             found = predict_logits(network, evaluated.images, fabric).numpy()
             if fabric.is_global_zero:
                 with replacing(stored, "wb") as file:

@@ -104,8 +104,6 @@ def fit(
         If the batch cannot be divided over the processes.
     """
     begun = resume and shared(fabric, (run / CHECKPOINT_FILE).exists)
-    if resume and not begun:
-        log.info("nothing to resume in %s: starting from the first epoch", run)
     if not begun:
         measure_once(network, train.images, fabric)
     if fabric.world_size == 1:
