@@ -162,7 +162,7 @@ bundle: $(INSTALLED) $(MADE)/run/report.html
 	rm -rf $(SHIPPED)
 	mv $(MADE)/shipped $(SHIPPED)
 
-# Each step is done once; trainings continue from their last epoch. Exit code 3: some images were left out.
+# Each step is done once; trainings of networks continue from their last epoch. Exit code 3: some images were left out.
 HAS_IMAGES = test -d '$(XRAYS)' && test -d '$(MASKS)' || { echo 'make bundle XRAYS=folder MASKS=folder' >&2; exit 2; }
 $(MADE)/lungs/lungs.onnx:
 	@$(HAS_IMAGES)

@@ -43,7 +43,7 @@ def batch(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Processes that predict; one for each CPU, or GPU, of the cluster if not given."
+            min=1, help="Processes that predict; one for each --threads CPUs, or each GPU, if not given."
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each of them.")] = 1,
