@@ -240,8 +240,8 @@ def test_bundle_goes_on_where_images_were_left_out_and_keeps_what_it_cannot_repl
     done = run(*words, "XRAYS=x", "MASKS=m", "NIH=n", "ADULTS=a", "NOT_CHEST=c")
     assert done.returncode == 0, done.stderr
     commands = done.stdout.replace("\\\n", "").splitlines()
-    steps = [one for one in commands if re.search(r"pneumoscope (data|train) ", one)]
-    assert len(steps) == 6
+    steps = [one for one in commands if re.search(r"pneumoscope (data|train|train-lungs) ", one)]
+    assert len(steps) == 7
     assert all(one.endswith("|| [ $? -eq 3 ]") for one in steps)  # the exit code of images left out
     export = next(number for number, one in enumerate(commands) if "pneumoscope export" in one)
     removal = commands.index("rm -rf src/pneumoscope/bundles/default")

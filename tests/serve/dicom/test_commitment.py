@@ -53,7 +53,7 @@ def test_an_error_of_one_caller_does_not_hold_up_the_next(tmp_path, journal, mon
     )
     for caller in callers:
         request(journal, caller.aet, "no-such-host.invalid" if caller.aet == "NOHOST" else "127.0.0.1")
-    committer = Committer(NodeConfig(folder=tmp_path, callers=callers), journal)
+    committer = Committer(NodeConfig(folder=tmp_path / "node", callers=callers), journal)
     committer.start()
     try:
         until(lambda: journal.value("SELECT count(*) FROM commitments WHERE state = 'dead'") == 4, 30)
@@ -98,8 +98,8 @@ def test_a_node_reports_what_it_has_committed_to(tmp_path):
 
         assert ask("CR1") == 0
         assert ask("CR2") == 0x0110, "nobody would hear the report"
-        assert committed(journal, [(DX, uid_of(1).decode())]) == [0]
-        committer = Committer(NodeConfig(folder=tmp_path, callers=callers), journal)
+        assert committed(journal, tmp_path / "node", [(DX, uid_of(1).decode())]) == [0]
+        committer = Committer(NodeConfig(folder=tmp_path / "node", callers=callers), journal)
         committer.start()
         server = None
         try:

@@ -112,6 +112,30 @@ def test_files_are_deleted_where_nothing_else_is_said(tmp_path, loop, files, jou
     assert rows(journal) == [(uid(1), "folder", "FOLDER")]
 
 
+@pytest.mark.parametrize("done", [None, "done"])
+def test_a_file_that_is_replaced_while_it_is_taken_is_another_image(
+    tmp_path, loop, files, journal, monkeypatch, done
+):
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    (inbox / "same.dcm").write_bytes(radiograph(1))
+    take, taken = files.take, []
+
+    async def replacing(data, origin):
+        await take(data, origin)
+        taken.append(data)
+        if len(taken) == 1:
+            (inbox / ".next").write_bytes(radiograph(2))
+            (inbox / ".next").replace(inbox / "same.dcm")
+
+    monkeypatch.setattr(files, "take", replacing)
+    watch = FolderWatch(FolderConfig(path=inbox, done=done and tmp_path / done, bad=tmp_path / "bad"), files)
+    for _ in range(4):
+        loop.run(watch.look())
+    assert sorted(row[0] for row in rows(journal)) == [uid(1), uid(2)]
+    assert not list(inbox.iterdir())
+
+
 def test_a_file_that_cannot_be_moved_holds_up_no_other(tmp_path, loop, files, journal, monkeypatch):
     inbox = tmp_path / "in"
     inbox.mkdir()

@@ -87,6 +87,22 @@ def test_an_image_that_cannot_be_reported_needs_attention(journal):
     assert [one["instance"] for one in status.unreportable] == ["1.2"]
 
 
+def test_an_image_whose_result_failed_waits_for_a_person_and_not_in_the_queue(tmp_path, journal):
+    add(journal, "1.2", state="composed", ago=7000)
+    assert shown(tmp_path, journal)[f"{PREFIX}queue_length"] == 1
+    with journal.change() as connection:
+        connection.execute(
+            "INSERT INTO results (study_uid, made, revision, bundle, state, destinations, first_received,"
+            " last_received) VALUES ('1', '', 0, 'b', 'failed', '[]', 0, 0)"
+        )
+        connection.execute("INSERT INTO result_images (result, instance) VALUES (1, 1)")
+    found = shown(tmp_path, journal)
+    assert (found[f"{PREFIX}queue_length"], found[f"{PREFIX}queue_oldest_seconds"]) == (0, 0)
+    status = read_status(journal, 3600)
+    assert status.needs_attention
+    assert (status.oldest_seconds, status.worklist) == (None, [])
+
+
 def test_silence_is_shown_by_caller(tmp_path, journal):
     add(journal, "1", ago=5000)
     add(journal, "2", ago=7000)

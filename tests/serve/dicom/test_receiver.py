@@ -24,6 +24,7 @@ from dicom_raw import RawAssociation, pdu
 from dicom_tools import require_tools, tool
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom.config import CallerConfig, Limits
+from pneumoscope.serve.dicom.dimse import _Dul
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, transfer_syntaxes
 from pneumoscope.serve.dicom.store import file_head
@@ -103,6 +104,25 @@ def test_too_many_connections(tmp_path):
         until(lambda: send(port, [radiograph(1)]) == [0], 10)
         for one in silent:
             one.close()
+
+
+@pytest.mark.parametrize("thread", [threading.Thread, _Dul])
+def test_a_connection_for_which_no_thread_can_be_started_is_closed_and_forgotten(
+    tmp_path, monkeypatch, thread
+):
+    with receiving(tmp_path, limits=Limits(max_connections=2)) as (receiver, port, _journal):
+
+        def fails(_self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as without:
+            without.setattr(thread, "start", fails)
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as one, suppress(OSError):
+                    one.sendall(b"x")
+                    assert one.recv(1) == b""
+        until(lambda: not receiver.open_links, 10)
+        until(lambda: send(port, [radiograph(1)]) == [0], 10)
 
 
 def test_a_dataset_that_is_too_large_is_not_stored_and_the_association_goes_on(tmp_path):

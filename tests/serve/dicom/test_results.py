@@ -272,6 +272,7 @@ HOSTILE = {
     "empty": {"PatientName": "", "PatientSex": "", "PatientBirthDate": ""},
     "wrong values": {"PatientSex": "unknown", "PatientBirthDate": "31.12.1999", "StudyTime": "noon"},
     "wrong numbers": {"SeriesNumber": None, "InstanceNumber": None, "ViewPosition": "AP SUPINE"},
+    "several of one": {"BurnedInAnnotation": ["NO", "NO"], "ViewPosition": ["PA", "AP"]},
     "without orientation": {"PatientOrientation": None},
     "odd orientation": {"PatientOrientation": ["H"]},
     "another modality": {"Modality": "ZZ"},
@@ -291,6 +292,12 @@ def test_odd_headers_are_reported_all_the_same(tiny, tmp_path, name):
                 assert raw == ("\\".join(value) if isinstance(value, list) else value).encode()
         assert encode(one)
     assert [one.Modality for one in objects][:2] == ["OT", "SR"]
+
+
+def test_a_number_that_is_none_is_left_out_of_the_caption(tiny, tmp_path):
+    image = source(tmp_path, header(InstanceNumber=12345), predicted())
+    image.path.write_bytes(image.path.read_bytes().replace(b"12345 ", b"1e400 "))
+    assert "12345" not in texts(made(study(tiny, image))[1])
 
 
 @pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pynetdicom import build_role
@@ -40,21 +41,25 @@ LONGEST_PAUSE = 300.0
 LONGEST = 10 * SECONDS  # over one report: name, connection, association, response, release, and the journal
 
 
-def committed(journal: Journal, items: Sequence[tuple[str, str]]) -> list[int]:
+def committed(journal: Journal, folder: Path, items: Sequence[tuple[str, str]]) -> list[int]:
     """Return for each class and instance 0 if it is stored, else the reason (PS3.4 J.4).
 
     Parameters
     ----------
     journal : Journal
+    folder : Path
+        Of the node, in which the stored files are.
     items : sequence of (str, str)
         SOP Class and SOP Instance UIDs.
     """
     reasons = []
     for sop_class, sop_instance in items:
         rows = journal.rows(
-            "SELECT sop_class FROM instances WHERE sop_instance = ? AND state NOT IN ('purged', 'conflict')",
+            "SELECT sop_class, file FROM instances WHERE sop_instance = ?"
+            " AND state NOT IN ('purged', 'conflict')",
             (sop_instance,),
         )
+        rows = [row for row in rows if (folder / row["file"]).exists()]
         if not rows:
             reasons.append(NO_SUCH_INSTANCE)
         else:
@@ -95,7 +100,7 @@ class Committer(Background):
         self.pulse.beat()
         caller = self._callers.get(row["caller"])
         items = [(one[0], one[1]) for one in json.loads(row["items"])]
-        reasons = committed(self._journal, items)
+        reasons = committed(self._journal, self._config.folder, items)
         known = caller is not None and caller.port is not None
         why = "the caller, or its port, is not in the configuration any more"
         if caller is not None and caller.port is not None:

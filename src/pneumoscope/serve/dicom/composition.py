@@ -16,6 +16,7 @@ from pneumoscope import __version__
 from pneumoscope.domain import OperatingPoint, Radiograph
 from pneumoscope.errors import DataError
 from pneumoscope.image.dicom import read_header
+from pneumoscope.image.dicom_header import element_value, text
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits
 from pneumoscope.report.region import Region, strongest_region
 from pneumoscope.serve.dicom.codes import plain
@@ -82,8 +83,8 @@ class ReportedImage:
     @property
     def caption(self) -> str:
         """Which image of the study this is, by what viewers show: numbers of series and image, and view."""
-        numbers = [self.header.get(name) for name in ("SeriesNumber", "InstanceNumber")]
-        view = str(self.header.get("ViewPosition") or "")
+        numbers = [element_value(self.header, name) for name in ("SeriesNumber", "InstanceNumber")]
+        view = text(self.header, "ViewPosition")
         named = [
             f"{name} {number}"
             for name, number in zip(("series", "image"), numbers, strict=True)

@@ -155,8 +155,14 @@ class NodeAssociation(Association):
         """Serve until the end, then remove what did not arrive completely."""
         try:
             super().run_reactor()
+        except RuntimeError as error:
+            if self.dul.ident is not None:
+                raise
+            logger.error("connection closed", extra={"why": str(error)})  # no thread could be started
+            cast(_Socket, self.dul.socket).close()
         finally:
-            self.dul.join(self.network_timeout)
+            if self.dul.ident is not None:
+                self.dul.join(self.network_timeout)
             cast(_Dimse, self.dimse).discard()
             cast(NodeServer, self._server).closed(self)
 
@@ -324,6 +330,14 @@ class NodeServer(ThreadedAssociationServer):
             self._connections += 1
             return True
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the thread of a connection, or close it where no thread can be started."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:
+            logger.error("connection closed", extra={"why": str(error)})
+            self._turn_away(request)
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Make the handshake where there is TLS, then the association."""
         client = request
@@ -339,10 +353,14 @@ class NodeServer(ThreadedAssociationServer):
             self.finish_request(client, client_address)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             logger.info("connection closed", extra={"why": type(error).__name__})
-            with self._lock:
-                self._connections -= 1
-                self.rejected += 1
-            self.shutdown_request(client)
+            self._turn_away(client)
+
+    def _turn_away(self, client: socket.socket) -> None:
+        """Close a connection of which no association came."""
+        with self._lock:
+            self._connections -= 1
+            self.rejected += 1
+        self.shutdown_request(client)
 
     def _shake_hands(self, client: ssl.SSLSocket) -> None:
         """Make the TLS handshake within the time limit, however slowly its bytes arrive."""

@@ -9,6 +9,7 @@ import asyncio
 import datetime
 import itertools
 import logging
+import os
 import secrets
 import shutil
 import time
@@ -192,6 +193,8 @@ class FolderWatch:
             if size > self._files.limits.max_dataset_mb * MB:
                 raise NotDicom(TOO_LARGE)
             data = await asyncio.to_thread(path.read_bytes)
+            if not await asyncio.to_thread(self._as_seen, path):
+                return False  # it is being written again: a later look takes it
             await self._files.take(data, origin)
         except (NotAccepted, OSError) as error:
             logger.error("file not stored", extra={"caller": origin.caller, "why": type(error).__name__})
@@ -204,7 +207,13 @@ class FolderWatch:
         return True
 
     def _put_away(self, path: Path, folder: Path | None) -> None:
-        """Move a file, or delete it where no folder is given; try again later where that fails."""
+        """Move a file, or delete it where no folder is given; try again later where that fails.
+
+        One that was written again meanwhile is another image, and stays.
+        """
+        if not self._as_seen(path):
+            self._not_moved.pop(path, None)
+            return
         try:
             if folder is None:
                 path.unlink(missing_ok=True)
@@ -216,6 +225,13 @@ class FolderWatch:
             self._not_moved[path] = self._seen[path], folder
         else:
             self._not_moved.pop(path, None)
+
+    def _as_seen(self, path: Path) -> bool:
+        """Return whether a file is as it was at the last look."""
+        try:
+            return _state(path.stat()) == self._seen.get(path)
+        except OSError:
+            return False
 
     def _settled(self) -> list[tuple[Path, int]]:
         """Return the files that have not changed since the last look."""
@@ -232,10 +248,14 @@ class FolderWatch:
                 stat = path.stat()
             except OSError:
                 continue
-            self._seen[path] = (stat.st_size, stat.st_mtime_ns)
+            self._seen[path] = _state(stat)
             if stat.st_size and before.get(path) == self._seen[path]:
                 found.append((path, stat.st_size))
         return found
+
+
+def _state(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
 
 
 class WebPull:

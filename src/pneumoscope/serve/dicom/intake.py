@@ -154,12 +154,15 @@ class Intake:
 
     def _place(self, connection: sqlite3.Connection, sha256: str, sop_instance: str) -> _Place:
         same = connection.execute(
-            "SELECT id, sha256, state FROM instances WHERE sop_instance = ?", (sop_instance,)
+            "SELECT id, sha256, state, file FROM instances WHERE sop_instance = ?", (sop_instance,)
         ).fetchall()
-        if any(row["sha256"] == sha256 and row["state"] != "purged" for row in same):
-            return _Place(Accepted.DUPLICATE)
-        again = next((row["id"] for row in same if row["sha256"] == sha256), None)
-        if any(row["state"] not in {"purged", "unreportable"} for row in same):
+        own = next((row for row in same if row["sha256"] == sha256), None)
+        others = {row["state"] for row in same if row is not own} - {"purged", "unreportable"}
+        # In conflict with an image that nothing could be reported of, it takes the place of that one.
+        if own is not None and own["state"] != "purged" and (others or own["state"] != "conflict"):
+            return self._known(own)
+        again = None if own is None else own["id"]
+        if others:
             how, name = Accepted.CONFLICT, self.store.conflict_name(sop_instance, sha256)
         else:
             how, name = Accepted.NEW, self.store.image_name(sop_instance)
@@ -168,12 +171,20 @@ class Intake:
             how = Accepted.DUPLICATE
         return _Place(how, name, again)
 
+    def _known(self, own: sqlite3.Row) -> _Place:
+        """Return the place of an image that came before; where its file was lost, this one replaces it."""
+        if (self.store.folder / own["file"]).exists():
+            return _Place(Accepted.DUPLICATE)
+        if own["state"] == "parked":  # perhaps for want of the file
+            return _Place(Accepted.NEW, own["file"], own["id"])
+        return _Place(Accepted.DUPLICATE, own["file"])
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where an image goes: the name of its file, and the number of the same image where that was purged.
 
-    The name is empty for an image that is there already.
+    The name is empty for an image that is there already, with its file.
     """
 
     how: Accepted

@@ -99,7 +99,13 @@ def retry(
             "UPDATE results SET state = 'composed', tries = 0, detail = '' WHERE state = 'failed'",
         ),
         "dead": (dead, "UPDATE deliveries SET state = 'sending', tries = 0 WHERE state = 'dead'"),
-        "held": (held, "UPDATE deliveries SET state = 'pending' WHERE state = 'held'"),
+        # Under a journal that was lost it may have been sent: the destination is asked first.
+        "held": (
+            held,
+            "UPDATE deliveries SET state = CASE WHEN object IN (SELECT o.id FROM objects o"
+            " JOIN result_images r ON r.result = o.result JOIN instances i ON i.id = r.instance"
+            " WHERE i.via = 'rebuild') THEN 'sending' ELSE 'pending' END WHERE state = 'held'",
+        ),
     }
     with journal.change() as connection:
         done = {

@@ -23,6 +23,7 @@ from pneumoscope.serve.dicom.journal import (
     JournalError,
     now,
 )
+from pneumoscope.serve.dicom.status import WAITING
 from pneumoscope.serve.dicom.store import Store
 
 __all__ = ["NodeMetrics"]
@@ -160,10 +161,7 @@ class _Now(Collector):
             ["caller"],
             self._silences(),
         )
-        length, oldest = journal.rows(
-            "SELECT count(*), min(received) FROM instances"
-            " WHERE state IN ('received', 'predicted', 'composed')"
-        )[0]
+        length, oldest = journal.rows(f"SELECT count(*), min(received) FROM instances WHERE {WAITING}")[0]
         unsent = journal.value(
             "SELECT min(r.last_received) FROM deliveries d JOIN objects o ON o.id = d.object"
             " JOIN results r ON r.id = o.result WHERE d.state IN ('pending', 'sending')"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
+from pneumoscope.image.dicom_header import text
 from pneumoscope.report.capture import Capture, draw_capture
 from pneumoscope.report.statements import RESEARCH_USE, conclusion
 from pneumoscope.serve.dicom.codes import SOURCE, plain
@@ -62,7 +63,7 @@ def secondary_capture(composition: Composition, one: ReportedImage, number: int,
     source.PurposeOfReferenceCodeSequence = [SOURCE]
     dataset.SourceImageSequence = [source]
     if one.radiograph is not None:  # it shows what is burned into the X-ray
-        stated = one.header.get("BurnedInAnnotation")
+        stated = text(one.header, "BurnedInAnnotation")
         if stated in {"YES", "NO"}:
             dataset.BurnedInAnnotation = stated
         else:

@@ -10,9 +10,15 @@ from typing import Any
 from pneumoscope.serve.dicom.journal import UNSENT_STATES, Journal, now, priority_name
 from pneumoscope.serve.dicom.store import uid_hash
 
-__all__ = ["NodeStatus", "read_status"]
+__all__ = ["WAITING", "NodeStatus", "read_status"]
 
 MOST_LISTED = 20
+
+# Images that are accepted and not reported yet; one whose result failed waits for a person, not for the node.
+WAITING = (
+    "state IN ('received', 'predicted', 'composed') AND id NOT IN (SELECT ri.instance FROM result_images ri"
+    " JOIN results r ON r.id = ri.result WHERE r.state = 'failed')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +83,7 @@ def read_status(
     destinations : collection of str, optional
         Names in the configuration; if not given, none counts as removed.
     """
-    oldest = journal.value(
-        "SELECT min(received) FROM instances WHERE state IN ('received', 'predicted', 'composed')"
-    )
+    oldest = journal.value(f"SELECT min(received) FROM instances WHERE {WAITING}")
     last = journal.value("SELECT max(received) FROM instances")
     deliveries: dict[str, dict[str, int]] = {}
     for row in journal.rows(
@@ -153,7 +157,7 @@ def _worklist(journal: Journal, longest_wait: float) -> list[dict[str, Any]]:
     late = now() - longest_wait
     rows = journal.rows(
         "SELECT study_uid, max(priority) AS priority, max(coalesce(positive, 0)) AS positive,"
-        " min(received) AS received FROM instances WHERE state IN ('predicted', 'composed') OR id IN ("
+        f" min(received) AS received FROM instances WHERE state != 'received' AND {WAITING} OR id IN ("
         "SELECT ri.instance FROM result_images ri JOIN objects o ON o.result = ri.result JOIN deliveries d"
         " ON d.object = o.id WHERE d.state IN ('pending', 'sending')) GROUP BY study_uid"
         " ORDER BY (min(received) < ?) DESC, CASE WHEN min(received) < ? THEN 0 ELSE max(priority) END DESC,"
