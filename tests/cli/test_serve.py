@@ -30,6 +30,16 @@ def rejected(bundle, capsys):
     return run
 
 
+# Its workers end at once, as where there is too little memory to load the model.
+WITHOUT_WORKERS = """
+import sys
+from pneumoscope.cli import main
+from pneumoscope.serve.workers.pool import WorkerPool
+WorkerPool.__init__.__kwdefaults__["module"] = "abc"
+main(["serve", "--port", "0", *sys.argv[1:]])
+"""
+
+
 def started(bundle, *words, **environment):
     command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(bundle.path), "--port", "0"]
     environment = {**os.environ, **environment}
@@ -125,3 +135,16 @@ def test_without_the_web_packages_it_names_the_extra(rejected, monkeypatch):
 def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "token").write_text("0123456789abcdef\r\n", encoding="utf-8-sig")
     assert _token(tmp_path / "token") == "0123456789abcdef"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_workers_that_do_not_start_are_one_line(bundle, debug):
+    command = [sys.executable, "-c", WITHOUT_WORKERS, "--bundle", str(bundle.path)]
+    command += ["--debug"] * debug
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    if debug:
+        assert "EOFError" in ended.stderr and "Traceback" in ended.stderr
+    else:
+        assert ended.returncode == 4
+        assert ended.stderr.startswith("error: a worker ended while loading the model: ")
+        assert len(ended.stderr.splitlines()) == 1

@@ -34,6 +34,16 @@ from page_driver import (  # noqa: E402  what it imports may be absent
 
 expect = playwright.expect
 
+# The canvas that the viewer paints from, which is not in the document.
+KEEP_PAINTED = """() => {
+    const { prototype } = CanvasRenderingContext2D;
+    const { drawImage } = prototype;
+    prototype.drawImage = function (source, ...where) {
+        if (this.canvas.id === "canvas") window.painted ??= source;
+        drawImage.call(this, source, ...where);
+    };
+}"""
+
 
 def test_a_jpeg_gets_bars_and_the_operating_point(open_page: Any, site: str) -> None:
     file = upload("one.jpeg", drawn(1))
@@ -250,6 +260,7 @@ def test_the_worklist_is_worked_by_keys(open_page: Any) -> None:
 
 def test_clearing_leaves_nothing(open_page: Any) -> None:
     page = open_page()
+    page.evaluate(KEEP_PAINTED)
     give(page, *(upload(f"{seed}.jpeg", drawn(seed)) for seed in range(2)))
     page.get_by_role("button", name="Theme").click()
     page.get_by_role("button", name="Clear").click()
@@ -259,8 +270,15 @@ def test_clearing_leaves_nothing(open_page: Any) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Clear").click()
     expect(page.locator("#rows tr")).to_have_count(0)
     expect(page.get_by_role("heading", name="Drop chest X-rays here")).to_be_visible()
+    assert ".jpeg" not in page.content()
+    expect(page.locator("#result-body, #details-body")).to_have_text(["", ""])
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", "X-ray")
+    assert page.evaluate("() => window.painted.width * window.painted.height") == 0
     kept = "() => [Object.keys(localStorage), Object.keys(sessionStorage), document.cookie]"
     assert page.evaluate(kept) == [["pneumoscope-theme"], [], ""]
+    give(page, upload("next.jpeg", drawn(2)))
+    expect(page.locator(".result .file-name")).to_have_text("next.jpeg")
+    assert canvas_image(page).std() > 20
 
 
 def test_dropped_and_pasted_images_are_read(open_page: Any) -> None:

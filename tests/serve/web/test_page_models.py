@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
@@ -15,14 +16,26 @@ pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser
 pytest.importorskip("httpx", reason="the browser tests need httpx")
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
-from page_driver import drawn, give, upload  # noqa: E402  what it imports may be absent
+from page_driver import canvas_image, drawn, give, upload  # noqa: E402  what it imports may be absent
 
 expect = playwright.expect
 
 POINT = {"name": "new", "threshold": 0.5, "sensitivity": None, "specificity": None}
 
 
-def by_another_model(route: Any, identity: str) -> None:
+# As in a tab in the background.
+HOLD_FRAMES = """() => {
+    const request = window.requestAnimationFrame.bind(window);
+    const held = [];
+    window.requestAnimationFrame = (frame) => held.push(frame);
+    window.goOn = () => {
+        window.requestAnimationFrame = request;
+        held.forEach((frame) => frame());
+    };
+}"""
+
+
+def by_another_model(route: Any, identity: str, **fields: object) -> None:
     """Respond as a server with another bundle, whose operating point has another name."""
     response = route.fetch()
     body = response.json()
@@ -34,7 +47,7 @@ def by_another_model(route: Any, identity: str) -> None:
         "populations": [population],
     }
     for row in body["predictions"]:
-        row |= {"bundle": identity, "operating_point": "new"}
+        row |= {"bundle": identity, "operating_point": "new", **fields}
     route.fulfill(response=response, json=body)
 
 
@@ -51,6 +64,21 @@ def test_what_another_model_predicted_is_predicted_again(open_page: Any) -> None
         page.get_by_role("button", name="Export CSV").click()
     rows = list(csv.DictReader(io.StringIO(Path(waiting.value.path()).read_text("utf-8"))))
     assert [(row["bundle"], row["operating_point"]) for row in rows] == [("other@1", "new")] * 3
+
+
+def test_the_heat_map_is_of_the_model_whose_result_is_shown(open_page: Any) -> None:
+    page = open_page()
+    give(page, upload("0.jpeg", drawn(0)))
+    page.keyboard.press("j")  # chosen by hand, it stays on show
+    assert np.ptp(canvas_image(page), axis=2).max() > 40, "the heat map shows no colour"
+    page.evaluate(HOLD_FRAMES)
+    page.route("**/v1/predictions*", lambda route: by_another_model(route, "other@1", heatmap=None))
+    page.locator("#picker").set_input_files([upload("1.jpeg", drawn(1))])
+    expect(page.locator("#announcements")).to_contain_text("0.jpeg: ")
+    page.evaluate("() => window.goOn()")
+    expect(page.locator(".result .file-name")).to_have_text("0.jpeg")
+    expect(page.locator(".details code")).to_have_text("other@1")
+    assert np.ptp(canvas_image(page), axis=2).max() <= 16
 
 
 def test_two_servers_of_different_models_do_not_keep_the_page_busy(open_page: Any) -> None:

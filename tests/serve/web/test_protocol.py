@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import uvicorn
 
 from pneumoscope.serve.web.guard import Guard
@@ -19,7 +20,10 @@ from web_server import read_all
 
 SIZE = 3_000_000
 BUFFER = 32_768  # small, so that the response waits in the server and not in the system
-WRITE_TIMEOUT = 1.0
+HEAD_TIMEOUT = WRITE_TIMEOUT = 1.0
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKS = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+LINES = (b"X: " + b"y" * 1_000 + b"\r\n") * 60
 
 
 async def respond(send: Any, size: int) -> None:
@@ -37,10 +41,31 @@ async def small(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await respond(send, 65_000)
 
 
+async def early(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """As where a token is missing: the body is not read."""
+    await respond(send, 2)
+
+
+async def unfinished(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def whole(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    while (await receive())["more_body"]:
+        pass
+    await respond(send, 2)
+
+
 @contextmanager
-def serving(app: Any = large, *, buffer: int = BUFFER) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
+def serving(
+    app: Any = large,
+    *,
+    buffer: int = BUFFER,
+    sent: bytes = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
     """Run the server in a thread; give it and a connection on which a request was sent."""
-    protocol = bounded_protocol(WebLimits(write_timeout=WRITE_TIMEOUT))
+    protocol = bounded_protocol(WebLimits(head_timeout=HEAD_TIMEOUT, write_timeout=WRITE_TIMEOUT))
     guarded = Guard(app, None, lambda _route, _status: None)
     config = uvicorn.Config(
         guarded, http=protocol, ws="none", loop="asyncio", lifespan="off", log_config=None
@@ -54,7 +79,7 @@ def serving(app: Any = large, *, buffer: int = BUFFER) -> Iterator[tuple[uvicorn
         thread.start()
         try:
             client.connect(listener.getsockname())
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            client.sendall(sent)
             yield server, client
         finally:
             server.should_exit = True
@@ -121,3 +146,35 @@ def test_a_small_response_that_is_not_read_is_cut_off() -> None:
     with serving(small, buffer=2_048) as (server, client):
         assert client.recv(100)
         until_closed(server)
+
+
+@pytest.mark.parametrize(
+    ("app", "sent", "more"),
+    [
+        pytest.param(early, CHUNKS + b"0\r\n", LINES, id="trailers after chunks"),
+        pytest.param(unfinished, GET + b"GET / HTTP/1.1\r\n", LINES, id="headers of the next"),
+        pytest.param(unfinished, GET + b"GET / HTTP/1.1\r\nX: ", b"y" * 60_000, id="one header of the next"),
+    ],
+)
+def test_headers_without_end_are_cut_off(app: Any, sent: bytes, more: bytes) -> None:
+    """Any client can send them, with or without a token."""
+    with serving(app, sent=sent) as (server, client):
+        with pytest.raises(OSError):
+            for _ in range(400):
+                client.sendall(more)
+        until_closed(server)
+
+
+def test_many_small_chunks_are_a_body() -> None:
+    with serving(whole, sent=CHUNKS) as (_, client):
+        for _ in range(300):
+            client.sendall(b"1\r\na\r\n" * 200)
+        client.sendall(b"0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_late_body_gets_no_second_response() -> None:
+    with serving(early, sent=CHUNKS) as (_, client):
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        client.sendall(b"5")
+        assert b"HTTP/1.1" not in read_all(client)

@@ -1,4 +1,4 @@
-"""Admission control: how many requests at a time, and how much memory their uploads may take.
+"""Admission control: how many requests at a time, and how much memory uploads and responses may take.
 
 A request is first *receiving*, while its body arrives at the pace of its client, and then *waiting* for its
 response. The two are counted separately, so that slow clients take no place in the queue.
@@ -86,11 +86,26 @@ class Admission:
         Raises
         ------
         HTTPException
-            429 if the memory for uploads is full.
+            429 if the memory for uploads and responses is full.
         """
         if self.held_bytes + size > self._limits.max_held_bytes:
-            raise self.busy("the memory for uploads is full")
+            raise self.busy("the memory for uploads and responses is full")
         self.held_bytes += size
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Count bytes for as long as the context lasts.
+
+        Raises
+        ------
+        HTTPException
+            429 if the memory for uploads and responses is full.
+        """
+        self.grow(size)
+        try:
+            yield
+        finally:
+            self.held_bytes -= size
 
     def began(self, address: str) -> None:
         """Count a request whose body is arriving."""
@@ -120,7 +135,7 @@ class Slot:
         Raises
         ------
         HTTPException
-            429 if the memory for uploads is full.
+            429 if the memory for uploads and responses is full.
         """
         self._admission.grow(size)
         self._held += size

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from pneumoscope import __version__
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.serve.web.admission import Admission
 from pneumoscope.serve.web.context import HeatmapStore, Metrics, WebContext
@@ -64,7 +65,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await pool.start()
+        try:
+            await pool.start()
+        except PneumoscopeError as error:
+            app.state.failure = error
+            raise
         try:
             yield
         finally:
@@ -86,6 +91,7 @@ def create_app(
     app.include_router(rest_router(context))
     add_documents(app, bundle)
     app.state.context = context
+    app.state.failure = None  # why the workers did not start, for `serve`
     _describe_problems(app)
     return app
 

@@ -97,6 +97,6 @@ class WebContext:
         watch("requests_receiving", "Requests whose bodies are arriving", lambda: admission.receiving)
         watch("requests_waiting", "Requests that wait for their response", lambda: admission.waiting)
         watch("jobs_waiting", "Images in the queue of the workers", lambda: pool.waiting)
-        watch("held_bytes", "Memory held by uploads", lambda: admission.held_bytes)
+        watch("held_bytes", "Memory held by uploads and unsent responses", lambda: admission.held_bytes)
         watch("workers_alive", "Running workers", lambda: pool.alive)
         watch("heatmaps", "Heat maps waiting to be fetched", lambda: len(self.heatmaps))

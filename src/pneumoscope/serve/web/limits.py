@@ -20,7 +20,7 @@ class WebLimits:
     max_files : int
         Uploads in a request; status 413 above it.
     max_held_bytes : int
-        Memory for the uploads of all requests together; status 429 above it.
+        Memory for the uploads and the unsent responses of all requests together; status 429 above it.
     max_receiving : int
         Requests whose bodies are arriving; one address gets at most half of them.
     max_queue : int

@@ -47,15 +47,22 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body:
-            self._head_bytes += len(data)
+        # The parser keeps a header until it is complete: raw bytes are counted, up to the next callback for a
+        # whole head, a piece of a body or the end of a request.
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or not self._between_requests():
+        if self.transport.is_closing():
             return
-        # A body that is still arriving after its response was sent gets as much time as a head.
-        self._await_head()
-        if not self._in_body and self._head_bytes > MAX_HEAD:
+        between = self._between_requests()
+        if between:
+            # A body that is still arriving after its response was sent gets as much time as a head.
+            self._await_head()
+        if self._head_bytes <= MAX_HEAD:
+            return
+        if between and not self._in_body:
             self._reject(431, "Request Header Fields Too Large", "the head of this request is too large")
+        else:  # another response is under way, or was sent
+            self.transport.abort()
 
     def on_headers_complete(self) -> None:
         if self._head_timer is not None:
@@ -64,8 +71,12 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._head_bytes, self._in_body = 0, True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._head_bytes, self._in_body = 0, False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -97,7 +108,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self.limits.head_timeout, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        if self._head_bytes:
+        if self._head_bytes and not self._in_body:
             self._reject(408, "Request Timeout", "the head of this request came too slowly")
         else:
             self.transport.close()

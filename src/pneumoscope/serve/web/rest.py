@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from pneumoscope.serve.web.admission import Slot
+from pneumoscope.serve.web.admission import Admission, Slot
 from pneumoscope.serve.web.context import WebContext
 from pneumoscope.serve.web.problems import problems
 from pneumoscope.serve.web.schemas import (
@@ -66,6 +67,23 @@ class _Options:
     operating_point: str
 
 
+class _CountedResponse(Response):
+    """Predictions as JSON, whose bytes count as held until they are sent or the client has left."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: str, admission: Admission) -> None:
+        super().__init__(content)
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._admission.held(len(self.body)):
+                await super().__call__(scope, receive, send)
+        finally:
+            self.body = b""  # an error's traceback would keep it, uncounted, while that is sent
+
+
 def rest_router(context: WebContext) -> APIRouter:
     """Return the routes over one bundle."""
     router = APIRouter()
@@ -101,7 +119,7 @@ def rest_router(context: WebContext) -> APIRouter:
             context.metrics.images.labels(row.status).inc()
             logger.info("%s %s in a request of %.0f ms", row.sha256[:16], row.status, took * 1000)
         response = PredictionResponse(bundle=facts, predictions=rows)
-        return Response(response.model_dump_json(), media_type="application/json")
+        return _CountedResponse(response.model_dump_json(), context.admission)
 
     @router.get(
         "/v1/heatmaps/{token}",

@@ -69,7 +69,7 @@ def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callab
     Raises
     ------
     PneumoscopeError
-        If the address cannot be listened on, or the certificate cannot be used.
+        If the address cannot be listened on, the certificate cannot be used, or the workers do not start.
     """
     _leave_no_core_dump()
     # Malformed requests of clients are not logged; errors of this server are.
@@ -97,7 +97,7 @@ def serve(app: FastAPI, address: Address, limits: WebLimits, *, on_ready: Callab
         port = listener.getsockname()[1]
         host = f"[{address.host}]" if ":" in address.host else address.host
         scheme = "http" if address.certificate is None else "https"
-        _Server(config, app, lambda: on_ready(f"{scheme}://{host}:{port}")).run([listener])
+        _run(_Server(config, app, lambda: on_ready(f"{scheme}://{host}:{port}")), app, listener)
 
 
 class _Server(uvicorn.Server):
@@ -115,6 +115,24 @@ class _Server(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+
+
+def _run(server: _Server, app: FastAPI, listener: socket.socket) -> None:
+    def is_news(_record: logging.LogRecord) -> bool:
+        return app.state.failure is None
+
+    # uvicorn logs a failed start with its traceback and exits; the caller reports it instead.
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(is_news)
+    try:
+        server.run([listener])
+    except SystemExit:
+        if app.state.failure is None:
+            raise
+    finally:
+        log.removeFilter(is_news)
+    if app.state.failure is not None:
+        raise app.state.failure
 
 
 def _listening(address: Address) -> socket.socket:

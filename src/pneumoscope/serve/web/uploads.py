@@ -75,7 +75,7 @@ async def receive(request: Request, limits: WebLimits, slot: Slot) -> list[Uploa
     ------
     HTTPException
         415 if it is not a multipart form; 413 if it is too large; 408 if it is too slow; 429 if the server's
-        memory for uploads is full; 422 if it is damaged or has other fields.
+        memory is full; 422 if it is damaged or has other fields.
     """
     parser = _parser(request, limits)
     form = _Form(limits, slot)

@@ -95,7 +95,7 @@ function render() {
   progress.value = done;
   progress.hidden = done === all.length;
   worklist.render(chosen);
-  if (image) result.show(image);
+  result.show(image);
   reading.show(image, image && images.decided(image), images.bundle);
 }
 

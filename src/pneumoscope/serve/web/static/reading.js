@@ -15,9 +15,10 @@ export class Reading {
   constructor() {
     this._frame = byId("frame");
     this.viewer = new Viewer(/** @type {HTMLCanvasElement} */ (byId("canvas")));
-    /** The image on show, and whether it has a prediction. */
-    this._shown = "";
-    this._image = -1;
+    /** Id of the image on show. @type {number | undefined} */
+    this._image = undefined;
+    /** What it is shown with. @type {import("./api.js").Prediction | null | undefined} */
+    this._prediction = undefined;
     this._count = 0;
     this._loading = false;
     listenForGestures(this._frame, this.viewer);
@@ -34,14 +35,14 @@ export class Reading {
    */
   async show(image, prediction, bundle) {
     this._describe(image, prediction, bundle);
-    const shown = image ? `${image.id} ${image.prediction !== null}` : "";
-    const changed = shown !== this._shown;
+    const same = image?.id === this._image;
+    // A new prediction may take the place of another without a frame in between, as in a tab in the background.
+    const changed = !same || image?.prediction !== this._prediction;
     if (changed) this._loading = image !== null;
     this._markBusy(image);
     if (!changed) return;
-    this._shown = shown;
-    const same = image?.id === this._image;
-    this._image = image?.id ?? -1;
+    this._image = image?.id;
+    this._prediction = image?.prediction;
     this._count += 1;
     const count = this._count;
     if (!same) this.viewer.show(null, null, false);
@@ -80,7 +81,10 @@ export class Reading {
    * @param {import("./api.js").Bundle | null} bundle
    */
   _describe(image, prediction, bundle) {
-    if (!image) return;
+    if (!image) {
+      byId("canvas").setAttribute("aria-label", "X-ray");
+      return;
+    }
     const outcome = outcomeOf(image, prediction, bundle);
     const likelihood = prediction ? likelihoodWords(prediction) : "";
     byId("canvas").setAttribute("aria-label", `X-ray ${image.name}. ${outcome.title}.${likelihood}`);

@@ -25,8 +25,13 @@ export class Result {
     this._shown = [];
   }
 
-  /** @param {XrayImage} image */
+  /** @param {XrayImage | null} image */
   show(image) {
+    if (!image) {
+      this._shown = []; // nothing of an image that was removed stays in the page
+      for (const panel of this._panels) panel.replaceChildren();
+      return;
+    }
     const { operatingPoint, bundle } = this._images;
     const { prediction, stage, note } = image;
     const state = [image, prediction, stage, note, operatingPoint, bundle];

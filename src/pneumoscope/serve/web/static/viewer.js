@@ -129,6 +129,7 @@ export class Viewer extends EventTarget {
 
   _applyWindow() {
     if (this._image) applyWindow(this._image, this.window, this._windowed);
+    else this._windowed.width = this._windowed.height = 0; // keeps no pixels of an image that was removed
     this._changed();
   }
 
