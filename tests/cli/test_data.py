@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -245,6 +246,37 @@ def test_join_says_what_it_left_out(tmp_path):
     result = call("join", tmp_path / "ward", "--out", tmp_path / "joined" / "all.csv", "--json")
     assert result.exit_code == 3
     assert [one["reason"] for one in json.loads(result.stdout)["left_out"]] == ["no_pixels"]
+
+
+def test_join_holds_out_a_copy_that_was_saved_anew(phantoms, tmp_path):
+    for name in ("a", "b"):
+        split_set(tmp_path / name, name=name)
+    pixels = cv2.imread(str(min(phantoms.rglob("*.jpeg"))), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "a" / "test" / "normal" / "b.png"), pixels)
+    copy = tmp_path / "b" / "train" / "normal" / "copy.jpeg"
+    cv2.imwrite(str(copy), pixels, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    (tmp_path / "b" / "train" / "normal" / "lost.png").write_bytes(b"no image")
+    out = tmp_path / "joined" / "all.csv"
+    for words, split in (((), "test"), (("--no-near-duplicates",), "train")):
+        result = call("join", f"A={tmp_path / 'a'}", tmp_path / "b", "--out", out, *words)
+        assert result.exit_code == 0
+        assert "not compared: b/train/normal/lost.png: " in result.stderr
+        assert {one.path: one.split for one in load(out)}["b/train/normal/copy.jpeg"] == split
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A=j/x=1/s.csv", ("A", "j/x=1/s.csv")),
+        ("j/x=1/s.csv", ("", "j/x=1/s.csv")),
+        ("nih=a.csv", ("nih", "a.csv")),
+        ("a.csv", ("", "a.csv")),
+    ],
+)
+def test_the_name_of_a_set_ends_at_the_first_equals_sign(text, expected):
+    from pneumoscope.cli.data import _named
+
+    assert _named(text) == expected
 
 
 def test_near_duplicates_play_no_part_in_a_random_split(phantoms, tmp_path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,40 @@ def test_debug_shows_where_it_happened(failing, words):
 def test_an_error_of_the_system_is_one_line(capsys, failing, error, line):
     failing(error)
     assert run("info", capsys=capsys) == (4, "", f"error: {line} (--debug shows where)\n")
+
+
+UNFLUSHED = """
+import sys
+from pneumoscope import cli
+def command() -> None:
+    sys.stdout.write("x" * int(sys.argv[1]))
+cli.COMMANDS["info"] = cli.Command("__main__", "command", "Writes.")
+cli.main(["info"])
+"""
+
+
+@pytest.mark.parametrize("length", ["1", "100000"])
+@pytest.mark.parametrize(
+    ("full", "line"), [(True, "No space left on device"), (False, "Broken pipe")], ids=["full", "closed"]
+)
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_4(length, full, line):
+    """Also where the text fits into the buffer, so that the end of the process would write it."""
+    if full and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    reading, writing = os.pipe()
+    os.close(reading)
+    if full:
+        os.close(writing)
+        writing = os.open("/dev/full", os.O_WRONLY)
+    try:
+        call = [sys.executable, "-c", UNFLUSHED, length]
+        buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            call, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (4, f"error: {line} (--debug shows where)\n")
 
 
 def test_an_interrupt_is_exit_code_130(capsys, failing):

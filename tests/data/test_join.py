@@ -28,6 +28,16 @@ def test_paths_start_from_the_closest_folder_above_all_sets(tmp_path):
     assert [record.path for record in joined] == ["a/x.png", "b/c/y.png"]
 
 
+def test_an_image_that_is_a_link_keeps_its_name(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "store" / "0f3a").write_bytes(b"image")
+    (tmp_path / "a" / "x.png").symlink_to(tmp_path / "store" / "0f3a")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    joined = join([manifest(tmp_path / "b", Record("x.png", "normal", "p1", "train"))])
+    assert (joined.root, joined.records[0].path) == ((tmp_path / "a").resolve(), "x.png")
+
+
 def test_a_patient_that_one_set_holds_out_is_held_out_of_the_other(tmp_path):
     first = manifest(tmp_path / "a", Record("x.png", "normal", "7", "test"))
     second = manifest(
@@ -51,6 +61,13 @@ def test_copies_link_patients_over_several_steps(tmp_path):
         Record("4.png", "normal", "q1", "val", sha256="s4"),
     )
     assert {record.split for record in join([first, second])} == {"val"}
+
+
+def test_copies_that_the_caller_found_are_held_out_with_the_patients_of_headers(tmp_path):
+    first = dicoms(tmp_path / "a", ("MRN1", "train", ""), ("MRN2", "train", ""))
+    second = dicoms(tmp_path / "b", ("MRN1", "train", ""), ("MRN3", "test", ""))
+    joined = join([first, second], duplicates=lambda whole: [[2, len(whole) - 1]])
+    assert [record.split for record in joined] == ["test", "train", "test", "test"]
 
 
 @given(

@@ -117,6 +117,26 @@ def test_any_bytes_give_a_manifest_or_one_error(tmp_path, content, suffix):
         assert "\n" not in str(error)
 
 
+def test_a_column_that_is_not_known_is_not_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    late = pa.array([3 * 10**11], pa.timestamp("s"))  # beyond the year 9999, which Python cannot hold
+    cells = {"path": ["a.png"], "label": ["normal"], "patient_id": ["1"], "study_date": late}
+    parquet.write_table(pa.table(cells), tmp_path / "m.parquet")
+    assert [record.path for record in Manifest.read(tmp_path / "m.parquet")] == ["a.png"]
+
+
+def test_a_width_without_bounds_is_one_line(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    cells = {"path": ["a.png"], "label": ["normal"], "patient_id": ["1"], "width": [float("inf")]}
+    parquet.write_table(pa.table(cells), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="width 'inf' is not a whole number"):
+        Manifest.read(tmp_path / "m.parquet")
+
+
 def test_absent_and_strange_paths(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         load(tmp_path / "nothing")

@@ -211,6 +211,19 @@ def test_parquet_follows_the_same_rules(tmp_path):
     assert list(rows) == [{"path": "x/a.png", "age": 3}]
 
 
+def test_a_cell_of_parquet_that_python_cannot_hold_is_one_line(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    late = pa.array([3 * 10**11], pa.timestamp("s"))
+    text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff.png"]).buffers())
+    for cells in (late, text):
+        parquet.write_table(pa.table({"path": cells}), path)
+        with pytest.raises(DataError, match="cannot be read"):
+            list(read_rows(path)[1])
+
+
 def test_other_names_of_columns_count_where_the_caller_allows_them(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("Image Index,Finding Labels,Patient ID,image,age,Patient Age\na.png,Normal,1,b.png,3,4\n")

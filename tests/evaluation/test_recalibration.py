@@ -314,6 +314,19 @@ def test_two_classes_are_enough_for_a_bundle_of_three(parent, site, tmp_path):
     assert "whose coverage is not guaranteed here" in done.bundle.card
 
 
+def test_the_child_of_a_calibration_for_one_population_is_for_any(parent, site, tmp_path):
+    """Its classes keep the parent's calibration, which was for adults; the child has no populations."""
+    (old,) = parent.manifest.calibrations
+    points = tuple(replace(point, population="adult") for point in old.operating_points)
+    own = old.model_copy(update={"population": "adult", "operating_points": points})
+    content = {"populations": (Population("adult", (18, None)),), "calibrations": (own,)}
+    files = {name: parent.path / name for name in parent.manifest.files}
+    adults = write_bundle(tmp_path / "adults", parent.manifest.model_copy(update=content), files)
+    done = recalibrate_bundle(adults, two_class(site), tmp_path / "new", described_as="ward", n_boot=10)
+    (calibration,) = load_bundle(done.bundle.path).manifest.calibrations
+    assert {calibration.population, *(one.population for one in calibration.operating_points)} == {"any"}
+
+
 def test_a_signed_child_keeps_what_it_is(parent, site, tmp_path):
     from pneumoscope.evaluation.bundles import evaluate_bundle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,16 @@ def test_few_bits(bits: int) -> None:
     np.testing.assert_allclose(read.pixels, expected, atol=0.006)
 
 
+def test_a_bitmap_of_three_masks_has_no_alpha() -> None:
+    pixels = np.dstack([scene()] * 3 + [np.zeros_like(scene())])[::-1].tobytes()
+    info = struct.pack("<IiiHHIIiiII", 40, 64, 48, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+    data = b"BM" + struct.pack("<IHHI", 66 + len(pixels), 0, 0, 66) + info + masks + pixels
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(opened.convert("L"))
+    np.testing.assert_allclose(read_radiograph(data).pixels * 255, expected, atol=1)
+
+
 def test_transparent_is_black() -> None:
     image = read_radiograph(encode(ALPHA, "PNG"))
     expected = np.where(scene() > 120, scene(), 0) / 255
@@ -177,6 +188,28 @@ def test_orientation_matches_pillow(kind: str, orientation: int) -> None:
     image = read_radiograph(data)
     assert (image.height, image.width) == image.pixels.shape == expected.shape
     np.testing.assert_allclose(image.pixels * 255, expected, atol=2.5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["ycbcr-jpeg", "cmyk", "grey-jpeg", "white-is-zero-jpeg"])
+def test_orientation_is_applied_once_to_a_tiff_that_libtiff_renders(kind: str, orientation: int) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if kind == "white-is-zero-jpeg":
+        buffer = io.BytesIO()
+        options = {"photometric": "miniswhite", "compression": "jpeg"}
+        tifffile.imwrite(buffer, 255 - scene(), extratags=[(274, "H", 1, orientation, True)], **options)
+        data = buffer.getvalue()
+    else:
+        mode, compression = {
+            "cmyk": ("CMYK", "tiff_lzw"),
+            "grey-jpeg": ("L", "jpeg"),
+            "ycbcr-jpeg": ("YCbCr", "jpeg"),
+        }[kind]
+        data = encode(GREY.convert(mode), "TIFF", compression=compression, exif=exif)
+    expected = read_radiograph(encode(GREY, "PNG", exif=exif)).pixels
+    np.testing.assert_allclose(read_radiograph(data).pixels, expected, atol=0.02)
 
 
 def test_plain_cmyk_without_adobe_marker_is_not_inverted() -> None:

@@ -164,6 +164,20 @@ def test_signed_values_and_padding() -> None:
         np.testing.assert_allclose(pixels[5:], expected[5:], atol=1e-3)
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80"])
+def test_the_sign_of_a_codestream_of_more_bits_is_that_of_bits_stored(syntax: str) -> None:
+    words = ((ramp().astype(int) - 2048) & 0x0FFF).astype(np.uint16)
+    data = dicom(LOSSLESS[syntax](words), syntax, PixelRepresentation=1, WindowCenter=0, WindowWidth=4096)
+    np.testing.assert_allclose(read_radiograph(data).pixels, ramp() / 4095, atol=1e-6)
+
+
+def test_a_codestream_of_fewer_bits_than_bits_stored_has_no_sign() -> None:
+    frame = imagecodecs.jpeg2k_encode(ramp(), level=0, codecformat="j2k", bitspersample=12)
+    elements = {"bits": 16, "PixelRepresentation": 1} | whole_range(12)
+    image = read_radiograph(dicom(frame, "1.2.840.10008.1.2.4.90", **elements))
+    np.testing.assert_allclose(image.pixels, ramp() / 4095, atol=1e-6)
+
+
 def test_without_a_window_percentiles_span_the_range() -> None:
     stored = np.full((ROWS, COLUMNS), 500, np.uint16)
     stored[:, ::2] = 900

@@ -67,6 +67,11 @@ def test_body_part_and_modality_are_capitals_with_single_spaces() -> None:
     assert (image.body_part, image.modality) == ("CHEST 2 VIEWS", "CR")
 
 
+def test_control_sequences_for_a_terminal_do_not_come_through() -> None:
+    image = read(BodyPartExamined="\x1b[31mHAND\x1b]0;OWNED\x07", Modality="CR\x9b2J")
+    assert (image.body_part, image.modality) == ("[31MHAND ]0;OWNED", "CR 2J")
+
+
 @pytest.mark.parametrize(
     ("stated", "age"),
     [

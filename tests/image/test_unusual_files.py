@@ -297,6 +297,17 @@ def test_a_size_in_metadata_does_not_stand_for_the_codestream_s() -> None:
     assert error_of(data[:place] + box + data[place:], limits=limits).reason is Reason.TOO_MANY_PIXELS
 
 
+def test_what_follows_a_whole_image_does_not_matter() -> None:
+    box = struct.pack(">I4s", 8 + 400, b"xml ") + b"x" * 400
+    lossless = imagecodecs.jpeg8_encode(GREY, lossless=True)
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 4) + b"\xff\xd9"
+    for data, rest in ((PLAIN["jp2"], box), (imagecodecs.jpegls_encode(GREY), box), (lossless, box)):
+        np.testing.assert_array_equal(read_radiograph(data + rest).pixels, read_radiograph(data).pixels)
+        assert error_of(data[:-70]).reason is Reason.TRUNCATED
+    assert error_of(lossless[:2] + thumbnail + lossless[2:-70]).reason is Reason.TRUNCATED
+    assert error_of(PLAIN["jp2"][:-70] + box).reason is Reason.TRUNCATED
+
+
 def test_a_jpeg_2000_palette() -> None:
     """The codestream holds indices; two boxes in the header give their colours."""
 

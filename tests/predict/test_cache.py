@@ -91,6 +91,17 @@ def test_damaged_entries_are_no_entries(tmp_path_factory, content, cut):
     assert cache.get(key) is None
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 1), (10, 8), (10, 99)])
+def test_a_changed_flag_or_compression_is_no_entry(tmp_path, place, value):
+    cache = ImageCache(tmp_path)
+    cache.put("a" * 64, entry())
+    (path,) = cache.folder.glob("*/*.zip")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + place] = value  # in the directory at the end of the archive
+    path.write_bytes(data)
+    assert cache.get("a" * 64) is None
+
+
 def test_reading_an_entry_parses_no_python(monkeypatch, tmp_path):
     # Several threads read at once, and Python before 3.13 cannot parse Python in several threads.
     cache = ImageCache(tmp_path)

@@ -7,9 +7,11 @@ done.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -74,11 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = start()
     _write_any_name()
     try:
-        if set_up_completion(words):
-            raise SystemExit(0)
-        command = _application(called_words(words))
-        # None: those of the process, in which wildcards are resolved on Windows, whose shells do not.
-        command(args=None if arguments is None else words, prog_name=PROGRAM)
+        _run(words, of_process=arguments is None)
     except PneumoscopeError as error:
         if shown.debug:
             raise
@@ -90,9 +88,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         typer.echo(f"error: {place}{error.strerror or error} (--debug shows where)", err=True)
+        _end_output()
         raise SystemExit(NOTHING_DONE) from error
     except KeyboardInterrupt as error:
         raise SystemExit(INTERRUPTED) from error
+
+
+def _run(words: list[str], *, of_process: bool) -> None:
+    """Run a command; standard output that could not be written to its end is an `OSError`."""
+    try:
+        if set_up_completion(words):
+            raise SystemExit(0)
+        command = _application(called_words(words))
+        # None: those of the process, in which wildcards are resolved on Windows, whose shells do not.
+        command(args=None if of_process else words, prog_name=PROGRAM)
+    except SystemExit as left:
+        if isinstance(closed := left.__context__, BrokenPipeError):  # which typer ends with 1, without a line
+            raise closed from None
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+
+
+def _end_output() -> None:
+    """Drop what standard output does not take, on which the end of the process would fail once more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def _write_any_name() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -216,9 +218,10 @@ def join_sets(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Manifest to write, .csv or .parquet, in its own folder.")
     ],
+    no_near_duplicates: NoNear = False,
     as_json: AsJson = False,
 ) -> None:
-    """Join data sets that are split already, so that no patient is on two sides.
+    """Join data sets that are split already, so that no patient and no copy of an image is on two sides.
 
     Exit code 3: some files of a folder could not be read and are left out.
     """
@@ -227,16 +230,17 @@ def join_sets(
     from pneumoscope.data.join import join, joint_description
     from pneumoscope.data.tables import check_suffix
 
-    # A path may hold a "=" itself.
-    given = [("", "", text) if Path(text).exists() else text.rpartition("=") for text in sets]
-    files = [Path(path) for _, _, path in given]
+    one_opencv_thread()
+    given = [_named(text) for text in sets]
+    files = [Path(path) for _, path in given]
     check_output(out, list(files))
     check_suffix(out)
-    prefixes = {number: f"{name}-" for number, (name, _, _) in enumerate(given) if name}
+    prefixes = {number: f"{name}-" for number, (name, _) in enumerate(given) if name}
     with show_progress(keep=False) as progress:
         loaded = [load(path, progress=progress) for path in files]
         _check_description(out.parent, joint_description(loaded))
-        joined = join(loaded, prefixes)
+        duplicates = partial(_copies, near=not no_near_duplicates, progress=progress)
+        joined = join(loaded, prefixes, duplicates=duplicates)
     joined.write(out)
     described = joined.description
     if described is not None and described.name and described != read_description(out.parent):
@@ -265,6 +269,23 @@ def summary(
     else:
         show_summary(manifest, facts)
     raise typer.Exit(SOME_LEFT_OUT if manifest.left_out else 0)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Divide NAME=FILE, where the name may be left out; a path may hold a "=" itself."""
+    found = None if Path(text).exists() else re.fullmatch(r"([^=/\\]+)=(.+)", text, re.DOTALL)
+    return (found[1], found[2]) if found else ("", text)
+
+
+def _copies(manifest: Manifest, *, near: bool, progress: Progress) -> list[list[int]]:
+    """Return the groups of copies of one image, identical files or also near duplicates."""
+    from pneumoscope.data.audit import inspect
+    from pneumoscope.data.duplicates import NEAR_DISTANCE
+
+    found = inspect(manifest, near_distance=NEAR_DISTANCE if near else None, progress=progress)
+    for problem in found.unreadable:
+        progress.message(f"not compared: {problem.path}: {problem.detail}")
+    return [*found.exact, *found.near]
 
 
 def _check_description(folder: Path, joined: DatasetDescription) -> None:

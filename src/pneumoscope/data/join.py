@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pneumoscope.data.folder import patient_in_header
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
-from pneumoscope.data.split import group_records
+from pneumoscope.data.split import Groups, group_records
 from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import DataError
 
 __all__ = ["join", "joint_description"]
 
 
-def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = None) -> Manifest:
+def join(
+    manifests: Sequence[Manifest],
+    prefixes: Mapping[int, str] | None = None,
+    *,
+    duplicates: Callable[[Manifest], Groups] | None = None,
+) -> Manifest:
     """Join data sets that are split already into one manifest.
 
     A patient, or a copy of an image, that one set holds out is held out of the others too: ``test`` goes
@@ -33,6 +38,9 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
     prefixes : mapping of int to str, optional
         By position of a set: what to put before its patient identifiers, where another set writes the same
         persons so, or means others by the same identifiers.
+    duplicates : callable, optional
+        Returns, for all records, groups of positions that are copies of one image, such as the near
+        duplicates of an audit; if not given, copies are files that the sets state the same SHA-256 of.
 
     Returns
     -------
@@ -63,7 +71,8 @@ def join(manifests: Sequence[Manifest], prefixes: Mapping[int, str] | None = Non
         for record in manifest.records
     )
     joined = Manifest(records, root, joint_description(manifests), left_out)
-    return _held_out_together(joined, _same_in_header(manifests, given))
+    same_patient = _same_in_header(manifests, given)
+    return _held_out_together(joined, [*same_patient, *(duplicates(joined) if duplicates else ())])
 
 
 def _common_root(manifests: Sequence[Manifest]) -> Path:
@@ -79,7 +88,8 @@ def _record(record: Record, manifest: Manifest, root: Path, prefix: str) -> Reco
     ages = [age for age in population.ages if age is not None]
     age = statistics.fmean(ages) if record.age is None and len(ages) == 2 else record.age
     view = population.views[0] if not record.view and len(population.views) == 1 else record.view
-    path = Path(os.path.relpath(manifest.resolve(record).resolve(), root)).as_posix()
+    # An image that is a link keeps its own name: what it points to may have no suffix, or be another's too.
+    path = Path(os.path.relpath(manifest.root.resolve() / record.path, root)).as_posix()
     return replace(record, path=path, patient_id=f"{prefix}{record.patient_id}", age=age, view=view)
 
 
@@ -106,10 +116,10 @@ def _same_in_header(manifests: Sequence[Manifest], prefixes: Mapping[int, str]) 
     return [group for key, group in together.items() if key not in nobody]
 
 
-def _held_out_together(manifest: Manifest, same_patient: Sequence[Sequence[int]]) -> Manifest:
+def _held_out_together(manifest: Manifest, together: Groups) -> Manifest:
     """Put each record on the last side of the split that its patient or a copy of its image is on."""
     sides = [SPLITS.index(record.split) for record in manifest.records]
-    for group in group_records(manifest, same_patient):
+    for group in group_records(manifest, together):
         last = max(sides[position] for position in group)
         for position in group:
             sides[position] = last

@@ -186,7 +186,7 @@ class Manifest:
             For Parquet where pyarrow is not installed.
         """
         path = Path(path)
-        columns, stream = read_rows(path)
+        columns, stream = read_rows(path, only=(*COLUMNS, *_OPTIONAL, "root"))
         require_columns(path, columns, _REQUIRED)
         rows = list(stream)
         root = path.parent / _stored_root(path, rows)
@@ -282,7 +282,7 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         if name in ("width", "height"):
             try:
                 values[name] = int(value or 0)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{where}: {name} '{value}' is not a whole number") from error
         else:
             values[name] = "" if value is None else str(value)

@@ -212,7 +212,8 @@ def _parquet_rows(
             for batch in table.iter_batches(batch_size=4096, columns=chosen):
                 for row in batch.to_pylist():
                     yield {names[name]: cell for name, cell in row.items()}
-    except (OSError, pyarrow.ArrowException) as error:
+    # A cell may be no UTF-8 or a time beyond Python's: these are no ArrowException.
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = getattr(error, "strerror", None) or "no Parquet table, or damaged"
         raise DataError(f"{path}: cannot be read ({reason}); check the path, or write it again") from error
 

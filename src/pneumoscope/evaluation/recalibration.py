@@ -17,7 +17,7 @@ import numpy as np
 import pneumoscope
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.domain import Target
+from pneumoscope.domain import ANY_POPULATION, Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
@@ -289,6 +289,7 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
     points = tuple(
         replace(
             point,
+            population=ANY_POPULATION,
             patients=results.patients,
             sensitivity=reached[point.name].sensitivity,
             specificity=reached[point.name].specificity,
@@ -302,10 +303,12 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         speed=parent.results.speed,
     )
     names = [point.name for point in points]
+    # One calibration for all images: nothing depends on the population any more.
+    calibration = fitted.model_copy(update={"population": ANY_POPULATION, "operating_points": points})
     manifest = parent.model_copy(
         update={
             "state": "evaluated",
-            "calibrations": (fitted.model_copy(update={"operating_points": points}),),
+            "calibrations": (calibration,),
             "populations": (),
             "validated": validated_populations(own),
             "default_operating_point": "balanced" if "balanced" in names else names[0],
@@ -313,7 +316,6 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
             "results": own,
         }
     )
-    # One calibration for all images: nothing depends on the population any more.
     kept = parent.files.keys() - {CARD_FILE, POPULATIONS_FILE}
     files: dict[str, bytes | Path] = {name: bundle.path / name for name in kept}
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})

@@ -35,6 +35,8 @@ __all__ = [
     "text",
 ]
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 # What pydicom raises on damaged data sets: it has no common base class for them.
 CUT_OFF = (EOFError, OSError, struct.error, pydicom.errors.BytesLengthException, zlib.error)
 DAMAGED = (
@@ -129,11 +131,14 @@ def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
 
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """Return the first text of an element, upper case, stripped; empty where there is none."""
+    """Return the first text of an element, upper case, stripped; empty where there is none.
+
+    Control characters become spaces: what a header states reaches terminals.
+    """
     value = element_value(dataset, keyword)
     if isinstance(value, pydicom.multival.MultiValue):
         value = value[0] if value else ""
-    return value.strip(" \0").upper() if isinstance(value, str) else ""
+    return CONTROL.sub(" ", value).strip().upper() if isinstance(value, str) else ""
 
 
 def element_value(dataset: pydicom.Dataset, keyword: str) -> Any:

@@ -82,9 +82,8 @@ class Frame:
     words : ndarray of uint8 or uint16, shape (rows, columns)
         Grey samples as stored, or the luminance of a colour frame.
     bits : int
-        How many bits of a word are the sample: the codestream's own count where there is one, since
-        lossy coding may overshoot Bits Stored and headers are at times wrong; Bits Stored where the bits
-        above are an overlay.
+        How many bits of a word are the sample: Bits Stored, or the codestream's own count where its words
+        need more, since lossy coding may overshoot and headers are at times wrong.
     shift : int
         How far the sample lies above the lowest bit.
     """
@@ -219,7 +218,7 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
             options: dict[str, Any] = {}
         else:
             options = {"colorspace": "RGB", "outcolorspace": "RGB"}
-        if not has_end(data):
+        if not has_end(data, header):
             raise _truncated(name)
         return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
     ybr = layout.photometric.startswith("YBR_FULL")
@@ -230,7 +229,7 @@ def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     import imagecodecs
 
     header = _jpeg_header(name, data, limits)
-    if not has_end(data):
+    if not has_end(data, header):
         raise _truncated(name)
     return _sampled(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits, layout)
 
@@ -252,16 +251,19 @@ def _jpeg2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
 
 
 def _sampled(words: Words, bits: int, layout: Layout) -> Frame:
-    """Return the frame of a codestream whose words may have more bits than Bits Stored.
+    """Return the frame of a codestream whose words may have more bits than Bits Stored, or fewer.
 
-    Bits above are an overlay, or repeat the sign, where the image is as smooth or smoother without them.
-    Where a lossy codec overshot the range, or the header states too few bits, values would wrap around.
+    Where no bit above is set, the sign of signed values is the highest of Bits Stored. Bits above are an
+    overlay, or repeat the sign, where the image is as smooth or smoother without them. Where a lossy codec
+    overshot the range, or the header states too few bits, values would wrap around.
     """
     size = 8 * words.dtype.itemsize
     shift = layout.high_bit + 1 - layout.stored
     mask = (1 << layout.stored) - 1
-    if layout.samples > 1 or bits <= layout.stored or layout.stored >= size or int(words.max()) <= mask:
+    if layout.samples > 1 or layout.stored > size:
         return Frame(words, bits)
+    if bits <= layout.stored or int(words.max()) <= mask:
+        return Frame(words, layout.stored)
     masked = ((words >> shift) & mask).astype(words.dtype)
     if (shift > 0 and bits > layout.high_bit) or _variation(masked) <= _variation(words):
         return Frame(words, layout.stored, shift)

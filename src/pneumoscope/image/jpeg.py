@@ -70,6 +70,8 @@ class JpegHeader:
         Whether these application markers are there: they settle the colour space.
     orientation : int
         Exif orientation, 1 to 8; 1 where none is stated.
+    scan : int
+        Where the data of the first scan start.
     """
 
     height: int
@@ -80,6 +82,7 @@ class JpegHeader:
     jfif: bool = False
     adobe: bool = False
     orientation: int = 1
+    scan: int = 0
 
 
 def _truncated(name: str) -> UnreadableImageError:
@@ -91,12 +94,13 @@ def _corrupt(name: str, what: str = "") -> UnreadableImageError:
     return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
 
 
-def has_end(data: bytes) -> bool:
-    """Return whether a JPEG, JPEG-LS or JPEG 2000 stream has its end marker; padding may follow.
+def has_end(data: bytes, header: JpegHeader) -> bool:
+    """Return whether a JPEG or JPEG-LS stream has its end marker; anything may follow.
 
-    Decoders other than libjpeg-turbo's pass over missing data in silence, or search for them for seconds.
+    Decoders other than libjpeg-turbo's pass over missing data in silence, or search for them for seconds. The
+    data of a scan cannot hold the marker; the segments before it can, such as one with a thumbnail.
     """
-    return b"\xff\xd9" in data[-64:]
+    return data.find(b"\xff\xd9", header.scan) >= 0
 
 
 def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
@@ -143,7 +147,7 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
     if frame is None:
         raise _corrupt(name, "no frame header")
     process, bits, height, width, components = frame
-    return JpegHeader(height, width, bits, components, process, jfif, adobe, orientation)
+    return JpegHeader(height, width, bits, components, process, jfif, adobe, orientation, end)
 
 
 def _next_segment(name: str, data: bytes, position: int) -> tuple[int, int, int]:
@@ -303,7 +307,7 @@ def _decode_deep(name: str, data: bytes, header: JpegHeader, *, luminance_first:
     """
     import imagecodecs
 
-    if not has_end(data):
+    if not has_end(data, header):
         raise _truncated(name)
     try:
         if header.frame == JPEG_LS:

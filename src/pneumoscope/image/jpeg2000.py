@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.image.jpeg import has_end
 from pneumoscope.image.limits import Limits, check_pixels
 from pneumoscope.image.raster import Raster, colour_of, corrupt, decode, grey_of, truncated, unsupported
 
@@ -26,11 +25,13 @@ __all__ = [
 
 BOX = b"\0\0\0\x0cjP  \r\n\x87\n"
 SIZ = b"\xff\x4f\xff\x51"
+END = b"\xff\xd9"
 JPEG2000_SIGNATURES = (BOX, SIZ)
 
 KIND = "JPEG 2000"
 MAX_BOXES = 1000
 MAX_TILES = 65535
+PADDING = 64  # bytes at the end of a codestream that hold its end marker
 # Enumerated colour space of a colour specification box (ITU-T T.800 I.5.3.3): luminance comes first.
 SYCC = 18
 
@@ -116,9 +117,9 @@ def read_codestream_header(name: str, data: bytes, limits: Limits) -> Codestream
         With `Reason.TRUNCATED`, `Reason.CORRUPT` or `Reason.TOO_MANY_PIXELS`.
     """
     luminance = False
-    start = 0
+    start, stop = 0, len(data)
     if data.startswith(BOX):
-        start, luminance = _find_codestream(name, data)
+        start, stop, luminance = _find_codestream(name, data)
     if not data.startswith(SIZ, start):
         raise (
             truncated(name, KIND)
@@ -139,15 +140,15 @@ def read_codestream_header(name: str, data: bytes, limits: Limits) -> Codestream
         raise corrupt(name, KIND, "tiles without size")
     # Each component is an image of its own.
     check_pixels(name, (y1 - y0) * max(1, components // 4), x1 - x0, limits)
-    if not has_end(data):
+    if END not in data[max(start, stop - PADDING) : stop]:  # OpenJPEG passes over missing data in silence
         raise truncated(name, KIND)
     bits = (table[0] & 0x7F) + 1
     uniform = table[0] < 0x80 and table == bytes([table[0], 1, 1]) * components
     return Codestream(y1 - y0, x1 - x0, bits, components, uniform, luminance)
 
 
-def _find_codestream(name: str, data: bytes) -> tuple[int, bool]:
-    """Walk the boxes (ITU-T T.800 annex I) to the codestream; return its place and whether it is sYCC.
+def _find_codestream(name: str, data: bytes) -> tuple[int, int, bool]:
+    """Walk the boxes (ITU-T T.800 annex I) to the codestream; return its start and end and if it is sYCC.
 
     A search for the marker would find one inside of metadata, with another size than the image's.
     """
@@ -163,7 +164,8 @@ def _find_codestream(name: str, data: bytes) -> tuple[int, bool]:
             (length,) = struct.unpack_from(">Q", data, body)
             body += 8
         if kind == b"jp2c":
-            return body, luminance
+            # Other boxes may follow, unless the length is 0.
+            return body, min(position + length, len(data)) if length else len(data), luminance
         if kind == b"jp2h":
             place = data.find(b"colr\x01", body, position + length)
             luminance = place >= 0 and int.from_bytes(data[place + 7 : place + 11], "big") == SYCC

@@ -236,5 +236,8 @@ def read_bmp(name: str, data: bytes, limits: Limits) -> Raster:
     import imagecodecs
 
     samples = decode(name, "BMP", imagecodecs.bmp_decode, data)
+    # Headers below 56 bytes have three masks; imagecodecs takes what follows them, a pixel, as that of alpha.
+    if bits == 32 and compression == 3 and header < 56:
+        samples = np.ascontiguousarray(samples[..., :3])
     photometric = "palette" if bits <= 8 else "rgb"
     return Raster(grey_of(samples), 255, 8, photometric, colour=colour_of(samples))

@@ -51,6 +51,9 @@ LIBTIFF = frozenset(
 # JPEG 2000, also of Aperio (33003 in YCbCr); libtiff does not know it.
 APERIO_YCBCR = 33003
 JPEG_2000 = frozenset({APERIO_YCBCR, 33004, 33005, 34712})
+JPEG = frozenset({6, 7})
+# What libtiff applies of an orientation where it renders the pixels: which axes it reverses.
+FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 
 MAX_PAGES = 1000
 MAX_CODESTREAMS = 10_000
@@ -107,9 +110,7 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
     if compression in JPEG_2000:
         samples = _jpeg2000(name, data, page, limits)
     else:
-        import imagecodecs
-
-        samples = decode(name, "TIFF", partial(imagecodecs.tiff_decode, index=number), data)
+        samples = _libtiff(name, data, number, page)
     if channels > 1 and page.first(PLANAR, 1) == 2 and samples.ndim == 3 and samples.shape[0] == channels:
         samples = np.moveaxis(samples, 0, -1)
     if samples.shape[:2] != (height, width) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
@@ -125,6 +126,18 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
         inverse=photometric == WHITE_IS_ZERO,
         colour=_colour(samples, page),
     )
+
+
+def _libtiff(name: str, data: bytes, number: int, page: _Directory) -> npt.NDArray[Any]:
+    """Decode a page as it is stored: of some kinds libtiff has applied orientation and polarity already."""
+    import imagecodecs
+
+    samples = decode(name, "TIFF", partial(imagecodecs.tiff_decode, index=number), data)
+    photometric = page.first(PHOTOMETRIC)
+    if photometric in {CMYK, YCBCR} or page.first(COMPRESSION) in JPEG:
+        samples = np.flip(samples, FLIPS.get(page.first(ORIENTATION, 1), ()))
+        samples = ~samples if photometric == WHITE_IS_ZERO else samples
+    return np.ascontiguousarray(samples)
 
 
 def _jpeg2000(name: str, data: bytes, page: _Directory, limits: Limits) -> npt.NDArray[Any]:

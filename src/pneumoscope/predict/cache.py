@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ DEFAULT_MAX_BYTES = 4_000_000_000
 KEPT_SHARE = 0.9
 
 SHAPES = "shapes.json"
+# RuntimeError and zlib.error: zipfile, where the bytes state another compression or a password.
+DAMAGED = (
+    *(OSError, ValueError, LookupError, AttributeError, TypeError, EOFError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -102,7 +108,7 @@ class ImageCache:
         path = self._path(key)
         try:
             entry = _unpack(_read(path))
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
+        except DAMAGED:
             return None
         with contextlib.suppress(OSError):  # an entry of another user, that may be read only
             os.utime(path)
