@@ -14,6 +14,8 @@ images takes 50 minutes on two cores, two minutes on a GPU. Finished trainings a
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +37,7 @@ from pneumoscope.training.networks import build_recipe_network
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe, load_recipe
 
-SCORES_FILE = "scores.npz"
+SCORES_FILE, IMAGES_FILE = "scores.npz", "images.json"
 
 
 class Lines(Progress):
@@ -112,20 +114,36 @@ def trained(recipe: Recipe, train: Packed, val: Packed, evaluated: Packed, out: 
     """Train, or read what was trained before; return the log-odds of the target, shape (N,)."""
     run = out / f"{recipe.name}-{recipe.seed}"
     stored = run / SCORES_FILE
+    check_images(run, recipe, train, evaluated)
     if not stored.exists():
-        run.mkdir(parents=True, exist_ok=True)
         print(run, flush=True)
         fabric = make_fabric()
         network = build_recipe_network(recipe)
         network = fit(recipe, network, train, val, run, fabric=fabric, resume=True, progress=Lines())
         logits = predict_logits(network, evaluated.images, fabric).numpy()
         with replacing(stored, "wb") as file:
-            np.savez(file, logits=logits, recipe=recipe.sha256, trained_on=len(train))
+            np.savez(file, logits=logits)
     with np.load(stored) as found:
-        if (str(found["recipe"]), int(found["trained_on"])) != (recipe.sha256, len(train)):
-            raise SystemExit(f"{run}: is of another recipe or other images; use another --out")
         logits = found["logits"]
     return log_odds(logits, recipe.target_mask)
+
+
+def check_images(run: Path, recipe: Recipe, train: Packed, evaluated: Packed) -> None:
+    """Write what a run is trained and evaluated on, or check that it is what was written."""
+    trained_on = hashlib.sha256(train.images.tobytes())
+    trained_on.update(train.possible.tobytes())
+    facts = {
+        "recipe": recipe.sha256,
+        "trained_on": trained_on.hexdigest(),
+        "evaluated": [record.path for record in evaluated.records],
+    }
+    path = run / IMAGES_FILE
+    if not run.exists():
+        run.mkdir(parents=True)
+        with replacing(path) as file:
+            json.dump(facts, file)
+    elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != facts:
+        raise SystemExit(f"{run}: is of another recipe, or of other images or their order; use another --out")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pneumoscope.data.manifest import Record
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.samples import samples_folder
 from pneumoscope.domain import Target
+from pneumoscope.training.dataset import Packed
 from pneumoscope.training.recipe import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -88,6 +89,25 @@ def test_bundles_are_compared_across_sources_where_one_lacks_a_side(script) -> N
     assert rows[-1][0] == "well, normal (3)"
     with pytest.raises(SystemExit, match="--reference sick: no normal image of this source"):
         table.alarms(records, scores, target, "sick")
+
+
+def test_scores_of_a_run_are_of_the_images_in_their_order(script, tmp_path) -> None:
+    check, recipe = script("left_out").check_images, load_recipe("phantom")
+
+    def images(*numbers: int, grey: int = 0) -> Packed:
+        pixels = np.full((len(numbers), 1, 4, 4), grey, np.uint8)
+        records = tuple(Record(f"{n}.png", "normal", f"p{n}") for n in numbers)
+        return Packed(pixels, np.ones((len(numbers), 1), np.bool_), records)
+
+    check(tmp_path / "run", recipe, images(1, 2), images(3, 4))
+    check(tmp_path / "run", recipe, images(1, 2), images(3, 4))
+    for train, evaluated in (
+        (images(1, 2), images(4, 3)),
+        (images(1, 2), images(3)),
+        (images(1, 2, grey=1), images(3, 4)),
+    ):
+        with pytest.raises(SystemExit, match="of other images or their order; use another --out"):
+            check(tmp_path / "run", recipe, train, evaluated)
 
 
 def test_recipes_are_compared_on_a_source_that_was_left_out(script, tmp_path, monkeypatch, capsys) -> None:

@@ -155,6 +155,11 @@ def test_folds_are_stratified_whatever_the_order():
     assert any(not np.array_equal(a, b) for a, b in zip(folds(manifest, 5, seed=3), held_out, strict=True))
 
 
+def test_folds_take_a_date_as_their_seed():
+    """Above 32 bits, which is what scikit-learn takes."""
+    assert len(folds(made(), 5, seed=20250101123000)) == 5
+
+
 @settings(max_examples=60)
 @given(
     labels=st.lists(st.sampled_from(["normal", "viral", "rare", "rarer"]), min_size=2, max_size=30),

@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pneumoscope.data.folder import load
 from pneumoscope.errors import RecipeError
-from pneumoscope.experiment import Experiment, run_experiment
+from pneumoscope.experiment import Experiment, divide, run_experiment
 from pneumoscope.experiment import run as run_module
-from pneumoscope.experiment.cross_fitted import mean_of_teachers
+from pneumoscope.experiment.cross_fitted import _with_network, mean_of_teachers
 from pneumoscope.training import cross_fit as cross_fit_module
-from pneumoscope.training.recipe import Distillation
+from pneumoscope.training.recipe import Distillation, Phase
 from tiny_runs import Steps, rejected, small
 
 CROSS_FITTED = {"networks": ["custom-cnn"], "folds": 2, "epochs": 1}
@@ -77,6 +78,24 @@ def test_a_network_that_cannot_be_built_stops_before_the_first_is_trained(data, 
     message = rejected(Experiment(recipe, data, tmp_path / "run"), RecipeError)
     assert "timm has no 'no_such_network'" in message
     assert not (tmp_path / "run" / "cross-fitted").exists()
+
+
+def test_a_fold_of_one_kind_of_image_stops_before_the_first_teacher(data, tmp_path):
+    manifest = divide(load(data), student().split)
+    normals = [one.path for one in manifest.subset("train").records if one.label == "normal"]
+    kept = [one for one in manifest.records if one.path not in normals[1:]]
+    manifest.with_records(kept).write(tmp_path / "split.csv")
+    message = rejected(Experiment(student(), tmp_path / "split.csv", tmp_path / "run"))
+    assert "has images with the target only, or without it only; use fewer folds" in message
+
+
+def test_another_network_than_that_of_the_weights_starts_from_scratch():
+    phase = Phase(epochs=1, lr=1e-5, scratch_lr=0.01, frozen="backbone")
+    recipe = student().model_copy(update={"phases": (phase,)})
+    assert _with_network(recipe, "custom-cnn") == recipe
+    assert _with_network(recipe, "resnet18").phases == (Phase(epochs=1, lr=0.01),)
+    pretrained = recipe.network.model_copy(update={"pretrained": True})
+    assert _with_network(recipe.model_copy(update={"network": pretrained}), "resnet18").phases == (phase,)
 
 
 def test_the_mean_is_of_those_that_predict_an_image():

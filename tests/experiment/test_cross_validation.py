@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from pneumoscope.experiment.cross_validation import (
     SCORES_FILE,
     _check_thresholds,
     _HeldOut,
+    _parts,
     cross_validate,
 )
+from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
 from pneumoscope.training.recipe import Recipe
 
@@ -36,13 +39,12 @@ RECIPE = Recipe.model_validate(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """48 phantoms; the normals are from two series."""
+    """48 phantoms; the normals are from two series of other children."""
     folder = tmp_path_factory.mktemp("data")
     manifest = write_phantoms(folder / "phantoms", n=48, size=64, seed=3)
-    normals = iter(range(48))
 
     def with_series(record: Record) -> Record:
-        series = ("a", "b")[next(normals) % 2] if record.label == "normal" else "ill"
+        series = ("a" if record.patient_id <= "IM-0005" else "b") if record.label == "normal" else "ill"
         return dataclasses.replace(record, split="", source=series)
 
     manifest = manifest.with_records(tuple(with_series(record) for record in manifest.records))
@@ -97,7 +99,7 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(result, data):
 def test_a_source_is_left_out_of_training(data, tmp_path):
     found = cross_validate(Experiment(RECIPE, data, tmp_path), count=3, sources=("b",))
     part = found.parts["b"]
-    assert part["images"] == 8
+    assert part["images"] == 9
     assert part["sensitivity"] is None
     assert 0 <= part["specificity"] <= 1
     assert 0 <= part["auroc"] <= 1
@@ -117,8 +119,8 @@ def test_an_interrupted_part_goes_on_with_its_own_images_only(data, tmp_path, mo
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr("pneumoscope.training.cross_fit.fit", begin)
-        cross_validate(Experiment(RECIPE, data, tmp_path), sources=("a",))
-    for change in ({"sources": ("b",)}, {"count": 3}):
+        cross_validate(Experiment(RECIPE, data, tmp_path), count=3, sources=("a",))
+    for change in ({"count": 3, "sources": ("b",)}, {"count": 4}):
         with pytest.raises(DataError, match="started with other folds, sources"):
             cross_validate(Experiment(RECIPE, data, tmp_path), **change)
 
@@ -147,12 +149,64 @@ def test_an_unknown_source_is_named(data, tmp_path):
 
 
 def test_images_for_the_threshold_of_a_source_are_of_both_kinds():
-    sources, truth = ("a", "a", "b", "c"), np.array([True, False, True, False])
-    records = tuple(Record(f"{n}.png", "normal", f"p{n}", source=one) for n, one in enumerate(sources))
-    manifest = Manifest(records, Path())
-    _check_thresholds(manifest, truth, {"a": np.arange(4)})
+    truth = np.array([True, False, True, False])
+    _check_thresholds(Path(), truth, {"a": np.array([2, 3])})
     with pytest.raises(DataError, match="a: the images held out with it, for its threshold"):
-        _check_thresholds(manifest, truth, {"a": np.arange(3)})
+        _check_thresholds(Path(), truth, {"a": np.array([2])})
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_patient_of_a_left_out_source_known_only_by_a_copy_is_held_out_whole(data, tmp_path, seed):
+    """Another source has a copy of an image, and one more of the same child under its own identifier."""
+    manifest = Manifest.read(data)
+    of_source = next(record for record in manifest.records if record.source == "a")
+    shutil.copy(manifest.resolve(of_source), tmp_path / "copy.jpeg")
+    other = write_phantoms(tmp_path / "other", n=3, size=64, seed=9)
+    paths = [tmp_path / "copy.jpeg", other.resolve(other.records[0])]
+    both = [Record(str(path), of_source.label, "7", source="c") for path in paths]
+    own = [dataclasses.replace(record, path=str(manifest.resolve(record))) for record in manifest.records]
+    joined = manifest.with_records([*own, *both])
+    parts, others = _parts(joined, 3, ("a",), seed, Progress())
+    related = {len(own), len(own) + 1}
+    assert related <= set(parts["a"].tolist())
+    assert not related & set(others["a"].tolist())
+    assert set(others["a"].tolist()) < set(parts["a"].tolist())
+
+
+def held_out(labels, sources, parts):
+    """Images by random logits; the classes that a label leaves open are 1."""
+    names = {(1, 0, 0): "normal", (0, 1, 0): "bacterial", (0, 0, 1): "viral", (0, 1, 1): "pneumonia"}
+    records = tuple(
+        Record(f"{n}.png", names[one], f"p{n}", source=source)
+        for n, (one, source) in enumerate(zip(labels, sources, strict=True))
+    )
+    packed = Packed(np.zeros((len(records), 1, 8, 8), np.uint8), np.array(labels, np.bool_), records)
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(size=(len(part), 3)) for part in parts.values()]
+    return _HeldOut(packed, RECIPE.resolved(["normal", "bacterial", "viral"]), parts, logits)
+
+
+def test_related_images_of_another_source_do_not_choose_the_threshold():
+    labels = [(1, 0, 0), (0, 1, 0), (0, 0, 1)] * 6
+    images = held_out(labels, ["a"] * 6 + ["c"] * 12, {"a": np.arange(18)})
+    found = images.by_source({"a": np.arange(9, 18)}).parts["a"]
+    assert (found["images"], found["others"]["images"]) == (6, 9)
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ((0, 0, 1), {"normal": 8, "bacterial": 8, "viral": 8}),
+        # As `evaluate` counts them.
+        ((0, 1, 1), {"normal": 8, "pneumonia": 16}),
+    ],
+)
+def test_a_label_that_names_only_the_target_counts_as_no_subtype(last, expected):
+    labels = [(1, 0, 0), (0, 1, 0), last] * 8
+    images = held_out(labels, ["a"] * 24, {"one": np.arange(12), "two": np.arange(12, 24)})
+    found = images.by_fold()
+    assert found.metrics.images_by_class == expected
+    assert 0 <= found.metrics.detection.auroc.value <= 1
 
 
 def test_a_name_that_is_no_text_does_not_end_the_work(tmp_path):

@@ -180,6 +180,26 @@ def test_other_images_of_a_held_out_patient_are_not_trained_on(data, tmp_path):
     assert not held_out & {record.patient_id for record in added.records}
 
 
+def test_a_held_out_patient_known_only_by_a_copy_is_left_out_whole(data, tmp_path):
+    """The second hospital has a test image, and another of the same child under an identifier of its own."""
+    manifest = divide(load(data), RECIPE.split)
+    held_out = cv2.imread(str(manifest.resolve(manifest.subset("test").records[0])), cv2.IMREAD_GRAYSCALE)
+    more = write_phantoms(tmp_path / "more", n=3, size=64, seed=9)
+    cv2.imwrite(str(tmp_path / "more" / "copy.bmp"), held_out)
+    first, second, third = more.records
+    more = more.with_records(
+        dataclasses.replace(record, patient_id=patient, split="", sha256="", source="b")
+        for record, patient in (
+            (dataclasses.replace(first, path="copy.bmp"), "7"),
+            (second, "7"),
+            (third, "8"),
+        )
+    )
+    more.write(tmp_path / "more" / "more.csv")
+    added = additional_images(tmp_path / "more" / "more.csv", manifest)
+    assert [record.path for record in added.records] == [third.path]
+
+
 def test_by_patient_copies_of_an_image_stay_on_one_side_and_by_random_not(tmp_path):
     """Every image has a copy of a patient of its own, at another compression."""
     rng = np.random.default_rng(0)

@@ -17,7 +17,8 @@ from pneumoscope.experiment import run as experiment_module
 from pneumoscope.experiment.images import additional_images, with_additional
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.distil import teacher_probabilities
-from pneumoscope.training.recipe import Distillation, Tasks
+from pneumoscope.training.processes import make_fabric
+from pneumoscope.training.recipe import Distillation, Phase, Tasks
 from tiny_runs import RECIPE, Steps
 
 
@@ -116,6 +117,19 @@ def test_weights_are_of_the_student_and_not_of_its_teacher(taught, monkeypatch, 
     with pytest.raises(Begun):
         run(dataclasses.replace(experiment, out=tmp_path / "run", weights=weights))
     assert [teacher.weights for teacher in teachers] == [None]
+
+
+def test_no_layer_of_a_teacher_that_starts_from_scratch_is_frozen(monkeypatch, tmp_path):
+    phase = Phase(epochs=2, lr=1e-5, scratch_lr=0.01, frozen="backbone")
+    teacher = RECIPE.model_copy(update={"name": "teacher", "phases": (phase,)})
+    (tmp_path / "teacher.yaml").write_text(teacher.to_yaml(), encoding="utf-8")
+    distillation = Distillation(teacher=str(tmp_path / "teacher.yaml"))
+    student = RECIPE.model_copy(update={"distillation": distillation})
+    trained = []
+    monkeypatch.setattr(experiment_module, "run_experiment", lambda one, _: trained.append(one.recipe))
+    experiment = Experiment(student, tmp_path, tmp_path / "run", teacher_epochs=1)
+    experiment_module._teachers(experiment, Manifest((), tmp_path), make_fabric("cpu"), Steps())
+    assert [one.phases for one in trained] == [(Phase(epochs=1, lr=0.01),)]
 
 
 def test_additional_images_are_trained_on_and_never_evaluated(taught):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from pneumoscope.data.manifest import Record
+from pneumoscope.errors import DataError
 from pneumoscope.training import cross_fit as module
 from pneumoscope.training.cross_fit import cross_fit
 from pneumoscope.training.dataset import Packed
+from pneumoscope.training.networks import build_recipe_network, save_weights
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe
 
@@ -34,20 +38,45 @@ def test_the_hash_of_what_a_run_is_started_with_is_written_whole_or_not_at_all(t
     assert not list(tmp_path.iterdir())
 
 
-def test_a_part_that_was_interrupted_while_it_was_written_is_done_again(tmp_path, monkeypatch):
+PARTS = {"fold 1 of 1": np.arange(4)}
+
+
+@pytest.fixture
+def packed():
     labels = np.arange(12) % 2
     grey = np.random.default_rng(0).integers(0, 256, (12, 1, 16, 16), dtype=np.uint8)
     records = tuple(Record(f"{n}.png", RECIPE.classes[label], f"p{n}") for n, label in enumerate(labels))
-    packed = Packed(grey, np.eye(2, dtype=bool)[labels], records)
-    parts = {"fold 1 of 1": np.arange(4)}
+    return Packed(grey, np.eye(2, dtype=bool)[labels], records)
 
+
+def test_a_part_that_was_interrupted_while_it_was_written_is_done_again(packed, tmp_path, monkeypatch):
     def killed(file, **_):
         file.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module.np, "savez", killed)
-        cross_fit(RECIPE, packed, parts, tmp_path, fabric=make_fabric("cpu"))
-    (logits,) = cross_fit(RECIPE, packed, parts, tmp_path, fabric=make_fabric("cpu"))
+        cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=make_fabric("cpu"))
+    (logits,) = cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=make_fabric("cpu"))
     assert logits.shape == (4, 2)
     assert [one.name for one in (tmp_path / "part-1").glob("held-out*")] == ["held-out.npz"]
+
+
+def test_a_finished_part_is_of_the_same_images_recipe_and_weights(packed, tmp_path, monkeypatch):
+    fabric, out, weights = make_fabric("cpu"), tmp_path / "out", tmp_path / "1.safetensors"
+    for seed in (1, 2):
+        network = build_recipe_network(RECIPE.model_copy(update={"seed": seed}))
+        save_weights(network, tmp_path / f"{seed}.safetensors")
+    (first,) = cross_fit(RECIPE, packed, PARTS, out, fabric=fabric, weights=weights)
+    monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("trained again"))
+    (again,) = cross_fit(RECIPE, packed, PARTS, out, fabric=fabric, weights=weights)
+    assert np.array_equal(first, again)
+    message = "started with other folds, sources, --weights or another recipe; use another --out"
+    for recipe, other in ((RECIPE, tmp_path / "2.safetensors"), (RECIPE.with_epochs(2), weights)):
+        with pytest.raises(DataError, match=message):
+            cross_fit(recipe, packed, PARTS, out, fabric=fabric, weights=other)
+    less_certain = dataclasses.replace(packed, possible=packed.possible | [True, False])
+    more_certain = dataclasses.replace(packed, possible=packed.possible | [False, True])
+    for changed in (less_certain, more_certain):
+        with pytest.raises(DataError, match="started with other images"):
+            cross_fit(RECIPE, changed, PARTS, out, fabric=fabric, weights=weights)

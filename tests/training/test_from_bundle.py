@@ -15,7 +15,7 @@ from pneumoscope.model.manifest import Provenance
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training.batch_norms import measure_batch_norms
 from pneumoscope.training.export import export_bundle
-from pneumoscope.training.networks import build_network
+from pneumoscope.training.networks import build_network, freeze
 from pneumoscope.training.recipe import NetworkSpec, Recipe, load_recipe
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -94,6 +94,7 @@ def test_the_shipped_network_can_be_trained_on():
     )
     bundle = load_bundle(default_bundle_path())
     images = packed(2, bundle.manifest.input.size)
+    assert freeze(network, "backbone") == network.head.weight.numel() + network.head.bias.numel()
     expected = OnnxRuntime(bundle.model_path)(images.astype(np.float32) / 255, ("logits", "features"))
     for found, one in zip(outputs(network, images), expected, strict=True):
         assert relative(found, one) < 1e-3

@@ -77,6 +77,17 @@ def test_freezing_counts_convolutions_from_the_input(vgg19):
     assert freeze(network, "none") == everything, "what was frozen thaws"
 
 
+def test_a_pyramid_that_no_checkpoint_has_is_not_frozen(tmp_path):
+    save_file(timm_model().state_dict(), tmp_path / "w.safetensors")
+    network = build_network(TINY.model_copy(update={"pyramid": 8}), 2, weights=tmp_path / "w.safetensors")
+    freeze(network, "backbone")
+    trained = {name.rsplit(".", 2)[0] for name, one in network.named_parameters() if one.requires_grad}
+    assert trained == {"backbone.fine", "backbone.coarse", "backbone.join", "head"}
+    set_training(network)
+    assert network.backbone.join[1].training
+    assert not network.backbone.model.bn1.training
+
+
 def test_norms_of_every_kind_thaw_after_a_phase_that_froze_all():
     network = build_network(NetworkSpec(name="convnext_atto"), 3)
     everything = freeze(network, "none")
@@ -158,6 +169,10 @@ def test_an_unknown_network_is_one_line_with_a_guess(name, hint):
         NetworkSpec(name="vit_tiny_patch16_224"),  # takes one size alone
         NetworkSpec(name="swinv2_cr_tiny_224"),
         NetworkSpec(name="mixer_s32_224"),
+        NetworkSpec(name="resnet10t", options={"output_stride": 4}),  # timm asserts another
+        NetworkSpec(name="resnet10t", options={"channels": [8, 16]}),
+        NetworkSpec(name="resnet10t", options={"features_only": True}),
+        NetworkSpec(name="custom-cnn", channels=1, options={"widths": [-1]}),
     ],
 )
 def test_a_network_that_cannot_be_used_is_one_line(spec):
@@ -172,6 +187,13 @@ def test_an_image_too_small_for_the_network_is_one_line():
     assert network.training
     with pytest.raises(RecipeError, match=r"^input.size: 16 pixels are too few"):
         check_size(network, 16)
+
+
+def test_an_image_of_another_size_than_a_transformer_takes_is_one_line():
+    network = build_network(NetworkSpec(name="vit_tiny_patch16_224", pyramid=8), 2)
+    with pytest.raises(RecipeError, match=r"^input.size: this network takes no 128 pixels") as caught:
+        check_size(network, 128)
+    assert "\n" not in str(caught.value)
 
 
 # Weights
@@ -312,6 +334,7 @@ def test_a_run_continues_from_the_whole_network_of_another(tmp_path):
     images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network.eval()(images)[0], again.eval()(images)[0])
     assert "model.safetensors, sha256" in again.weights_source
+    assert freeze(again, "backbone") == again.head.weight.numel() + again.head.bias.numel()
     with pytest.raises(RecipeError, match="does not hold the weights of this recipe's network"):
         build_network(spec, 4, weights=tmp_path / "model.safetensors")
 

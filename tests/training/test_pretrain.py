@@ -6,10 +6,10 @@ import torch
 
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
-from pneumoscope.training.networks import build_network
+from pneumoscope.training.networks import build_network, freeze
 from pneumoscope.training.pretrain import PRETRAINED_FILE, pretrain
 from pneumoscope.training.processes import make_fabric
-from pneumoscope.training.recipe import Recipe
+from pneumoscope.training.recipe import NetworkSpec, Recipe
 
 RECIPE = Recipe.model_validate(
     {
@@ -83,6 +83,21 @@ def test_a_finished_pretraining_is_taken_up(tmp_path, fabric):
     again = pretrain(RECIPE, fresh(), blobs(), tmp_path, fabric=fabric, progress=Never())
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_a_network_of_a_bundle_is_measured_before_the_pretraining_and_not_after(tmp_path, fabric):
+    for _ in ("trained", "taken up"):
+        network = fresh()
+        network.unmeasured = True
+        assert not pretrain(RECIPE, network, blobs(), tmp_path, fabric=fabric).unmeasured
+
+
+def test_a_pyramid_that_was_pretrained_may_be_frozen(tmp_path, fabric):
+    options = {"channels": [8, 8, 8, 8], "stem_width": 8}
+    spec = {"name": "resnet10t", "channels": 1, "pyramid": 8, "options": options}
+    network = build_network(NetworkSpec.model_validate(spec), 2, seed=0)
+    pretrain(RECIPE, network, blobs(), tmp_path, fabric=fabric)
+    assert freeze(network, "backbone") == network.head.weight.numel() + network.head.bias.numel()
 
 
 def test_pretrained_weights_of_other_images_or_another_recipe_are_not_taken_up(tmp_path, fabric):

@@ -157,5 +157,6 @@ def test_two_processes_do_what_one_does(tmp_path):
         [[1, 3, 5, 7], [9, 11, 13, 15], [17]],
     )
     assert first["read"] == first["pretrained"]
-    for name in ("shared", "network", "restored", "pretrained", "read"):
+    assert first["random_pyramid"]
+    for name in ("shared", "network", "random_pyramid", "restored", "pretrained", "read"):
         assert first[name] == second[name], name

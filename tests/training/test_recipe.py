@@ -223,6 +223,22 @@ def test_populations_are_read_and_written(tmp_path):
     assert Recipe.model_validate(SMALL).sha256 != recipe.sha256
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([{"name": "adults"}, {"name": "adults", "views": ["PA"]}], "each name must be listed once"),
+        ([{"ages": [18, None]}], "each needs a name other than 'any'"),
+    ],
+)
+def test_populations_have_names_of_their_own(tmp_path, given, message):
+    """A bundle finds their calibrations by these."""
+    assert fault(tmp_path, {"populations": given}) == f"populations: {message}"
+
+
+def test_a_seed_below_zero_is_named(tmp_path):
+    assert fault(tmp_path, {"split": {"seed": -1}}).startswith("split.seed: ")
+
+
 def test_a_missing_key_is_named(tmp_path):
     without = {name: value for name, value in SMALL.items() if name != "network"}
     assert fault(tmp_path, yaml.safe_dump(without)) == "the key 'network' is missing"

@@ -14,7 +14,7 @@ from torch import nn
 from pneumoscope.errors import DataError, OtherProcessError
 from pneumoscope.training import processes
 from pneumoscope.training.global_norm import shared_batch_statistics
-from pneumoscope.training.networks import build_network
+from pneumoscope.training.networks import Network, build_network
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import make_fabric, own_parts, shared, shared_network
 from pneumoscope.training.recipe import Recipe
@@ -80,11 +80,13 @@ def main(result: Path) -> None:
     except (DataError, OtherProcessError) as error:
         found["error"] = type(error).__name__
 
-    network = shared_network(
-        fabric,
-        lambda: build_network(RECIPE.network, 2, seed=1),
-        lambda: build_network(RECIPE.network, 2, seed=2),
-    )
+    def built() -> Network:
+        network = build_network(RECIPE.network, 2, seed=1)
+        network.random_pyramid = True  # known from weights that only the first process reads
+        return network
+
+    network = shared_network(fabric, built, lambda: build_network(RECIPE.network, 2, seed=2))
+    found["random_pyramid"] = network.random_pyramid
     found["network"] = float(network.head.weight.detach().sum())
 
     batches = [

@@ -107,7 +107,7 @@ def folds(
     number: dict[int, int] = {}
     members = [number.setdefault(group_of[i], len(number)) for i in order]
     strata = _strata([manifest.records[i].label for i in order], k)
-    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed % 2**32)  # it takes no larger one
     parts = splitter.split(np.zeros(len(order)), strata, members)
     return [np.sort(np.asarray(order, dtype=np.intp)[held_out]) for _, held_out in parts]
 

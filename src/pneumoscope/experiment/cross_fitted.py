@@ -16,6 +16,7 @@ from pneumoscope.model.manifest import Calibrator
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.training.cross_fit import cross_fit
+from pneumoscope.training.dataset import check_held_out
 from pneumoscope.training.networks import build_recipe_network, check_size
 from pneumoscope.training.processes import shared
 from pneumoscope.training.recipe import Recipe
@@ -41,7 +42,7 @@ def cross_fitted_probabilities(
     RecipeError
         If one of the networks cannot be built, before the first is trained.
     DataError
-        If there are fewer patients than folds.
+        If there are fewer patients than folds, or a fold has images with the target only, or without it.
     """
     experiment, train_set = prepared.origin.experiment, prepared.train_set
     student, out = experiment.recipe, experiment.out / CROSS_FITTED_FOLDER
@@ -82,16 +83,20 @@ def _parts(prepared: Prepared, count: int, progress: Progress) -> dict[str, npt.
     """Return folds of the packed training images; a patient, and copies of an image, are in one."""
     images = prepared.images.with_records(prepared.train_set.records)
     copies = inspect(images, progress=progress).groups
-    parts = folds(images, count, prepared.origin.experiment.recipe.split.seed, duplicates=copies)
-    return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}
+    recipe = prepared.origin.experiment.recipe
+    found = folds(images, count, recipe.split.seed, duplicates=copies)
+    parts = {f"fold {number} of {count}": part for number, part in enumerate(found, start=1)}
+    check_held_out(images.root, recipe.target_mask[prepared.train_set.labels], parts)
+    return parts
 
 
 def _with_network(student: Recipe, name: str) -> Recipe:
-    """Return the recipe with another network; options are those of a backbone, and stay with it."""
+    """Return the recipe with another network; options, and weights from a file, stay with their backbone."""
     if name == student.network.name:
         return student
     network = student.network.model_copy(update={"name": name, "options": {}})
-    return student.model_copy(update={"network": network})
+    other = student.model_copy(update={"network": network})
+    return other if network.pretrained else other.from_scratch()
 
 
 def _check_networks(recipes: Sequence[Recipe], weights: Sequence[Path | None]) -> None:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from pneumoscope.data.audit import inspect
 from pneumoscope.data.drafts import replacing
 from pneumoscope.data.folder import load
+from pneumoscope.data.labels import classes_with_target
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.split import folds
+from pneumoscope.data.split import folds, group_records
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.calibration import fit_calibration
 from pneumoscope.evaluation.metrics import evaluate_scores
@@ -98,14 +99,14 @@ def cross_validate(
     fabric = make_fabric()
     if not fabric.is_global_zero:
         progress = Progress()  # the first process shows the progress of all
-    recipe, packed, parts = shared(fabric, lambda: _prepared(experiment, count, sources, progress))
+    recipe, packed, parts, others = shared(fabric, lambda: _prepared(experiment, count, sources, progress))
     out = experiment.out
     logits = cross_fit(
         recipe, packed, parts, out, fabric=fabric, weights=experiment.weights, progress=progress
     )
     progress.step("evaluating")
     held_out = _HeldOut(packed, recipe, parts, [part.astype(np.float64) for part in logits])
-    result = held_out.by_source() if sources else held_out.by_fold()
+    result = held_out.by_source(others) if sources else held_out.by_fold()
     if fabric.is_global_zero:
         content = {
             "recipe": recipe.name,
@@ -121,8 +122,8 @@ def cross_validate(
 
 def _prepared(
     experiment: Experiment, count: int, sources: tuple[str, ...], progress: Progress
-) -> tuple[Recipe, Packed, dict[str, Positions]]:
-    """Return the recipe with classes and target, the images, and the parts to hold out in turn."""
+) -> tuple[Recipe, Packed, dict[str, Positions], dict[str, Positions]]:
+    """Return the recipe with classes and target, the images, and what `_parts` returns."""
     manifest = load(experiment.data, progress=progress)
     experiment = resolved(experiment, manifest)
     recipe, out = experiment.recipe, experiment.out
@@ -141,12 +142,11 @@ def _prepared(
     write_left_out(out, left_out)
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
-    parts = _parts(manifest, count, sources, recipe.split.seed, progress)
+    parts, others = _parts(manifest, count, sources, recipe.split.seed, progress)
     truth = recipe.target_mask[packed.labels]
     check_held_out(manifest.root, truth, parts)
-    if sources:
-        _check_thresholds(manifest, truth, parts)
-    return recipe, replace(packed, left_out=left_out), parts
+    _check_thresholds(manifest.root, truth, others)
+    return recipe, replace(packed, left_out=left_out), parts, others
 
 
 def _begin(out: Path, recipe: Recipe) -> None:
@@ -163,38 +163,40 @@ def _begin(out: Path, recipe: Recipe) -> None:
 
 def _parts(
     manifest: Manifest, count: int, sources: tuple[str, ...], seed: int, progress: Progress
-) -> dict[str, Positions]:
-    """Return the parts to hold out in turn: folds of patients, or a source with a fold of the others."""
+) -> tuple[dict[str, Positions], dict[str, Positions]]:
+    """Return the parts to hold out in turn: folds of patients, or a source with a fold of the others.
+
+    Where sources are left out, also the images of that fold that are not related to the source, by source:
+    calibrator and threshold are fitted on these.
+    """
     groups = inspect(manifest, progress=progress).groups
     parts = folds(manifest, count, seed, duplicates=groups)
     if not sources:
-        return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}
+        return {f"fold {number} of {count}": part for number, part in enumerate(parts, start=1)}, {}
     found = np.array([record.source for record in manifest.records])
     if unknown := set(sources) - set(found.tolist()):
         known = ", ".join(sorted(set(found.tolist())))
         raise DataError(f"{manifest.root}: no image is from {', '.join(sorted(unknown))}; there are {known}")
-    held_out = {source: _with_related(manifest, found == source, groups) for source in sources}
-    return {source: np.union1d(np.flatnonzero(own), parts[0]) for source, own in held_out.items()}
+    related = {source: _with_related(manifest, found == source, groups) for source in sources}
+    held_out = {source: np.union1d(np.flatnonzero(own), parts[0]) for source, own in related.items()}
+    return held_out, {source: parts[0][~own[parts[0]]] for source, own in related.items()}
 
 
-def _check_thresholds(manifest: Manifest, truth: Bools, parts: dict[str, Positions]) -> None:
+def _check_thresholds(root: Path, truth: Bools, others: dict[str, Positions]) -> None:
     """Check that the images held out with a source, on which its threshold is chosen, are of both kinds."""
-    found = np.array([record.source for record in manifest.records])
-    for source, part in parts.items():
-        others = truth[part[found[part] != source]]
-        if others.all() or not others.any():
+    for source, chosen in others.items():
+        if truth[chosen].all() or not truth[chosen].any():
             raise DataError(
-                f"{manifest.root}: {source}: the images held out with it, for its threshold, have the target "
+                f"{root}: {source}: the images held out with it, for its threshold, have the target "
                 "only, or lack it; use fewer folds, or leave out another source"
             )
 
 
 def _with_related(manifest: Manifest, own: Bools, groups: list[list[int]]) -> Bools:
-    """Add the other images of the same patients, and copies of the images."""
-    patients = np.array([record.patient_id for record in manifest.records])
-    related = np.isin(patients, patients[own])
-    for group in groups:
-        related[group] |= related[group].any()
+    """Add the other images of the same patients, and copies of the images, also in a chain."""
+    related = own.copy()
+    for group in group_records(manifest, groups):
+        related[group] = own[group].any()
     return related
 
 
@@ -231,8 +233,8 @@ class _HeldOut:
         metrics = evaluate_scores(self._scored(probabilities), threshold=0.5)
         return CrossValidation(metrics, _measures(self.truth, decided), found)
 
-    def by_source(self) -> CrossValidation:
-        """Evaluate each source that was left out, beside the fold of the others that was held out with it.
+    def by_source(self, others: dict[str, Positions]) -> CrossValidation:
+        """Evaluate each source that was left out, beside the others of the fold that was held out with it.
 
         A source may have images with the target only, or without it only; its AUROC is then against the
         opposite images of the held-out fold.
@@ -241,16 +243,17 @@ class _HeldOut:
         source_of = np.array([record.source for record in self.packed.records])
         for (source, part), scores in zip(self.parts.items(), self.logits, strict=True):
             truth, own = self.truth[part], source_of[part] == source
-            calibrator, threshold = self._fitted(part[~own], scores[~own])
+            rest = np.isin(part, others[source])
+            calibrator, threshold = self._fitted(part[rest], scores[rest])
             p = self._p_target(calibrate(scores, calibrator, self.mask))
-            opposite = ~own & (truth != truth[own][0]) if len(set(truth[own].tolist())) == 1 else own
+            opposite = rest & (truth != truth[own][0]) if len(set(truth[own].tolist())) == 1 else own
             among = own | opposite
             found[source] = {
                 "images": int(own.sum()),
                 **_measures(truth[own], p[own] >= threshold),
                 "auroc": _auroc(p[among], truth[among]),
                 # No decisions: threshold and calibrator were chosen on these images.
-                "others": {"images": int((~own).sum()), "auroc": _auroc(p[~own], truth[~own])},
+                "others": {"images": int(rest.sum()), "auroc": _auroc(p[rest], truth[rest])},
             }
         return CrossValidation(None, {}, found)
 
@@ -282,10 +285,15 @@ class _HeldOut:
         return p
 
     def _scored(self, probabilities: Floats) -> ScoredSet:
-        records = self.packed.records
+        """Pair labels and probabilities; the target is one class where some labels leave its subtype open."""
+        records, classes, labels = self.packed.records, self.classes, self.packed.labels
+        if (self.packed.possible.sum(axis=1) > 1).any():
+            classes = classes_with_target(self.classes, self.target)
+            labels = np.where(self.mask, len(classes) - 1, np.cumsum(~self.mask) - 1)[labels]
+            probabilities = np.column_stack([probabilities[:, ~self.mask], self._p_target(probabilities)])
         return ScoredSet(
-            self.classes,
-            self.packed.labels,
+            classes,
+            labels,
             probabilities,
             tuple(record.patient_id for record in records),
             tuple(record.path for record in records),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pneumoscope.data.audit import inspect
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
-from pneumoscope.data.split import split
+from pneumoscope.data.split import group_records, split
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.model.bundle import default_bundle_path
@@ -106,8 +106,8 @@ def lung_segmenter(experiment: Experiment) -> Path | None:
 def additional_images(data: Path, manifest: Manifest, progress: Progress | None = None) -> Manifest:
     """Return the images of an additional data set that may be trained on.
 
-    Copies of a validation or test image, by content or by the patient of a DICOM header, and other images of
-    such a patient, of the same source and patient identifier, are left out.
+    Copies of a validation or test image, by content or by the patient of a DICOM header, and all images of
+    such a patient, of one source and patient identifier, are left out, also in a chain.
 
     Parameters
     ----------
@@ -120,24 +120,20 @@ def additional_images(data: Path, manifest: Manifest, progress: Progress | None 
     more = more.with_records(record for record in more.records if record.split in ("", "train"))
     held_out = [record for record in manifest.records if record.split in ("val", "test")]
     absolute = [
-        replace(record, path=str(part.resolve(record).resolve()))
+        replace(
+            record,
+            path=str(part.resolve(record).resolve()),
+            patient_id=f"{record.source}/{record.patient_id}",
+        )
         for part in (manifest.with_records(held_out), more)
         for record in part.records
     ]
     if len({record.path for record in absolute}) < len(absolute):
         raise DataError(f"{data}: lists validation or test images; give a data set of other images")
-    copies = {
-        position - len(held_out)
-        for group in inspect(more.with_records(absolute), progress=progress).groups
-        if min(group) < len(held_out)
-        for position in group
-    }
-    patients = {(record.source, record.patient_id) for record in held_out}
-    kept = [
-        record
-        for position, record in enumerate(more.records)
-        if position not in copies and (record.source, record.patient_id) not in patients
-    ]
+    both = more.with_records(absolute)
+    groups = group_records(both, inspect(both, progress=progress).groups)
+    related = {position for group in groups if min(group) < len(held_out) for position in group}
+    kept = [record for position, record in enumerate(more.records, len(held_out)) if position not in related]
     if lost := len(more) - len(kept):
         log.warning(
             "%s: %d images are copies of validation or test images, or of their patients, and are left out",

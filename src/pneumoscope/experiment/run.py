@@ -300,7 +300,7 @@ def _teachers(
     )
     teacher = replace(
         alike,
-        recipe=recipe if experiment.teacher_epochs is None else recipe.with_epochs(experiment.teacher_epochs),
+        recipe=changed_recipe(recipe, epochs=experiment.teacher_epochs),
         out=experiment.out / TEACHER_FOLDER,
         weights=None,  # they are of the student's network
         keras=False,

@@ -31,7 +31,7 @@ HUB_TIMEOUT = 10.0
 # hub's client for a failed download.
 _LOADING_ERRORS = (
     OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, EOFError, struct.error,
-    SafetensorError,
+    SafetensorError, AssertionError,
 )  # fmt: skip
 
 

@@ -64,22 +64,22 @@ def cross_fit(
     Raises
     ------
     DataError
-        If what is in `out` belongs to other images.
+        If what is in `out` belongs to other images, another recipe or other weights.
     """
     progress = progress or Progress()
     # What is evaluated decides neither which weights are kept nor how long is trained.
     last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
     images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
-    shared(fabric, lambda: images(packed.images, packed.labels))
-    started_from = np.frombuffer((input_hash(weights) or "").encode(), np.uint8)
+    shared(fabric, lambda: images(packed.images, packed.possible))
+    started_from = np.frombuffer(f"{last.sha256} {input_hash(weights)}".encode(), np.uint8)
     logits = []
     for number, (name, held_out) in enumerate(parts.items(), start=1):
         progress.step(f"training without {name}")
         run = out / f"part-{number}"
         stored = run / LOGITS_FILE
+        part = functools.partial(_same, run / PART_FILE, "other folds, sources, --weights or another recipe")
+        shared(fabric, functools.partial(part, held_out, started_from))
         if not shared(fabric, stored.exists):
-            part = functools.partial(_same, run / PART_FILE, "other folds, sources or --weights")
-            shared(fabric, functools.partial(part, held_out, started_from))
             train = packed.subset(np.setdiff1d(np.arange(len(packed)), held_out))
             evaluated = packed.subset(held_out)
             network = shared_network(

@@ -91,7 +91,7 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
     if features.shape != expected.shape or not relative_difference(expected, features.numpy()) <= TOLERANCE:
         raise _another_network(bundle, "features")
     network.weights_source = f"bundle {bundle.identity}"
-    network.unmeasured = True
+    network.unmeasured, network.random_pyramid = True, False
     network.train()
 
 

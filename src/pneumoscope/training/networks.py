@@ -86,6 +86,9 @@ class Network(nn.Module):
     ----------
     unmeasured : bool
         Whether its batch normalisations have no statistics yet; see `measure_once`.
+    random_pyramid : bool
+        Whether the layers that a pyramid adds to the backbone still have random weights; `freeze` leaves
+        these trainable.
     """
 
     mean: Tensor
@@ -105,6 +108,7 @@ class Network(nn.Module):
         super().__init__()
         self.weights_source = weights_source
         self.unmeasured = False
+        self.random_pyramid = isinstance(backbone, _Pyramid)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
@@ -176,7 +180,8 @@ def _drop_unused(features: _Features, channels: int) -> int:
     try:
         with torch.no_grad():
             found = features(torch.zeros(1, channels, 128, 128))
-    except (AssertionError, RuntimeError) as error:  # timm asserts a transformer's input size
+    # timm asserts a transformer's input size; options may leave no features, or layers that do not fit.
+    except (AssertionError, AttributeError, RuntimeError) as error:
         raise RecipeError(f"network.name: this network cannot be used ({short(error)})") from error
     for hook in hooks:
         hook.remove()
@@ -243,8 +248,10 @@ def build_network(
             raise RecipeError(f"network.pyramid: {CUSTOM_CNN} has none; leave it out, or name another")
         try:
             backbone: nn.Module = CustomCNN(spec.channels, **spec.options)
-        except TypeError as error:
-            raise RecipeError(f"network.options: {CUSTOM_CNN} takes only 'widths' ({error})") from error
+        except (TypeError, RuntimeError) as error:
+            raise RecipeError(
+                f"network.options: {CUSTOM_CNN} takes only 'widths', numbers above 0 ({short(error)})"
+            ) from error
         count = cast(int, backbone.num_features)
     else:
         starts_trained = requested or weights is not None
@@ -298,13 +305,15 @@ def check_size(network: Network, size: int) -> None:
     Raises
     ------
     RecipeError
-        If an image of `size` by `size` pixels leaves no feature map.
+        If an image of `size` by `size` pixels leaves no feature map, or the network takes another size only.
     """
     was_training = network.training
     try:
         _, features = network.eval()(torch.zeros(1, 1, size, size))
     except RuntimeError as error:
         raise RecipeError(f"input.size: {size} pixels are too few for this network") from error
+    except AssertionError as error:  # timm's, for a transformer of another input size
+        raise RecipeError(f"input.size: this network takes no {size} pixels ({short(error)})") from error
     if not features.numel():
         raise RecipeError(f"input.size: {size} pixels are too few for this network")
     network.train(was_training)
@@ -326,7 +335,7 @@ def freeze(network: Network, frozen: int | str) -> int:
     ----------
     frozen : int or {"none", "backbone"}
         Number of convolutional layers, counted from the input, that are not trained, or the whole backbone.
-        Batch normalisation after a frozen layer is frozen too.
+        Batch normalisation after a frozen layer is frozen too. The layers of a `random_pyramid` never are.
     """
     network.backbone.requires_grad_(True)  # includes norm layers that an earlier phase froze
     layers = [
@@ -339,6 +348,10 @@ def freeze(network: Network, frozen: int | str) -> int:
         layer.requires_grad_(not fixed)
     if frozen == "backbone":
         network.backbone.requires_grad_(False)
+    if network.random_pyramid:
+        pyramid = cast(_Pyramid, network.backbone)
+        for part in (pyramid.fine, pyramid.coarse, pyramid.join):
+            part.requires_grad_(True)
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
@@ -379,4 +392,5 @@ def load_weights(network: Network, path: Path) -> Network:
         network.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RecipeError(f"{path}: does not hold the weights of this recipe's network") from error
+    network.unmeasured = network.random_pyramid = False
     return network

@@ -119,6 +119,7 @@ def pretrain(
     if fabric.is_global_zero:
         save_weights(network, run / PRETRAINED_FILE, metadata=facts)
     fabric.barrier()
+    network.random_pyramid = False
     return network
 
 

@@ -176,16 +176,18 @@ def shared_network(fabric: Fabric, build: Callable[[], Network], like: Callable[
     """
     built: list[Network] = []
 
-    def weights() -> dict[str, npt.NDArray[Any]]:
+    def weights() -> tuple[dict[str, npt.NDArray[Any]], bool]:
         built.append(build())
-        return {name: value.cpu().numpy() for name, value in built[0].state_dict().items()}
+        state = {name: value.cpu().numpy() for name, value in built[0].state_dict().items()}
+        return state, built[0].random_pyramid
 
     if fabric.world_size == 1:
         return build()
-    state = shared(fabric, weights)
+    state, random_pyramid = shared(fabric, weights)
     if built:
         return built[0]
     network = like()
+    network.random_pyramid = random_pyramid  # it decides what all of them freeze
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
     return network
 

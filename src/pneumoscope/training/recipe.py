@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from pneumoscope.data.labels import PNEUMONIA_SUBTYPES
 from pneumoscope.data.yaml_text import read_yaml
-from pneumoscope.domain import Population, Target
+from pneumoscope.domain import ANY_POPULATION, Population, Target
 from pneumoscope.errors import RecipeError
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.training.augment import Augmentation
@@ -141,6 +141,11 @@ class Recipe(Strict):
                 raise ValueError("classes: each must be listed once")
         if self.target is not None:
             check_target(self.target, self.classes)
+        names = [population.name for population in self.populations]
+        if ANY_POPULATION in names:
+            raise ValueError(f"populations: each needs a name other than '{ANY_POPULATION}'")
+        if len(set(names)) != len(names):
+            raise ValueError("populations: each name must be listed once")
         return self
 
     def resolved(self, labels: Iterable[str] = ()) -> Recipe:

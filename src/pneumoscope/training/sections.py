@@ -87,7 +87,7 @@ class SplitSpec(Strict):
 
     method: Literal["patient", "random"] = "patient"
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _agrees(self) -> SplitSpec:
