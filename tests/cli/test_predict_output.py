@@ -54,6 +54,7 @@ def test_a_closed_pipe_is_not_blamed_on_the_results(bundle, folder, tmp_path):
     closed = f"{shlex.join(map(str, words))} | head -c 1"
     done = subprocess.run(closed, shell=True, capture_output=True, text=True, check=False)
     assert "error" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_closed_standard_input_is_wrong_use(predict, monkeypatch):

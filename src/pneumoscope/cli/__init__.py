@@ -86,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # of no part that could say more, as where a disk is full
         if shown.debug:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {place}{error.strerror or error} (--debug shows where)", err=True)
+        if not isinstance(error, BrokenPipeError):  # whoever reads the output has left, as `head` does
+            place = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"error: {place}{error.strerror or error} (--debug shows where)", err=True)
         _end_output()
         raise SystemExit(NOTHING_DONE) from error
     except KeyboardInterrupt as error:
@@ -103,7 +104,7 @@ def _run(words: list[str], *, of_process: bool) -> None:
         # None: those of the process, in which wildcards are resolved on Windows, whose shells do not.
         command(args=None if of_process else words, prog_name=PROGRAM)
     except SystemExit as left:
-        if isinstance(closed := left.__context__, BrokenPipeError):  # which typer ends with 1, without a line
+        if isinstance(closed := left.__context__, BrokenPipeError):  # which typer ends with 1
             raise closed from None
         if sys.stdout is not None:
             sys.stdout.flush()
