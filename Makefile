@@ -43,6 +43,8 @@ MASKS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-224)
 NIH ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/nih-adult)
 ADULTS ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/adults)
 NOT_CHEST ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/not-chest)
+# Normal adults of a hospital that nothing is trained on, for the card.
+UNKNOWN ?= $(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/lung-masks-adult/images)
 SHIPPED := src/pneumoscope/bundles/default
 MADE := build/bundle
 
@@ -60,7 +62,7 @@ help:
 	@echo 'make docs     build the documentation into build/docs'
 	@echo 'make screenshots  images of the documentation, from the running program; EVALUATED=folder of an evaluation'
 	@echo 'make tutorial run the walkthrough notebook and all commands of README and tutorial, and write their output'
-	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder NIH=folder ADULTS=folder NOT_CHEST=folder'
+	@echo 'make bundle   train the shipped model again; XRAYS=folder MASKS=folder NIH=folder ADULTS=folder NOT_CHEST=folder UNKNOWN=folder'
 	@echo 'make clean    remove what the others made, except $(VENV) and runs/'
 
 setup: $(INSTALLED)
@@ -156,9 +158,19 @@ tutorial: $(INSTALLED)
 	$(BIN)/python notebooks/build_page.py
 	$(BIN)/python notebooks/build_outputs.py
 
-bundle: $(INSTALLED) $(MADE)/run/report.html
-	rm -rf $(MADE)/shipped
+# The card of what ships: test patients of the children with all that can be measured, then of the others.
+MEASURE = $(BIN)/pneumoscope evaluate --bundle $(MADE)/shipped --out $(MADE)/evaluated
+OF_NIH := NIH ChestX-ray14, adults, patients not trained on
+OF_ADULTS := Adults, COVID-19 of BIMCV against normals of RSNA; the source may separate them
+OF_UNKNOWN := OpenIST, normal adults of a hospital of which no image was trained on
+
+bundle: $(INSTALLED) $(MADE)/run/report.html $(if $(UNKNOWN),$(MADE)/unknown/labels.csv)
+	rm -rf $(MADE)/shipped $(MADE)/evaluated
 	$(BIN)/pneumoscope export $(MADE)/run --out $(MADE)/shipped
+	$(MEASURE)/children --masks '$(MASKS)' --robustness --images 200 --sign $(MADE)/children/all.csv --split test || [ $$? -eq 3 ]
+	$(if $(NIH),$(MEASURE)/nih --add-to-card '$(OF_NIH)' $(MADE)/nih/all.csv --split test || [ $$? -eq 3 ])
+	$(if $(ADULTS),$(MEASURE)/adults --add-to-card '$(OF_ADULTS)' $(MADE)/adults/all.csv --split test || [ $$? -eq 3 ])
+	$(if $(UNKNOWN),$(MEASURE)/unknown --add-to-card '$(OF_UNKNOWN)' $(MADE)/unknown || [ $$? -eq 3 ])
 	rm -rf $(SHIPPED)
 	mv $(MADE)/shipped $(SHIPPED)
 
@@ -183,6 +195,12 @@ $(MADE)/adults/all.csv:
 	mkdir -p $(@D)
 	test -f '$(ADULTS)/dataset.yaml' || echo '{name: RSNA and BIMCV, population: {name: adults, ages: [18, 90]}}' > $(@D)/dataset.yaml
 	$(BIN)/pneumoscope data split '$(ADULTS)' --out $@ || [ $$? -eq 3 ]
+
+$(MADE)/unknown/labels.csv:
+	mkdir -p $(@D)
+	ln -sfn '$(abspath $(UNKNOWN))' $(@D)/images
+	echo '{name: OpenIST, population: {name: adults}}' > $(@D)/dataset.yaml
+	(echo file,label,source; cd $(@D) && find images/ -type f | sort | sed 's/$$/,normal,openist/') > $@
 
 $(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv) $(if $(ADULTS),$(MADE)/adults/all.csv)
 	mkdir -p $(@D)

@@ -237,12 +237,15 @@ def test_bundle_asks_for_its_folders_before_anything_is_done(tmp_path: Path) -> 
 
 def test_bundle_goes_on_where_images_were_left_out_and_keeps_what_it_cannot_replace(tmp_path: Path) -> None:
     words = ("--dry-run", "--assume-old=.venv/.installed", "bundle", f"MADE={tmp_path}")
-    done = run(*words, "XRAYS=x", "MASKS=m", "NIH=n", "ADULTS=a", "NOT_CHEST=c")
+    done = run(*words, "XRAYS=x", "MASKS=m", "NIH=n", "ADULTS=a", "NOT_CHEST=c", "UNKNOWN=u")
     assert done.returncode == 0, done.stderr
     commands = done.stdout.replace("\\\n", "").splitlines()
-    steps = [one for one in commands if re.search(r"pneumoscope (data|train|train-lungs) ", one)]
-    assert len(steps) == 7
+    steps = [one for one in commands if re.search(r"pneumoscope (data|train(-lungs)?|evaluate) ", one)]
+    assert len(steps) == 11
     assert all(one.endswith("|| [ $? -eq 3 ]") for one in steps)  # the exit code of images left out
+    signed, *others = [one for one in commands if " evaluate " in one]
+    assert "--sign" in signed
+    assert all("--add-to-card" in one for one in others), "the card names every set"
     export = next(number for number, one in enumerate(commands) if "pneumoscope export" in one)
     removal = commands.index("rm -rf src/pneumoscope/bundles/default")
     assert export < removal
