@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from log_scan import final_scan, scanned_logs  # noqa: F401
 from pneumoscope.domain import CodedConcept, Estimate, OperatingPoint, Population, Target
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor
+from pneumoscope.serve.dicom.journal import Journal
 
 pytest.importorskip(
     "highdicom", reason="the DICOM node needs more packages: in a clone, pip install '.[dicom]'"
@@ -34,6 +36,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         calibration={"operating_points": (point,), "conformal": (0.1, 0.1, 0.1), "conformal_alpha": 0.1},
         validated=(Population("children", (1, 5), ("AP",), hospital="H\u00f4pital d'enfants"),),
     )
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """The journal of a node whose folder is that of the test."""
+    journal = Journal(tmp_path, create=True)
+    yield journal
+    journal.close()
 
 
 @pytest.fixture(scope="session")

@@ -56,13 +56,6 @@ class FakeSender:
 
 
 @pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path, create=True)
-    yield journal
-    journal.close()
-
-
-@pytest.fixture
 def sender():
     return FakeSender()
 

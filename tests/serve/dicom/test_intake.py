@@ -16,13 +16,6 @@ UID = "1.2.3"
 
 
 @pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path, create=True)
-    yield journal
-    journal.close()
-
-
-@pytest.fixture
 def accept(tmp_path, journal):
     """Send an image with this content."""
     store = Store(tmp_path)

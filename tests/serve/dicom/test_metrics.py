@@ -20,13 +20,6 @@ ALERTS = Path(__file__).parents[3] / "deploy" / "alerts.yaml"
 PREFIX = "pneumoscope_node_"
 
 
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path, create=True)
-    yield journal
-    journal.close()
-
-
 def shown(tmp_path: Path, journal: Journal, **known) -> dict[str, float]:
     """Return all metrics by name and labels."""
     metrics = NodeMetrics()

@@ -26,13 +26,6 @@ def bundle():
     return load_bundle()
 
 
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path, create=True)
-    yield journal
-    journal.close()
-
-
 @functools.cache
 def identity() -> str:
     return load_bundle().identity

@@ -19,7 +19,6 @@ from pneumoscope.serve.dicom.commitment import Committer
 from pneumoscope.serve.dicom.config import FolderConfig, NodeConfig, PullConfig, load_config
 from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
 from pneumoscope.serve.dicom.intake import Intake
-from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.processor import Processor
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.scp import Receiver
@@ -44,13 +43,6 @@ def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(background, "time", clock)
     return clock
-
-
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path, create=True)
-    yield journal
-    journal.close()
 
 
 @pytest.fixture
