@@ -45,7 +45,7 @@ def test_help_takes_little_more_than_its_library():
     # Processor time, in turn: both are slow alike on a slow or busy machine.
     pairs = [(seconds("-m", "pneumoscope", "--help"), seconds("-c", "import typer")) for _ in range(4)]
     help_page, library = map(min, zip(*pairs, strict=True))
-    assert help_page < 2 * library
+    assert help_page < 3 * library
 
 
 def test_the_module_is_the_command_and_knows_its_version():
