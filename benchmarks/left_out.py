@@ -82,10 +82,8 @@ def main() -> None:
     scores = np.array([trained(one, train_set, parts[0], evaluated, options.out) for one in runs])
     names = names_of_joined(options.join)
     records = [replace(one, source=names.get(one.source, one.source)) for one in evaluated.records]
-    title, heads = (
-        f"AUROC (images), without {', '.join(without)}",
-        [f"{one.name}, seed {one.seed}" for one in runs],
-    )
+    title = f"AUROC (images), without {', '.join(without)}"
+    heads = [f"{one.name}, seed {one.seed}" for one in runs]
     print_tables(title, heads, records, scores, recipes[0].output_target, options.reference)
 
 
