@@ -15,7 +15,7 @@ from pneumoscope.serve.dicom.journal import Journal
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.store import Store
 
-__all__ = ["dataset_of", "instances", "receiving", "uid_of"]
+__all__ = ["dataset_of", "instances", "origins", "receiving", "uid", "uid_of"]
 
 
 @contextmanager
@@ -39,12 +39,23 @@ def instances(journal: Journal) -> list[str]:
     return [row["sop_instance"] for row in journal.rows("SELECT sop_instance FROM instances ORDER BY id")]
 
 
+def origins(journal: Journal) -> list[tuple[str, ...]]:
+    """Return the SOP Instance UIDs of a journal, sorted, with the way each came by and its caller."""
+    found = journal.rows("SELECT sop_instance, via, caller FROM instances ORDER BY sop_instance")
+    return [tuple(row) for row in found]
+
+
 def dataset_of(number: int) -> bytes:
     """Return an image without preamble and file meta information."""
     data = radiograph(number)
     return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
-def uid_of(number: int) -> bytes:
+def uid(number: int) -> str:
     """Return the SOP Instance UID of that image."""
-    return f"1.2.826.0.1.3680043.10.5.1.{number}.{number}".encode()
+    return f"1.2.826.0.1.3680043.10.5.1.{number}.{number}"
+
+
+def uid_of(number: int) -> bytes:
+    """Return the same as it is in the image."""
+    return uid(number).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from log_scan import final_scan, scanned_logs  # noqa: F401
 from pneumoscope.domain import CodedConcept, Estimate, OperatingPoint, Population, Target
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor
+from pneumoscope.serve.dicom.config import Limits
+from pneumoscope.serve.dicom.file_intake import FileIntake
+from pneumoscope.serve.dicom.intake import Intake
 from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.store import Store
+from pneumoscope.serve.workers.pool import WorkerPool
 
 pytest.importorskip(
     "highdicom", reason="the DICOM node needs more packages: in a clone, pip install '.[dicom]'"
@@ -44,6 +50,33 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(tmp_path, create=True)
     yield journal
     journal.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.Runner]:
+    """The event loop of the tests of one file."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def pool(loop: asyncio.Runner, tiny: Bundle) -> Iterator[WorkerPool]:
+    """One confined worker for the tests of one file."""
+
+    async def started() -> WorkerPool:
+        pool = WorkerPool(tiny.path, workers=1, module="pneumoscope.serve.dicom.worker")
+        await pool.start()
+        return pool
+
+    pool = loop.run(started())
+    yield pool
+    loop.run(pool.stop())
+
+
+@pytest.fixture
+def files(tmp_path: Path, pool: WorkerPool, journal: Journal) -> FileIntake:
+    """An intake of files that may have 1 MB."""
+    return FileIntake(Intake(Store(tmp_path), journal), pool, Limits(max_dataset_mb=1))
 
 
 @pytest.fixture(scope="session")

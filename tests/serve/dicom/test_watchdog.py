@@ -17,13 +17,15 @@ from pneumoscope.serve.dicom import background, commitment, node
 from pneumoscope.serve.dicom.background import Background, stop_together
 from pneumoscope.serve.dicom.commitment import Committer
 from pneumoscope.serve.dicom.config import FolderConfig, NodeConfig, PullConfig, load_config
-from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
+from pneumoscope.serve.dicom.file_intake import FileIntake
+from pneumoscope.serve.dicom.folder_watch import FolderWatch
 from pneumoscope.serve.dicom.intake import Intake
 from pneumoscope.serve.dicom.processor import Processor
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.dicom.watchdog import Watchdog
+from pneumoscope.serve.dicom.web_pull import WebPull
 
 UNIT = Path(__file__).parents[3] / "deploy" / "pneumoscope-node.service"
 

@@ -21,7 +21,8 @@ from pneumoscope.serve.dicom.background import STUCK_SECONDS, stop_together
 from pneumoscope.serve.dicom.commitment import Committer
 from pneumoscope.serve.dicom.config import MB, DestinationConfig, NodeConfig
 from pneumoscope.serve.dicom.courier import Courier
-from pneumoscope.serve.dicom.fetch import FileIntake, FolderWatch, WebPull
+from pneumoscope.serve.dicom.file_intake import FileIntake
+from pneumoscope.serve.dicom.folder_watch import FolderWatch
 from pneumoscope.serve.dicom.intake import Accepted, Intake, Origin
 from pneumoscope.serve.dicom.journal import JOURNAL_FILE, Journal, JournalError, now
 from pneumoscope.serve.dicom.maintenance import REBUILD_BEGUN, REBUILD_ENDED
@@ -36,6 +37,7 @@ from pneumoscope.serve.dicom.senders import open_sender
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.dicom.watchdog import Watchdog, notify
+from pneumoscope.serve.dicom.web_pull import WebPull
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["OnReady", "lock_folder", "run_node"]
