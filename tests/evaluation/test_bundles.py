@@ -8,11 +8,33 @@ import numpy as np
 
 from bundles import make_bundle
 from dicom_files import dicom
-from images import grey_levels
+from images import grey_levels, write_image
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.evaluation.bundles import evaluate_bundle
 from pneumoscope.evaluation.metrics import MIN_SUBGROUP
+
+
+def test_one_population_has_one_threshold(tmp_path):
+    for number, label in enumerate(("normal", "viral")):
+        write_image(tmp_path / "data" / label / f"{number}.png", seed=number)
+    images = load(tmp_path / "data")
+    thresholds = {"any": 0.5, "child": 0.6, "adult": 0.7}
+    bundle = make_bundle(
+        tmp_path / "bundle",
+        populations=({"name": "child", "ages": (0, 17)}, {"name": "adult", "ages": (18, None)}),
+        calibrations=tuple(
+            {"population": name, "operating_points": ({"name": "balanced", "threshold": at},)}
+            for name, at in thresholds.items()
+        ),
+    )
+    for ages, expected in (((5, 6), 0.6), ((50, 60), 0.7), ((5, 60), None)):
+        aged = images.with_records(
+            replace(one, age=float(age)) for one, age in zip(images, ages, strict=True)
+        )
+        facts = {"evaluated_on": "made-up", "about": {}, "n_boot": 0}
+        metrics = evaluate_bundle(bundle, aged, tmp_path / "out", **facts).metrics
+        assert metrics.threshold == metrics.operating_points["balanced"].threshold == expected
 
 
 def test_subgroups_and_population_are_those_of_dicom_headers_else_of_the_manifest(tmp_path):

@@ -80,7 +80,7 @@ def test_the_card_holds_everything(draw):
         "| balanced (default) | any | near the maximum of Youden's J | 0.4567 | not stated | – |",
         "| screening | any | sensitivity at least 0.98 | 0.1200 | the val split (200 patients) "
         "| 0.981 (0.960 to 0.990) | 0.700 (0.650 to 0.750) |",
-        "90% of the images of each class",
+        "90% of the patients of each class, one image each",
         "- Images per second, from file to prediction: 90",
         "- Measured on: two cores",
         "often look alike",

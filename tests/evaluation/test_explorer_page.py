@@ -91,6 +91,14 @@ def test_the_operating_points_show_the_numbers_of_the_tables(open_report: Any, r
     assert shown(page, "tp", "fn", "fp", "tn") == [f"{n:,}" for n in (found, missed, alarms, cleared)]
 
 
+def test_bands_are_drawn_though_the_ends_have_no_interval(open_report: Any) -> None:
+    page = open_report()
+    drawn = page.locator("#explorer-curves :is(.band, .line)")
+    shapes = drawn.evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+    assert len(shapes) == 4
+    assert all(shape.startswith("M") for shape in shapes)
+
+
 def test_subgroups_show_the_numbers_of_their_table(open_report: Any, report: Any) -> None:
     page = open_report()
     for name, subgroup in (("sex: F", report[1].by_sex["F"]), ("source: IM", report[1].by_source["IM"])):

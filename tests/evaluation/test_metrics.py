@@ -67,6 +67,26 @@ def test_values_are_scikit_learns(draw):
     assert result["by_source"]["IM"]["images"] == one.sum()
 
 
+def test_means_are_over_the_classes_that_have_images(draw):
+    three = draw(n=90)
+    four = replace(
+        three,
+        classes=(*three.classes, "other"),
+        probabilities=np.column_stack([three.probabilities, np.zeros(90)]),
+    )
+    means, expected = (evaluate_scores(one, threshold=0.5, n_boot=20)["all_classes"] for one in (four, three))
+    for name in (one for one in expected if one.startswith("macro_") or one == "balanced_accuracy"):
+        assert means[name] == pytest.approx(expected[name]), name
+
+
+def test_a_subgroup_of_one_patient_has_no_interval(draw):
+    scored = draw(n=120)
+    one = tuple("a" if i % 2 else patient for i, patient in enumerate(scored.patients))
+    group = evaluate_scores(replace(scored, patients=one), threshold=0.5, n_boot=50)["by_source"]["NORMAL2"]
+    assert group["brier"]["low"] is None
+    assert group["brier"]["reason"] == "no interval: all images are of one patient"
+
+
 def test_intervals_hold_their_value_and_are_seeded(draw):
     scored = draw()
     first, again = (evaluate_scores(scored, threshold=0.5, n_boot=300, seed=3) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import cv2
@@ -149,6 +150,21 @@ def test_copies_of_all_rows_change_nothing(method):
             assert getattr(left, rate).value == pytest.approx(getattr(right, rate).value)
 
 
+@pytest.mark.parametrize("target_only", [False, True])
+def test_a_temperature_does_not_leave_the_prevalence_of_the_training(parent, target_only):
+    observed = drawn(2000)  # of a network that was trained where normal images were rarer
+    own = parent.manifest.calibrations[0]
+    fitted = (
+        refit_target(observed, "temperature", fitted_on="here", parent=own)
+        if target_only
+        else fit_calibration(observed, "temperature", fitted_on="here")
+    )
+    p = calibrate(observed.logits, fitted.calibrator, MASK)[:, MASK].sum(axis=1)
+    assert p.mean() == pytest.approx(observed.prevalence, abs=1e-6)
+    assert fitted.prevalence == observed.prevalence
+    assert fitted.calibrator.odds_bias < -0.5, "normal images are likelier than the network takes them for"
+
+
 def test_labels_without_subtypes_find_the_bias_of_the_target_and_keep_the_subtypes(parent):
     observed = drawn(4000, subtypes=False)
     flat = parent.manifest.calibrations[0].model_copy(
@@ -186,6 +202,8 @@ def test_the_card_tells_whose_results_are_whose(child, parent):
     assert "## Recalibration" in card
     assert f"Results of the parent\n\n{parent.identity} was measured on another hospital" in card
     assert "## Evaluation" not in card
+    files = set(re.findall(r"^\| (\S+) \| `[0-9a-f]{64}` \|$", card, re.MULTILINE))
+    assert files == child.bundle.manifest.files.keys() - {"card.md"}
     results = child.bundle.manifest.results
     assert results.evaluation is None
     assert results.parent.evaluation.detection.auroc.value == 0.9
@@ -299,6 +317,12 @@ def test_few_images_are_warned_of(child):
     assert any("30 normal, 30 bacterial, 30 viral" in line for line in child.warnings)
 
 
+def test_a_class_outside_the_target_may_be_absent(site, tmp_path):
+    parent = make_bundle(tmp_path / "parent", classes=(*CLASSES, "other"), target=TARGET)
+    done = recalibrate_bundle(parent, site, tmp_path / "new", described_as="ward", n_boot=0)
+    assert any("30 viral)" in line for line in done.warnings), "and not: 0 other"
+
+
 def test_two_classes_are_enough_for_a_bundle_of_three(parent, site, tmp_path):
     done = recalibrate_bundle(
         parent, two_class(site), tmp_path / "new", described_as="ward", n_boot=100, copies=1
@@ -355,6 +379,7 @@ def test_a_signed_child_keeps_what_it_is(parent, site, tmp_path):
         ),
         (lambda parent, site, out: (site.with_records(site.records[:30]), out), DataError, "too few"),
         (lambda parent, site, out: (site, out / "a file"), DataError, "is a file"),
+        (lambda parent, site, out: (site, out / "a file" / "new"), DataError, "a file: is a file"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_error(parent, site, tmp_path, make, error, message):

@@ -125,6 +125,12 @@ def test_calibration_error_of_certainty():
     assert weighted.calibration_error(ends, ends == 0, ones)[0] == 1
 
 
+def test_rounding_is_no_interval():
+    value = 0.09227400272558885
+    agreed = weighted.estimate(np.array([value, *np.nextafter(value, [0, 1, 0, 1])]), 9)
+    assert (agreed.low, agreed.reason) == (None, "no interval: every resample gives the same value")
+
+
 def test_patients_are_drawn_whole():
     patients = np.array([0, 0, 0, 1, 2, 2])
     w = weighted.patient_weights(patients, 200, np.random.default_rng(0))

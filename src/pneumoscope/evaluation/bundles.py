@@ -272,11 +272,13 @@ def _unreadable(error: UnreadableImageError, bundle: Bundle) -> Prediction:
 
 
 def _thresholds(content: BundleManifest, predictions: Sequence[Prediction]) -> dict[str, Threshold]:
-    """Return the threshold of each operating point; one per image where they depend on the population."""
-    names = [point.name for point in content.calibrations[0].operating_points]
-    if len(content.calibrations) == 1:
-        return {name: content.operating_point(name).threshold for name in names}
-    return {
-        name: np.array([content.operating_point(name, one.population).threshold for one in predictions])
-        for name in names
-    }
+    """Return the threshold of each operating point; one per image where their populations have several."""
+    populations = {one.population for one in predictions}
+    found: dict[str, Threshold] = {}
+    for name in (point.name for point in content.calibrations[0].operating_points):
+        own = {one: content.operating_point(name, one).threshold for one in populations}
+        if len(set(own.values())) == 1:
+            (found[name],) = set(own.values())
+        else:
+            found[name] = np.array([own[one.population] for one in predictions])
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -18,10 +19,21 @@ from pneumoscope.evaluation.thresholds import (
 from pneumoscope.model.manifest import Calibration, Calibrator
 from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds, without_shift
 
-__all__ = ["CONFORMAL_ALPHA", "Method", "fit_calibration", "fit_temperature", "fit_vector", "refit_target"]
+__all__ = [
+    "CONFORMAL_ALPHA",
+    "Method",
+    "fit_calibration",
+    "fit_offset",
+    "fit_temperature",
+    "fit_vector",
+    "refit_target",
+]
 
 Method = Literal["none", "temperature", "vector"]
-"""How logits are scaled: not at all, all by one factor, or each class by its own factor and offset."""
+"""How logits are scaled: not at all, all by one factor, or each class by its own factor and offset.
+
+With one factor the log-odds of the target get an offset, for the right mean of its probability.
+"""
 
 CONFORMAL_ALPHA = 0.1
 
@@ -83,7 +95,7 @@ def refit_target(
 ) -> Calibration:
     """Fit on top of a calibration what labels can tell that do not distinguish the classes of the target.
 
-    The log-odds of the target against the rest are scaled (``temperature``), or scaled and shifted
+    The log-odds of the target against the rest are scaled and then shifted (``temperature``), or both at once
     (``vector``: Platt, 1999); the classes of the target keep their shares in it, and the parent's conformal
     thresholds.
 
@@ -101,6 +113,7 @@ def refit_target(
     scale, bias = 1.0, 0.0
     if method == "temperature":
         scale = 1 / fit_temperature(two, truth, observed.weights)
+        bias = fit_offset(scale * odds, observed.prevalence, observed.weights)
     elif method == "vector":
         scales, biases = fit_vector(two, truth, observed.weights)
         scale, bias = float(scales[1]), float(biases[1] - biases[0])
@@ -171,8 +184,15 @@ def _calibrator(observed: Observed, method: Method, fitted_on: str) -> Calibrato
     logits, possible, weights = observed.logits, observed.possible, observed.weights
     classes = logits.shape[1]
     if method == "temperature":
-        scale = (1 / fit_temperature(logits, possible, weights),) * classes
-        return Calibrator(method="temperature", scale=scale, bias=(0.0,) * classes, fitted_on=fitted_on)
+        factor = 1 / fit_temperature(logits, possible, weights)
+        odds = log_odds(factor * logits, observed.target_mask)
+        return Calibrator(
+            method="temperature",
+            scale=(factor,) * classes,
+            bias=(0.0,) * classes,
+            odds_bias=fit_offset(odds, observed.prevalence, weights),
+            fitted_on=fitted_on,
+        )
     if method == "vector":
         scales, biases = fit_vector(logits, possible, weights)
         scale, bias = tuple(scales.tolist()), tuple(biases.tolist())
@@ -222,6 +242,37 @@ def fit_temperature(
     if slope(MAX_SCALE) <= 0:  # every image is right: no temperature is too low
         return 1 / MAX_SCALE
     return 1 / float(brentq(slope, MIN_SCALE, MAX_SCALE, xtol=1e-9))
+
+
+def fit_offset(odds: FloatArray, prevalence: float, weights: FloatArray | None = None) -> float:
+    """Find what to add to log-odds for the mean of their probabilities to be the prevalence.
+
+    A temperature leaves the prevalence that a network was trained at, such as one half where the classes were
+    balanced, in its probabilities.
+
+    Parameters
+    ----------
+    odds : ndarray of float64, shape (N,)
+        Log-odds of the target.
+    prevalence : float
+        Share of images with the target, above 0 and below 1.
+    weights : ndarray of float64, shape (N,), optional
+        How much each row counts; all alike if not given.
+
+    Raises
+    ------
+    MissingExtraError
+        If scipy is absent.
+    """
+    with require_extra("evaluate", "Fitting a calibrator"):
+        from scipy.optimize import brentq
+        from scipy.special import expit
+
+    def excess(offset: float) -> float:
+        return float(np.average(expit(odds + offset), weights=weights)) - prevalence
+
+    furthest = float(np.abs(odds).max()) + abs(math.log(prevalence / (1 - prevalence))) + 1
+    return float(brentq(excess, -furthest, furthest, xtol=1e-9))
 
 
 def fit_vector(

@@ -198,8 +198,9 @@ def _decisions(manifest: BundleManifest) -> list[str]:
         share = 1 - (first.conformal_alpha or 0.1)
         parts += [
             "### Prediction sets",
-            f"A prediction set holds the true class for {share:.0%} of the images of each class that enough "
-            "images of the calibration are labelled with, as long as the images are like those.",
+            f"A prediction set holds the true class for {share:.0%} of the patients of each class, one image "
+            "each, that enough images of the calibration are labelled with, as long as the images are like "
+            "those.",
         ]
     return parts
 

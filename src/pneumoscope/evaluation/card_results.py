@@ -353,8 +353,9 @@ def _parent_words(identity: str, evaluation: Evaluation | None, *, shifted: bool
     on = line(evaluation.evaluated_on) or "a labelled set"
     if shifted:
         return (
-            f"{identity} was measured on {on}: {measures}. This bundle makes the same decisions, so that all "
-            "but the ECE hold for it: its probabilities are for another prevalence."
+            f"{identity} was measured on {on}: {measures}. This bundle makes the same decisions, so that "
+            "sensitivity and specificity hold for it. Its probabilities are for another prevalence, so that "
+            "the ECE does not, nor, where there is a calibration for each population, the AUROC."
         )
     return (
         f"{identity} was measured on {on}, with its own calibrator and thresholds: {measures}. These results "

@@ -161,9 +161,10 @@
     const point = (value, at) => `${place(at).toFixed(2)} ${((1 - value) * HEIGHT).toFixed(2)}`;
     for (const [name, [key, values]] of Object.entries(rates)) {
       const line = values.includes(null) ? "" : `M${values.map(point).join("L")}`;
-      const [low, high] = ends[key].map((side) => side.map((end) => (end === null ? null : end / PER)));
-      const closed = [...low.keys()].reverse().map((at) => point(low[at], at));
-      const band = low.includes(null) || high.includes(null) ? "" : `M${high.map(point).join("L")}L${closed.join("L")}Z`;
+      // No interval, as where every resample agrees: the band is as narrow as the line there.
+      const [low, high] = ends[key].map((side) => side.map((end, at) => (end === null ? values[at] : end / PER)));
+      const closed = low.map(point).reverse();
+      const band = line && `M${high.map(point).join("L")}L${closed.join("L")}Z`;
       byId("curves").querySelector(`.line.${name}`).setAttribute("d", line);
       byId("curves").querySelector(`.band.${name}`).setAttribute("d", band);
     }

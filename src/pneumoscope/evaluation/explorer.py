@@ -123,13 +123,15 @@ def explore(
             for key, one in _measures(scored, mask, grid, cuts, weights).items()
         },
     )
-    n_patients = len(set(scored.patients))
-    estimates = {key: [weighted.estimate(one, n_patients) for one in rows] for key, rows in values.items()}
+    patients = {name: len(np.unique(scored.patient_index[mask])) for name, mask in groups.items()}
+    estimates = {
+        key: [weighted.estimate(one, patients[key[0]]) for one in rows] for key, rows in values.items()
+    }
     content, rows = [], []
     for name, mask in groups.items():
         measured = {key: estimates[name, key] for key in (*_RATES, *_VALUES)}
         own = {point: _one(at, mask) for point, at in points.items()}
-        content.append(_group(scored, name, mask, grid, measured, own))
+        content.append(_group(scored, name, mask, grid, measured, own) | {"patients": patients[name]})
         if name == ALL_IMAGES or name in populations:
             prevalence = float(scored.is_positive[mask].mean())
             for column, point in enumerate(points, start=len(grid)):
@@ -241,7 +243,6 @@ def _group(
     """Return what the page needs of one group: counts, ends of intervals, and where its points lie."""
     truth, p = scored.is_positive[mask], scored.p_target[mask]
     positive, negative = np.sort(p[truth]), np.sort(p[~truth])
-    patients = {one for one, inside in zip(scored.patients, mask, strict=True) if inside}
     ends: dict[str, Any] = {}
     for key, estimates in measured.items():
         # Rates are shown as they are, in thousandths; predictive values are converted first.
@@ -250,7 +251,6 @@ def _group(
         ends[key] = [[rounded(one.low) for one in kept], [rounded(one.high) for one in kept]]
     return {
         "name": name,
-        "patients": len(patients),
         "positive": len(positive),
         "negative": len(negative),
         "found": (len(positive) - np.searchsorted(positive, grid, side="left")).tolist(),

@@ -50,13 +50,22 @@ _MACRO = (*_RANKED, "specificity", "ppv", "npv", "f1")
 _REASONS = {
     "auroc": "needs images with and without {what}",
     "average_precision": "needs images with and without {what}",
-    "balanced_accuracy": "needs images of every class",
+    "balanced_accuracy": "needs images with and without {what}",
     "sensitivity": "no image shows {what}",
     "specificity": "every image shows {what}",
     "ppv": "no image was predicted as {what}",
     "npv": "every image was predicted as {what}",
     "f1": "no image shows {what} and none was predicted so",
     "mcc": "all labels or all predictions are alike",
+}
+
+# Of means over the classes that have images.
+_REASONS_OF_MEANS = {
+    "auroc": "needs images of two classes",
+    "average_precision": "needs images of two classes",
+    "specificity": "needs images of two classes",
+    "ppv": "some class was never predicted",
+    "npv": "every image was predicted as one class",
 }
 
 # Section, and for the sections with parts the part, then the measure.
@@ -104,7 +113,8 @@ def evaluate_scores(
     """
     if not len(scored):
         raise DataError(
-            "no image was evaluated, so there is nothing to measure; see the reasons of the rejected"
+            "no image was evaluated, so there is nothing to measure; 'pneumoscope predict' with the same "
+            "images gives the reasons"
         )
     thresholds = dict(points or {})
     for one in (threshold, *thresholds.values()):
@@ -113,9 +123,10 @@ def evaluate_scores(
     values = weighted.replicates(
         scored.patient_index, n_boot, seed, lambda weights: _measures(scored, threshold, thresholds, weights)
     )
-    n_patients = len(set(scored.patients))
+    n_patients, of_subgroup = len(set(scored.patients)), _patients_of_subgroups(scored)
     estimates = {
-        key: weighted.estimate(one, n_patients, reason=_reason(key, scored)) for key, one in values.items()
+        key: weighted.estimate(one, of_subgroup.get(key[:-1], n_patients), reason=_reason(key, scored))
+        for key, one in values.items()
     }
     labels, predicted = scored.labels, scored.probabilities.argmax(axis=1)
     counts = np.bincount(labels, minlength=len(scored.classes)).tolist()
@@ -159,6 +170,11 @@ def evaluate_scores(
 
 def _one_threshold(threshold: Threshold) -> float | None:
     return None if isinstance(threshold, np.ndarray) else threshold
+
+
+def _patients_of_subgroups(scored: ScoredSet) -> dict[_Key, int]:
+    patients = scored.patient_index
+    return {group: len(np.unique(patients[mask])) for group, mask in subgroup_masks(scored).items()}
 
 
 def _by_subgroup(scored: ScoredSet, estimates: _Estimates) -> dict[str, dict[str, Subgroup]]:
@@ -280,10 +296,11 @@ def _over_classes(scored: ScoredSet, weights: FloatArray) -> dict[_Key, FloatArr
         auroc, average_precision = weighted.ranking(p[:, index], labels == index, weights)
         rates = weighted.rates(matrix, index)
         by_class.append({"auroc": auroc, "average_precision": average_precision, **rates})
+    present = [part for index, part in enumerate(by_class) if (labels == index).any()]
     overall = {
         "accuracy": weighted.ratio(np.trace(matrix, axis1=1, axis2=2), matrix.sum(axis=(1, 2))),
-        "balanced_accuracy": np.mean([part["sensitivity"] for part in by_class], axis=0),
-        **{f"macro_{name}": np.mean([part[name] for part in by_class], axis=0) for name in _MACRO},
+        "balanced_accuracy": np.mean([part["sensitivity"] for part in present], axis=0),
+        **{f"macro_{name}": np.mean([part[name] for part in present], axis=0) for name in _MACRO},
         "mcc": weighted.multiclass_mcc(matrix),
         "brier": weighted.brier(p - (labels[:, None] == np.arange(k)), weights),
         "ece": weighted.calibration_error(p.max(axis=1), predicted == labels, weights),
@@ -309,8 +326,8 @@ def _subtype_auroc(scored: ScoredSet, pair: tuple[int, int], weights: FloatArray
 def _reason(key: _Key, scored: ScoredSet) -> str:
     """Why a measure is undefined, where it is."""
     measure = key[-1].removeprefix("macro_")
-    if key[0] == "all_classes" and measure != "mcc":
-        return "some class has no image, or was never predicted"
+    if key[0] == "all_classes" and measure in _REASONS_OF_MEANS:
+        return _REASONS_OF_MEANS[measure]
     what = scored.target.name
     if key[0] == "by_class":
         what = key[1]

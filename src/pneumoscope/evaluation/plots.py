@@ -238,6 +238,7 @@ def score_histograms(scored: ScoredSet, threshold: Threshold | None = None) -> F
         ax.grid(visible=False, axis="x")
         ax.set_title(f"{name}, {len(own):,} images", color=INK, fontsize=9.5, loc="left", pad=5)
         ax.locator_params(axis="y", nbins=3, integer=True)
+        ax.set_ylim(0, None if own.size else 1)
         if at is not None:
             ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes[-1].set_xlim(-0.02, 1.02)

@@ -159,13 +159,13 @@ def recalibrate_bundle(
     """
     _check_out(bundle, out)
     parent = bundle.manifest
-    _check_enough(manifest.records, parent.target, manifest.root)
+    _check_enough(manifest.records, parent.target, described_as)
     predictor = Predictor(bundle, workers=available_cpus())
     progress = progress or Progress()
     progress.step("predicting")
     observed = observe(predictor, manifest, copies=copies, seed=seed, progress=progress)
     counts = _counts(observed)
-    _check_enough(observed.records, parent.target, manifest.root)
+    _check_enough(observed.records, parent.target, described_as)
     fitted_on = f"{described_as}{f', each with {copies} augmented copies' if copies else ''}"
     own = parent.calibrations[0]
     # A class outside the target may be absent altogether, as other diseases are in many sets.
@@ -232,8 +232,9 @@ def _check_out(bundle: Bundle, out: Path) -> None:
         raise BundleError(f"{out}: is the bundle itself; give another --out")
     if any((place / MANIFEST_FILE).exists() for place in (out, out / BUNDLE_FOLDER)):
         raise BundleError(f"{out}: holds a bundle already; give another folder")
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; give a folder for the new bundle")
+    nearest = next((place for place in (out, *out.parents) if place.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise DataError(f"{nearest}: is a file; give a folder for the new bundle")
 
 
 def _counts(observed: Observed) -> dict[str, int]:
@@ -244,14 +245,14 @@ def _counts(observed: Observed) -> dict[str, int]:
     return counts if certain.all() else counts | {observed.target.name: int((~certain).sum())}
 
 
-def _check_enough(records: Sequence[Record], target: Target, root: Path) -> None:
+def _check_enough(records: Sequence[Record], target: Target, described_as: str) -> None:
     for name, positive in (("without", False), ("with", True)):
         chosen = [record for record in records if target.includes(record.label) == positive]
         patients = len({record.patient_id for record in chosen})
         if len(chosen) < LEAST or patients < FOLDS:
             raise DataError(
-                f"{root}: {len(chosen)} images of {patients} patients {name} {target.name} are too few "
-                f"to recalibrate on; give at least {LEAST} of {FOLDS} patients, better {FEW} and more"
+                f"{described_as}: {len(chosen)} images of {patients} patients {name} {target.name} are too "
+                f"few to recalibrate on; give at least {LEAST} of {FOLDS} patients, better {FEW} and more"
             )
 
 
@@ -262,7 +263,12 @@ def _warnings(results: RecalibrationResult, observed: Observed) -> list[str]:
         counts = {name: count for name, count in counts.items() if not target.includes(name)}
         counts[target.name] = positive
     lines = []
-    if few := [f"{count} {name}" for name, count in counts.items() if count < FEW]:
+    few = [
+        f"{count} {name}"
+        for name, count in counts.items()
+        if count < FEW and (count or target.includes(name) or name == target.name)
+    ]
+    if few:
         lines.append(
             f"too few images ({', '.join(few)}): below {FEW} per class the new thresholds are rough; "
             "see the intervals"
@@ -317,6 +323,7 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         }
     )
     kept = parent.files.keys() - {CARD_FILE, POPULATIONS_FILE}
+    manifest = manifest.model_copy(update={"files": {name: parent.files[name] for name in sorted(kept)}})
     files: dict[str, bytes | Path] = {name: bundle.path / name for name in kept}
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
 

@@ -40,6 +40,8 @@ N_BINS = 15
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+# Sums in another order differ by less, and are no uncertainty.
+ROUNDING = 1e-9
 # Weights of one block of resamples: 4 million float64 are 32 MB.
 _BLOCK = 4_000_000
 
@@ -99,7 +101,7 @@ def estimate(values: FloatArray, n_patients: int, *, reason: str = "") -> Estima
     else:
         tail = 100 * (1 - LEVEL) / 2
         low, high = np.percentile(defined, (tail, 100 - tail))
-        if low < high:
+        if high - low > ROUNDING:
             return Estimate(float(value), float(low), float(high))
         # Such as 15 of 15, or one patient's images: resampling says nothing about how certain that is.
         reason = "no interval: every resample gives the same value"

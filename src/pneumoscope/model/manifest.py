@@ -50,7 +50,7 @@ class _Frozen(BaseModel):
 
 
 class Calibrator(_Frozen):
-    """Vector scaling of the logits: softmax(scale * logits + bias); temperature scaling is scale = 1/T.
+    """Vector scaling of the logits: softmax(scale * logits + bias); a temperature T is scale = 1/T, bias = 0.
 
     Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017. Then the log-odds of the target finding
     may be scaled and shifted (Platt, 1999), which leaves the shares of the classes within it as they are: the

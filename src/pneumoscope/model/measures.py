@@ -96,7 +96,11 @@ class Detection(Measures):
 
 
 class AllClasses(_Frozen):
-    """The most probable class against the label; ``macro_`` is the mean over the classes."""
+    """The most probable class against the label.
+
+    ``macro_`` is the mean over the classes that have images, and ``balanced_accuracy`` that of their
+    sensitivities.
+    """
 
     accuracy: Measured = NOT_MEASURED
     balanced_accuracy: Measured = NOT_MEASURED
