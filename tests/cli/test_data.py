@@ -115,6 +115,7 @@ def test_labels_and_patients_from_tables(phantoms, tmp_path):
         ("split", "{p}", "--out", "m.csv", "--method", "file"),
         ("split", "{p}"),
         ("fetch", "chexpert", "out"),
+        ("fetch", "kermany", "out", "--base-url", "mirror/"),
         ("phantom", "out", "--n", "0"),
         ("audit",),
     ],
@@ -129,7 +130,7 @@ def test_errors_are_ours_and_reach_the_top(phantoms, tmp_path):
     with pytest.raises(DataError, match="three shares"):
         call("split", phantoms, "--out", tmp_path / "m.csv", "--fractions", "1,1,1")
     with pytest.raises(DownloadError, match="--from FILE"):
-        call("fetch", "pneumoniamnist", tmp_path, "--base-url", "nowhere://127.0.0.1")
+        call("fetch", "pneumoniamnist", tmp_path, "--base-url", "http://")
 
 
 def test_fetch_from_a_local_archive(tmp_path, monkeypatch, phantoms):
@@ -238,6 +239,24 @@ def test_join_keeps_the_description_of_a_data_set(tmp_path):
         out = tmp_path / "joined" / "all.csv"
         assert call("join", *(tmp_path / name for name in sets), "--out", out).exit_code == 0
         assert load(out).description.name == " + ".join(sets)
+
+
+def test_join_writes_what_its_sets_state_and_nothing_of_others(tmp_path):
+    for name, stated in (("named", "name: A\nhospital: H\n"), ("hospital", "hospital: B\n"), ("nothing", "")):
+        split_set(tmp_path / name)
+        (tmp_path / name / "dataset.yaml").write_text(stated)
+        if not stated:
+            (tmp_path / name / "dataset.yaml").unlink()
+    out = tmp_path / "joined" / "all.csv"
+    for sets, hospital in (
+        (("named", "hospital"), "H; B"),
+        (("hospital", "nothing"), "B"),
+        (("nothing",), None),
+    ):
+        assert call("join", *(tmp_path / name for name in sets), "--out", out).exit_code == 0
+        described = load(out).description
+        assert (described and described.hospital) == hospital
+        assert (described.name if described else "") == ("A" if "named" in sets else "")
 
 
 def test_join_says_what_it_left_out(tmp_path):

@@ -158,6 +158,41 @@ def test_images_that_the_table_of_labels_does_not_list_are_counted(tmp_path):
     assert "does not list 2 images" in progress.lines[0]
 
 
+def test_a_table_names_images_by_as_much_of_the_path_as_it_has(tmp_path):
+    folder = tmp_path / "x"
+    for name in ("normal/1.png", "viral/1.png", "viral/2.png", "3.png"):
+        write_image(folder / name)
+    named = ("./normal/1.png", str(folder / "viral" / "1.png"), "x/viral/2.png", "/moved/x/3.png")
+    rows = [
+        f"{name},{label}" for name, label in zip(named, ("normal", "viral", "viral", "normal"), strict=True)
+    ]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    found = labels(folder)
+    assert found == {
+        "3.png": "normal",
+        "normal/1.png": "normal",
+        "viral/1.png": "viral",
+        "viral/2.png": "viral",
+    }
+
+
+@pytest.mark.parametrize("name", ["siteA/1.png", "/archive/siteA/1.png"])
+def test_a_table_does_not_label_an_image_of_another_folder(tmp_path, name):
+    write_image(tmp_path / "siteB" / "1.png")
+    (tmp_path / "labels.csv").write_text(f"path,label\n{name},viral\n")
+    with pytest.raises(DataError, match=r"is not in the folder, where 'siteB/1\.png' has its name"):
+        scan(tmp_path)
+
+
+def test_images_that_the_table_of_patients_does_not_list_are_counted(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(tmp_path / "normal" / name)
+    (tmp_path / "p.csv").write_text("path,patient_id\na.png,7\n")
+    progress = Lines()
+    scan(tmp_path, patients_csv=tmp_path / "p.csv", progress=progress)
+    assert "p.csv: does not list 2 images; each counts as a patient of its own" in progress.lines[0]
+
+
 def places(folder: Path) -> dict[str, tuple[str, str]]:
     return {record.path: (record.label, record.patient_id) for record in scan(folder, progress=Lines())}
 

@@ -127,6 +127,17 @@ def test_a_column_that_is_not_known_is_not_read(tmp_path):
     assert [record.path for record in Manifest.read(tmp_path / "m.parquet")] == ["a.png"]
 
 
+def test_a_table_that_a_spreadsheet_saved_again_is_read(tmp_path):
+    text = "path,label,patient_id,split,width,height\na.png,normal,1,Train,224.0,\nb.png,normal,2,VAL,,96.0\n"
+    (tmp_path / "m.csv").write_text(text)
+    first, second = Manifest.read(tmp_path / "m.csv")
+    assert (first.split, first.width, first.height) == ("train", 224, 0)
+    assert (second.split, second.width, second.height) == ("val", 0, 96)
+    (tmp_path / "m.csv").write_text(text.replace("224.0", "224.5"))
+    with pytest.raises(DataError, match=r"width '224\.5' is not a whole number"):
+        Manifest.read(tmp_path / "m.csv")
+
+
 def test_a_width_without_bounds_is_one_line(tmp_path):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

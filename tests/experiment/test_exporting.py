@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,12 @@ def test_an_export_that_fails_leaves_the_file_of_an_earlier_one(run_folder, tmp_
         export_network(run_folder, out, "safetensors")
     assert out.read_bytes() == before
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_run_that_is_not_finished_is_one_line_with_the_fix(run_folder, tmp_path):
+    shutil.copy(run_folder / "recipe.yaml", tmp_path)
+    with pytest.raises(DataError, match="training is not finished; continue it with 'train --resume'"):
+        export_network(tmp_path, tmp_path / "m.onnx", "onnx")
 
 
 def test_a_bundle_in_place_of_its_run_is_one_line_with_the_fix(run_folder, tmp_path):

@@ -324,6 +324,8 @@ def test_weights_survive_a_round_trip(tmp_path):
     for key, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
     assert set(load_file(tmp_path / "model.safetensors")) == set(first.state_dict())
+    (tmp_path / "any").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_a_run_continues_from_the_whole_network_of_another(tmp_path):

@@ -88,6 +88,10 @@ def fetch(
 
     if file is not None:
         check_no_effect({"--base-url": base_url}, "with --from, which downloads nothing")
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise typer.BadParameter(
+            f"{base_url} is no http address; use --from for a file", param_hint="--base-url"
+        )
     with show_progress(keep=False) as progress:
         manifest = sources.fetch(name.value, out, size=size, file=file, base_url=base_url, progress=progress)
     if as_json:
@@ -225,10 +229,16 @@ def join_sets(
 
     Exit code 3: some files of a folder could not be read and are left out.
     """
-    from pneumoscope.data.description import read_description, write_description
+    from pneumoscope.data.description import (
+        DESCRIPTION_FILE,
+        is_joined,
+        read_description,
+        write_description,
+    )
     from pneumoscope.data.folder import load
     from pneumoscope.data.join import join, joint_description
     from pneumoscope.data.tables import check_suffix
+    from pneumoscope.domain import DatasetDescription
 
     one_opencv_thread()
     given = [_named(text) for text in sets]
@@ -243,7 +253,10 @@ def join_sets(
         joined = join(loaded, prefixes, duplicates=duplicates)
     joined.write(out)
     described = joined.description
-    if described is not None and described.name and described != read_description(out.parent):
+    if described is None or described == DatasetDescription():
+        if is_joined(out.parent):  # of other sets
+            (out.parent / DESCRIPTION_FILE).unlink()
+    elif described != read_description(out.parent):
         write_description(out.parent, described, joined=True)
     if as_json:
         print_json({"manifest": str(out), **set_facts(joined)})

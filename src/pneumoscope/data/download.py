@@ -206,7 +206,12 @@ class ResumingDownloader:
 
 
 def unzip_images(
-    archive: Path, out: Path, *, max_total: int = _MAX_TOTAL_BYTES, progress: Progress | None = None
+    archive: Path,
+    out: Path,
+    *,
+    max_total: int = _MAX_TOTAL_BYTES,
+    again: str = "give a complete one",
+    progress: Progress | None = None,
 ) -> int:
     """Unpack the images of a ZIP archive, keeping its folders.
 
@@ -219,6 +224,8 @@ def unzip_images(
         The ZIP file and the folder to unpack into.
     max_total : int
         Bytes that all images together may have; 100 MB each and 50,000 images at most in any case.
+    again : str
+        What to do about a damaged archive, for the message.
     progress : Progress, optional
         Receives the number of images done and their total.
 
@@ -248,9 +255,7 @@ def unzip_images(
                 progress.update(done, len(members))
             return len(members)
     except DAMAGED_ZIP as error:
-        raise DataError(
-            f"{archive}: damaged or not a ZIP archive ({error}); delete it and its .sha256 and fetch again"
-        ) from error
+        raise DataError(f"{archive}: damaged or not a ZIP archive ({error}); {again}") from error
     except OSError as error:
         name = error.filename or archive
         raise DataError(f"{name}: cannot be read or written ({error.strerror or error})") from error

@@ -145,13 +145,18 @@ def scan(
     paths, left_out = _images(folder, progress)
     if labels_csv is None and (folder / "labels.csv").is_file():
         labels_csv = folder / "labels.csv"
-    labels = _table(Path(labels_csv), paths, "label") if labels_csv else None
-    patients = _table(Path(patients_csv), paths, "patient_id") if patients_csv else {}
+    labels = _table(Path(labels_csv), folder, paths, "label") if labels_csv else None
+    patients = _table(Path(patients_csv), folder, paths, "patient_id") if patients_csv else {}
     sizes_csv = folder / _SIZES_FILE
-    sizes = _table(sizes_csv, paths, "original_width") if sizes_csv.is_file() else {}
+    sizes = _table(sizes_csv, folder, paths, "original_width") if sizes_csv.is_file() else {}
     listed = [path for path in paths if labels is None or path in labels]
     if len(listed) < len(paths):
         progress.message(f"{labels_csv}: does not list {len(paths) - len(listed)} images; they are left out")
+    if patients_csv and (unlisted := len(set(listed) - patients.keys())):
+        progress.message(
+            f"{patients_csv}: does not list {unlisted} images; each counts as a patient of its own, unless "
+            "its folder, its name or the labels state one"
+        )
     layout = Layout(folder, listed)
     records = []
     for path in listed:
@@ -325,20 +330,24 @@ def _size(row: Mapping[str, str]) -> tuple[int, int]:
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
 
 
-def _table(path: Path, images: list[str], needed: str) -> dict[str, dict[str, str]]:
-    """Return the cells of a table by image, matched by path or by unambiguous file name."""
+def _table(path: Path, folder: Path, images: list[str], needed: str) -> dict[str, dict[str, str]]:
+    """Return the cells of a table by image."""
     columns, rows = read_rows(path, aliases=True)
     require_columns(path, columns, ("path", needed))
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in images:
         by_name[PurePosixPath(image).name].append(image)
-    known = set(images)
     found: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         name = str(row["path"] or "")
-        matches = [name] if name in known else by_name.get(PurePosixPath(name).name, [])
+        of_that_name = by_name.get(PurePosixPath(name).name, [])
+        matches = _meant(name, folder, of_that_name)
         if len(matches) != 1:
-            problem = "is not in the folder" if not matches else "is ambiguous: give its path"
+            problem = "is not in the folder"
+            if matches:
+                problem = "is ambiguous: give its path"
+            elif of_that_name:
+                problem += f", where '{of_that_name[0]}' has its name; write the path as it is there"
             raise DataError(f"{path}, row {number}: image '{name}' {problem}")
         given = ((cell, row.get(cell)) for cell in _CELLS if cell in columns)
         cells = {cell: "" if value is None else str(value) for cell, value in given}
@@ -346,3 +355,27 @@ def _table(path: Path, images: list[str], needed: str) -> dict[str, dict[str, st
         if found.setdefault(matches[0], cells) != cells:
             raise DataError(f"{path}, row {number}: image '{name}' is listed twice, and differently")
     return found
+
+
+def _meant(name: str, folder: Path, images: list[str]) -> list[str]:
+    """Return which of the images of one file name a table means by a path.
+
+    A path may begin above the folder, or below it down to the file name alone: all that both state has to
+    agree, and the image that shares most folders with it is meant.
+    """
+    parts = PurePosixPath(name).parts
+    if PurePosixPath(name).is_absolute():
+        root = PurePosixPath(folder.resolve().as_posix())
+        if PurePosixPath(name).is_relative_to(root):
+            parts = PurePosixPath(name).relative_to(root).parts
+        else:
+            parts = parts[1:]
+    shared: dict[int, list[str]] = defaultdict(list)
+    for image in images:
+        own = PurePosixPath(image).parts
+        if own == parts:
+            return [image]
+        least = min(len(own), len(parts))
+        if own[-least:] == parts[-least:]:
+            shared[least].append(image)
+    return shared[max(shared)] if shared else []

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pneumoscope.data.description import read_description
 from pneumoscope.data.labels import class_name
+from pneumoscope.data.layout import SPLIT_FOLDERS
 from pneumoscope.data.tables import (
     parse_age,
     parse_sex,
@@ -281,14 +282,23 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         value = row.get(name)
         if name in ("width", "height"):
             try:
-                values[name] = int(value or 0)
+                values[name] = _whole(value or 0)
             except (TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{where}: {name} '{value}' is not a whole number") from error
         else:
             values[name] = "" if value is None else str(value)
+    values["split"] = SPLIT_FOLDERS.get(values["split"].lower(), values["split"])
     values |= {name: parse(row.get(name)) for name, parse in _OPTIONAL.items()}
     try:
         values["path"] = str(PurePosixPath(values["path"])) if values["path"] else ""
         return Record(**{**values, "label": class_name(values["label"])})
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _whole(value: Any) -> int:
+    """Return a number without a fraction, which spreadsheets may write as ``224.0``."""
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(value)
+    return int(number)

@@ -142,11 +142,12 @@ def fetch(
         archive = Path(file)
         (progress or Progress()).step("checking the archive")
         _verify(archive, source)
+        again = f"give the complete {source.filename}"
     else:
-        archive = out / source.filename
+        archive, again = out / source.filename, "delete it and its .sha256 and fetch again"
         url = f"{base_url.rstrip('/')}/{source.filename}" if base_url else source.url
         download(url, archive, checksum=source.checksum, progress=progress)
-    if name == "kermany" and not unzip_images(archive, out, progress=progress):
+    if name == "kermany" and not unzip_images(archive, out, again=again, progress=progress):
         raise DataError(f"{archive}: holds no image; it is not {source.filename}")
     if read_description(out) is None:
         write_description(out, source.description)

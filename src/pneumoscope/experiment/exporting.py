@@ -86,6 +86,11 @@ class _FinishedRun:
     def of(cls, folder: Path) -> _FinishedRun:
         if not (folder / RECIPE_FILE).is_file():
             raise DataError(f"{folder}: no {RECIPE_FILE}; give the run folder made by 'pneumoscope train'")
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise DataError(
+                f"{folder}: no {WEIGHTS_FILE}, so the training is not finished; continue it with "
+                "'train --resume'"
+            )
         recipe = load_recipe(str(folder / RECIPE_FILE))
         network = build_network(recipe.network, len(recipe.output_classes), pretrained=False)
         network = load_weights(network, folder / WEIGHTS_FILE).eval()

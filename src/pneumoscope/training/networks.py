@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pneumoscope.errors import RecipeError
@@ -366,7 +366,7 @@ def set_training(network: nn.Module) -> None:
 def save_weights(network: Network, path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write the weights as safetensors, and text about them in its header."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, path, metadata)
+    path.write_bytes(save(state, metadata))  # `save_file` makes files that only their owner may read
 
 
 def _is_whole_network(path: Path) -> bool:

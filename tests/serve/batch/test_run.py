@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from pneumoscope import Predictor
 from pneumoscope.errors import DataError
 from pneumoscope.report.rows import to_row
 from pneumoscope.serve.batch import BatchSettings, run_batch
+from pneumoscope.serve.batch.run import _check_reachable
 from pneumoscope.serve.batch.store import filesystem, open_store
 
 # Ray starts a process for each worker, which takes minutes on a busy machine.
@@ -85,7 +88,7 @@ def test_a_second_start_does_nothing_and_one_after_a_loss_does_what_is_lost(tiny
     assert not list((output / "parts").glob(".*"))
 
 
-def test_other_inputs_bundles_and_options_are_rejected_in_one_line(tiny, folder, tmp_path):
+def test_other_inputs_bundles_and_options_are_rejected_in_one_line(tiny, folder, tmp_path, monkeypatch):
     from bundles import make_bundle
 
     output = str(tmp_path / "out")
@@ -99,6 +102,9 @@ def test_other_inputs_bundles_and_options_are_rejected_in_one_line(tiny, folder,
     ):
         with pytest.raises(DataError, match=words):
             run_batch(str(folder), output, **({"bundle": tiny} | change))
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(DataError, match=r"this INPUT written another way.*as before, or name another folder"):
+        run_batch(folder.name, output, tiny)
     write_image(folder / "new.png", seed=40)
     with pytest.raises(DataError, match=r"other inputs \(12 images, now 13\).*name another folder") as raised:
         run_batch(str(folder), output, tiny)
@@ -179,6 +185,15 @@ def test_a_manifest_in_an_object_store_names_objects_relative_to_it(tiny, folder
     assert [row["status"] for row in rows] == ["ok", "unreadable", "ok"]
     assert [row["path"] for row in rows][:2] == ["s3://xrays/table/a/0.png", "s3://xrays/table/a/gone.png"]
     assert summary.same_content == 1
+
+
+def test_a_cluster_that_is_not_there_is_one_line_before_ray_waits_for_it():
+    for address in ("127.0.0.1:1", "ray://[::1]:1"):
+        with pytest.raises(DataError, match=rf"--address {re.escape(address)}: Ray cannot be reached \("):
+            _check_reachable(address)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for address in (f"127.0.0.1:{server.getsockname()[1]}", "auto", "ray://cluster"):
+            _check_reachable(address)
 
 
 def test_a_store_that_cannot_be_reached_is_one_line(tiny, tmp_path):

@@ -212,6 +212,8 @@ def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
     what = None
     if begun.source and begun.source != plan.source:
         what = f"another INPUT ({begun.source}, now {plan.source})"
+    elif begun.inputs != plan.inputs and begun.stamps == plan.stamps:
+        what = "this INPUT written another way, by which the paths of its rows differ; write it as before, or"
     elif begun.inputs != plan.inputs:
         what = f"other inputs ({begun.entries:,} images, now {plan.entries:,})"
     elif begun.stamps and begun.stamps != plan.stamps:
@@ -224,7 +226,8 @@ def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
                 option = f"--{name.replace('_', '-')}"
                 what = f"another {option} ({getattr(begun, name)}, now {getattr(plan, name)})"
     if what:
-        raise DataError(f"{store.location}: holds a run with {what}; name another folder for the results")
+        end = "" if what.endswith(" or") else ";"
+        raise DataError(f"{store.location}: holds a run with {what}{end} name another folder for the results")
 
 
 def _write_manifest(path: Path | None, entries: Iterable[Entry], part_size: int) -> tuple[int, str, str]:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -37,6 +38,7 @@ CHECKERS = 16  # threads that look which parts are there
 RATE_SECONDS = 30.0  # between two lines with the throughput
 OBJECT_STORE_BYTES = 128 << 20  # blocks hold numbers of parts
 REMOVE_ATTEMPTS = 20
+REACHED_SECONDS = 10.0  # in which a cluster accepts a connection
 RAY_FOLDER = "pneumoscope-ray-"  # and the process that made it
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -262,17 +264,31 @@ def _started(ray: Any, settings: BatchSettings) -> Iterator[None]:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": stack.enter_context(_ray_folder()),
             }
+        else:
+            _check_reachable(settings.address)
         stack.callback(ray.shutdown)  # before the folder is removed
         try:
             # The first line of Ray's log goes to standard error, whatever its level.
             with _without_standard_error(), _own_sigterm():
                 ray.init(settings.address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            line = str(error).strip().partition("\n")[0]
-            raise DataError(
-                f"--address {settings.address}: Ray cannot be reached ({line}); check the cluster"
-            ) from error
+            raise _unreachable(settings.address, str(error).strip().partition("\n")[0]) from error
         yield
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `DataError` in seconds where nothing listens at a host and port, which takes Ray minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, why: str) -> DataError:
+    return DataError(f"--address {address}: Ray cannot be reached ({why}); check the cluster")
 
 
 @contextmanager
