@@ -183,6 +183,7 @@ $(MADE)/lungs/lungs.onnx: $(MADE)/children/all.csv
 # What a set states about itself: ages and views of images that have none.
 $(MADE)/children/all.csv:
 	@$(HAS_IMAGES)
+	@test -n '$(ADULTS)' || { echo 'make bundle ADULTS=folder: its images of class other are needed' >&2; exit 2; }
 	mkdir -p $(@D)
 	test -f '$(XRAYS)/dataset.yaml' || echo '{name: Kermany et al., population: {name: children, ages: [1, 5], views: [AP]}}' > $(@D)/dataset.yaml
 	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@ || [ $$? -eq 3 ]

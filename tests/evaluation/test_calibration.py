@@ -13,6 +13,7 @@ from pneumoscope.evaluation import (
     fit_temperature,
     fit_vector,
 )
+from pneumoscope.evaluation.calibration import fit_offset
 
 
 def log_loss(logits, labels):
@@ -41,6 +42,19 @@ def test_temperature_is_the_most_likely_one():
     best = log_loss(logits / found, labels)
     for other in (found * 0.98, found * 1.02):
         assert log_loss(logits / other, labels) > best
+
+
+@pytest.mark.parametrize("prevalence", [0.02, 0.5, 0.9])
+def test_an_offset_gives_the_mean(prevalence):
+    odds = np.random.default_rng(0).normal(size=500) * 3
+    moved = odds + fit_offset(odds, prevalence)
+    assert (1 / (1 + np.exp(-moved))).mean() == pytest.approx(prevalence, abs=1e-6)
+
+
+def test_separable_images_are_not_moved():
+    """Any offset between the nearest two would give the same mean."""
+    odds = 50 * np.array([-3.0, -2.0, 2.5, 4.0, 5.0])
+    assert fit_offset(odds, 0.6) == 0
 
 
 def test_temperature_stays_finite():

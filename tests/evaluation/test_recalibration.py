@@ -150,6 +150,15 @@ def test_copies_of_all_rows_change_nothing(method):
             assert getattr(left, rate).value == pytest.approx(getattr(right, rate).value)
 
 
+@pytest.mark.parametrize("method", ["none", "temperature", "vector"])
+def test_images_of_one_kind_are_one_line(parent, method):
+    observed = drawn(60).of_images(np.flatnonzero(drawn(60).is_positive))
+    with pytest.raises(DataError, match="need images with and without pneumonia"):
+        fit_calibration(observed, method, fitted_on="here")
+    with pytest.raises(DataError, match="need images with and without pneumonia"):
+        refit_target(observed, method, fitted_on="here", parent=parent.manifest.calibrations[0])
+
+
 @pytest.mark.parametrize("target_only", [False, True])
 def test_a_temperature_does_not_leave_the_prevalence_of_the_training(parent, target_only):
     observed = drawn(2000)  # of a network that was trained where normal images were rarer

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pneumoscope.data.folder import load
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.errors import RecipeError
 from pneumoscope.experiment import Experiment, divide, run_experiment
+from pneumoscope.experiment import cross_fitted as cross_fitted_module
 from pneumoscope.experiment import run as run_module
-from pneumoscope.experiment.cross_fitted import _with_network, mean_of_teachers
+from pneumoscope.experiment.cross_fitted import _parts, _with_network, mean_of_teachers
+from pneumoscope.parallel import Progress
 from pneumoscope.training import cross_fit as cross_fit_module
+from pneumoscope.training.dataset import Packed
 from pneumoscope.training.recipe import Distillation, Phase
 from tiny_runs import Steps, rejected, small
 
@@ -56,6 +62,22 @@ def test_each_image_is_predicted_by_the_teacher_that_was_trained_without_it(taug
     patients = [{seen["train"].records[row].patient_id for row in one["held_out"]} for one in held_out]
     assert not patients[0] & patients[1]
     assert "training without fold 1 of 2 (teacher custom-cnn)" in progress.steps
+
+
+def test_a_patient_of_both_data_sets_is_in_one_fold(monkeypatch):
+    monkeypatch.setattr(cross_fitted_module, "inspect", lambda *_, **__: SimpleNamespace(groups=[]))
+    own = [Record(f"{n}.png", ("normal", "viral")[n % 2], f"{n // 2}", source="a") for n in range(40)]
+    more = [
+        dataclasses.replace(one, path=f"/more/{one.path}", patient_id=f"a/{one.patient_id}") for one in own
+    ]
+    records = tuple(own + more)
+    possible = np.array([[one.label == "normal", one.label == "viral"] for one in records])
+    packed = Packed(np.zeros((80, 1, 8, 8), np.uint8), possible, records)
+    recipe = student().resolved(["normal", "viral"])
+    origin = SimpleNamespace(added=object(), experiment=SimpleNamespace(recipe=recipe))
+    prepared = SimpleNamespace(images=Manifest((), Path()), train_set=packed, origin=origin)
+    for part in _parts(prepared, 4, Progress()).values():
+        assert {n + 40 for n in part if n < 40} == {n for n in part if n >= 40}
 
 
 def test_the_teachers_are_recorded(taught):

@@ -16,6 +16,7 @@ from pneumoscope.experiment import Experiment
 from pneumoscope.experiment.cross_validation import (
     METRICS_FILE,
     SCORES_FILE,
+    _check_lungs_only,
     _check_thresholds,
     _HeldOut,
     _parts,
@@ -173,7 +174,7 @@ def test_a_patient_of_a_left_out_source_known_only_by_a_copy_is_held_out_whole(d
     assert set(others["a"].tolist()) < set(parts["a"].tolist())
 
 
-def held_out(labels, sources, parts):
+def held_out(labels, sources, parts, **changes):
     """Images by random logits; the classes that a label leaves open are 1."""
     names = {(1, 0, 0): "normal", (0, 1, 0): "bacterial", (0, 0, 1): "viral", (0, 1, 1): "pneumonia"}
     records = tuple(
@@ -183,7 +184,36 @@ def held_out(labels, sources, parts):
     packed = Packed(np.zeros((len(records), 1, 8, 8), np.uint8), np.array(labels, np.bool_), records)
     rng = np.random.default_rng(0)
     logits = [rng.normal(size=(len(part), 3)) for part in parts.values()]
-    return _HeldOut(packed, RECIPE.resolved(["normal", "bacterial", "viral"]), parts, logits)
+    recipe = RECIPE.resolved(["normal", "bacterial", "viral"]).model_copy(update=changes)
+    return _HeldOut(packed, recipe, parts, logits)
+
+
+def test_images_of_lungs_only_are_not_evaluated():
+    labels, masked = [(1, 0, 0), (0, 1, 0), (0, 0, 1)] * 8, np.arange(24) % 4 == 3
+    sources = np.where(masked, "masked", "whole").tolist()
+    parts = {"one": np.arange(12), "two": np.arange(12, 24)}
+    found = held_out(labels, sources, parts, lungs_only={"masked": "positive"}).by_fold()
+    assert found.metrics.images == 18
+    assert set(found.metrics.by_source) <= {"whole"}
+    assert [part["images"] for part in found.parts.values()] == [9, 9]
+    alone = held_out(labels, sources, {"masked": np.arange(24)}, lungs_only={"masked": "positive"})
+    left_out = alone.by_source({"masked": np.flatnonzero(~masked)}).parts["masked"]
+    assert (left_out["images"], left_out["others"]["images"]) == (6, 18), "unless it is left out itself"
+
+
+def test_a_left_out_source_of_lungs_only_has_both_kinds():
+    records = [Record(f"{n}.png", "normal", f"p{n}", source="masked") for n in range(3)]
+    with pytest.raises(
+        DataError, match="masked: its images, of lungs only, have the target only, or lack it"
+    ):
+        _check_lungs_only(Manifest(tuple(records), Path()), "masked", np.zeros(3, np.bool_))
+
+
+def test_the_calibrator_is_the_recipes():
+    labels = [(1, 0, 0), (0, 1, 0), (0, 0, 1)] * 8
+    images = held_out(labels, ["a"] * 24, {"one": np.arange(24)}, calibration="vector")
+    calibrator, _ = images._fitted(np.arange(24), images.logits[0])
+    assert calibrator.method == "vector"
 
 
 def test_related_images_of_another_source_do_not_choose_the_threshold():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pneumoscope.data.folder import load
-from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.errors import RecipeError
 from pneumoscope.experiment import Experiment, changed_recipe, run_experiment
 from pneumoscope.experiment import run as experiment_module
 from pneumoscope.experiment.images import additional_images, with_additional
 from pneumoscope.model.bundle import load_bundle
+from pneumoscope.parallel import Progress
+from pneumoscope.training.dataset import Packed
 from pneumoscope.training.distil import teacher_probabilities
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Distillation, Phase, Tasks
@@ -78,6 +82,23 @@ def test_the_teacher_predicts_only_images_of_its_own_data(taught, data, lungs, m
         if str(manifest.resolve(record)) not in left_out
     ]
     assert sorted(record.path for record in predicted[: len(expected)]) == sorted(expected)
+
+
+def test_the_teacher_predicts_no_image_of_lungs_only(monkeypatch):
+    recipe = RECIPE.model_copy(update={"lungs_only": {"masked": "inverted"}})
+    records = [
+        Record(f"{n}.png", "normal", f"p{n}", split="train", source=source)
+        for n, source in enumerate(("whole", "masked", "whole"))
+    ]
+    packed = Packed(np.zeros((3, 1, 8, 8), np.uint8), np.eye(3, dtype=np.bool_), tuple(records))
+
+    def predicted(_, images, classes, **__):
+        return np.full((len(images), len(classes)), 1 / len(classes), np.float32)
+
+    monkeypatch.setattr(experiment_module, "teacher_probabilities", predicted)
+    manifest = Manifest(tuple(records), Path())
+    rows = experiment_module._teacher_rows((None,), recipe, manifest, packed, None, Progress())
+    assert rows.any(axis=1).tolist() == [True, False, True]
 
 
 def test_the_teacher_changes_the_weights(taught, data, lungs, tmp_path):

@@ -62,6 +62,19 @@ def test_fewer_folds_or_none_can_follow_where_a_fold_has_one_class_only(data, tm
     assert not (tmp_path / "search" / "folds.json").exists()
 
 
+def test_trials_train_what_train_would_train(data, tmp_path, monkeypatch):
+    phase = RECIPE.phases[0].model_copy(update={"scratch_lr": 0.02, "frozen": "backbone"})
+    recipes = []
+
+    def watch(recipe, *_, after_epoch, **__):
+        recipes.append(recipe)
+        after_epoch(Epoch(1, 1, 0.01, 1.0, 0.5, 0.5, 0.5, 1.0))
+
+    monkeypatch.setattr(tuning, "fit", watch)
+    tune(Experiment(RECIPE.model_copy(update={"phases": (phase,)}), data, tmp_path / "search"), Search(1))
+    assert [(one.phases[0].frozen, one.phases[0].lr) for one in recipes] == [("none", 0.02)]
+
+
 def test_a_trial_whose_validation_loss_is_no_number_fails(data, tmp_path, monkeypatch):
     """A pruner ends it; with no value, the line of such a trial ended the whole search."""
 

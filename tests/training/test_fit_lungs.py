@@ -88,6 +88,13 @@ def test_it_learns_to_find_lungs_and_what_it_exports_finds_them_in_new_images(ch
     assert dice(field.mask, truth) > 0.85
 
 
+def test_ten_steps_are_enough_to_warm_up(chests, tmp_path):
+    manifest, masks = chests
+    train = manifest.subset("train").records[:5]
+    few = manifest.with_records([*train, *manifest.subset("val").records[:2]])
+    assert fit_lungs(few, masks, tmp_path / "out", epochs=10).images == 7
+
+
 def one_line(manifest, masks, out):
     with pytest.raises(DataError) as caught:
         fit_lungs(manifest, masks, out, epochs=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pneumoscope.domain import CodedConcept, Population, Target
 from pneumoscope.errors import RecipeError
@@ -318,9 +318,20 @@ def test_from_scratch_frees_every_layer_and_takes_its_own_rate():
 
 def test_layers_that_are_pretrained_on_the_images_may_be_frozen():
     recipe = Recipe.model_validate(
-        SMALL | {"pretraining": {"epochs": 1}, "phases": [{"epochs": 1, "lr": 0.1, "frozen": "backbone"}]}
+        SMALL
+        | {
+            "pretraining": {"epochs": 1},
+            "augmentation": {"gamma": 0.3},
+            "phases": [{"epochs": 1, "lr": 0.1, "frozen": "backbone"}],
+        }
     )
     assert recipe.from_scratch().phases[0].frozen == "backbone"
+
+
+def test_pretraining_needs_two_views_of_an_image():
+    for augmentation in ({}, {"lungs_only": 0.5}):
+        with pytest.raises(ValidationError, match="pretraining: needs an augmentation"):
+            Recipe.model_validate(SMALL | {"pretraining": {"epochs": 1}, "augmentation": augmentation})
 
 
 def test_labels_are_smoothed_by_source_and_label():

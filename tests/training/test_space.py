@@ -62,6 +62,7 @@ def test_what_is_written_reads_the_same(read):
         ("phases.2.lr: [0.1, 0.2]", "unknown key 'phases.2.lr'"),
         ("sampling.exponent: {low: 0, high: 1}", "unknown key 'sampling.exponent'"),
         ("seed: [1, 2]", "'seed' is not searched"),
+        ("phases.0.scratch_lr: [0.1, 0.2]", "search that"),
         ("distillation: [1, 2]", "'distillation' is not searched"),
         ("batch: 16", "batch: write a range"),
         ("batch: [16]", "batch: give two choices or more"),

@@ -28,6 +28,7 @@ RECIPE = Recipe.model_validate(
         "input": {"size": 16},
         "network": {"name": "custom-cnn", "channels": 1, "options": {"widths": [4, 8]}},
         "phases": [{"epochs": 1, "lr": 0.02}],
+        "augmentation": {"gamma": 0.3},
         "pretraining": {"epochs": 2, "lr": 0.01},
         "batch": 8,
     }

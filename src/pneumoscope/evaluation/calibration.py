@@ -12,6 +12,7 @@ from pneumoscope.errors import DataError, require_extra
 from pneumoscope.evaluation.observe import Observed
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 from pneumoscope.evaluation.thresholds import (
+    check_both_kinds,
     choose_operating_points,
     classes_left_open,
     conformal_thresholds,
@@ -75,6 +76,7 @@ def fit_calibration(
     DataError
         If there are no images with, or none without, the target.
     """
+    check_both_kinds(observed.is_positive, observed.target.name)
     fitted = _calibrator(observed, method, fitted_on)
     base = kept or Calibration(prevalence=observed.prevalence)
     if fitted is not None:
@@ -106,6 +108,7 @@ def refit_target(
     parent : Calibration
         Of the bundle that is recalibrated.
     """
+    check_both_kinds(observed.is_positive, observed.target.name)
     old, mask = parent.calibrator, observed.target_mask
     odds = log_odds(calibrated_logits(observed.logits, old, mask), mask)
     two = np.c_[np.zeros(len(odds)), odds]
@@ -271,6 +274,9 @@ def fit_offset(odds: FloatArray, prevalence: float, weights: FloatArray | None =
     def excess(offset: float) -> float:
         return float(np.average(expit(odds + offset), weights=weights)) - prevalence
 
+    # Where no image is near the limit, as with separable logits, any offset up to the nearest one would do.
+    if abs(excess(0.0)) < 1e-9:
+        return 0.0
     furthest = float(np.abs(odds).max()) + abs(math.log(prevalence / (1 - prevalence))) + 1
     return float(brentq(excess, -furthest, furthest, xtol=1e-9))
 

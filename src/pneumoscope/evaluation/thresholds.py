@@ -26,6 +26,14 @@ CRITERIA = {
 }
 
 
+def check_both_kinds(is_positive: BoolArray, target: str) -> None:
+    """Raise `DataError` unless there are images with the target and images without it."""
+    if is_positive.all() or not is_positive.any():
+        raise DataError(
+            f"operating points need images with and without {target}; give a larger calibration set"
+        )
+
+
 def choose_operating_points(
     p_target: FloatArray,
     is_positive: BoolArray,
@@ -74,12 +82,9 @@ def choose_operating_points(
         If only one class is there, or a score is outside [0, 1].
     """
     p, truth = np.asarray(p_target, dtype=np.float64), np.asarray(is_positive, dtype=np.bool_)
-    if p.shape != truth.shape or truth.all() or not truth.any():
-        raise DataError(
-            f"operating points need images with and without {target}; give a larger calibration set"
-        )
-    if not np.all((p >= 0) & (p <= 1)):
-        raise DataError("operating points need probabilities in [0, 1]")
+    check_both_kinds(truth, target)
+    if p.shape != truth.shape or not np.all((p >= 0) & (p <= 1)):
+        raise DataError("operating points need a probability in [0, 1] of each image")
     shares = np.ones(len(p)) if weights is None else np.asarray(weights, dtype=np.float64)
     groups = np.arange(len(p)) if patients is None else np.unique(patients, return_inverse=True)[1]
 

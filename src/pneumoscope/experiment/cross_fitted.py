@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,15 @@ def mean_of_teachers(
 
 def _parts(prepared: Prepared, count: int, progress: Progress) -> dict[str, npt.NDArray[np.intp]]:
     """Return folds of the packed training images; a patient, and copies of an image, are in one."""
-    images = prepared.images.with_records(prepared.train_set.records)
+    added = prepared.origin.added
+    # A patient of one source may be in the data set and in the additional one, which names it by both.
+    records = [
+        record
+        if added is None or record.patient_id.startswith(f"{record.source}/")
+        else replace(record, patient_id=f"{record.source}/{record.patient_id}")
+        for record in prepared.train_set.records
+    ]
+    images = prepared.images.with_records(records)
     copies = inspect(images, progress=progress).groups
     recipe = prepared.origin.experiment.recipe
     found = folds(images, count, recipe.split.seed, duplicates=copies)

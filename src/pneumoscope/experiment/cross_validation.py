@@ -18,7 +18,7 @@ from pneumoscope.data.labels import classes_with_target
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds, group_records
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.evaluation.calibration import Method, fit_calibration
 from pneumoscope.evaluation.metrics import evaluate_scores
 from pneumoscope.evaluation.observe import Observed
 from pneumoscope.evaluation.scores import ScoredSet
@@ -143,9 +143,12 @@ def _prepared(
     check_packed(manifest.root, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
     parts, others = _parts(manifest, count, sources, recipe.split.seed, progress)
-    truth = recipe.target_mask[packed.labels]
-    check_held_out(manifest.root, truth, parts)
+    truth, whole = recipe.target_mask[packed.labels], _whole(packed, recipe)
+    others = _only(whole, others)
+    check_held_out(manifest.root, truth, parts if sources else _only(whole, parts))
     _check_thresholds(manifest.root, truth, others)
+    for source in recipe.lungs_only.keys() & set(sources):
+        _check_lungs_only(manifest, source, truth)
     return recipe, replace(packed, left_out=left_out), parts, others
 
 
@@ -192,6 +195,16 @@ def _check_thresholds(root: Path, truth: Bools, others: dict[str, Positions]) ->
             )
 
 
+def _check_lungs_only(manifest: Manifest, source: str, truth: Bools) -> None:
+    """Check that a source of lungs alone has both kinds: whole images of the other are no comparison."""
+    own = truth[[record.source == source for record in manifest]]
+    if own.all() or not own.any():
+        raise DataError(
+            f"{manifest.root}: {source}: its images, of lungs only, have the target only, or lack it, so "
+            "that nothing can be evaluated; leave out another source"
+        )
+
+
 def _with_related(manifest: Manifest, own: Bools, groups: list[list[int]]) -> Bools:
     """Add the other images of the same patients, and copies of the images, also in a chain."""
     related = own.copy()
@@ -200,8 +213,20 @@ def _with_related(manifest: Manifest, own: Bools, groups: list[list[int]]) -> Bo
     return related
 
 
+def _whole(packed: Packed, recipe: Recipe) -> Bools:
+    """Return which images are whole radiographs; those of `lungs_only` sources are trained on alone."""
+    return np.array([record.source not in recipe.lungs_only for record in packed.records])
+
+
+def _only(chosen: Bools, parts: dict[str, Positions]) -> dict[str, Positions]:
+    return {name: part[chosen[part]] for name, part in parts.items()}
+
+
 class _HeldOut:
-    """The images with the logits of the networks that were trained without them."""
+    """The images with the logits of the networks that were trained without them.
+
+    Of a `lungs_only` source nothing is evaluated, unless it is the one that is left out.
+    """
 
     def __init__(
         self, packed: Packed, recipe: Recipe, parts: dict[str, Positions], logits: list[Floats]
@@ -213,6 +238,8 @@ class _HeldOut:
             recipe.target_mask,
         )
         self.truth: Bools = self.mask[packed.labels]
+        self.whole = _whole(packed, recipe)
+        self.method: Method = recipe.calibration
 
     def by_fold(self) -> CrossValidation:
         """Evaluate all images together, and each fold."""
@@ -222,16 +249,16 @@ class _HeldOut:
             scores[own] = part
         probabilities, decided = np.zeros_like(scores), np.zeros(count, dtype=np.bool_)
         found: dict[str, dict[str, Any]] = {}
-        for name, own in self.parts.items():
-            rest = np.setdiff1d(np.arange(count), own)
+        for name, own in _only(self.whole, self.parts).items():
+            rest = np.setdiff1d(np.flatnonzero(self.whole), own)
             calibrator, threshold = self._fitted(rest, scores[rest])
             probabilities[own] = calibrate(scores[own], calibrator, self.mask)
             p = self._p_target(probabilities[own])
             decided[own] = p >= threshold
             truth = self.truth[own]
             found[name] = {"images": len(own), **_measures(truth, decided[own]), "auroc": _auroc(p, truth)}
-        metrics = evaluate_scores(self._scored(probabilities), threshold=0.5)
-        return CrossValidation(metrics, _measures(self.truth, decided), found)
+        metrics = evaluate_scores(self._scored(probabilities).select(self.whole), threshold=0.5)
+        return CrossValidation(metrics, _measures(self.truth[self.whole], decided[self.whole]), found)
 
     def by_source(self, others: dict[str, Positions]) -> CrossValidation:
         """Evaluate each source that was left out, beside the others of the fold that was held out with it.
@@ -270,13 +297,13 @@ class _HeldOut:
                     writer.writerow((*row, *(f"{value:.5g}" for value in values)))
 
     def _fitted(self, chosen: Positions, logits: Floats) -> tuple[Calibrator, float]:
-        """Return a temperature and the balanced threshold, fitted on some of the images."""
+        """Return the recipe's calibrator and the balanced threshold, fitted on some of the images."""
         records = tuple(self.packed.records[position] for position in chosen)
         images = np.arange(len(chosen))
         possible = self.packed.possible[chosen]
         estimated = (None,) * len(records)
         observed = Observed(logits, self.classes, self.target, possible, images, records, estimated)
-        fitted = fit_calibration(observed, "temperature", fitted_on="the other parts", n_boot=0)
+        fitted = fit_calibration(observed, self.method, fitted_on="the other parts", n_boot=0)
         balanced = next(point for point in fitted.operating_points if point.name == "balanced")
         return fitted.calibrator, balanced.threshold
 

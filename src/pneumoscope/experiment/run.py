@@ -322,9 +322,11 @@ def _teacher_rows(
     """Return the mean probabilities of teachers for the training images, shape (N, K).
 
     Rows of additional images, and of sources that the recipe does not name for the teacher, are 0, since it
-    was not trained on their population.
+    was not trained on their population; and so are those of `lungs_only` sources, which it would read as they
+    are.
     """
-    own = np.flatnonzero(are_of(train_set.records, taught))
+    whole = [record.source not in recipe.lungs_only for record in train_set.records]
+    own = np.flatnonzero(are_of(train_set.records, taught) & np.array(whole))
     images = taught.with_records(train_set.records[row] for row in own)
     rows = np.zeros((len(train_set), len(recipe.output_classes)), np.float32)
     rows[own] = np.mean(

@@ -307,6 +307,8 @@ def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
     """Train with drawn values and return the objective, the mean over the folds."""
     drawn = {key: _draw(trial, key, one) for key, one in job.space.keys.items()}
     recipe = job.space.applied(job.experiment.recipe, drawn).model_copy(update={"distillation": None})
+    if not recipe.network.pretrained and job.experiment.weights is None:
+        recipe = recipe.from_scratch()  # as `train` does
     fabric = make_fabric()
     values: list[float] = []
     parent = multiprocessing.parent_process()

@@ -268,7 +268,8 @@ def _fit(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=1e-4)
     steps = epochs * (len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=0.1)
+    warm = 0.1 if steps > 10 else 0.3  # of 10 steps and less, a tenth is none
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=warm)
     both = torch.from_numpy(np.stack([images, np.rint(targets * 255).astype(np.uint8)], axis=1))
     network.train()
     for epoch in range(epochs):

@@ -141,6 +141,8 @@ class Recipe(Strict):
                 raise ValueError("classes: each must be listed once")
         if self.target is not None:
             check_target(self.target, self.classes)
+        if self.pretraining and self.augmentation.model_copy(update={"lungs_only": 0.0}) == Augmentation():
+            raise ValueError("pretraining: needs an augmentation, since it compares two views of an image")
         names = [population.name for population in self.populations]
         if ANY_POPULATION in names:
             raise ValueError(f"populations: each needs a name other than '{ANY_POPULATION}'")

@@ -158,6 +158,8 @@ def _checked(path: Path, key: str, given: Any, recipe: Recipe) -> Range | tuple[
         guess = difflib.get_close_matches(key, known, n=1)
         hint = f"; did you mean {guess[0]!r}?" if guess else "; keys are those of the recipe"
         raise RecipeError(f"{path}: unknown key {key!r}{hint}")
+    if key.endswith(".scratch_lr"):
+        raise RecipeError(f"{path}: {key!r} takes the place of 'lr' without pretrained weights; search that")
     if key.split(".", maxsplit=1)[0] in FIXED or key.startswith(FIXED_BEGINNINGS):
         raise RecipeError(f"{path}: {key!r} is not searched, it is the same in all trials; leave it out")
     one = _parsed(path, key, given)
