@@ -107,7 +107,7 @@ def test_subgroups_show_the_numbers_of_their_table(open_report: Any, report: Any
         for rate in MEASURES:
             assert shown(page, rate) == [value(getattr(subgroup, rate))]
     page.get_by_label("Images", exact=True).select_option("population: adults")
-    expect(page.locator("#explorer-setting")).to_contain_text("160 of")
+    expect(page.locator("#explorer-setting")).to_contain_text("160 images of")
 
 
 def test_the_slider_is_moved_by_keys_and_trades_missed_for_referred(open_report: Any) -> None:

@@ -135,7 +135,7 @@
 
   function settingWords(at, share) {
     const point = data.points.find((name) => group.points[name] === at);
-    const images = `${group.name}: ${many(group.positive + group.negative)} of ${many(group.patients)} patients`;
+    const images = `${group.name}: ${many(group.positive + group.negative)} images of ${many(group.patients)} patients`;
     const named = point ? ` (${point})` : "";
     const origin = prevalence === null ? ", that of these images" : "";
     return `Threshold ${asThreshold(thresholds[at])}${named}; prevalence ${asPercent(share)}%${origin}; ${images}`;
