@@ -209,11 +209,14 @@ def fetch_bundle(store: Store, folder: Path) -> Bundle:
 
 def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
     """Raise where a run was begun with something else, which is named."""
-    what = None
+    what, fix = None, "name another folder for the results"
     if begun.source and begun.source != plan.source:
         what = f"another INPUT ({begun.source}, now {plan.source})"
     elif begun.inputs != plan.inputs and begun.stamps == plan.stamps:
-        what = "this INPUT written another way, by which the paths of its rows differ; write it as before, or"
+        what, fix = (
+            "this INPUT written another way, and paths of rows as written",
+            f"write it as before, or {fix}",
+        )
     elif begun.inputs != plan.inputs:
         what = f"other inputs ({begun.entries:,} images, now {plan.entries:,})"
     elif begun.stamps and begun.stamps != plan.stamps:
@@ -226,8 +229,7 @@ def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
                 option = f"--{name.replace('_', '-')}"
                 what = f"another {option} ({getattr(begun, name)}, now {getattr(plan, name)})"
     if what:
-        end = "" if what.endswith(" or") else ";"
-        raise DataError(f"{store.location}: holds a run with {what}{end} name another folder for the results")
+        raise DataError(f"{store.location}: holds a run with {what}; {fix}")
 
 
 def _write_manifest(path: Path | None, entries: Iterable[Entry], part_size: int) -> tuple[int, str, str]:
