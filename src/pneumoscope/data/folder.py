@@ -334,19 +334,20 @@ def _table(path: Path, folder: Path, images: list[str], needed: str) -> dict[str
     """Return the cells of a table by image."""
     columns, rows = read_rows(path, aliases=True)
     require_columns(path, columns, ("path", needed))
-    by_name: dict[str, list[str]] = defaultdict(list)
+    known, root = set(images), PurePosixPath(folder.resolve().as_posix())
+    by_end: dict[str, list[str]] = defaultdict(list)
     for image in images:
-        by_name[PurePosixPath(image).name].append(image)
+        for end in _ends(image):
+            by_end[end].append(image)
     found: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         name = str(row["path"] or "")
-        of_that_name = by_name.get(PurePosixPath(name).name, [])
-        matches = _meant(name, folder, of_that_name)
+        matches = _meant(PurePosixPath(name), root, known, by_end)
         if len(matches) != 1:
             problem = "is not in the folder"
             if matches:
                 problem = "is ambiguous: give its path"
-            elif of_that_name:
+            elif of_that_name := by_end.get(PurePosixPath(name).name):
                 problem += f", where '{of_that_name[0]}' has its name; write the path as it is there"
             raise DataError(f"{path}, row {number}: image '{name}' {problem}")
         given = ((cell, row.get(cell)) for cell in _CELLS if cell in columns)
@@ -357,25 +358,22 @@ def _table(path: Path, folder: Path, images: list[str], needed: str) -> dict[str
     return found
 
 
-def _meant(name: str, folder: Path, images: list[str]) -> list[str]:
-    """Return which of the images of one file name a table means by a path.
+def _ends(path: str) -> list[str]:
+    """Return a path and all that remains without its first folders, the longest first."""
+    parts = PurePosixPath(path).parts
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _meant(
+    path: PurePosixPath, root: PurePosixPath, known: set[str], by_end: Mapping[str, list[str]]
+) -> list[str]:
+    """Return which of the known images a table means by a path.
 
     A path may begin above the folder, or below it down to the file name alone: all that both state has to
     agree, and the image that shares most folders with it is meant.
     """
-    parts = PurePosixPath(name).parts
-    if PurePosixPath(name).is_absolute():
-        root = PurePosixPath(folder.resolve().as_posix())
-        if PurePosixPath(name).is_relative_to(root):
-            parts = PurePosixPath(name).relative_to(root).parts
-        else:
-            parts = parts[1:]
-    shared: dict[int, list[str]] = defaultdict(list)
-    for image in images:
-        own = PurePosixPath(image).parts
-        if own == parts:
-            return [image]
-        least = min(len(own), len(parts))
-        if own[-least:] == parts[-least:]:
-            shared[least].append(image)
-    return shared[max(shared)] if shared else []
+    if path.is_absolute():
+        path = path.relative_to(root if path.is_relative_to(root) else path.anchor)
+    if str(path) not in known and str(path) in by_end:
+        return by_end[str(path)]
+    return next(([end] for end in _ends(str(path)) if end in known), [])
