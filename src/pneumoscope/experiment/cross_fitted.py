@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from pneumoscope.data.audit import inspect
 from pneumoscope.data.split import folds
+from pneumoscope.experiment.images import named_by_source
 from pneumoscope.experiment.preparation import Prepared
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.parallel import Progress
@@ -83,14 +83,13 @@ def mean_of_teachers(
 def _parts(prepared: Prepared, count: int, progress: Progress) -> dict[str, npt.NDArray[np.intp]]:
     """Return folds of the packed training images; a patient, and copies of an image, are in one."""
     added = prepared.origin.added
-    # A patient of one source may be in the data set and in the additional one, which names it by both.
-    records = [
+    # Additional records are named by source already; a patient of theirs may be in the data set as well.
+    images = prepared.images.with_records(
         record
         if added is None or record.patient_id.startswith(f"{record.source}/")
-        else replace(record, patient_id=f"{record.source}/{record.patient_id}")
+        else named_by_source(record)
         for record in prepared.train_set.records
-    ]
-    images = prepared.images.with_records(records)
+    )
     copies = inspect(images, progress=progress).groups
     recipe = prepared.origin.experiment.recipe
     found = folds(images, count, recipe.split.seed, duplicates=copies)

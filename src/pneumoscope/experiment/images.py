@@ -33,6 +33,7 @@ __all__ = [
     "divide",
     "limited",
     "lung_segmenter",
+    "named_by_source",
     "pack_images",
     "prepare_manifest",
     "whole_radiographs",
@@ -120,11 +121,7 @@ def additional_images(data: Path, manifest: Manifest, progress: Progress | None 
     more = more.with_records(record for record in more.records if record.split in ("", "train"))
     held_out = [record for record in manifest.records if record.split in ("val", "test")]
     absolute = [
-        replace(
-            record,
-            path=str(part.resolve(record).resolve()),
-            patient_id=f"{record.source}/{record.patient_id}",
-        )
+        replace(named_by_source(record), path=str(part.resolve(record).resolve()))
         for part in (manifest.with_records(held_out), more)
         for record in part.records
     ]
@@ -148,15 +145,15 @@ def with_additional(train: Manifest, added: Manifest | None) -> Manifest:
     if added is None:
         return train
     renamed = [
-        replace(
-            record,
-            path=str(added.resolve(record).resolve()),
-            patient_id=f"{record.source}/{record.patient_id}",
-            split="train",
-        )
+        replace(named_by_source(record), path=str(added.resolve(record).resolve()), split="train")
         for record in added.records
     ]
     return train.with_records([*train.records, *renamed])
+
+
+def named_by_source(record: Record) -> Record:
+    """Return a record whose patient is named by source and identifier, which another source may use too."""
+    return replace(record, patient_id=f"{record.source}/{record.patient_id}")
 
 
 def by_source(train: Manifest) -> dict[str, Manifest]:

@@ -17,7 +17,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
 from pneumoscope.experiment.bundling import calibrated, evaluated, exported, not_evaluated
 from pneumoscope.experiment.cross_fitted import cross_fitted_probabilities, mean_of_teachers, names_of
-from pneumoscope.experiment.images import are_of
+from pneumoscope.experiment.images import are_of, whole_radiographs
 from pneumoscope.experiment.plan import Experiment, Result, changed_recipe
 from pneumoscope.experiment.preparation import Prepared, list_images, prepare
 from pneumoscope.experiment.run_folder import write_left_out
@@ -325,8 +325,7 @@ def _teacher_rows(
     was not trained on their population; and so are those of `lungs_only` sources, which it would read as they
     are.
     """
-    whole = [record.source not in recipe.lungs_only for record in train_set.records]
-    own = np.flatnonzero(are_of(train_set.records, taught) & np.array(whole))
+    own = np.flatnonzero(are_of(train_set.records, whole_radiographs(taught, recipe)))
     images = taught.with_records(train_set.records[row] for row in own)
     rows = np.zeros((len(train_set), len(recipe.output_classes)), np.float32)
     rows[own] = np.mean(
