@@ -72,6 +72,8 @@ def main() -> None:
     chosen = parser.parse_args()
     bundle = load_bundle(chosen.bundle)
     sources = dict(map(chests, chosen.chests))
+    if len(sources) < len(chosen.chests):
+        parser.error("--chests: give each name once")
     gate = fit_gate(bundle, sources, others=chosen.not_chest)
     if gate is None:
         parser.error("too few chest radiographs, or a bundle without a lung segmenter")

@@ -136,8 +136,8 @@ def check_images(run: Path, recipe: Recipe, train: Packed, evaluated: Packed) ->
         "evaluated": [record.path for record in evaluated.records],
     }
     path = run / IMAGES_FILE
-    if not run.exists():
-        run.mkdir(parents=True)
+    if not run.exists() or not any(run.iterdir()):
+        run.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             json.dump(facts, file)
     elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != facts:

@@ -130,7 +130,10 @@ async def watch(pid: int, load: Load) -> None:
 
 def resident(pid: int) -> float:
     """Return the resident memory of a process in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):  # a worker that has ended
+        return 0.0
     found = re.search(r"VmRSS:\s+(\d+)", status)
     return int(found[1]) / MIB if found else 0.0
 

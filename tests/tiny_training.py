@@ -84,11 +84,11 @@ def rows_of(run):
     ]
 
 
-def trained(made, run, fabric, *, train=None, val=None, resume=False, progress=None, seed=0):
+def trained(made, run, fabric, *, train=None, val=None, seed=0, **options):
     run.mkdir(exist_ok=True)
     network = build_network(made.network, 2, seed=seed)
     train, val = train or images(), val or images(16, seed=1)
-    return fit(made, network, train, val, run, fabric=fabric, resume=resume, progress=progress)
+    return fit(made, network, train, val, run, fabric=fabric, **options)
 
 
 def assert_same_weights(first, second):

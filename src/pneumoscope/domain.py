@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -171,6 +171,20 @@ class Population:
             return False
         return (first is None or age >= first) and (last is None or math.floor(age) <= last)
 
+    @property
+    def is_stated(self) -> bool:
+        """Whether anything is stated but how many there were."""
+        return replace(self, patients=None, images=None) != Population()
+
+    def describe_with_counts(self) -> str:
+        """Return the population in words, with the number of patients and images."""
+        counts = [
+            f"{count:,} {what}"
+            for count, what in ((self.patients, "patients"), (self.images, "images"))
+            if count is not None
+        ]
+        return self.describe() + (f" ({', '.join(counts)})" if counts else "")
+
     def describe(self) -> str:
         """Return the population in words: name, ages, views and hospital, as far as they are stated."""
         first, last = self.ages
@@ -247,6 +261,12 @@ class Target:
     def includes(self, label: str) -> bool:
         """Return whether a label says that the finding is there: one of its classes, or its own name."""
         return label in self.classes or label == self.name
+
+    def mask(self, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Return which classes count as the target, shape (K,)."""
+        import numpy as np  # here, so that `--help` does not wait for it
+
+        return np.array([self.includes(name) for name in classes], np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,12 @@ class MissingExtraError(PneumoscopeError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs more packages: in a clone, pip install '.[{extra}]'")
+        self.feature = feature
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Keep the error whole when it crosses a process boundary."""
+        return (type(self), (self.feature, self.extra))
 
 
 class OtherProcessError(PneumoscopeError):

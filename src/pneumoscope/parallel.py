@@ -49,8 +49,8 @@ def in_order(
 ) -> Iterator[T]:
     """Yield what `work` makes of the items, in their order.
 
-    At most two chunks a worker are under way, so memory does not grow with the number of items, and items
-    are drawn only as fast as the results are taken.
+    At most two chunks a worker, and one more, are under way, so memory does not grow with the number of
+    items, and items are drawn only as fast as the results are taken.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
+from pneumoscope.serve.workers.rows import prediction_of, prediction_row
 
 POINTS = [{"name": "balanced", "threshold": 0.5}, {"name": "never", "threshold": 1.0}]
 
@@ -53,6 +54,14 @@ def test_every_image_is_a_row_in_order_and_one_bad_file_stops_nothing(bundle, fo
         assert (one.p_target is None) == (one.decision is None) == bool(one.reasons)
         assert bool(one.message) == bool(one.reasons)
         assert one.bundle == bundle.identity
+
+
+@pytest.mark.parametrize(("stated", "coverage"), [({"conformal_alpha": 0.2}, 0.8), ({}, None)])
+def test_the_coverage_of_prediction_sets_is_as_stated(tmp_path, folder, stated, coverage):
+    bundle = make_bundle(tmp_path, calibration={"conformal": (0.3, 0.3, 0.3), **stated})
+    (found,) = Predictor(bundle, workers=1).predict(folder / "00.png")
+    assert found.set_coverage == coverage
+    assert prediction_of(prediction_row(found), bundle).set_coverage == coverage
 
 
 def test_the_prediction_is_the_calibrated_network_on_the_standardised_image(tmp_path):

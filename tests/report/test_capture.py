@@ -140,6 +140,13 @@ def test_any_classes_fit(bundle, written):
         assert any(name in line for line in written)
 
 
+def test_as_many_classes_as_there_are_fit(written):
+    shares = {f"class {number}": 1 / 90 for number in range(90)}
+    prediction = replace(SUBTYPES.prediction("x", SUBTYPES.positive), probabilities=shares)
+    draw_capture(capture(prediction=prediction))
+    assert "class 89" in " ".join(written)
+
+
 def test_long_names_are_wrapped_and_cut(written):
     many = {
         f"class number {number} with a very long name indeed, longer than the panel is wide": 0.01

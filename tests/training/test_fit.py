@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,34 @@ def test_a_phase_may_weaken_the_augmentation(tmp_path, fabric):
     assert_same_weights(after("quarter", {}, brightness=0.25), half)
     with pytest.raises(AssertionError):
         assert_same_weights(plain, half)
+
+
+def test_a_phase_may_have_its_own_sampling_masking_and_trust(tmp_path, fabric):
+    packed = images()
+    records = tuple(replace(one, source=f"s{number // 28}") for number, one in enumerate(packed.records))
+    packed = replace(packed, records=records)  # one group of 28 images and one of 4
+    rows = np.random.default_rng(0).dirichlet(np.ones(2), len(packed)).astype(np.float32)
+    own = {"lungs_only": 0.5, "sampling_exponent": 0.2, "trust": 0.7}
+
+    def after(name, phase, **content):
+        made = recipe(phases=[{"epochs": 1, "lr": 0.01, **phase}], **content)
+        return trained(made, tmp_path / name, fabric, train=packed, teacher=rows)
+
+    def sections(exponent, lungs_only, trust):
+        return {
+            "sampling": {"exponent": exponent},
+            "augmentation": {"lungs_only": lungs_only},
+            "distillation": {"teacher": "default", "trust": trust},
+        }
+
+    untaught = {name: value for name, value in sections(0.8, 0.5, 0).items() if name != "distillation"}
+    assert_same_weights(after("none", {}, **untaught), after("0", {"trust": 0}, **sections(0.8, 0.5, 0.3)))
+    expected = after("recipe", {}, **sections(0.2, 0.5, 0.7))
+    assert_same_weights(expected, after("phase", own, **sections(0.8, 0.1, 0.3)))
+    for key in own:
+        without = {name: value for name, value in own.items() if name != key}
+        with pytest.raises(AssertionError):
+            assert_same_weights(expected, after(f"no {key}", without, **sections(0.8, 0.1, 0.3)))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

@@ -113,6 +113,11 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
             {"phases": [{"epochs": 1, "lr": 0.1, "augmentation_strength": 3}]},
             "phases.0.augmentation_strength: ",
         ),
+        (
+            {"phases": [{"epochs": 1, "lr": 0.1, "sampling_exponent": 0.5}]},
+            "phases.0.sampling_exponent: needs sampling",
+        ),
+        ({"phases": [{"epochs": 1, "lr": 0.1, "trust": 0}]}, "phases.0.trust: needs distillation"),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": "all"}]}, "phases.0.frozen"),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": -1}]}, "phases.0.frozen"),
         ({"optimizer": "lion"}, "optimizer: "),

@@ -1,7 +1,7 @@
 """The command line: one module per command, imported only when that command is called.
 
 Exit codes: 0 done; 2 wrong use; 3 some inputs were rejected or unreadable, the rest done; 4 nothing could be
-done.
+done; 130 interrupted.
 """
 
 from __future__ import annotations

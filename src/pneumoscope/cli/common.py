@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from pneumoscope.cli.options import shown
-from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
-    from pneumoscope.domain import Estimate, OperatingPoint, Population, Target
+    from pneumoscope.domain import Estimate, OperatingPoint, Target
     from pneumoscope.model.bundle import Bundle
     from pneumoscope.model.manifest import Provenance, TrainingData
 
@@ -28,10 +27,12 @@ __all__ = [
     "SOME_LEFT_OUT",
     "bundle_facts",
     "bundle_with",
+    "check_cache",
     "check_no_effect",
     "check_output",
     "check_outside",
     "check_prevalence",
+    "check_weights",
     "estimate_text",
     "exit_code",
     "how_made",
@@ -39,7 +40,6 @@ __all__ = [
     "note",
     "one_opencv_thread",
     "point_text",
-    "population_text",
     "print_json",
     "standard_input",
     "stops_on_sigterm",
@@ -143,6 +143,18 @@ def check_no_effect(given: Mapping[str, object], why: str) -> None:
             raise typer.BadParameter(f"has no effect {why}", param_hint=option)
 
 
+def check_weights(pretrained: bool | None, weights: Path | None) -> None:
+    """Stop with a usage message where two options exclude each other."""
+    if pretrained is False and weights is not None:
+        raise typer.BadParameter("--weights and --no-pretrained exclude each other")
+
+
+def check_cache(cache: Path | None, *, no_cache: bool) -> None:
+    """Stop with a usage message where two options exclude each other."""
+    if no_cache:
+        check_no_effect({"--cache": cache}, "with --no-cache")
+
+
 def check_prevalence(value: float | None) -> float | None:
     """Let an option be a share above 0 and below 1, by at least `LEAST_PREVALENCE`."""
     if value is None:
@@ -235,22 +247,12 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def population_text(population: Population) -> str:
-    """Return a population in words, with the number of patients and images."""
-    counts = [
-        f"{count:,} {what}"
-        for count, what in ((population.patients, "patients"), (population.images, "images"))
-        if count is not None
-    ]
-    return population.describe() + (f" ({', '.join(counts)})" if counts else "")
-
-
 def training_data_text(data: TrainingData) -> str:
     """Return a data set that a model was trained on in words: name, population, hospital, licence."""
     described = data.description
     population = described.population
     parts = [described.name or "a data set without a description"]
-    if population.name != ANY_POPULATION or population.ages != (None, None) or population.views:
+    if population.is_stated:
         parts.append(population.describe())
     if described.hospital and described.hospital != population.hospital:
         parts.append(described.hospital)

@@ -9,6 +9,7 @@ import typer
 
 from pneumoscope.cli.common import SOME_LEFT_OUT, print_json
 from pneumoscope.cli.parameters import (
+    AsJson,
     CacheFolder,
     Data,
     Epochs,
@@ -54,15 +55,14 @@ def cross_validate(
     weights: Weights = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recipe without each fold of patients, or each source, and evaluate it on that part.
 
     Exit code 3: some images were unreadable or rejected and are left out.
     """
-    from pneumoscope.cli.common import one_opencv_thread
+    from pneumoscope.cli.common import check_cache, check_weights, one_opencv_thread
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.cli.train import check_cache, check_weights
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
@@ -88,7 +88,7 @@ def cross_validate(
         experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     if launched_as().rank == 0:
-        _print(result, out, as_json=json_)
+        _print(result, out, as_json=as_json)
         # A launcher takes other codes than 0 for a failure.
         if result.left_out and launched_as().processes == 1:
             raise typer.Exit(SOME_LEFT_OUT)

@@ -20,6 +20,7 @@ from pneumoscope.cli.common import (
     print_json,
 )
 from pneumoscope.cli.data_output import left_out_row, set_facts, show_audit, show_balance, show_summary
+from pneumoscope.cli.parameters import AsJson
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import DataError
 
@@ -64,7 +65,6 @@ Patients = Annotated[
 NoNear = Annotated[
     bool, typer.Option("--no-near-duplicates", help="Compare bytes only; skip perceptual hashing.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pneumoscope.cli.common import note
-from pneumoscope.domain import ANY_POPULATION
 
 if TYPE_CHECKING:
     from pneumoscope.data.audit import AuditReport
@@ -38,10 +37,9 @@ def _description(description: DatasetDescription | None) -> dict[str, str]:
     if description is None:
         return {}
     population = description.population
-    stated = population.name != ANY_POPULATION or population.ages != (None, None) or bool(population.views)
     facts = {
         "name": description.name,
-        "population": population.describe() if stated else "",
+        "population": population.describe() if population.is_stated else "",
         "hospital": description.hospital,
         "labels": description.label_source,
         "licence": description.licence,

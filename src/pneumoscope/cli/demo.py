@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pneumoscope.cli.common import bundle_facts, check_no_effect, make_folder, one_opencv_thread, print_json
+from pneumoscope.cli.parameters import AsJson
 from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import require_extra
 
@@ -40,7 +41,7 @@ def demo(
         int | None,
         typer.Option(min=0, max=65535, help="Port of the page; 8000 if not given, 0 for any free one."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict eight real X-rays with the shipped model; show the results beside the true labels.
 

@@ -16,7 +16,7 @@ from pneumoscope.cli.common import (
     one_opencv_thread,
     print_json,
 )
-from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.parameters import BundlePath
 
 if TYPE_CHECKING:
     from pneumoscope.model.results import Evaluation
@@ -50,12 +50,7 @@ _Name = Annotated[
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz.")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, plots and report.html.")],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=complete_bundle, help="Bundle or run folder; the shipped one if not given."
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="Evaluate this split of the manifest only.")
     ] = None,
@@ -67,7 +62,7 @@ def evaluate(
     images: _Images = None,
     sign: _Sign = False,
     add_to_card: _Name = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json, one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json, one JSON object.")] = False,
 ) -> None:
     """Evaluate a bundle on labelled images: metrics with 95% intervals, plots, worst mistakes.
 
@@ -109,7 +104,7 @@ def evaluate(
             n_boot=resamples,
             progress=progress,
         )
-    if json_:
+    if as_json:
         print_json(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     else:
         _print(evaluation.metrics)

@@ -10,6 +10,7 @@ import typer
 
 from pneumoscope.cli.common import bundle_facts, check_output, print_json
 from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.parameters import AsJson
 from pneumoscope.errors import require_extra
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def export(
             "run's training images."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the bundle of a training run to a folder of its own, or its network for another runtime."""
     if ranges is not None and to != "onnx-int8":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,12 +15,11 @@ from pneumoscope.cli.common import (
     estimate_text,
     how_made,
     point_text,
-    population_text,
     print_json,
     target_text,
     training_data_text,
 )
-from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.parameters import AsJson, BundlePath
 from pneumoscope.domain import ANY_POPULATION
 from pneumoscope.errors import BundleError
 
@@ -53,13 +51,8 @@ Sections = dict[str, dict[str, Any]]
 
 
 def info(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bundle: BundlePath = None,
+    as_json: AsJson = False,
     card: Annotated[
         bool, typer.Option("--card", help="Print the model card (Markdown) and nothing else.")
     ] = False,
@@ -140,7 +133,7 @@ def _calibrations(manifest: BundleManifest) -> dict[str, str]:
 
     lines = {}
     for calibration in manifest.calibrations:
-        fitted, alpha = calibration.calibrator, calibration.conformal_alpha
+        fitted, coverage = calibration.calibrator, calibration.coverage
         parts = [f"{fitted.method} scaling" if fitted.method != "none" else "none"]
         if fitted.fitted_on:
             parts.append(f"fitted on {fitted.fitted_on}")
@@ -149,7 +142,7 @@ def _calibrations(manifest: BundleManifest) -> dict[str, str]:
         if fitted.prior_shift:
             parts.append(f"shifted to {assumed_prevalence(calibration):.3g}")
         if calibration.conformal is not None:
-            parts.append("prediction sets" + (f" that hold the class of {1 - alpha:.0%}" if alpha else ""))
+            parts.append("prediction sets" + (f" that hold the class of {coverage:.0%}" if coverage else ""))
         lines[calibration.population] = "; ".join(parts)
     return lines
 
@@ -157,7 +150,7 @@ def _calibrations(manifest: BundleManifest) -> dict[str, str]:
 def _populations(populations: tuple[Population, ...]) -> dict[str, str]:
     lines: dict[str, list[str]] = {}
     for one in populations:  # several may have one name, such as those of two hospitals
-        lines.setdefault(one.name, []).append(population_text(replace(one, name=ANY_POPULATION)))
+        lines.setdefault(one.name, []).append(replace(one, name=ANY_POPULATION).describe_with_counts())
     return {name: "; ".join(texts) for name, texts in lines.items()}
 
 

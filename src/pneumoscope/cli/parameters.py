@@ -15,6 +15,7 @@ from pneumoscope.cli.completion import (
 )
 
 __all__ = [
+    "AsJson",
     "BundlePath",
     "CacheFolder",
     "Data",
@@ -45,7 +46,7 @@ TargetClasses = Annotated[
         help="Finding to decide on and the classes that count as it; classes are the labels of the data.",
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs in all, at most, in place of the recipe's.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs in all, in place of the recipe's.")]
 Patience = Annotated[
     int | None,
     typer.Option(min=1, help="Epochs without a lower validation loss after which a phase ends."),
@@ -85,6 +86,7 @@ CacheFolder = Annotated[
     Path | None, typer.Option(help="Folder for prepared images, in place of the user's cache folder.")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not keep prepared images.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 BundlePath = Annotated[
     Path | None,
     typer.Option(

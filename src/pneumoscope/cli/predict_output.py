@@ -18,7 +18,6 @@ from pneumoscope.cli.common import (
     make_folder,
     note,
     point_text,
-    population_text,
     target_text,
     training_data_text,
 )
@@ -217,7 +216,7 @@ def _about(predictor: Predictor, operating_point: str | None, population: str | 
     facts |= {
         "Gate": "overridden" if predictor.force else "images outside of its limits are rejected",
         "Trained on": "; ".join(map(training_data_text, made.data)),
-        "Evaluated on": "; ".join(map(population_text, manifest.validated)),
+        "Evaluated on": "; ".join(one.describe_with_counts() for one in manifest.validated),
         "Made by": how_made(made),
         "Created": made.created,
         "Intended use": manifest.intended_use,

@@ -17,6 +17,7 @@ from pneumoscope.cli.common import (
     print_json,
 )
 from pneumoscope.cli.completion import complete_bundle
+from pneumoscope.cli.parameters import AsJson
 
 
 def recalibrate(
@@ -52,7 +53,7 @@ def recalibrate(
         int | None,
         typer.Option(min=100, help="Bootstrap resamples for the intervals; 1000 if not given."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit calibrator, operating points and prediction sets to a hospital's images; write a new bundle.
 
@@ -64,7 +65,7 @@ def recalibrate(
     if prevalence is not None and data is None:
         unused = {"--method": method, "--copies": copies, "--resamples": resamples}
         check_no_effect(unused, "with --prevalence, which fits nothing")
-        _shift(bundle, out, prevalence, as_json=json_)
+        _shift(bundle, out, prevalence, as_json=as_json)
         return
     if data is None or prevalence is not None:
         raise typer.BadParameter("give labelled images to fit to, or else --prevalence", param_hint="DATA")
@@ -88,7 +89,7 @@ def recalibrate(
     for warning in done.warnings:
         typer.echo(f"warning: {warning}", err=True)
     identity = done.bundle.identity
-    if json_:
+    if as_json:
         parent = done.bundle.manifest.provenance.parent
         facts = {
             "bundle": bundle_facts(done.bundle) | {"parent": parent},

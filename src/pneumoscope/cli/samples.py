@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from pneumoscope.cli.parameters import AsJson
+
 __all__ = ["samples"]
 
 
 def samples(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; created if absent.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write eight real X-rays into a folder, with samples.csv: source, licence and true label of each.
 

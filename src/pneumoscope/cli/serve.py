@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.common import bundle_facts, note, print_json
-from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.options import shown
+from pneumoscope.cli.parameters import BundlePath
 from pneumoscope.errors import PneumoscopeError, require_extra
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ SHORTEST_TOKEN = 16  # characters
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=complete_bundle, help="Bundle or run folder; the shipped bundle if not given."
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     token_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help=f"File with the bearer token of clients; or {TOKEN_VARIABLE}."),

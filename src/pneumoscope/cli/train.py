@@ -12,13 +12,15 @@ import typer
 from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
     bundle_facts,
-    check_no_effect,
+    check_cache,
     check_outside,
+    check_weights,
     note,
     print_json,
 )
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import (
+    AsJson,
     CacheFolder,
     Data,
     Epochs,
@@ -79,7 +81,7 @@ def train(
         str | None,
         typer.Option(metavar="mlflow[:URI]", help="Log parameters, curves, report and bundle there."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a network by a recipe, then calibrate, evaluate and write it as a bundle.
 
@@ -121,22 +123,10 @@ def train(
             progress=progress,
         )
     if result is not None:
-        _print(result, out, as_json=json_)
+        _print(result, out, as_json=as_json)
         # A launcher takes other codes than 0 for a failure.
         if result.left_out and launched_as().processes == 1:
             raise typer.Exit(SOME_LEFT_OUT)
-
-
-def check_weights(pretrained: bool | None, weights: Path | None) -> None:
-    """Stop with a usage message where two options exclude each other."""
-    if pretrained is False and weights is not None:
-        raise typer.BadParameter("--weights and --no-pretrained exclude each other")
-
-
-def check_cache(cache: Path | None, *, no_cache: bool) -> None:
-    """Stop with a usage message where two options exclude each other."""
-    if no_cache:
-        check_no_effect({"--cache": cache}, "with --no-cache")
 
 
 def note_left_out(left_out: Iterable[LeftOut], out: Path) -> None:

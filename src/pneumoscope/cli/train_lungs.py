@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope.cli.common import SOME_LEFT_OUT, note, print_json
+from pneumoscope.cli.parameters import AsJson
 from pneumoscope.errors import require_extra
 
 
@@ -18,7 +19,7 @@ def train_lungs(
     out: Annotated[Path, typer.Option(help="Folder that gets lungs.onnx.")],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the training.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the lung segmenter on the training patients of the default recipe, or on split train.
 

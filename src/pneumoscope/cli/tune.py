@@ -12,6 +12,7 @@ import typer
 
 from pneumoscope.cli.common import print_json
 from pneumoscope.cli.parameters import (
+    AsJson,
     CacheFolder,
     Data,
     Epochs,
@@ -60,12 +61,11 @@ def tune(
     weights: Weights = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search for values of a recipe with a better result on validation patients, and write the best one."""
-    from pneumoscope.cli.common import one_opencv_thread, stops_on_sigterm
+    from pneumoscope.cli.common import check_cache, check_weights, one_opencv_thread, stops_on_sigterm
     from pneumoscope.cli.progress import show_progress
-    from pneumoscope.cli.train import check_cache, check_weights
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
@@ -92,7 +92,7 @@ def tune(
         experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         search = Search(trials, jobs, folds, objective, pruner, space)
         result = run(experiment, search, progress)
-    _print(result, objective, as_json=json_)
+    _print(result, objective, as_json=as_json)
 
 
 @contextmanager

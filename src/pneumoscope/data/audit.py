@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.data.split import connected
-from pneumoscope.errors import DataError, UnreadableImageError
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.model.bundle import sha256_of
 from pneumoscope.parallel import Progress, available_cpus, in_order
@@ -300,7 +300,9 @@ def _read(name: str, path: Path, *, hashed: bool) -> _FileFacts:
     except UnreadableImageError as error:
         return _FileFacts(problem=Unreadable(name, error.reason.value, error.detail))
     except OSError as error:
-        return _FileFacts(problem=Unreadable(name, "no_permission", f"cannot be read ({error.strerror})"))
+        return _FileFacts(
+            problem=Unreadable(name, Reason.NO_PERMISSION.value, f"cannot be read ({error.strerror})")
+        )
     near = perceptual_hash(image.pixels) if hashed else None
     return _FileFacts(digest, image.width, image.height, near, image.patient_key)
 

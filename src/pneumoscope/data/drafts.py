@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from pneumoscope.errors import DataError
 
-__all__ = ["draft_of", "partial_path", "rename", "replacing", "unwritable"]
+__all__ = ["draft_of", "flush_folder", "partial_path", "rename", "replacing", "unwritable"]
 
 # Of the name of the file in that of its draft; file systems allow 255 in all.
 _NAME_BYTES = 200
@@ -88,3 +88,14 @@ def _end_of(name: str) -> str:
     while len(os.fsencode(name)) > _NAME_BYTES:
         name = name[1:]
     return name
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names of new and renamed files in a folder durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

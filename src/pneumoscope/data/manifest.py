@@ -239,17 +239,11 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over all paths, labels and file hashes, whatever their order or split."""
-        digest = hashlib.sha256()
-        for line in sorted(f"{r.path}\0{r.label}\0{r.sha256}\n" for r in self.records):
-            digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return _sha256(f"{r.path}\0{r.label}\0{r.sha256}\n" for r in self.records)
 
     def split_fingerprint(self) -> str:
         """Return the SHA-256 over all paths and their splits, whatever their order."""
-        digest = hashlib.sha256()
-        for line in sorted(f"{r.path}\0{r.split}\n" for r in self.records):
-            digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return _sha256(f"{r.path}\0{r.split}\n" for r in self.records)
 
     def with_records(self, records: Iterable[Record]) -> Manifest:
         """Return a manifest with other records, and the same root and description."""
@@ -302,3 +296,11 @@ def _whole(value: Any) -> int:
     if not number.is_integer():
         raise ValueError(value)
     return int(number)
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of lines, whatever their order."""
+    digest = hashlib.sha256()
+    for line in sorted(lines):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -30,7 +30,8 @@ def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None
 
     The images go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
     ``OUT/manifest.csv``. The file does not identify patients, so each image counts as one: only the split
-    that it comes with is known to be by patient. A ``dataset.yaml`` in `out`, else beside the file, is read.
+    that it comes with is known to be by patient. A ``dataset.yaml`` in `out_dir`, else beside the file, is
+    read.
 
     Parameters
     ----------

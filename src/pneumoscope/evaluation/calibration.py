@@ -18,7 +18,13 @@ from pneumoscope.evaluation.thresholds import (
     conformal_thresholds,
 )
 from pneumoscope.model.manifest import Calibration, Calibrator
-from pneumoscope.predict.calibration import calibrate, calibrated_logits, log_odds, without_shift
+from pneumoscope.predict.calibration import (
+    calibrate,
+    calibrated_logits,
+    log_odds,
+    target_probability,
+    without_shift,
+)
 
 __all__ = [
     "CONFORMAL_ALPHA",
@@ -163,7 +169,7 @@ def _with_thresholds(
     probabilities = calibrate(observed.logits, base.calibrator, observed.target_mask)
     as_fitted = calibrate(observed.logits, without_shift(base.calibrator), observed.target_mask)
     points = choose_operating_points(
-        np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0),
+        target_probability(probabilities, observed.target_mask),
         observed.is_positive,
         observed.weights,
         patients=observed.patients,
@@ -235,9 +241,12 @@ def fit_temperature(
     logits, possible, weights = _checked(logits, labels, weights)
     with require_extra("evaluate", "Fitting a calibrator"):
         from scipy.optimize import brentq
+        from scipy.special import softmax
 
     def slope(scale: float) -> float:
-        excess = _softmax(scale * logits) - _softmax(np.where(possible, scale * logits, -np.inf))
+        excess = softmax(scale * logits, axis=1) - softmax(
+            np.where(possible, scale * logits, -np.inf), axis=1
+        )
         return float(weights @ (excess * logits).sum(axis=1))
 
     if slope(MIN_SCALE) >= 0:  # the logits do not separate the classes
@@ -308,6 +317,7 @@ def fit_vector(
     logits, possible, weights = _checked(logits, labels, weights)
     with require_extra("evaluate", "Fitting a calibrator"):
         from scipy.optimize import minimize
+        from scipy.special import softmax
     k = logits.shape[1]
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
@@ -317,7 +327,7 @@ def fit_vector(
         away = parameters - np.r_[np.full(k, start), np.zeros(k)]
         surprise = np.logaddexp.reduce(scaled, axis=1) - np.logaddexp.reduce(within, axis=1)
         value = weights @ surprise + RIDGE * (away**2).sum() / 2
-        error = (_softmax(scaled) - _softmax(within)) * weights[:, None]
+        error = (softmax(scaled, axis=1) - softmax(within, axis=1)) * weights[:, None]
         return float(value), np.r_[(error * logits).sum(axis=0), error.sum(axis=0)] + RIDGE * away
 
     bounds = [(MIN_SCALE, MAX_SCALE)] * k + [(None, None)] * k
@@ -342,9 +352,3 @@ def _checked(
         )
     shares = np.ones(len(logits)) if weights is None else np.asarray(weights, dtype=np.float64)
     return logits, possible, shares / shares.sum()
-
-
-def _softmax(logits: FloatArray) -> FloatArray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pneumoscope.domain import ANY_POPULATION, OperatingPoint, Population
+from pneumoscope.domain import ANY_POPULATION, OperatingPoint
 from pneumoscope.evaluation import card_results
 from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_span
-from pneumoscope.model.manifest import BundleManifest, Calibration, TrainingData
+from pneumoscope.model.manifest import CARD_FILE, BundleManifest, Calibration, TrainingData
 from pneumoscope.model.measures import PointMeasures
 from pneumoscope.predict.calibration import assumed_prevalence
 from pneumoscope.report.rows import threshold_text
@@ -78,7 +78,7 @@ def write_card(manifest: BundleManifest) -> str:
                 ]
             ),
         ]
-    hashes = {name: f"`{sha256}`" for name, sha256 in manifest.files.items() if name != "card.md"}
+    hashes = {name: f"`{sha256}`" for name, sha256 in manifest.files.items() if name != CARD_FILE}
     if hashes:
         parts += ["## Files", markdown_table(("file", "sha256"), sorted(hashes.items()))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -101,7 +101,9 @@ def _either_one(names: Sequence[str]) -> str:
 
 def _limits(manifest: BundleManifest) -> list[str]:
     limits = [f"Trained on: {_populations([_trained_on(one) for one in manifest.provenance.data])}."]
-    limits.append(f"Validated on: {_populations(list(map(_with_counts, manifest.validated)))}.")
+    limits.append(
+        f"Validated on: {_populations([one.describe_with_counts() for one in manifest.validated])}."
+    )
     known = ["these"] if manifest.validated else []
     known += ["those under *External validation*"] if manifest.results.external else []
     than = f" than {' and '.join(known)}" if manifest.results.external else ""
@@ -126,16 +128,7 @@ def _trained_on(data: TrainingData) -> str:
 
 def _population(data: TrainingData) -> str:
     population = data.description.population
-    return "population not stated" if population == Population() else population.describe()
-
-
-def _with_counts(population: Population) -> str:
-    counts = [
-        f"{count:,} {what}"
-        for count, what in ((population.patients, "patients"), (population.images, "images"))
-        if count is not None
-    ]
-    return population.describe() + (f" ({', '.join(counts)})" if counts else "")
+    return population.describe() if population.is_stated else "population not stated"
 
 
 def _provenance(manifest: BundleManifest) -> list[str]:
@@ -195,10 +188,10 @@ def _decisions(manifest: BundleManifest) -> list[str]:
     parts += _operating_points(manifest, measured)
     first = manifest.calibrations[0]
     if first.conformal:
-        share = 1 - (first.conformal_alpha or 0.1)
+        share = f" for {first.coverage:.0%}" if first.coverage is not None else ""
         parts += [
             "### Prediction sets",
-            f"A prediction set holds the true class for {share:.0%} of the patients of each class, one image "
+            f"A prediction set holds the true class{share} of the patients of each class, one image "
             "each, that enough images of the calibration are labelled with, as long as the images are like "
             "those.",
         ]

@@ -26,7 +26,6 @@ from pneumoscope.parallel import CHUNK, Progress, available_cpus
 from pneumoscope.predict.chest import ChestClassifier, chest_features
 from pneumoscope.predict.estimates import feature_moments
 from pneumoscope.predict.inputs import expand
-from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Output, Predictor
 
 __all__ = ["FittedChest", "drawn", "fit_chest", "other_images", "two_folds"]
@@ -96,9 +95,7 @@ def fit_chest(
         If a source has no chest that can be read, or the folder no image.
     """
     progress = progress or Progress()
-    predictor = Predictor(
-        bundle, workers=available_cpus(), force=True, pipeline=Pipeline.of_bundle(bundle, force=True)
-    )
+    predictor = Predictor(bundle, workers=available_cpus(), force=True)
     groups = {name: _chests(predictor, manifest, progress) for name, manifest in sources.items()}
     if empty := [name for name, group in groups.items() if not len(group.features)]:
         raise DataError(f"{', '.join(empty)}: no readable chest radiograph to fit the gate on; leave it out")

@@ -16,7 +16,7 @@ from pneumoscope.evaluation.observe import Observed
 from pneumoscope.evaluation.scores import BoolArray, FloatArray
 from pneumoscope.model.manifest import Calibration
 from pneumoscope.model.results import RecalibrationSide
-from pneumoscope.predict.calibration import calibrate, without_shift
+from pneumoscope.predict.calibration import calibrate, target_probability, without_shift
 
 __all__ = ["FOLDS", "Decisions", "compare", "cross_fitted", "decisions_of", "joined"]
 
@@ -39,7 +39,7 @@ class Decisions:
 def decisions_of(observed: Observed, fitted: Calibration, rows: npt.NDArray[np.intp]) -> Decisions:
     """Return what a calibration decides for some rows."""
     probabilities = calibrate(observed.logits[rows], fitted.calibrator, observed.target_mask)
-    p = np.minimum(probabilities[:, observed.target_mask].sum(axis=1), 1.0)
+    p = target_probability(probabilities, observed.target_mask)
     positive = {point.name: p >= point.threshold for point in fitted.operating_points}
     if fitted.conformal is None:
         return Decisions(p, positive, None)
@@ -64,8 +64,7 @@ def cross_fitted(
     """
     count, originals = len(observed.records), np.flatnonzero(observed.is_original)
     parts, places = {}, np.empty(count, np.int64)
-    for number, fold in enumerate(folds(manifest.with_records(observed.records), FOLDS, seed)):
-        held_out = np.sort(fold)
+    for number, held_out in enumerate(folds(manifest.with_records(observed.records), FOLDS, seed)):
         fitted = fit(observed.of_images(np.setdiff1d(np.arange(count), held_out)))
         parts[number] = decisions_of(observed, fitted, originals[held_out])
         places[held_out] = number

@@ -15,11 +15,11 @@ from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Population, ViewPosition
 from pneumoscope.errors import require_extra
 from pneumoscope.evaluation.chest import drawn, other_images, two_folds
-from pneumoscope.model.bundle import MODEL_FILE, Bundle
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.manifest import MODEL_FILE
 from pneumoscope.model.results import EstimateMeasures
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.estimates import FRONTAL, FeatureClassifier, feature_moments
-from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["Estimators", "FittedClassifier", "fit_populations", "fit_views"]
@@ -122,7 +122,7 @@ def fit_populations(
     FittedClassifier or None
         None where fewer than two of the populations have training images.
     """
-    progress, predictor = progress or Progress(), _predictor(bundle)
+    progress, predictor = progress or Progress(), Predictor(bundle, workers=available_cpus(), force=True)
 
     def named(record: Record) -> str:
         return next((one.name for one in populations if _is_known(one, record)), "")
@@ -160,7 +160,7 @@ def fit_views(
     FittedClassifier or None
         None where fewer than two views have training images.
     """
-    progress, predictor = progress or Progress(), _predictor(bundle)
+    progress, predictor = progress or Progress(), Predictor(bundle, workers=available_cpus(), force=True)
 
     def named(record: Record) -> str:
         return record.view
@@ -176,11 +176,6 @@ def fit_views(
         for fold in np.unique(folds)
     ]
     return FittedClassifier(classifier, _content(classifier, bundle), _measures(tested))
-
-
-def _predictor(bundle: Bundle) -> Predictor:
-    pipeline = Pipeline.of_bundle(bundle, force=True)
-    return Predictor(bundle, workers=available_cpus(), force=True, pipeline=pipeline)
 
 
 def _of_manifest(

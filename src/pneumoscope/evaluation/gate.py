@@ -20,9 +20,9 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import require_extra
 from pneumoscope.evaluation.chest import FittedChest, drawn, fit_chest, two_folds
-from pneumoscope.model.bundle import MODEL_FILE, Bundle
+from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import GateLimits
+from pneumoscope.model.manifest import MODEL_FILE, GateLimits
 from pneumoscope.model.results import GateMeasures
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.cache import ImageCache
@@ -204,12 +204,14 @@ def fit_novelty(sources: Sequence[Described]) -> FittedNovelty:
 
 def _statistics(parts: Sequence[Floats]) -> Novelty:
     with require_extra("evaluate", "Fitting the gate"):
-        from sklearn.covariance import ledoit_wolf
+        from sklearn.covariance import empirical_covariance, ledoit_wolf_shrinkage, shrunk_covariance
 
     largest = max(map(len, parts))
     rows = np.concatenate([np.repeat(part, round(largest / len(part)), axis=0) for part in parts])
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-3
-    covariance, _ = ledoit_wolf((rows - mean) / spread)
+    # Of each image once: repeated rows would pass for independent ones, and be shrunk too little.
+    shrinkage = ledoit_wolf_shrinkage((np.concatenate(parts) - mean) / spread)
+    covariance = shrunk_covariance(empirical_covariance((rows - mean) / spread), shrinkage)
     whitener = np.linalg.cholesky(np.linalg.inv(covariance)).T / spread
     return Novelty(mean.astype(np.float32), whitener.astype(np.float32))
 

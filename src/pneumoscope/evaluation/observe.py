@@ -82,7 +82,7 @@ class Observed:
     @property
     def target_mask(self) -> BoolArray:
         """Which classes count as the target, shape (K,)."""
-        return np.array([name in self.target.classes for name in self.classes], dtype=np.bool_)
+        return self.target.mask(self.classes)
 
     @property
     def weights(self) -> FloatArray:

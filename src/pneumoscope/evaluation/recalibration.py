@@ -25,16 +25,16 @@ from pneumoscope.evaluation.card import write_card
 from pneumoscope.evaluation.cross_fit import FOLDS, Decisions, compare, cross_fitted, decisions_of, joined
 from pneumoscope.evaluation.observe import Observed, observe
 from pneumoscope.evaluation.populations import measured_population, validated_populations
+from pneumoscope.evaluation.thresholds import DEFAULT_POINT
 from pneumoscope.model.bundle import (
     BUNDLE_FOLDER,
-    CARD_FILE,
     MANIFEST_FILE,
     POPULATIONS_FILE,
     Bundle,
     load_bundle,
     write_bundle,
 )
-from pneumoscope.model.manifest import BundleManifest, Calibration, Provenance
+from pneumoscope.model.manifest import CARD_FILE, BundleManifest, Calibration, Provenance
 from pneumoscope.model.results import ParentResults, RecalibrationResult, Results
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.calibration import at_prevalence
@@ -308,7 +308,6 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         parent=ParentResults(identity=bundle.identity, evaluation=parent.results.evaluation),
         speed=parent.results.speed,
     )
-    names = [point.name for point in points]
     # One calibration for all images: nothing depends on the population any more.
     calibration = fitted.model_copy(update={"population": ANY_POPULATION, "operating_points": points})
     manifest = parent.model_copy(
@@ -317,7 +316,7 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
             "calibrations": (calibration,),
             "populations": (),
             "validated": validated_populations(own),
-            "default_operating_point": "balanced" if "balanced" in names else names[0],
+            "default_operating_point": DEFAULT_POINT,
             "provenance": _provenance(bundle),
             "results": own,
         }

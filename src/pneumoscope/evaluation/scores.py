@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pneumoscope.data.labels import class_index
 from pneumoscope.domain import Prediction, Target, age_band
 from pneumoscope.errors import DataError
+from pneumoscope.predict.calibration import target_probability
 
 if TYPE_CHECKING:
     from pneumoscope.data.manifest import Record
@@ -103,13 +104,12 @@ class ScoredSet:
     @property
     def target_mask(self) -> BoolArray:
         """Which classes count as the target, shape (K,)."""
-        return np.array([self.target.includes(name) for name in self.classes], dtype=np.bool_)
+        return self.target.mask(self.classes)
 
     @property
     def p_target(self) -> FloatArray:
         """Probability of the target, shape (N,): the sum over its classes."""
-        p: FloatArray = self.probabilities[:, self.target_mask].sum(axis=1)
-        return np.minimum(p, 1.0)
+        return target_probability(self.probabilities, self.target_mask)
 
     @property
     def is_positive(self) -> BoolArray:

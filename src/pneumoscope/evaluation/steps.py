@@ -21,17 +21,16 @@ from pneumoscope.evaluation.gate import FittedGate
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.populations import validated_populations
 from pneumoscope.evaluation.recalibration import LEAST
+from pneumoscope.evaluation.thresholds import DEFAULT_POINT
 from pneumoscope.model.bundle import (
-    CARD_FILE,
     GATE_FILE,
-    HEAD_FILE,
     POPULATIONS_FILE,
     VIEWS_FILE,
     Bundle,
     head_bytes,
     write_bundle,
 )
-from pneumoscope.model.manifest import BundleManifest, Calibration
+from pneumoscope.model.manifest import CARD_FILE, HEAD_FILE, BundleManifest
 from pneumoscope.model.results import Evaluation, ExternalValidation, Results, Speed
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.cache import ImageCache
@@ -128,7 +127,7 @@ def calibrate_bundle(
             "calibrations": tuple(calibrations),
             "populations": tuple(own),
             "validated": (),
-            "default_operating_point": _default_point(calibrations[0]),
+            "default_operating_point": DEFAULT_POINT,
             "results": Results(
                 speed=content.results.speed,
                 gate=gate.measures if gate else content.results.gate,
@@ -183,11 +182,6 @@ def _has_enough(observed: Observed, population: Population, progress: Progress) 
         f"{observed.target.name} are too few for a calibration of its own; the default one is used"
     )
     return False
-
-
-def _default_point(calibration: Calibration) -> str:
-    names = [point.name for point in calibration.operating_points]
-    return "balanced" if "balanced" in names else names[0]
 
 
 def sign_bundle(bundle: Bundle, evaluation: Evaluation, *, speed: Speed | None = None) -> Bundle:

@@ -9,7 +9,16 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.scores import BoolArray, FloatArray, IntArray
 
-__all__ = ["choose_operating_points", "classes_left_open", "conformal_thresholds"]
+__all__ = [
+    "DEFAULT_POINT",
+    "check_both_kinds",
+    "choose_operating_points",
+    "classes_left_open",
+    "conformal_thresholds",
+]
+
+DEFAULT_POINT = "balanced"
+"""The operating point that a bundle decides at unless another one is chosen."""
 
 SENSITIVITY_FLOOR = SPECIFICITY_FLOOR = 0.98
 # Sums of sensitivity and specificity that differ by less are alike: half a standard error on 500 images.
@@ -21,7 +30,7 @@ UNSEEN = 0.5
 
 CRITERIA = {
     "screening": f"sensitivity at least {SENSITIVITY_FLOOR:.2f}",
-    "balanced": "near the maximum of Youden's J",
+    DEFAULT_POINT: "near the maximum of Youden's J",
     "rule-in": f"specificity at least {SPECIFICITY_FLOOR:.2f}",
 }
 

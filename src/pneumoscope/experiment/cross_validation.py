@@ -29,7 +29,7 @@ from pneumoscope.experiment.run_folder import write_left_out
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress
-from pneumoscope.predict.calibration import calibrate
+from pneumoscope.predict.calibration import calibrate, target_probability
 from pneumoscope.training.cross_fit import cross_fit
 from pneumoscope.training.dataset import LeftOut, Packed, check_classes, check_held_out, check_packed
 from pneumoscope.training.networks import build_network, check_size
@@ -253,7 +253,7 @@ class _HeldOut:
             rest = np.setdiff1d(np.flatnonzero(self.whole), own)
             calibrator, threshold = self._fitted(rest, scores[rest])
             probabilities[own] = calibrate(scores[own], calibrator, self.mask)
-            p = self._p_target(probabilities[own])
+            p = target_probability(probabilities[own], self.mask)
             decided[own] = p >= threshold
             truth = self.truth[own]
             found[name] = {"images": len(own), **_measures(truth, decided[own]), "auroc": _auroc(p, truth)}
@@ -272,7 +272,7 @@ class _HeldOut:
             truth, own = self.truth[part], source_of[part] == source
             rest = np.isin(part, others[source])
             calibrator, threshold = self._fitted(part[rest], scores[rest])
-            p = self._p_target(calibrate(scores, calibrator, self.mask))
+            p = target_probability(calibrate(scores, calibrator, self.mask), self.mask)
             opposite = rest & (truth != truth[own][0]) if len(set(truth[own].tolist())) == 1 else own
             among = own | opposite
             found[source] = {
@@ -307,17 +307,15 @@ class _HeldOut:
         balanced = next(point for point in fitted.operating_points if point.name == "balanced")
         return fitted.calibrator, balanced.threshold
 
-    def _p_target(self, probabilities: Floats) -> Floats:
-        p: Floats = np.minimum(probabilities[:, self.mask].sum(axis=1), 1.0)
-        return p
-
     def _scored(self, probabilities: Floats) -> ScoredSet:
         """Pair labels and probabilities; the target is one class where some labels leave its subtype open."""
         records, classes, labels = self.packed.records, self.classes, self.packed.labels
         if (self.packed.possible.sum(axis=1) > 1).any():
             classes = classes_with_target(self.classes, self.target)
             labels = np.where(self.mask, len(classes) - 1, np.cumsum(~self.mask) - 1)[labels]
-            probabilities = np.column_stack([probabilities[:, ~self.mask], self._p_target(probabilities)])
+            probabilities = np.column_stack(
+                [probabilities[:, ~self.mask], target_probability(probabilities, self.mask)]
+            )
         return ScoredSet(
             classes,
             labels,

@@ -19,8 +19,8 @@ from pneumoscope.experiment.run_folder import SPLIT_FILE
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.parallel import CHUNK, Progress
-from pneumoscope.predict.calibration import calibrate
-from pneumoscope.predict.inputs import InputItem, expand
+from pneumoscope.predict.calibration import calibrate, target_probability
+from pneumoscope.predict.inputs import InputItem, expand, input_items
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.training.export import RANGE_IMAGES
 from pneumoscope.training.formats import FORMATS, Run, open_network, run_network, write_network, written_files
@@ -110,9 +110,8 @@ class _FinishedRun:
         if not path.is_file():
             return []
         manifest = load(path)
-        records = [one for one in manifest.subset(side).records if manifest.resolve(one).is_file()]
-        found = [InputItem(str(manifest.resolve(one)), age=one.age, view=one.view) for one in records]
-        return _spread(found, count)
+        there = [one for one in manifest.subset(side).records if manifest.resolve(one).is_file()]
+        return _spread(input_items(manifest.with_records(there)), count)
 
     def inputs(self, items: Sequence[InputItem], progress: Progress) -> Floats:
         """Return standardised images, shape (N, 1, S, S), without those that cannot be read."""
@@ -132,7 +131,7 @@ class _FinishedRun:
         manifest = self.bundle.manifest
         calibrator = manifest.calibration_for(None).calibrator
         probabilities = calibrate(np.concatenate(logits), calibrator, manifest.target_mask)
-        p: Probabilities = probabilities[:, manifest.target_mask].sum(axis=1)
+        p: Probabilities = target_probability(probabilities, manifest.target_mask)
         return p
 
 

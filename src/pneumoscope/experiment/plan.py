@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Target
-from pneumoscope.errors import DataError, RecipeError
+from pneumoscope.errors import RecipeError
 from pneumoscope.evaluation import BundleEvaluation
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.cache import ImageCache, default_cache_folder
-from pneumoscope.training.dataset import LeftOut
+from pneumoscope.training.dataset import LeftOut, no_images, one_class
 from pneumoscope.training.recipe import Recipe, load_recipe
 from pneumoscope.training.target import parse_target
 
@@ -122,11 +122,9 @@ def resolved(experiment: Experiment, manifest: Manifest) -> Experiment:
     """
     labels = manifest.labels()
     if not labels:
-        raise DataError(f"{manifest.root}: no images found; give a folder with one sub-folder per class")
+        raise no_images(manifest)
     if len(labels) == 1:
-        raise DataError(
-            f"{manifest.root}: all {len(manifest)} images are {labels[0]!r}; a second class is needed"
-        )
+        raise one_class(manifest, labels[0])
     return replace(experiment, recipe=experiment.recipe.resolved(labels))
 
 
@@ -149,7 +147,7 @@ def changed_recipe(
     target : Target or str, optional
         The target finding, or ``NAME=CLASS[,CLASS...]``; the classes are then the labels of the data.
     epochs : int, optional
-        In all, at most.
+        In all, in place of the recipe's: the last phases are cut, or the last is extended.
     patience : int, optional
         Epochs without a lower validation loss after which a phase ends.
     size : int, optional

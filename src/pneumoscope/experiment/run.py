@@ -79,7 +79,7 @@ def train(
     recipe : str, Path or Recipe
         Name of a shipped recipe, a ``.yaml`` file, or a recipe.
     data : path-like
-        A folder with one sub-folder per class, a manifest, or a MedMNIST file.
+        A folder with one subfolder per class, a manifest, or a MedMNIST file.
     out : path-like
         The run folder; it gets the bundle, the report and everything needed to reproduce the run.
     target : Target or str, optional
@@ -287,16 +287,16 @@ def _teachers(
     student, distillation = experiment.recipe, experiment.recipe.distillation
     if experiment.teachers or distillation is None:
         return experiment.teachers
-    shared: tuple[str, ...] = ("classes", "target", "split", "seed")
+    inherited: tuple[str, ...] = ("classes", "target", "split", "seed")
     alike = experiment
     if distillation.sources:
-        shared = ("split", "seed")
+        inherited = ("split", "seed")
         data = experiment.out / TEACHER_DATA
         if fabric.is_global_zero:
             rooted_at_its_images(taught).write(data)
         alike = replace(experiment, data=data, additional=None, divides=False)
     recipe = load_recipe(distillation.teacher).model_copy(
-        update={name: getattr(student, name) for name in shared}
+        update={name: getattr(student, name) for name in inherited}
     )
     teacher = replace(
         alike,

@@ -306,7 +306,7 @@ def _draw(trial: optuna.Trial, key: str, one: Range | tuple[Any, ...]) -> Any:
 def _score(trial: optuna.Trial, job: _Job, images: TrialImages) -> float:
     """Train with drawn values and return the objective, the mean over the folds."""
     drawn = {key: _draw(trial, key, one) for key, one in job.space.keys.items()}
-    recipe = job.space.applied(job.experiment.recipe, drawn).model_copy(update={"distillation": None})
+    recipe = job.space.applied(job.experiment.recipe, drawn).without_distillation()
     if not recipe.network.pretrained and job.experiment.weights is None:
         recipe = recipe.from_scratch()  # as `train` does
     fabric = make_fabric()

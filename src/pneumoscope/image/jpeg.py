@@ -17,6 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.image.limits import corrupt, truncated
 
 __all__ = [
     "JpegHeader",
@@ -85,15 +86,6 @@ class JpegHeader:
     scan: int = 0
 
 
-def _truncated(name: str) -> UnreadableImageError:
-    return UnreadableImageError(name, Reason.TRUNCATED, "the JPEG data end too early; copy the file again")
-
-
-def _corrupt(name: str, what: str = "") -> UnreadableImageError:
-    detail = f"damaged JPEG data ({what})" if what else "damaged JPEG data"
-    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
-
-
 def has_end(data: bytes, header: JpegHeader) -> bool:
     """Return whether a JPEG or JPEG-LS stream has its end marker; anything may follow.
 
@@ -129,10 +121,10 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
     for _ in range(MAX_SEGMENTS):
         marker, start, end = _next_segment(name, data, position)
         if marker == END_OF_IMAGE:
-            raise _corrupt(name, "it ends before any image data")
+            raise corrupt(name, "JPEG", "it ends before any image data")
         if marker in START_OF_FRAME and frame is None:
             if end - start < 6:
-                raise _corrupt(name, "frame header too short")
+                raise corrupt(name, "JPEG", "frame header too short")
             bits, height, width, components = struct.unpack_from(">BHHB", data, start)
             frame = (marker, bits, height, width, components)
         elif marker == 0xE0:
@@ -145,7 +137,7 @@ def read_jpeg_header(name: str, data: bytes) -> JpegHeader:
             break
         position = end
     if frame is None:
-        raise _corrupt(name, "no frame header")
+        raise corrupt(name, "JPEG", "no frame header")
     process, bits, height, width, components = frame
     return JpegHeader(height, width, bits, components, process, jfif, adobe, orientation, end)
 
@@ -157,18 +149,18 @@ def _next_segment(name: str, data: bytes, position: int) -> tuple[int, int, int]
     """
     found = MARKER.search(data, position)
     if found is None:
-        raise _truncated(name)
+        raise truncated(name, "JPEG")
     marker, position = found[0][1], found.end()
     if marker == END_OF_IMAGE:
         return marker, position, position
     if position + 2 > len(data):
-        raise _truncated(name)
+        raise truncated(name, "JPEG")
     length = int.from_bytes(data[position : position + 2], "big")
     end = position + length
     if length < 2:
-        raise _corrupt(name, f"segment of {length} bytes")
+        raise corrupt(name, "JPEG", f"segment of {length} bytes")
     if end > len(data):
-        raise _truncated(name)
+        raise truncated(name, "JPEG")
     return marker, position + 2, end
 
 
@@ -278,15 +270,15 @@ def _turbo(name: str, data: bytes, colorspace: str, size: dict[str, int]) -> npt
     except ValueError as error:
         message = str(error)
         if "Premature end" in message or b"\xff\xd9" not in data:
-            raise _truncated(name) from error
+            raise truncated(name, "JPEG") from error
         if OUTSIDE.search(message) and len(plain := _without_needless(name, data)) < len(data):
             return _turbo(name, plain, colorspace, size)
         if not HARMLESS.search(message):
-            raise _corrupt(name) from error
+            raise corrupt(name, "JPEG") from error
         try:
             pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
         except ValueError as second:
-            raise _corrupt(name) from second
+            raise corrupt(name, "JPEG") from second
     return pixels
 
 
@@ -308,16 +300,16 @@ def _decode_deep(name: str, data: bytes, header: JpegHeader, *, luminance_first:
     import imagecodecs
 
     if not has_end(data, header):
-        raise _truncated(name)
+        raise truncated(name, "JPEG")
     try:
         if header.frame == JPEG_LS:
             pixels: npt.NDArray[Any] = imagecodecs.jpegls_decode(data)
         else:
             pixels = imagecodecs.jpeg8_decode(_without_needless(name, data))
     except (RuntimeError, ValueError) as error:
-        raise _corrupt(name) from error
+        raise corrupt(name, "JPEG") from error
     if pixels.shape[:2] != (header.height, header.width):
-        raise _corrupt(name, "size differs from the header")
+        raise corrupt(name, "JPEG", "size differs from the header")
     if pixels.ndim == 3:
         if pixels.shape[2] != 3:
             detail = "JPEG with four deep components per pixel; save it in grey"
@@ -329,5 +321,5 @@ def _decode_deep(name: str, data: bytes, header: JpegHeader, *, luminance_first:
         else:
             pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise _corrupt(name, f"samples of type {pixels.dtype}")
+        raise corrupt(name, "JPEG", f"samples of type {pixels.dtype}")
     return pixels

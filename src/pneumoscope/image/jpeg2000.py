@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import Raster, colour_of, corrupt, decode, grey_of, truncated, unsupported
+from pneumoscope.image.limits import Limits, check_pixels, corrupt, truncated
+from pneumoscope.image.raster import Raster, colour_of, decode, grey_of, unsupported
 
 __all__ = [
     "JPEG2000_SIGNATURES",

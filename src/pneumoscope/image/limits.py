@@ -1,4 +1,4 @@
-"""Limits on the size of an image, checked before anything is decoded."""
+"""Limits on the size of an image, checked before anything is decoded, and errors of damaged data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pneumoscope.errors import Reason, UnreadableImageError
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "check_bytes", "check_pixels"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "check_bytes", "check_pixels", "corrupt", "truncated"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,14 @@ def check_pixels(name: str, height: int, width: int, limits: Limits) -> None:
             "export it at a lower resolution"
         )
         raise UnreadableImageError(name, Reason.TOO_MANY_PIXELS, detail)
+
+
+def corrupt(name: str, kind: str, what: str = "") -> UnreadableImageError:
+    """Return the error for data that contradict their own format."""
+    detail = f"damaged {kind} data ({what})" if what else f"damaged {kind} data"
+    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
+
+
+def truncated(name: str, kind: str) -> UnreadableImageError:
+    """Return the error for data that end too early."""
+    return UnreadableImageError(name, Reason.TRUNCATED, f"the {kind} data end too early; copy the file again")

@@ -156,7 +156,7 @@ def lung_field(
     sides_fit = min(box[2] - box[0], box[3] - box[1]) >= MIN_BOX_SIDE
     plausible = bool(MIN_AREA <= area <= MAX_AREA and sides_fit)
     certainty = float(probability[mask].mean())
-    return LungField(mask, box if plausible else WHOLE, bool(plausible), certainty, view)
+    return LungField(mask, box if plausible else WHOLE, plausible, certainty, view)
 
 
 def image_stem(path: Path) -> str:

@@ -18,9 +18,19 @@ import numpy.typing as npt
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import exif_orientation
-from pneumoscope.image.limits import Limits, check_pixels
+from pneumoscope.image.limits import Limits, check_pixels, corrupt, truncated
 
-__all__ = ["Raster", "colour_of", "read_bmp", "read_png"]
+__all__ = [
+    "COLOUR_SIDE",
+    "PNG_SIGNATURE",
+    "Raster",
+    "colour_of",
+    "decode",
+    "grey_of",
+    "read_bmp",
+    "read_png",
+    "unsupported",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,17 +62,6 @@ class Raster:
     orientation: int = 1
     inverse: bool = False
     colour: float = 0.0
-
-
-def corrupt(name: str, kind: str, what: str = "") -> UnreadableImageError:
-    """Return the error for data that contradict their own format."""
-    detail = f"damaged {kind} data ({what})" if what else f"damaged {kind} data"
-    return UnreadableImageError(name, Reason.CORRUPT, f"{detail}; copy the file again")
-
-
-def truncated(name: str, kind: str) -> UnreadableImageError:
-    """Return the error for data that end too early."""
-    return UnreadableImageError(name, Reason.TRUNCATED, f"the {kind} data end too early; copy the file again")
 
 
 def unsupported(name: str, what: str) -> UnreadableImageError:

@@ -12,15 +12,13 @@ import numpy.typing as npt
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg2000 import decode_codestream, read_codestream_header
-from pneumoscope.image.limits import Limits, check_pixels
+from pneumoscope.image.limits import Limits, check_pixels, corrupt, truncated
 from pneumoscope.image.raster import (
     COLOUR_SIDE,
     Raster,
     colour_of,
-    corrupt,
     decode,
     grey_of,
-    truncated,
     unsupported,
 )
 

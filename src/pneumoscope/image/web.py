@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.jpeg import exif_orientation
-from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import Raster, colour_of, corrupt, decode, grey_of, truncated
+from pneumoscope.image.limits import Limits, check_pixels, corrupt, truncated
+from pneumoscope.image.raster import Raster, colour_of, decode, grey_of
 
 __all__ = ["GIF_SIGNATURES", "read_gif", "read_webp"]
 

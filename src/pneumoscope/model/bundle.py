@@ -37,7 +37,7 @@ from pydantic import ValidationError
 
 from pneumoscope.errors import BundleError
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import BundleManifest
+from pneumoscope.model.manifest import CARD_FILE, HEAD_FILE, MODEL_FILE, BundleManifest
 from pneumoscope.model.upgrade import upgrade_format_1
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
     "write_bundle",
 ]
 
-MANIFEST_FILE, MODEL_FILE, HEAD_FILE, CARD_FILE = "bundle.json", "model.onnx", "head.npz", "card.md"
+MANIFEST_FILE = "bundle.json"
 GATE_FILE = "gate.npz"
 POPULATIONS_FILE, VIEWS_FILE = "populations.npz", "views.npz"
 FeatureClassifierArrays = tuple[tuple[str, ...], dict[str, npt.NDArray[np.float32]]]
@@ -331,8 +331,8 @@ def write_bundle(
                 draft.replace(folder / name)
             written.replace(folder / MANIFEST_FILE)
     except OSError as error:
-        place = f"{folder}: the bundle cannot be written ({error.strerror})"
-        raise BundleError(f"{place}; name another folder") from error
+        message = f"{folder}: the bundle cannot be written ({error.strerror}); name another folder"
+        raise BundleError(message) from error
     return Bundle(folder, complete)
 
 

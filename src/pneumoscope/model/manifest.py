@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,10 @@ from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.results import Results
 
 __all__ = [
+    "CARD_FILE",
     "FORMAT_VERSION",
+    "HEAD_FILE",
+    "MODEL_FILE",
     "BundleManifest",
     "Calibration",
     "Calibrator",
@@ -32,9 +36,13 @@ __all__ = [
     "Provenance",
     "State",
     "TrainingData",
+    "sha256_of_json",
 ]
 
 FORMAT_VERSION: Literal[2] = 2
+
+MODEL_FILE, HEAD_FILE, CARD_FILE = "model.onnx", "head.npz", "card.md"
+"""Names of the network, the weights of its head, and the model card in a bundle."""
 
 State = Literal["draft", "calibrated", "evaluated"]
 """``draft``: exported, with placeholder thresholds; ``calibrated``: fitted ones; ``evaluated``: tested."""
@@ -105,6 +113,13 @@ class Calibration(_Frozen):
     )
     conformal: tuple[float, ...] | None = None
     conformal_alpha: float | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of images of each class whose prediction set holds it; None if not stated."""
+        if self.conformal is None or self.conformal_alpha is None:
+            return None
+        return 1 - self.conformal_alpha
 
 
 class GateLimits(_Frozen):
@@ -308,7 +323,7 @@ class BundleManifest(_Frozen):
     @property
     def target_mask(self) -> npt.NDArray[np.bool_]:
         """Which classes count as the target, shape (K,)."""
-        return np.array([name in self.target.classes for name in self.classes], np.bool_)
+        return self.target.mask(self.classes)
 
     @property
     def calibration_sha256(self) -> str:
@@ -325,15 +340,15 @@ class BundleManifest(_Frozen):
             }
             for one in self.calibrations
         ]
-        return _hash(parts | {"target": self.target.classes, "calibrations": calibrations})
+        return sha256_of_json(parts | {"target": self.target.classes, "calibrations": calibrations})
 
     @property
     def decision_sha256(self) -> str:
         """Hash of everything that determines a prediction: networks, input, gate and calibrations."""
         # The head is for heat maps only: the network contains its own.
-        files = {name: sha for name, sha in self.files.items() if name not in {"card.md", "head.npz"}}
+        files = {name: sha for name, sha in self.files.items() if name not in {CARD_FILE, HEAD_FILE}}
         rest = self.model_dump(mode="json", include={"input", "gate"})
-        return _hash({"files": files, "calibration": self.calibration_sha256, **rest})
+        return sha256_of_json({"files": files, "calibration": self.calibration_sha256, **rest})
 
     def population_of(
         self, age: float | None, view: str = ViewPosition.UNKNOWN, estimated: str | None = None
@@ -396,5 +411,6 @@ def _calibrator_parts(calibrator: Calibrator) -> dict[str, object]:
     return calibrator.model_dump(mode="json", exclude=unused)
 
 
-def _hash(parts: dict[str, object]) -> str:
+def sha256_of_json(parts: Mapping[str, object]) -> str:
+    """Return the SHA-256 of values as JSON, with sorted keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from pneumoscope.model.manifest import CARD_FILE, HEAD_FILE, sha256_of_json
 from pneumoscope.model.results import (
     Evaluation,
     ExternalValidation,
@@ -80,15 +79,11 @@ def upgrade_results(stored: Mapping[str, Any], *, same_decisions: str, decisions
 def format_1_decisions(raw: Mapping[str, Any]) -> str:
     """Return the hash that format 1 gave to all that decides: networks, input, gate, calibration."""
     parts = ("calibrator", "operating_points", "default_operating_point", "conformal")
-    calibration = _sha256({name: raw.get(name) for name in parts})
-    files = {name: sha256 for name, sha256 in raw["files"].items() if name not in {"card.md", "head.npz"}}
-    return _sha256(
+    calibration = sha256_of_json({name: raw.get(name) for name in parts})
+    files = {name: sha256 for name, sha256 in raw["files"].items() if name not in {CARD_FILE, HEAD_FILE}}
+    return sha256_of_json(
         {"files": files, "calibration": calibration, "input": raw["input"], "gate": raw.get("gate")}
     )
-
-
-def _sha256(parts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _measured(stored: Mapping[str, Any]) -> Evaluation | None:

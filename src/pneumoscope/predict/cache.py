@@ -140,13 +140,12 @@ class ImageCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         """Return time of last use, size and path of each file, whatever version left it there."""
         found = []
-        for folder in self.folder.iterdir():
-            if not folder.is_dir():  # of a file manager, such as .DS_Store
-                continue
-            for file in os.scandir(folder):
-                with contextlib.suppress(OSError):  # another process may have removed it
+        # Another process may remove any of them at any time.
+        with contextlib.suppress(OSError):
+            for file in self.folder.glob("*/*"):
+                with contextlib.suppress(OSError):
                     stat = file.stat()
-                    found.append((stat.st_mtime, stat.st_size, Path(file)))
+                    found.append((stat.st_mtime, stat.st_size, file))
         return found
 
     def _size(self) -> int:

@@ -22,10 +22,13 @@ __all__ = [
     "is_uncertain",
     "log_odds",
     "prediction_set",
+    "target_probability",
     "without_shift",
 ]
 
 Mask = npt.NDArray[np.bool_]
+
+Floats = npt.NDArray[np.float64]
 
 LEAST_PREVALENCE = 1e-12
 """Nearer to 0 or to 1, log-odds lose their digits."""
@@ -150,6 +153,19 @@ def _moved(p: float, shift: float) -> float:
 def without_shift(calibrator: Calibrator) -> Calibrator:
     """Return the calibrator at the prevalence that it was fitted at, for prediction sets."""
     return calibrator.model_copy(update={"prior_shift": 0.0})
+
+
+def target_probability(probabilities: Floats, target_mask: Mask) -> Floats:
+    """Return the probability of the target, shape (...): the sum over its classes, in [0, 1].
+
+    Parameters
+    ----------
+    probabilities : ndarray of float64, shape (..., K)
+    target_mask : ndarray of bool, shape (K,)
+        The classes that count as the target.
+    """
+    # By rounding, a sum may exceed 1.
+    return np.asarray(np.minimum(probabilities[..., target_mask].sum(axis=-1), 1.0))
 
 
 def decide(p_target: float, point: OperatingPoint, target: Target) -> str:

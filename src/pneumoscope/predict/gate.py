@@ -93,7 +93,7 @@ class Novelty:
 
 
 def describe(lungs: LungField) -> Floats:
-    """Describe a image by the surroundings of its lungs.
+    """Describe an image by the surroundings of its lungs.
 
     Parameters
     ----------

@@ -25,6 +25,7 @@ from pneumoscope.predict.calibration import (
     is_uncertain,
     log_odds,
     prediction_set,
+    target_probability,
     without_shift,
 )
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
@@ -223,13 +224,12 @@ class Predictor:
         population = self._population or manifest.population_of(score.age, view, score.estimated)
         calibration = manifest.calibration_for(population)
         probabilities = calibrate(score.logits, calibration.calibrator, self._mask)
-        p_target = float(probabilities[self._mask].sum())
+        p_target = float(target_probability(probabilities, self._mask))
         point = manifest.operating_point(self._point_name, population)
         as_fitted = probabilities
         if calibration.calibrator.prior_shift:
             as_fitted = calibrate(score.logits, without_shift(calibration.calibrator), self._mask)
         kept = prediction_set(as_fitted, calibration.conformal)
-        sets = calibration.conformal is not None
         return Prediction(
             path=score.path,
             status=score.status,
@@ -245,7 +245,7 @@ class Predictor:
             bundle=identity,
             uncertain=is_uncertain(kept, self._mask, calibration.conformal),
             message=score.message,
-            set_coverage=1 - (calibration.conformal_alpha or 0.1) if sets else None,
+            set_coverage=calibration.coverage,
         )
 
     def explain(

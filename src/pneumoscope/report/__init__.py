@@ -1,1 +1,1 @@
-"""Predictions as text, tables, images and HTML. Uses only `pneumoscope.domain` and `pneumoscope.errors`."""
+"""Predictions as text, tables, images and HTML, for people and for other programs."""

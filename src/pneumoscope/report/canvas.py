@@ -12,6 +12,7 @@ __all__ = [
     "ALARM",
     "BAR",
     "CALM",
+    "COLOUR_OF",
     "FAINT",
     "INK",
     "LINE",
@@ -39,6 +40,8 @@ TRACK: Colour = (66, 58, 52)
 BAR: Colour = (200, 150, 70)
 ALARM: Colour = (70, 110, 245)
 CALM: Colour = (130, 190, 90)
+COLOUR_OF = {"alarm": ALARM, "calm": CALM, "doubt": INK}
+"""Of a result, by its `pneumoscope.report.rows.tone`."""
 
 TEXT_HEIGHT = 14
 LINE = 25

@@ -16,7 +16,7 @@ from pneumoscope.domain import Explanation, OperatingPoint, Population, Predicti
 from pneumoscope.report.canvas import (
     ALARM,
     BAR,
-    CALM,
+    COLOUR_OF,
     FAINT,
     INK,
     TRACK,
@@ -30,7 +30,7 @@ from pneumoscope.report.canvas import (
 )
 from pneumoscope.report.overlay import CONTOUR_AT, METHODS, NUMBERED, colours, drawable_names, overlay
 from pneumoscope.report.region import Region
-from pneumoscope.report.rows import percent_text
+from pneumoscope.report.rows import percent_text, tone
 from pneumoscope.report.statements import (
     RESEARCH_USE,
     caution_statements,
@@ -109,7 +109,8 @@ def draw_capture(capture: Capture) -> Canvas:
     xray = _xray(capture)
     left = 0 if xray is None else xray.shape[1]
     # As high as its text needs: drawn once on a high canvas, then cut.
-    panel: Canvas = np.zeros((4096, PANEL_WIDTH, 3), np.uint8)
+    rows = 4096 + BAR_STEP * len(prediction.probabilities)
+    panel: Canvas = np.zeros((rows, PANEL_WIDTH, 3), np.uint8)
     bottom = _panel(panel, capture, NUMBERED if numbered else "")
     height = max(bottom + MARGIN, 0 if xray is None else xray.shape[0])
     canvas: Canvas = np.zeros((BANNER_HEIGHT + height, left + PANEL_WIDTH, 3), np.uint8)
@@ -159,7 +160,7 @@ def _panel(panel: Canvas, capture: Capture, remark: str) -> int:
     prediction, width = capture.prediction, PANEL_WIDTH - 2 * MARGIN
     y = paragraph(panel, MARGIN, MARGIN + TEXT, capture.caption, FAINT, width=width, height=TEXT) + GAP
     for line in wrapped(conclusion(prediction), width, height=HEADLINE, bold=True):
-        write(panel, MARGIN, y + GAP, line, _colour(prediction), height=HEADLINE, bold=True)
+        write(panel, MARGIN, y + GAP, line, COLOUR_OF[tone(prediction)], height=HEADLINE, bold=True)
         y += HEADLINE + GAP
     y += GAP
     if prediction.p_target is None:
@@ -170,12 +171,6 @@ def _panel(panel: Canvas, capture: Capture, remark: str) -> int:
     for text in filter(None, (remark, capture.model, NOT_A_DEVICE)):
         y = paragraph(panel, MARGIN, y, text, FAINT, width=width, height=SMALL)
     return y
-
-
-def _colour(prediction: Prediction) -> Colour:
-    if prediction.positive is None or prediction.uncertain:
-        return INK
-    return ALARM if prediction.positive else CALM
 
 
 def _result(panel: Canvas, y: int, capture: Capture) -> int:

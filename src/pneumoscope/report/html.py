@@ -43,6 +43,7 @@ from pneumoscope.report.rows import (
     plain_text,
     reason_text,
     threshold_text,
+    tone,
 )
 
 __all__ = ["AddPrediction", "open_report"]
@@ -196,7 +197,7 @@ def _row(number: int, prediction: Prediction, radiograph: Radiograph | None) -> 
     shown = "" if prediction.p_target is None else escape(percent_text(prediction.p_target))
     return (
         f'<tr><td><a class="image" href="#image-{number}"><span class="thumbnail">{drawn}</span>'
-        f'<span>{name}</span></a></td><td class="{_tone(prediction)}">{escape(outcome_text(prediction))}</td>'
+        f'<span>{name}</span></a></td><td class="{tone(prediction)}">{escape(outcome_text(prediction))}</td>'
         f'<td class="number">{shown}</td></tr>\n'
     )
 
@@ -211,7 +212,7 @@ def _article(
     name = escape(plain_text(Path(prediction.path).name))
     parts = [
         f'<article class="card" id="image-{number}"><h3>{name}</h3>',
-        f'<p class="decision {_tone(prediction)}">{escape(outcome_text(prediction))}</p>',
+        f'<p class="decision {tone(prediction)}">{escape(outcome_text(prediction))}</p>',
     ]
     if prediction.message:
         parts.append(f"<p>{escape(_capital(plain_text(prediction.message)))}</p>")
@@ -221,13 +222,6 @@ def _article(
         parts.append(_images(name, radiograph, explanation))
     parts.append(f"<dl>{_facts(_header(prediction, radiograph, point))}</dl></article>\n")
     return "\n".join(parts)
-
-
-def _tone(prediction: Prediction) -> str:
-    """Return the class of the style that colours the result."""
-    if prediction.positive is None or prediction.uncertain:
-        return "doubt"
-    return "alarm" if prediction.positive else "calm"
 
 
 def _capital(name: str) -> str:

@@ -20,7 +20,7 @@ from pneumoscope.errors import CAUTIONS, DataError
 from pneumoscope.report.canvas import (
     ALARM,
     BAR,
-    CALM,
+    COLOUR_OF,
     FAINT,
     INK,
     LINE,
@@ -33,7 +33,7 @@ from pneumoscope.report.canvas import (
     wrapped,
     write,
 )
-from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text, threshold_text
+from pneumoscope.report.rows import outcome_text, percent_text, plain_text, reason_text, threshold_text, tone
 
 __all__ = [
     "CONTOUR_AT",
@@ -260,10 +260,7 @@ def _decision(column: _Column, prediction: Prediction) -> None:
     """Write the name of the file, the decision, and why there is none or what to know about it."""
     name = plain_text(Path(prediction.path).name)
     column.write(shortened(name, column.width, lines=2), FAINT)
-    colour = INK
-    if prediction.positive is not None and not prediction.uncertain:
-        colour = ALARM if prediction.positive else CALM
-    column.headline(outcome_text(prediction), colour)
+    column.headline(outcome_text(prediction), COLOUR_OF[tone(prediction)])
     reasons = prediction.message or ", ".join(map(reason_text, prediction.reasons))
     if prediction.p_target is None:
         column.write(reasons, INK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pneumoscope.domain import Prediction, probability_column
 from pneumoscope.errors import CAUTIONS
@@ -104,8 +104,21 @@ def outcome_text(prediction: Prediction) -> str:
     words = decision_text(prediction)
     if prediction.status == "ok" or not prediction.reasons:
         return words
-    reasons = [one for one in prediction.reasons if one not in CAUTIONS] or prediction.reasons
-    return f"{words}: {', '.join(map(reason_text, reasons))}"
+    return f"{words}: {', '.join(map(reason_text, shown_reasons(prediction)))}"
+
+
+def shown_reasons(prediction: Prediction) -> tuple[str, ...]:
+    """Return the reasons; where there is no prediction, those for it without the cautions about one."""
+    if prediction.status == "ok":
+        return prediction.reasons
+    return tuple(one for one in prediction.reasons if one not in CAUTIONS) or prediction.reasons
+
+
+def tone(prediction: Prediction) -> Literal["alarm", "calm", "doubt"]:
+    """Return how a result is coloured: positive, negative, or uncertain or without a decision."""
+    if prediction.positive is None or prediction.uncertain:
+        return "doubt"
+    return "alarm" if prediction.positive else "calm"
 
 
 def to_row(prediction: Prediction, classes: Sequence[str], target: str) -> dict[str, Any]:

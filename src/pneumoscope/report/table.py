@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from pneumoscope.domain import ANY_POPULATION, Prediction, Target
-from pneumoscope.errors import CAUTIONS
-from pneumoscope.report.rows import decision_text, plain_text, reason_text
+from pneumoscope.report.rows import decision_text, plain_text, reason_text, shown_reasons
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -170,11 +169,8 @@ def _result(prediction: Prediction) -> Text:
 def _remarks(prediction: Prediction) -> Text:
     from rich.text import Text
 
-    reasons = prediction.reasons
-    if prediction.status != "ok":  # why there is no prediction, without the cautions about one
-        reasons = tuple(one for one in reasons if one not in CAUTIONS) or reasons
     parts = ["uncertain"] if prediction.uncertain else []
-    return Text(", ".join([*parts, *map(reason_text, reasons)]), "yellow")
+    return Text(", ".join([*parts, *map(reason_text, shown_reasons(prediction))]), "yellow")
 
 
 def _room_for_names(

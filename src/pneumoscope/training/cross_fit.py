@@ -68,7 +68,7 @@ def cross_fit(
     """
     progress = progress or Progress()
     # What is evaluated decides neither which weights are kept nor how long is trained.
-    last = recipe.model_copy(update={"keep": "last", "patience": None, "distillation": None})
+    last = recipe.without_distillation().model_copy(update={"keep": "last", "patience": None})
     images = functools.partial(_same, out / IMAGES_FILE, "other images or another segmenter")
     shared(fabric, lambda: images(packed.images, packed.possible))
     started_from = np.frombuffer(f"{last.sha256} {input_hash(weights)}".encode(), np.uint8)

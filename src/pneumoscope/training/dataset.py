@@ -33,6 +33,8 @@ __all__ = [
     "class_indices",
     "draw_chances",
     "joined",
+    "no_images",
+    "one_class",
     "pack",
 ]
 
@@ -144,6 +146,16 @@ def class_indices(
     return np.array(indices, dtype=np.int64)
 
 
+def no_images(manifest: Manifest) -> DataError:
+    """Return the error for a data set without images."""
+    return DataError(f"{manifest.root}: no images found; give a folder with one subfolder per class")
+
+
+def one_class(manifest: Manifest, only: str) -> DataError:
+    """Return the error for a data set whose images have all the same label."""
+    return DataError(f"{manifest.root}: all {len(manifest)} images are {only!r}; a second class is needed")
+
+
 def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target | None = None) -> None:
     """Reject data that no network can be trained on, before any image is read.
 
@@ -153,11 +165,10 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target |
         If there are no images, only one class, a missing class or an unknown label.
     """
     if not len(manifest):
-        raise DataError(f"{manifest.root}: no images found; give a folder with one sub-folder per class")
+        raise no_images(manifest)
     counts = collections.Counter(class_indices(manifest.records, classes, target).tolist())
     if len(counts) == 1:
-        only = classes[next(iter(counts))]
-        raise DataError(f"{manifest.root}: all {len(manifest)} images are {only!r}; a second class is needed")
+        raise one_class(manifest, classes[next(iter(counts))])
     missing = [name for position, name in enumerate(classes) if not counts[position]]
     if missing:
         raise DataError(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pneumoscope
 from pneumoscope.model.bundle import Bundle, head_bytes, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import BundleManifest, Provenance
+from pneumoscope.model.manifest import HEAD_FILE, MODEL_FILE, BundleManifest, Provenance
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import export_onnx, halve, quantise
 from pneumoscope.training.recipe import Recipe
@@ -74,13 +74,13 @@ def export_bundle(
         provenance=stamped,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        model = Path(scratch) / "model.onnx"
+        model = Path(scratch) / MODEL_FILE
         export_onnx(network, model, size=recipe.input.size, outputs=("logits", "features"))
         if recipe.precision == "int8":
             model = quantise(model, model.with_name("int8.onnx"), _sample(train_images, recipe.seed))
         elif recipe.precision == "float16":
             model = halve(model, model.with_name("float16.onnx"))
-        files: dict[str, bytes | Path] = {"model.onnx": model, "head.npz": _head(network)}
+        files: dict[str, bytes | Path] = {MODEL_FILE: model, HEAD_FILE: _head(network)}
         if lungs is not None and recipe.input.needs_lungs:
             files[LUNGS_FILE] = lungs
         return write_bundle(folder, manifest, files)

@@ -13,7 +13,7 @@ import pickle
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,8 +147,8 @@ class _Trainer:
         names, source = np.unique([record.source for record in train.records], return_inverse=True)
         self.learner = MultiTask(self.network, recipe.tasks, len(names), recipe.target_mask, seed=recipe.seed)
         self.learner.to(fabric.device)
-        self.chances = draw_chances(train.records, recipe.sampling) if recipe.sampling else None
         self.targets = self._targets(train, teacher, source.astype(np.int64))
+        self._set_up(recipe.phases[0])
 
     def _targets(
         self, packed: Packed, teacher: npt.NDArray[np.float32] | None, source: npt.NDArray[np.int64]
@@ -158,13 +158,12 @@ class _Trainer:
         has = packed.possible.T @ np.eye(source.max() + 1, dtype=np.bool_)[source]
         smoothing = [recipe.smoothing(record.source, record.label) for record in packed.records]
         return Targets(
-            torch.from_numpy(packed.possible).to(device),
-            torch.tensor(smoothing, dtype=torch.float32, device=device),
-            torch.tensor(packed.shares @ self.class_weights, dtype=torch.float32, device=device),
-            None if teacher is None else torch.from_numpy(teacher).to(device),
-            recipe.distillation.trust if recipe.distillation else 0.0,
-            torch.from_numpy(source).to(device),
-            torch.from_numpy(packed.possible @ has).to(device),
+            possible=torch.from_numpy(packed.possible).to(device),
+            smoothing=torch.tensor(smoothing, dtype=torch.float32, device=device),
+            weight=torch.tensor(packed.shares @ self.class_weights, dtype=torch.float32, device=device),
+            teacher=None if teacher is None else torch.from_numpy(teacher).to(device),
+            source=torch.from_numpy(source).to(device),
+            rivals=torch.from_numpy(packed.possible @ has).to(device),
         )
 
     def run_phase(self, phase: Phase, progress: Progress) -> None:
@@ -172,6 +171,7 @@ class _Trainer:
         number = self.state.phase + 1
         facts = (number, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
         log.info("phase %d: %d epochs, lr %g, %d trainable parameters", *facts)
+        self._set_up(phase)
         plain = self._optimizer(phase)
         batches = len(self._batches(0))
         schedule = LambdaLR(plain, lambda step: _rate(phase, step / batches))
@@ -196,6 +196,13 @@ class _Trainer:
             if self.after_epoch:
                 self.after_epoch(row)
 
+    def _set_up(self, phase: Phase) -> None:
+        """Take what may change from phase to phase."""
+        own = self.recipe.in_phase(phase)
+        self.augmentation = own.augmentation
+        self.chances = draw_chances(self.train.records, own.sampling) if own.sampling else None
+        self.targets = replace(self.targets, trust=own.distillation.trust if own.distillation else 0.0)
+
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
         decay = self.recipe.weight_decay
@@ -212,9 +219,8 @@ class _Trainer:
         else:
             assert self.recipe.sampling is not None
             draws = self.recipe.sampling.images or len(self.train)
-            order = torch.multinomial(
-                torch.from_numpy(self.chances), draws, replacement=True, generator=generator
-            )
+            chances = torch.from_numpy(self.chances)
+            order = torch.multinomial(chances, draws, replacement=True, generator=generator)
         batches = own_parts(order, self.recipe.batch, self.fabric)
         if not batches:
             raise DataError(f"{self.run}: {len(order)} training images are too few; give more")
@@ -225,16 +231,15 @@ class _Trainer:
     ) -> tuple[float, float]:
         """Train on all images once; return the mean loss and the learning rate of the last step."""
         recipe, fabric = self.recipe, self.fabric
-        augmentation = recipe.augmentation.scaled(recipe.phases[self.state.phase].augmentation_strength)
-        seed = recipe.seed
-        generator = torch.Generator(fabric.device).manual_seed(_mix(seed, epoch, 1 + fabric.global_rank))
-        torch.manual_seed(_mix(seed, epoch, 1000 + fabric.global_rank))  # dropout
+        stream = _mix(recipe.seed, epoch, 1 + fabric.global_rank)
+        generator = torch.Generator(fabric.device).manual_seed(stream)
+        torch.manual_seed(_mix(recipe.seed, epoch, 1000 + fabric.global_rank))  # dropout
         batches = self._batches(epoch)
         set_training(model)
         total = torch.zeros((), device=fabric.device)
         for number, batch in enumerate(batches):
             progress.update(epoch * len(batches) + number, recipe.epochs * len(batches))
-            augmented = augment(self.images[batch].float() / 255, augmentation, generator)
+            augmented = augment(self.images[batch].float() / 255, self.augmentation, generator)
             images, *maps = torch.split(augmented, 1, dim=1)
             outputs = model(images.contiguous(memory_format=torch.channels_last))
             loss = self.learner.loss(outputs, self.targets[batch.to(fabric.device)], *maps)
@@ -286,9 +291,8 @@ class _Trainer:
         state.epoch = row.epoch
         if row.val_loss < state.best_loss:
             state.best_loss = row.val_loss
-            self.best = {
-                name: value.detach().clone() for name, value in self._evaluated().state_dict().items()
-            }
+            weights = self._evaluated().state_dict()
+            self.best = {name: value.detach().clone() for name, value in weights.items()}
         state.waited = 0 if row.val_loss < state.lowest else state.waited + 1
         state.lowest = min(state.lowest, row.val_loss)
         over = row.epoch - state.begun >= phase.epochs
@@ -381,9 +385,8 @@ def predict_logits(network: Network, images: npt.NDArray[np.uint8], fabric: Fabr
     parts = []
     for start in range(0, len(images), EVALUATION_BATCH):
         batch = torch.from_numpy(images[start : start + EVALUATION_BATCH]).to(fabric.device)
-        augmented = (batch.float() / 255).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
-            logits, _ = network(augmented)
+            logits, _ = network((batch.float() / 255).contiguous(memory_format=torch.channels_last))
         parts.append(logits.float().cpu())
     return torch.cat(parts)
 

@@ -127,7 +127,7 @@ def _facts(recipe: Recipe, network: Network, images: npt.NDArray[np.uint8]) -> d
     """Return what the pretrained weights follow from: hashes, and the source of the weights before them."""
     return {
         "started_from": network.weights_source,
-        "recipe": hashlib.sha256(recipe.to_yaml().encode()).hexdigest(),
+        "recipe": recipe.sha256,
         "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
     }
 

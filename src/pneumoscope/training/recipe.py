@@ -148,6 +148,15 @@ class Recipe(Strict):
             raise ValueError(f"populations: each needs a name other than '{ANY_POPULATION}'")
         if len(set(names)) != len(names):
             raise ValueError("populations: each name must be listed once")
+        for number, phase in enumerate(self.phases):
+            for key, section, own in (
+                ("sampling_exponent", "sampling", self.sampling),
+                ("trust", "distillation", self.distillation),
+            ):
+                if own is None and getattr(phase, key) is not None:
+                    raise ValueError(
+                        f"phases.{number}.{key}: needs {section}, which the recipe does not have"
+                    )
         return self
 
     def resolved(self, labels: Iterable[str] = ()) -> Recipe:
@@ -201,8 +210,7 @@ class Recipe(Strict):
     @property
     def target_mask(self) -> npt.NDArray[np.bool_]:
         """Which classes count as the target, shape (K,)."""
-        target = self.output_target
-        return np.array([name in target.classes for name in self.output_classes], dtype=np.bool_)
+        return self.output_target.mask(self.output_classes)
 
     @property
     def needs_lungs(self) -> bool:
@@ -212,7 +220,8 @@ class Recipe(Strict):
     @property
     def needs_lung_masks(self) -> bool:
         """Whether the lung mask of each training image is needed in training."""
-        return self.tasks.lungs > 0 or self.tasks.boxes > 0 or self.augmentation.lungs_only > 0
+        shown_alone = any(self.in_phase(phase).augmentation.lungs_only for phase in self.phases)
+        return self.tasks.lungs > 0 or self.tasks.boxes > 0 or shown_alone
 
     def smoothing(self, source: str, label: str) -> float:
         """Return the share of a label that is spread over all classes, in [0, 1)."""
@@ -223,6 +232,24 @@ class Recipe(Strict):
     def epochs(self) -> int:
         """Epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
+
+    def in_phase(self, phase: Phase) -> Recipe:
+        """Return the recipe with augmentation, sampling and trust in the teacher as they are in a phase."""
+        augmentation = self.augmentation.scaled(phase.augmentation_strength)
+        sampling, distillation = self.sampling, self.distillation
+        if phase.lungs_only is not None:
+            augmentation = augmentation.model_copy(update={"lungs_only": phase.lungs_only})
+        if sampling and phase.sampling_exponent is not None:
+            sampling = sampling.model_copy(update={"exponent": phase.sampling_exponent})
+        if distillation and phase.trust is not None:
+            distillation = distillation.model_copy(update={"trust": phase.trust})
+        changed = {"augmentation": augmentation, "sampling": sampling, "distillation": distillation}
+        return self.model_copy(update=changed)
+
+    def without_distillation(self) -> Recipe:
+        """Return the recipe for a network that learns from the labels alone."""
+        phases = tuple(phase.model_copy(update={"trust": None}) for phase in self.phases)
+        return self.model_copy(update={"distillation": None, "phases": phases})
 
     def with_epochs(self, epochs: int) -> Recipe:
         """Return the recipe with `epochs` epochs in all; the last phases are cut, or the last is extended."""

@@ -71,6 +71,8 @@ class Phase(Strict):
     augmentation_strength : float
         Factor on all values of the recipe's augmentation. Weaker in the last phase, so that the network ends
         on images like those that it will be given (He et al., *Data Augmentation Revisited*, 2019).
+    lungs_only, sampling_exponent, trust : float or None
+        Replace `Augmentation.lungs_only`, `Sampling.exponent` and `Distillation.trust` in this phase.
     """
 
     epochs: int = Field(ge=1)
@@ -80,6 +82,9 @@ class Phase(Strict):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0)
     augmentation_strength: float = Field(default=1.0, ge=0, le=2)
+    lungs_only: float | None = Field(default=None, ge=0, le=1)
+    sampling_exponent: float | None = Field(default=None, ge=0, le=1)
+    trust: float | None = Field(default=None, ge=0, le=1)
 
 
 class SplitSpec(Strict):

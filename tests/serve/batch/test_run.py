@@ -13,10 +13,10 @@ from pyarrow import dataset, parquet
 
 from images import write_image
 from pneumoscope import Predictor
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.report.rows import to_row
 from pneumoscope.serve.batch import BatchSettings, run_batch
-from pneumoscope.serve.batch.run import _check_reachable
+from pneumoscope.serve.batch.run import _check_reachable, _plain
 from pneumoscope.serve.batch.store import filesystem, open_store
 
 # Ray starts a process for each worker, which takes minutes on a busy machine.
@@ -31,6 +31,22 @@ def expected_rows(bundle, paths) -> list[dict]:
     manifest = bundle.manifest
     made = Predictor(bundle, workers=1).predict(paths)
     return [to_row(one, manifest.classes, manifest.target.name) for one in made]
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        DataError("a row"),
+        UnreadableImageError("a.png", Reason.CORRUPT, "damaged"),
+        MissingExtraError("Prediction", "serve"),
+    ],
+)
+def test_an_error_of_a_worker_is_raised_as_it_was(cause):
+    try:
+        raise RuntimeError("ray::task() raised") from cause
+    except RuntimeError as error:
+        found = _plain(error)
+    assert (type(found), str(found)) == (type(cause), str(cause))
 
 
 def test_the_rows_are_those_of_predict_with_id_and_hash(tiny, folder, tmp_path):

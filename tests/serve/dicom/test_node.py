@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -18,6 +20,8 @@ from dicom_archives import Archive
 from dicom_modality import SECRETS, radiograph, send
 from dicom_peers import running_node, until, write_config
 from log_scan import SCAN
+from pneumoscope.errors import DataError
+from pneumoscope.serve.dicom.node import lock_folder
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -278,3 +282,12 @@ def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive, monkeypatch):
     with running_node(node.config):
         until(lambda: len(archive.stored) == 10)
     assert set(archive.attempts.values()) == {1}
+
+
+def test_a_folder_on_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DataError, match=r"files cannot be locked there \(No locks available\); use a folder"):
+        lock_folder(tmp_path)

@@ -239,7 +239,7 @@ def _plain(error: BaseException) -> PneumoscopeError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, PneumoscopeError):
-            return type(cause)(*cause.args)
+            return cause.with_traceback(None)
         cause = getattr(cause, "cause", None) or cause.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     return DataError(

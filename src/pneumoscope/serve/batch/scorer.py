@@ -32,6 +32,7 @@ from pneumoscope.serve.batch.listing import Entry
 from pneumoscope.serve.batch.parts import commit, is_committed
 from pneumoscope.serve.batch.plan import MANIFEST, Plan, fetch_bundle, read_entries
 from pneumoscope.serve.batch.store import Store, filesystem, first_line, is_uri, open_store, split_uri
+from pneumoscope.serve.workers.rows import stopped
 
 __all__ = ["ATTEMPTS", "Scorer"]
 
@@ -158,18 +159,7 @@ class Scorer:
     def _stopped(self, entry: Entry) -> tuple[Prediction, str | None]:
         [(item, digest)] = self._fetch([entry])
         message = "the process that read this file was stopped by it; export it again"
-        target = self._bundle.manifest.target.name
-        return (
-            Prediction(
-                item.label,
-                "unreadable",
-                (str(Reason.READER_STOPPED),),
-                target=target,
-                bundle=self._bundle.identity,
-                message=message,
-            ),
-            digest,
-        )
+        return stopped(item.label, self._bundle, message), digest
 
     def _fetch(self, entries: Sequence[Entry]) -> list[Fetched]:
         return [self._fetched(entry) for entry in entries]
@@ -200,7 +190,8 @@ class Scorer:
                 raise UnreadableImageError(path, Reason.NO_PERMISSION, detail) from error
             except OSError as error:
                 last = error
-            time.sleep(FETCH_PAUSE * 2**attempt)
+            if attempt + 1 < FETCH_TRIES:
+                time.sleep(FETCH_PAUSE * 2**attempt)
         # One object that cannot be read is a row; a store that cannot be reached must end the run.
         try:
             files.get_file_info(uri.bucket)

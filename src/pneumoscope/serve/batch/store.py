@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
+from pneumoscope.data.drafts import flush_folder
 from pneumoscope.errors import DataError
 
 __all__ = [
@@ -203,7 +204,7 @@ class FolderStore:
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
 
 
 class ObjectStore:
@@ -307,14 +308,3 @@ def first_line(error: BaseException) -> str:
     """Return what a disk or a store says is wrong, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return str(text).partition("\n")[0]
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -101,17 +101,17 @@ class Committer(Background):
         caller = self._callers.get(row["caller"])
         items = [(one[0], one[1]) for one in json.loads(row["items"])]
         reasons = committed(self._journal, self._config.folder, items)
-        known = caller is not None and caller.port is not None
+        port = caller.port if caller is not None else None
         why = "the caller, or its port, is not in the configuration any more"
-        if caller is not None and caller.port is not None:
+        if caller is not None and port is not None:
             try:
                 report = _report(row["transaction_uid"], items, reasons)
-                why = self._send(caller, caller.port, row["host"], report)
+                why = self._send(caller, port, row["host"], report)
             except PneumoscopeError as error:  # a certificate of this caller: others are not to wait for it
                 why = str(error)
             except (OSError, RuntimeError, ValueError) as error:  # its text may quote the other side
                 why = type(error).__name__
-        dead = bool(why) and (not known or row["tries"] + 1 >= MOST_TRIES)
+        dead = bool(why) and (port is None or row["tries"] + 1 >= MOST_TRIES)
         with self._journal.change() as connection:
             connection.execute(
                 "UPDATE commitments SET state = ?, tries = tries + 1 WHERE id = ?",

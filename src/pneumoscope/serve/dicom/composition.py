@@ -18,6 +18,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.image.dicom import read_header
 from pneumoscope.image.dicom_header import element_value, text
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits
+from pneumoscope.model.manifest import HEAD_FILE
 from pneumoscope.report.region import Region, strongest_region
 from pneumoscope.serve.dicom.codes import plain
 from pneumoscope.serve.dicom.contracts import ResultOptions, SourceImage, StudyResult
@@ -132,7 +133,7 @@ class Composition:
         parts = {
             "study": self.study.study_uid,
             "images": sorted(images, key=lambda one: one[0]),
-            "bundle": [bundle.identity, self.manifest.decision_sha256, self.manifest.files.get("head.npz")],
+            "bundle": [bundle.identity, self.manifest.decision_sha256, self.manifest.files.get(HEAD_FILE)],
             "version": __version__,
             "options": dataclasses.asdict(self.options),
             "revision": self.study.revision,

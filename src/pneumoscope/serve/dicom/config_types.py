@@ -8,17 +8,21 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["AeTitle", "Level", "PlainName", "Port", "Seconds", "WebAddress"]
+__all__ = ["AeTitle", "Level", "PlainName", "Port", "Seconds", "WebAddress", "is_ae_title"]
 
 LONGEST_AET = 16
 
 
+def is_ae_title(text: str) -> bool:
+    """Return whether DICOM allows it as an AE title: 1 to 16 printable ASCII characters, no backslash."""
+    fits = 0 < len(text) <= LONGEST_AET
+    return fits and text.isascii() and text.isprintable() and "\\" not in text
+
+
 def _ae_title(value: str) -> str:
     stripped = value.strip()
-    if not 0 < len(stripped) <= LONGEST_AET or not stripped.isascii() or not stripped.isprintable():
-        raise ValueError(f"an AE title has 1 to {LONGEST_AET} printable ASCII characters")
-    if "\\" in stripped:
-        raise ValueError("an AE title has no backslash")
+    if not is_ae_title(stripped):
+        raise ValueError(f"an AE title has 1 to {LONGEST_AET} printable ASCII characters and no backslash")
     return stripped
 
 

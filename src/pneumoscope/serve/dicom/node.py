@@ -57,7 +57,7 @@ def lock_folder(folder: Path) -> IO[str]:
     Raises
     ------
     DataError
-        If another process has it.
+        If another process has it, or files cannot be locked there.
     """
     import fcntl  # which Windows does not have: a `Store` says so before
 
@@ -71,6 +71,11 @@ def lock_folder(folder: Path) -> IO[str]:
         raise DataError(
             f"{folder}: another node uses this folder (process {holder or 'unknown'}); stop it, or give this "
             "one a folder of its own"
+        ) from error
+    except OSError as error:  # Lustre and some mounts of NFS have no locks
+        file.close()
+        raise DataError(
+            f"{folder}: files cannot be locked there ({error.strerror}); use a folder on another file system"
         ) from error
     file.seek(0)
     file.truncate()

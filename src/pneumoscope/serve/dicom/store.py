@@ -23,8 +23,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
+from pneumoscope.data.drafts import flush_folder
 from pneumoscope.errors import DataError
 from pneumoscope.image.dicom_header import is_uid
+from pneumoscope.serve.dicom.config_types import is_ae_title
 from pneumoscope.serve.dicom.uids import derived_uid
 
 __all__ = [
@@ -42,7 +44,6 @@ IMPLEMENTATION_VERSION = "PNEUMOSCOPE"
 """In every file that the node writes; without a version, so that equal content has equal bytes."""
 
 BUFFER = 1 << 20
-LONGEST_AET = 16
 DICOM_PREFIX = slice(128, 132)
 GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
@@ -74,7 +75,7 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, caller: s
     meta.TransferSyntaxUID = UID(transfer_syntax)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-    if 0 < len(caller) <= LONGEST_AET and caller.isascii() and caller.isprintable() and "\\" not in caller:
+    if is_ae_title(caller):
         meta.SourceApplicationEntityTitle = caller
     buffer = io.BytesIO()
     buffer.write(bytes(128) + b"DICM")
@@ -225,10 +226,10 @@ class Store:
                 *(folder / name for name in ("images", "conflicts", "results")),
             ):
                 one.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _flush_folder(folder)  # the names of new folders are on disk as well
+            flush_folder(folder)  # the names of new folders are on disk as well
             if new:
                 with contextlib.suppress(PermissionError):  # it may be one that this user cannot list
-                    _flush_folder(folder.parent)
+                    flush_folder(folder.parent)
         except OSError as error:
             raise DataError(f"{folder}: cannot make this folder ({error.strerror}); name another") from error
 
@@ -268,7 +269,7 @@ class Store:
         target = self.folder / name
         self._make_parent(target)
         received.path.replace(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the node's own; one of that name is replaced.
@@ -289,7 +290,7 @@ class Store:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
 
     def remove(self, name: str) -> int:
         """Remove a file; return its size in bytes, 0 where there was none."""
@@ -325,12 +326,4 @@ class Store:
         with self._parents:  # who finds the folder there may rely on it
             if not target.parent.is_dir():
                 target.parent.mkdir(mode=0o700, exist_ok=True)
-                _flush_folder(target.parent.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+                flush_folder(target.parent.parent)

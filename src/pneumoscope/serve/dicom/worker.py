@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pydicom
 
 from pneumoscope.domain import Explanation, age_band
-from pneumoscope.errors import PneumoscopeError, Reason, UnreadableImageError
+from pneumoscope.errors import PneumoscopeError, UnreadableImageError
 from pneumoscope.image.dicom import read_header, transfer_syntax
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED, describe, text
 from pneumoscope.image.limits import Limits
@@ -34,7 +34,7 @@ from pneumoscope.serve.dicom.routing import ImageFacts, route
 from pneumoscope.serve.dicom.store import dataset_offset
 from pneumoscope.serve.workers import worker
 from pneumoscope.serve.workers.frames import Response
-from pneumoscope.serve.workers.rows import prediction_of, prediction_row, stopped
+from pneumoscope.serve.workers.rows import prediction_of, prediction_row
 
 __all__ = ["main", "respond"]
 
@@ -83,10 +83,10 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
         header = read_header(job["name"], data, Limits(max_bytes=job["max_inflated"]))
         facts, own, why = _facts(header), is_own_object(header), _not_filed(header)
     except UnreadableImageError as error:
-        return _unread(predictor, job, error)
+        # There is no study to report it in.
+        return {"facts": None, "error": error.detail}, []
     except (*CUT_OFF, *DAMAGED):
-        detail = "damaged DICOM header; send the image again"
-        return _unread(predictor, job, UnreadableImageError(job["name"], Reason.CORRUPT, detail))
+        return {"facts": None, "error": "damaged DICOM header; send the image again"}, []
     where = route(
         ImageFacts(job["caller"], facts["modality"], facts["body_part"], facts["view"], facts.pop("age")),
         [RuleConfig.model_validate(rule) for rule in job["rules"]],
@@ -104,13 +104,7 @@ def _predict(predictor: Predictor, job: dict[str, Any], pieces: list[bytes]) -> 
         return head | {"ignore": f"rule {where.rule}"}, []
     if why:
         return head | {"error": why}, []
-    try:
-        explained = predictor.explain(data, job["name"])
-        inverted = Reason.INVERTED in explained.prediction.reasons
-        preview = worker.preview_jpeg(data, explained.radiograph, inverted=inverted)
-    except MemoryError:
-        message = "reading this image takes more memory than one image may use; export it smaller"
-        explained, preview = ExplainedPrediction(stopped(job["name"], predictor.bundle, message)), b""
+    explained, preview = worker.explain_with_preview(predictor, data, job["name"], "one image may use")
     return head | _outcome(predictor, job, explained), [_heatmap(explained.explanation), preview]
 
 
@@ -123,13 +117,6 @@ def _outcome(predictor: Predictor, job: dict[str, Any], explained: ExplainedPred
         "heatmap": explanation and {"finding": explanation.finding, "region": explanation.region},
         "inputs": input_measures(explained),
     }
-
-
-def _unread(predictor: Predictor, job: dict[str, Any], error: UnreadableImageError) -> Response:
-    """Respond for a dataset whose header cannot be read: there is no study to report it in."""
-    prediction = stopped(job["name"], predictor.bundle, error.detail)
-    row = prediction_row(prediction) | {"reasons": [str(error.reason)]}
-    return {"facts": None, "row": row, "error": error.detail}, []
 
 
 def _facts(header: pydicom.Dataset) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def prediction_of(row: Mapping[str, Any], bundle: Bundle) -> Prediction:
         That predicted it, for the coverage of prediction sets, which the row does not have.
     """
     lists = {name: tuple(row[name]) for name in ("reasons", "prediction_set")}
-    alpha = None
+    coverage = None
     if row["population"] is not None:
-        alpha = bundle.manifest.calibration_for(row["population"]).conformal_alpha
-    return Prediction(**{**row, **lists}, set_coverage=None if alpha is None else 1 - alpha)
+        coverage = bundle.manifest.calibration_for(row["population"]).coverage
+    return Prediction(**{**row, **lists}, set_coverage=coverage)
 
 
 def stopped(name: str, bundle: Bundle, message: str) -> Prediction:

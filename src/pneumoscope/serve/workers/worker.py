@@ -101,14 +101,8 @@ def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
         (finding and region), the last two None where there are none; then the heat map as PNG and the image
         as JPEG, empty where not requested or not available.
     """
-    try:
-        explained = predictor.explain(data, job["name"])
-        inverted = Reason.INVERTED in explained.prediction.reasons
-        preview = preview_jpeg(data, explained.radiograph, inverted=inverted) if job["preview"] else b""
-    except MemoryError:
-        message = "reading this image takes more memory than one upload may use; export it smaller"
-        explained = ExplainedPrediction(stopped(job["name"], predictor.bundle, message))
-        preview = b""
+    what = "one upload may use"
+    explained, preview = explain_with_preview(predictor, data, job["name"], what, preview=job["preview"])
     prediction = decided(predictor, explained.prediction, job["operating_point"])
     explanation = explained.explanation if job["heatmap"] else None
     head = {
@@ -117,6 +111,33 @@ def respond(predictor: Predictor, job: Job, data: bytes) -> Response:
         "heatmap": explanation and {"finding": explanation.finding, "region": explanation.region},
     }
     return head, [heatmap_png(explanation) if explanation else b"", preview]
+
+
+def explain_with_preview(
+    predictor: Predictor, data: bytes, name: str, allowed: str, *, preview: bool = True
+) -> tuple[ExplainedPrediction, bytes]:
+    """Predict on one file; where memory does not suffice, that is its row.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    data : bytes
+        Content of the file.
+    name : str
+        Of the file, for the row.
+    allowed : str
+        How much memory there is, in words that follow "more memory than".
+    preview : bool
+        Whether to make the image as JPEG, as `preview_jpeg` does; empty otherwise.
+    """
+    try:
+        explained = predictor.explain(data, name)
+        inverted = Reason.INVERTED in explained.prediction.reasons
+        jpeg = preview_jpeg(data, explained.radiograph, inverted=inverted) if preview else b""
+    except MemoryError:
+        message = f"reading this image takes more memory than {allowed}; export it smaller"
+        return ExplainedPrediction(stopped(name, predictor.bundle, message)), b""
+    return explained, jpeg
 
 
 def decided(predictor: Predictor, prediction: Prediction, operating_point: str | None) -> Prediction:
