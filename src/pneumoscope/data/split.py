@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import SPLITS, Manifest
 from pneumoscope.errors import DataError, require_extra
 
-__all__ = ["connected", "folds", "group_records", "split"]
+__all__ = ["Groups", "connected", "folds", "group_records", "split"]
 
 Groups = Sequence[Sequence[int]]
 """Positions of records that must stay together."""

@@ -13,7 +13,7 @@ import numpy as np
 from pneumoscope.data.folder import load
 from pneumoscope.data.labels import class_index, classes_with_target
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.domain import Prediction
+from pneumoscope.domain import Prediction, Target
 from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
 from pneumoscope.evaluation.boxes import match_boxes, read_boxes
 from pneumoscope.evaluation.localisation import CURVE_IMAGES, MapTruth, check_masks, localise
@@ -202,14 +202,7 @@ def evaluate_bundle(
     progress = progress or Progress()
     content = bundle.manifest
     classes = _evaluated_classes(content, manifest)
-    for record in manifest.records:  # a wrong label is found before any image is read
-        class_index(record.label, classes, record.path, content.target)
-    if maps and maps.masks:  # and so is a wrong mask
-        check_masks(maps.masks, manifest, content.target)
-    if maps and maps.boxes is not None:  # or a table of boxes for other images
-        match_boxes(maps.boxes, manifest.records)
-    if find_spec("matplotlib") is None:  # found out before any image is read
-        raise MissingExtraError("Writing a report", "evaluate")
+    _check_before_reading(manifest, classes, content.target, maps)
     predictor = Predictor(bundle, workers=available_cpus())
     progress.step("predicting")
     scores = progress.collect(predictor.scores_iter(input_items(manifest)), len(manifest))
@@ -253,6 +246,20 @@ def evaluate_bundle(
         history=history,
     )
     return BundleEvaluation(metrics, report, scored, not_evaluated)
+
+
+def _check_before_reading(
+    manifest: Manifest, classes: tuple[str, ...], target: Target, maps: MapTruth | None
+) -> None:
+    """Find wrong labels, masks, boxes and a missing package before any image is read."""
+    for record in manifest.records:
+        class_index(record.label, classes, record.path, target)
+    if maps and maps.masks:
+        check_masks(maps.masks, manifest, target)
+    if maps and maps.boxes is not None:
+        match_boxes(maps.boxes, manifest.records)
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("Writing a report", "evaluate")
 
 
 def _evaluated_classes(content: BundleManifest, manifest: Manifest) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed, check_held_out, check_packed, joined
 from pneumoscope.training.recipe import Recipe
 
-__all__ = ["TrialImages", "divide_folds"]
+__all__ = ["FOLDS_FILE", "TrialImages", "divide_folds"]
 
 FOLDS_FILE = "folds.json"
 

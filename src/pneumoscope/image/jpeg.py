@@ -20,6 +20,8 @@ from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.limits import corrupt, truncated
 
 __all__ = [
+    "JPEG_LS",
+    "LOSSLESS",
     "JpegHeader",
     "decode_jpeg",
     "exif_orientation",

@@ -19,6 +19,7 @@ from pneumoscope.errors import DataError
 
 __all__ = [
     "LUNG_INPUT_SIZE",
+    "WHOLE",
     "Box",
     "LungField",
     "LungSegmenter",

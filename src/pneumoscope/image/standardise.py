@@ -20,6 +20,7 @@ from pneumoscope.image.resample import resample
 __all__ = [
     "InputSpec",
     "Standardised",
+    "crop",
     "extent",
     "find_lungs",
     "lung_view",

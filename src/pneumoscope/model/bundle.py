@@ -44,6 +44,7 @@ __all__ = [
     "BUNDLE_FOLDER",
     "GATE_FILE",
     "HEAD_FILE",
+    "MANIFEST_FILE",
     "POPULATIONS_FILE",
     "VIEWS_FILE",
     "Bundle",

@@ -33,6 +33,7 @@ from pneumoscope.model.manifest import GateLimits
 
 __all__ = [
     "DIMENSIONS",
+    "POSITION",
     "Novelty",
     "advice",
     "check_header",

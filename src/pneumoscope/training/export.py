@@ -17,7 +17,7 @@ from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import export_onnx, halve, quantise
 from pneumoscope.training.recipe import Recipe
 
-__all__ = ["export_bundle"]
+__all__ = ["RANGE_IMAGES", "export_bundle"]
 
 # Enough for a stable estimate of the widest activations.
 RANGE_IMAGES = 256

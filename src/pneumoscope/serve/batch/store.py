@@ -29,6 +29,7 @@ __all__ = [
     "ObjectStore",
     "Store",
     "filesystem",
+    "first_line",
     "is_uri",
     "open_store",
     "split_uri",

@@ -25,6 +25,7 @@ __all__ = [
     "UNSENT_STATES",
     "Journal",
     "JournalError",
+    "now",
     "priority_name",
 ]
 

@@ -129,13 +129,8 @@ class _Node:
         self._failure: PneumoscopeError | None = None
         metrics = self._metrics = NodeMetrics()
         limits, longest_wait = config.limits, config.priority.longest_wait_minutes * 60
-        self._pool = WorkerPool(
-            bundle.path,
-            workers=config.process.workers or available_cpus(),
-            limits=WorkerLimits(config.process.seconds, config.process.memory_mb * MB),
-            on_restart=metrics.restarts.inc,
-            module=WORKER_MODULE,
-        )
+        _check_links(config)
+        self._pool = _worker_pool(config, bundle, metrics)
         intake = Intake(
             store,
             journal,
@@ -161,10 +156,6 @@ class _Node:
             on_image=self._on_image,
         )
         live = config.mode == "live"
-        for one in config.destinations:  # a certificate or token that is missing is found now
-            open_sender(one, config.aet).close()
-        for tls in (caller.tls for caller in config.callers if caller.tls is not None):
-            client_context(tls)
         self._couriers = [self._courier(one, longest_wait) for one in config.destinations if live]
         longest = STUCK_SECONDS + 3 * config.process.seconds
         self._sources: list[FolderWatch | WebPull] = [
@@ -174,17 +165,8 @@ class _Node:
         self._watchdog = Watchdog(
             [self._receiver, self._committer, *self._couriers, self._processor, *self._sources]
         )
-        # Anyone may send where there is no list of callers, so that those who have sent are shown.
-        known = [one.aet for one in config.callers]
-        if known:
-            known += [one.name for one in config.folders] + [one.name for one in config.pull]
-        metrics.watch(
-            journal,
-            store,
-            self._values,
-            callers=list(dict.fromkeys(known)),
-            destinations=[one.name for one in config.destinations],
-        )
+        destinations = [one.name for one in config.destinations]
+        metrics.watch(journal, store, self._values, callers=_known(config), destinations=destinations)
 
     async def run(self, on_ready: OnReady) -> None:
         """Start, work, stop."""
@@ -361,3 +343,29 @@ def _record_start(journal: Journal, config: NodeConfig, bundle: Bundle) -> None:
                 "UPDATE deliveries SET state = 'held' WHERE state = 'pending' AND object NOT IN (SELECT o.id"
                 " FROM objects o JOIN results r ON r.id = o.result WHERE r.state = 'retracted')"
             )
+
+
+def _check_links(config: NodeConfig) -> None:
+    """Find a certificate or token that is missing before the node starts."""
+    for one in config.destinations:
+        open_sender(one, config.aet).close()
+    for tls in (caller.tls for caller in config.callers if caller.tls is not None):
+        client_context(tls)
+
+
+def _worker_pool(config: NodeConfig, bundle: Bundle, metrics: NodeMetrics) -> WorkerPool:
+    return WorkerPool(
+        bundle.path,
+        workers=config.process.workers or available_cpus(),
+        limits=WorkerLimits(config.process.seconds, config.process.memory_mb * MB),
+        on_restart=metrics.restarts.inc,
+        module=WORKER_MODULE,
+    )
+
+
+def _known(config: NodeConfig) -> list[str]:
+    """Return who may send; nobody where anyone may, so that those who have sent are shown."""
+    if not config.callers:
+        return []
+    senders = [one.aet for one in config.callers]
+    return list(dict.fromkeys(senders + [one.name for one in (*config.folders, *config.pull)]))

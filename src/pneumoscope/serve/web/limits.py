@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["WebLimits"]
+__all__ = ["MB", "WebLimits"]
 
 MB = 1_000_000
 
