@@ -368,4 +368,5 @@ def _known(config: NodeConfig) -> list[str]:
     if not config.callers:
         return []
     senders = [one.aet for one in config.callers]
-    return list(dict.fromkeys(senders + [one.name for one in (*config.folders, *config.pull)]))
+    senders += [one.name for one in config.folders] + [one.name for one in config.pull]
+    return list(dict.fromkeys(senders))
