@@ -55,6 +55,11 @@ def test_a_cache_that_is_not_used_is_wrong_use(place, capsys):
     assert "--cache" in capsys.readouterr().err
 
 
+def test_a_folder_in_the_data_is_wrong_use(place, capsys):
+    assert run(place, "--out", place / "phantoms" / "cv") == 2
+    assert "lies in the data" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_an_unknown_source_is_one_line(place, capsys):
     assert run(place, "--out", place / "cv3", "--leave-out", "nowhere") == 4
     err = capsys.readouterr().err.strip().splitlines()

@@ -200,7 +200,6 @@ def test_out_never_replaces_an_input(hard, tmp_path):
     before = (tmp_path / "m.csv").read_text()
     for words in (
         ("split", tmp_path / "m.csv", "--out", tmp_path / "m.csv"),
-        ("audit", tmp_path / "m.csv", "--out", tmp_path / "m.csv"),
         ("split", hard, "--out", hard / "labels.csv"),
     ):
         result = call(*words)
@@ -208,6 +207,15 @@ def test_out_never_replaces_an_input(hard, tmp_path):
         assert "one of the inputs" in " ".join(result.stderr.replace("│", " ").split())
     assert (hard / "labels.csv").read_text() == table
     assert (tmp_path / "m.csv").read_text() == before
+
+
+def test_findings_never_replace_an_xray(hard):
+    image = next(hard.rglob("*.png"))
+    before = image.read_bytes()
+    result = call("audit", hard, "--out", image)
+    assert result.exit_code == 2
+    assert "end the name with .json" in " ".join(result.stderr.replace("│", " ").split())
+    assert image.read_bytes() == before
 
 
 def test_a_table_of_another_suffix_is_rejected_before_an_image_is_read(phantoms, tmp_path, monkeypatch):

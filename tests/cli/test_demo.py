@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from html_page import Page
+from images import write_image
 from pneumoscope.cli import demo as command
 from pneumoscope.cli import main
 from pneumoscope.data.samples import read_samples
@@ -114,6 +115,17 @@ def test_a_second_run_replaces_the_first(tmp_path, capsys):
         assert left.value.code == 0
         assert len(list((tmp_path / "heatmaps").iterdir())) == 8
     capsys.readouterr()
+
+
+def test_json_names_the_heat_map_that_was_written(tmp_path, capsys):
+    own = tmp_path / "heatmaps" / "normal.heatmap.png"
+    write_image(own, seed=1)
+    before = own.read_bytes()
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", str(tmp_path), "--json"])
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert str(own.with_name("normal-2.heatmap.png")) in [row["heatmap"] for row in rows]
+    assert own.read_bytes() == before
 
 
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys):

@@ -180,6 +180,7 @@ def test_predicting_loads_no_training_stack_and_a_closed_pipe_is_quiet(bundle, f
     assert (done.returncode, done.stderr) == (0, "")
     closed = f"{' '.join(map(repr, [sys.executable, '-m', 'pneumoscope', *words[3:]]))} | head -c 1"
     done = subprocess.run(closed, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -53,8 +53,19 @@ def test_a_closed_pipe_is_not_blamed_on_the_results(bundle, folder, tmp_path):
     words += ["--out", tmp_path / "o.csv", "--json"]
     closed = f"{shlex.join(map(str, words))} | head -c 1"
     done = subprocess.run(closed, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "["
     assert "error" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_output_hinders_no_results(bundle, folder, tmp_path, closed):
+    words = [sys.executable, "-m", "pneumoscope", "predict", folder, "--bundle", bundle.path]
+    command = f"{shlex.join(map(str, [*words, '--out', tmp_path / 'o.csv']))} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert len((tmp_path / "o.csv").read_text().splitlines()) == 2
 
 
 def test_a_closed_standard_input_is_wrong_use(predict, monkeypatch):

@@ -143,6 +143,7 @@ def test_workers_that_do_not_start_are_one_line(bundle, debug):
     command += ["--debug"] * debug
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     if debug:
+        assert ended.returncode != 0
         assert "EOFError" in ended.stderr and "Traceback" in ended.stderr
     else:
         assert ended.returncode == 4

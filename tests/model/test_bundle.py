@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -80,6 +81,35 @@ def test_an_altered_or_missing_file_does_not_load(bundle, name):
         load_bundle(bundle.path)
     (bundle.path / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
+        load_bundle(bundle.path)
+
+
+def as_npz(**arrays):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no archive", "damaged"),
+        (as_npz(weight=np.zeros((3, 4)))[:300], "damaged"),
+        (as_npz(bias=np.zeros(3)), "has no weight"),
+        (as_npz(weight=np.zeros((2, 4)), bias=np.zeros(3)), "not one row of weights per class"),
+        (as_npz(weight=np.zeros((3, 4)), bias=np.zeros(2)), "not one bias per class"),
+    ],
+)
+def test_a_damaged_head_with_the_right_hash_is_one_line(bundle, content, message):
+    damaged = write_bundle(bundle.path, bundle.manifest, {"head.npz": content})
+    with pytest.raises(BundleError, match=f"head.npz: {message}"):
+        _ = damaged.head_weight, damaged.head_bias
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"bundle"'])
+def test_an_index_that_is_no_object_is_damaged(bundle, content):
+    (bundle.path / "bundle.json").write_text(content)
+    with pytest.raises(BundleError, match=r"damaged \(it is no JSON object\); copy the whole bundle again"):
         load_bundle(bundle.path)
 
 

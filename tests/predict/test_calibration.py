@@ -124,6 +124,7 @@ def test_the_prevalence_that_probabilities_are_for_is_known_and_may_be_set_again
     assert assumed_prevalence(once.calibrations[0]) == pytest.approx(0.05)
     again, direct = at_prevalence(once, 0.2), at_prevalence(manifest, 0.2)
     assert again.operating_point("balanced").threshold == pytest.approx(direct.operating_point().threshold)
+    assert at_prevalence(once, 0.05) == once
     back = at_prevalence(once, 0.7)
     assert back.operating_point("balanced").threshold == pytest.approx(0.6)
     assert [once.operating_point(name).threshold for name in ("all", "none")] == [0, 1]

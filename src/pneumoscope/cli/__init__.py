@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Arguments of the process if not given.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_output()
     shown = start()
     _write_any_name()
     try:
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if shown.debug:
             raise
         if not isinstance(error, OtherProcessError):  # that process has said why
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {_in_one_line(str(error))}", err=True)
         raise SystemExit(NOTHING_DONE) from error
     except OSError as error:  # of no part that could say more, as where a disk is full
         if shown.debug:
@@ -93,6 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(NOTHING_DONE) from error
     except KeyboardInterrupt as error:
         raise SystemExit(INTERRUPTED) from error
+
+
+def _open_closed_output() -> None:
+    """Give a process whose output is closed, as some schedulers start it, one that is discarded."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8"))
+
+
+def _in_one_line(text: str) -> str:
+    """Return a message without line breaks; spaces inside a line may be those of a file name."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _run(words: list[str], *, of_process: bool) -> None:

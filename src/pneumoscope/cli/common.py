@@ -162,7 +162,7 @@ def check_prevalence(value: float | None) -> float | None:
     from pneumoscope.predict.calibration import LEAST_PREVALENCE
 
     if not LEAST_PREVALENCE <= value <= 1 - LEAST_PREVALENCE:
-        raise typer.BadParameter("must be above 0 and below 1")
+        raise typer.BadParameter(f"must be above 0 and below 1, by at least {LEAST_PREVALENCE:g}")
     return value
 
 

@@ -61,11 +61,12 @@ def cross_validate(
 
     Exit code 3: some images were unreadable or rejected and are left out.
     """
-    from pneumoscope.cli.common import check_cache, check_weights, one_opencv_thread
+    from pneumoscope.cli.common import check_cache, check_outside, check_weights, one_opencv_thread
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
+    check_outside(out, data)
     one_opencv_thread()
     with show_progress() as progress:
         progress.step("loading the training libraries")

@@ -22,7 +22,6 @@ from pneumoscope.cli.common import (
 from pneumoscope.cli.data_output import left_out_row, set_facts, show_audit, show_balance, show_summary
 from pneumoscope.cli.parameters import AsJson
 from pneumoscope.cli.progress import show_progress
-from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
@@ -138,12 +137,14 @@ def audit(
     """Look for unreadable files, duplicates, and patients in more than one part of a split.
 
     Exit code 0: no problem; 3: patients or duplicates are in several parts of the split, or files are
-    unreadable; 4: no file could be read.
+    unreadable; 4: no image was found, or none could be read.
     """
     from pneumoscope.data.audit import audit as run_audit
     from pneumoscope.data.duplicates import NEAR_DISTANCE
 
     one_opencv_thread()
+    if out is not None and out.suffix.lower() != ".json":
+        raise typer.BadParameter(f"{out}: end the name with .json", param_hint="--out")
     check_output(out, _files_read(path, labels, patients))
     near = None if no_near_duplicates else NEAR_DISTANCE
     with show_progress(keep=False) as progress:
@@ -339,10 +340,12 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 
 def _write_text(path: Path, text: str) -> None:
+    from pneumoscope.data.drafts import replacing, unwritable
     from pneumoscope.report.rows import plain_text
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(plain_text(text), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        raise unwritable(path, error) from error
+    with replacing(path) as file:
+        file.write(plain_text(text))

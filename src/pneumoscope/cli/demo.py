@@ -54,10 +54,10 @@ def demo(
         # Before the work: it must not end in a missing package.
         with require_extra("web", "serving the page"):
             import pneumoscope.serve.web.server  # noqa: F401
-    bundle, samples, predictions = _predict(out)
+    bundle, samples, predictions, heatmaps = _predict(out)
     manifest, report = bundle.manifest, out / REPORT
     if as_json:
-        _print_json(out, bundle, samples, predictions)
+        _print_json(out, bundle, samples, predictions, heatmaps)
     else:
         from pneumoscope.report.table import print_predictions
 
@@ -75,8 +75,8 @@ def demo(
         _serve(bundle, 8000 if port is None else port)
 
 
-def _predict(out: Path) -> tuple[Bundle, tuple[Sample, ...], list[Prediction]]:
-    """Write images, heat maps and report; return the bundle, the samples and their predictions."""
+def _predict(out: Path) -> tuple[Bundle, tuple[Sample, ...], list[Prediction], list[Path | None]]:
+    """Write images, heat maps and report; return the bundle, the samples, their predictions and heat maps."""
     from pneumoscope.cli.predict_output import open_images
     from pneumoscope.data.samples import write_samples
     from pneumoscope.predict.predictor import Predictor
@@ -85,17 +85,17 @@ def _predict(out: Path) -> tuple[Bundle, tuple[Sample, ...], list[Prediction]]:
     make_folder(out)
     samples = write_samples(out / SAMPLES)
     predictor = Predictor.load()
-    predictions = []
+    predictions, heatmaps = [], []
     with (
         show_progress(keep=False, after=1.0) as progress,
         open_images(out / HEATMAPS, out / REPORT, predictor, None, None) as draw,
     ):
         progress.step(STEP)
         for one in predictor.explain_iter([out / SAMPLES / sample.path for sample in samples]):
-            draw(one)
+            heatmaps.append(draw(one))
             predictions.append(one.prediction)
             progress.update(len(predictions), len(samples))
-    return predictor.bundle, samples, predictions
+    return predictor.bundle, samples, predictions, heatmaps
 
 
 def _remarks(samples: Sequence[Sample], predictions: Sequence[Prediction], target: Target) -> list[str]:
@@ -117,16 +117,19 @@ def _remarks(samples: Sequence[Sample], predictions: Sequence[Prediction], targe
 
 
 def _print_json(
-    out: Path, bundle: Bundle, samples: Sequence[Sample], predictions: Sequence[Prediction]
+    out: Path,
+    bundle: Bundle,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    heatmaps: Sequence[Path | None],
 ) -> None:
     from pneumoscope.report.rows import to_row
 
     manifest = bundle.manifest
     rows: list[dict[str, Any]] = []
-    for sample, prediction in zip(samples, predictions, strict=True):
-        drawn = out / HEATMAPS / f"{Path(sample.path).stem}.heatmap.png"
+    for sample, prediction, drawn in zip(samples, predictions, heatmaps, strict=True):
         row = to_row(prediction, manifest.classes, manifest.target.name)
-        rows.append(row | {"true_label": sample.label, "heatmap": str(drawn)})
+        rows.append(row | {"true_label": sample.label, "heatmap": drawn and str(drawn)})
     print_json(
         {
             "bundle": bundle_facts(bundle),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pneumoscope.model.manifest import BundleManifest, Calibration
     from pneumoscope.parallel import Progress
     from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
+    from pneumoscope.report.html import AddPrediction
 
 __all__ = ["open_images", "open_notes", "open_rows"]
 
@@ -167,25 +168,22 @@ def open_images(
     predictor: Predictor,
     operating_point: str | None,
     population: str | None,
-) -> Iterator[Callable[[ExplainedPrediction], None]]:
-    """Open where images go: a folder, a page, both or neither."""
+) -> Iterator[Callable[[ExplainedPrediction], Path | None]]:
+    """Open where images go: a folder, a page, both or neither; adding one returns its file in the folder."""
     with ExitStack() as stack:
-        sinks: list[Callable[[ExplainedPrediction], None]] = []
-        if folder is not None:
-            sinks.append(_drawing(folder, predictor))
+        add: AddPrediction | None = None
+        write = None if folder is None else _drawing(folder, predictor)
         if report is not None:
             from pneumoscope.report.html import open_report
 
             about = _about(predictor, operating_point, population)
             target = predictor.bundle.manifest.target.name
             add = stack.enter_context(open_report(report, target=target, about=about))
-            sinks.append(
-                lambda one: add(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
-            )
 
-        def draw(one: ExplainedPrediction) -> None:
-            for sink in sinks:
-                sink(one)
+        def draw(one: ExplainedPrediction) -> Path | None:
+            if add is not None:
+                add(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
+            return None if write is None else write(one)
 
         yield draw
 
@@ -238,8 +236,8 @@ def _calibration(calibration: Calibration) -> str:
     return "; ".join(parts)
 
 
-def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], None]:
-    """Make the folder and return a function that writes an image of each prediction into it."""
+def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPrediction], Path | None]:
+    """Make the folder; return a function that writes an image of a prediction and returns its path."""
     from pneumoscope.data.walk import is_own_output
     from pneumoscope.image.lungs import image_stem
     from pneumoscope.report.overlay import draw_prediction, write_png
@@ -252,9 +250,9 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPredictio
         # Of two names that differ in case alone, some file systems keep one.
         return name.casefold() not in taken and (not path.exists() or is_own_output(path))
 
-    def draw(one: ExplainedPrediction) -> None:
+    def draw(one: ExplainedPrediction) -> Path | None:
         if one.radiograph is None:
-            return
+            return None
         # Images in different folders may have the same name; the second of them gets a number.
         # "<stdin>" is no name that Windows allows.
         stem = _short(image_stem(Path(one.prediction.path.strip("<>"))))
@@ -262,7 +260,9 @@ def _drawing(folder: Path, predictor: Predictor) -> Callable[[ExplainedPredictio
         name = next(filter(is_free, names))
         taken.add(name.casefold())
         image = draw_prediction(one.prediction, one.radiograph, one.explanation, _point(predictor, one))
-        write_png(image, folder / f"{name}.heatmap.png")
+        path = folder / f"{name}.heatmap.png"
+        write_png(image, path)
+        return path
 
     return draw
 

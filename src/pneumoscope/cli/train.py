@@ -92,7 +92,8 @@ def train(
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
-    check_outside(out, data)
+    for folder in filter(None, (data, additional, not_chest)):
+        check_outside(out, folder)
     with show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Training"):

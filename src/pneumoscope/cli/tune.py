@@ -64,11 +64,18 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search for values of a recipe with a better result on validation patients, and write the best one."""
-    from pneumoscope.cli.common import check_cache, check_weights, one_opencv_thread, stops_on_sigterm
+    from pneumoscope.cli.common import (
+        check_cache,
+        check_outside,
+        check_weights,
+        one_opencv_thread,
+        stops_on_sigterm,
+    )
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
+    check_outside(out, data)
     one_opencv_thread()
     with show_progress() as progress, stops_on_sigterm(), _without_lines_of_each_phase():
         progress.step("loading the training libraries")

@@ -188,8 +188,8 @@ def _images(folder: Path, progress: Progress) -> tuple[list[str], list[Unreadabl
     if not paths and left_out:
         raise DataError(f"{folder}: no image can be read; the first problem: {left_out[0]}")
     if not paths:
-        hint = "; give the .npz file itself" if any(folder.glob("*.npz")) else ""
-        raise DataError(f"{folder}: no image found (JPEG, PNG, TIFF, BMP or DICOM){hint}")
+        fix = "the .npz file itself" if any(folder.glob("*.npz")) else "a folder of X-rays"
+        raise DataError(f"{folder}: no image was found; give {fix}")
     return sorted(paths), left_out
 
 

@@ -25,11 +25,14 @@ import hashlib
 import io
 import json
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +46,6 @@ from pneumoscope.model.upgrade import upgrade_format_1
 __all__ = [
     "BUNDLE_FOLDER",
     "GATE_FILE",
-    "HEAD_FILE",
     "MANIFEST_FILE",
     "POPULATIONS_FILE",
     "VIEWS_FILE",
@@ -62,6 +64,7 @@ GATE_FILE = "gate.npz"
 POPULATIONS_FILE, VIEWS_FILE = "populations.npz", "views.npz"
 FeatureClassifierArrays = tuple[tuple[str, ...], dict[str, npt.NDArray[np.float32]]]
 """P names, and ``mean`` and ``scale``, shape (F,), ``weight``, shape (P, F), ``bias``, shape (P,)."""
+_CLASSIFIER = ("mean", "scale", "weight", "bias")
 BUNDLE_FOLDER = "bundle"
 """Where a run folder has its bundle."""
 
@@ -87,7 +90,7 @@ class Bundle:
     def card(self) -> str:
         """The model card in Markdown, or an empty string."""
         card = self.path / CARD_FILE
-        return card.read_text(encoding="utf-8") if card.exists() else ""
+        return card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
 
     @property
     def identity(self) -> str:
@@ -104,8 +107,7 @@ class Bundle:
     @cached_property
     def background(self) -> npt.NDArray[np.float32] | None:
         """Mean features of chests without the target, (D, h, w), that maps are drawn against; or None."""
-        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
-            background: npt.NDArray[np.float32] | None = head.get("background")
+        background = _arrays(self.path / HEAD_FILE, "weight").get("background")
         if background is not None and (background.ndim != 3 or len(background) != self.head_weight.shape[1]):
             raise BundleError(f"{self.path / HEAD_FILE}: its background fits no head; calibrate it again")
         return background
@@ -119,8 +121,8 @@ class Bundle:
             raise BundleError(
                 f"{self.path}: novelty is limited but there is no {GATE_FILE}; fit the gate again"
             )
-        with np.load(self.path / GATE_FILE, allow_pickle=False) as stored:
-            mean, whitener, lungs = (stored.get(name) for name in ("mean", "whitener", "lungs"))
+        stored = _arrays(self.path / GATE_FILE)
+        mean, whitener, lungs = (stored.get(name) for name in ("mean", "whitener", "lungs"))
         if mean is None or whitener is None or whitener.shape != (mean.size, mean.size):
             raise BundleError(f"{self.path / GATE_FILE}: no mean and whitener of one size; fit it again")
         if str(lungs) != self.manifest.files.get(LUNGS_FILE):
@@ -132,14 +134,12 @@ class Bundle:
         """``mean``, ``scale``, ``weight``, shape (F,), and ``bias`` of the classifier; None without one."""
         if self.manifest.gate.min_chest is None:
             return None
-        try:
-            with np.load(self.path / GATE_FILE, allow_pickle=False) as stored:
-                arrays = {name: stored[f"chest_{name}"] for name in ("mean", "scale", "weight", "bias")}
-                network = str(stored["chest_network"])
-        except (OSError, KeyError) as error:
-            raise BundleError(
-                f"{self.path}: no chest classifier in {GATE_FILE}; fit the gate again"
-            ) from error
+        names = [f"chest_{name}" for name in _CLASSIFIER]
+        stored = _arrays(self.path / GATE_FILE, *names, "chest_network")
+        arrays = {name: stored[f"chest_{name}"] for name in _CLASSIFIER}
+        if len({arrays[name].shape for name in ("mean", "scale", "weight")}) > 1:
+            raise BundleError(f"{self.path / GATE_FILE}: its chest classifier fits no features; fit it again")
+        network = str(stored["chest_network"])
         if network != self.manifest.files[MODEL_FILE]:
             raise BundleError(f"{self.path / GATE_FILE}: fitted with another model.onnx; fit it again")
         return arrays
@@ -162,12 +162,12 @@ class Bundle:
         if name not in self.manifest.files:
             return None
         path = self.path / name
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in ("mean", "scale", "weight", "bias")}
-                names, network = tuple(stored["names"].tolist()), str(stored["network"])
-        except (OSError, KeyError, ValueError) as error:
-            raise BundleError(f"{path}: no classifier on features; calibrate the bundle again") from error
+        stored = _arrays(path, *_CLASSIFIER, "names", "network")
+        arrays = {name: stored[name] for name in _CLASSIFIER}
+        names, network = tuple(stored["names"].tolist()), str(stored["network"])
+        size = arrays["mean"].size
+        if arrays["scale"].shape != (size,) or arrays["weight"].shape != (len(names), size):
+            raise BundleError(f"{path}: its classifier fits no features; calibrate the bundle again")
         if network != self.manifest.files[MODEL_FILE]:
             raise BundleError(f"{path}: fitted for another model.onnx; calibrate again")
         return names, arrays
@@ -175,8 +175,7 @@ class Bundle:
     @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:
         """Weights of the pooled-linear head, shape (K, D)."""
-        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
-            weight: npt.NDArray[np.float32] = head["weight"]
+        weight = _arrays(self.path / HEAD_FILE, "weight")["weight"]
         if weight.ndim != 2 or len(weight) != len(self.manifest.classes):
             raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per class; export it again")
         return weight
@@ -184,9 +183,29 @@ class Bundle:
     @cached_property
     def head_bias(self) -> npt.NDArray[np.float32]:
         """Biases of the pooled-linear head, shape (K,)."""
-        with np.load(self.path / HEAD_FILE, allow_pickle=False) as head:
-            bias: npt.NDArray[np.float32] = head["bias"]
+        bias = _arrays(self.path / HEAD_FILE, "bias")["bias"]
+        if bias.shape != (len(self.manifest.classes),):
+            raise BundleError(f"{self.path / HEAD_FILE}: not one bias per class; export it again")
         return bias
+
+
+def _arrays(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
+    """Return all arrays of a file of a bundle; `names` are those that it must have.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read, or one of them is missing.
+    """
+    try:
+        # numpy leaves a file open that it opened itself and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored.items())
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{path}: damaged; copy the whole bundle again, or export it again") from error
+    if missing := [name for name in names if name not in arrays]:
+        raise BundleError(f"{path}: has no {', '.join(missing)}; export the bundle again")
+    return arrays
 
 
 def head_bytes(
@@ -254,11 +273,13 @@ def _parse(path: Path, text: str) -> BundleManifest:
         content = json.loads(text)
         if isinstance(content, dict) and content.get("format_version") == 1:
             return upgrade_format_1(content)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
         return BundleManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(".".join(str(part) for part in first["loc"]).split())
-        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+        raise BundleError(f"{path}: {where}: {first['msg']}; copy the whole bundle again") from error
     except (ValueError, RecursionError) as error:  # not JSON, or not as its format has it
         detail = " ".join(str(error).split())
         raise BundleError(f"{path}: damaged ({detail}); copy the whole bundle again") from error

@@ -30,6 +30,9 @@ Mask = npt.NDArray[np.bool_]
 
 Floats = npt.NDArray[np.float64]
 
+NO_SHIFT = 1e-9
+"""Log-odds that differ by less are of the same prevalence, but for rounding."""
+
 LEAST_PREVALENCE = 1e-12
 """Nearer to 0 or to 1, log-odds lose their digits."""
 
@@ -128,6 +131,8 @@ def _shifted(bundle: str, calibration: Calibration, prevalence: float) -> Calibr
         )
     shift = _logit(prevalence) - _logit(stated)
     added = shift - calibrator.prior_shift
+    if abs(added) < NO_SHIFT:
+        return calibration
     points = tuple(
         replace(point, threshold=_moved(point.threshold, added)) for point in calibration.operating_points
     )

@@ -26,7 +26,7 @@ from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 
-__all__ = ["InputItem", "ManifestRow", "expand", "input_items", "manifest_rows"]
+__all__ = ["InputItem", "ManifestRow", "base_folder", "expand", "input_items", "manifest_rows"]
 
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _manifest(path: Path) -> Iterator[InputItem]:
     try:
         for row in manifest_rows(path):
             found = True
-            yield _item(str(_base(path.parent, row.root) / row.path), age=row.age, view=row.view)
+            yield _item(str(base_folder(path.parent, row.root) / row.path), age=row.age, view=row.view)
     except (DataError, MissingExtraError) as error:
         detail = str(error).removeprefix(f"{path}: ")
         yield InputItem(UnreadableImageError(str(path), Reason.NOT_AN_IMAGE, detail))
@@ -167,7 +167,7 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
         log.warning("%s: %d %s without a path left out", path, without, "row" if without == 1 else "rows")
 
 
-def _base(folder: Path, root: str | None) -> Path:
+def base_folder(folder: Path, root: str | None) -> Path:
     """Return the folder that the paths of a manifest start from."""
     try:
         return folder / root if root and (folder / root).is_dir() else folder

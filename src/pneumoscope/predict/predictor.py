@@ -70,6 +70,8 @@ class ExplainedPrediction:
 
 def _at_prevalence(bundle: Bundle, prevalence: float) -> Bundle:
     manifest = at_prevalence(bundle.manifest, prevalence)
+    if manifest == bundle.manifest:
+        return bundle
     # Results name the parent and the hash of its calibration, as those of a recalibrated bundle do.
     provenance = manifest.provenance.model_copy(update={"parent": bundle.identity})
     return replace(bundle, manifest=manifest.model_copy(update={"provenance": provenance}))

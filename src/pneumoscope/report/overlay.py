@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumoscope.data.drafts import replacing
 from pneumoscope.data.walk import SOFTWARE
 from pneumoscope.domain import ANY_POPULATION, Explanation, OperatingPoint, Prediction, Radiograph
-from pneumoscope.errors import CAUTIONS, DataError
+from pneumoscope.errors import CAUTIONS
 from pneumoscope.report.canvas import (
     ALARM,
     BAR,
@@ -212,10 +213,8 @@ def write_png(image: Canvas, path: Path) -> None:
     png = data.tobytes()
     mark = b"tEXt" + SOFTWARE
     chunk = struct.pack(">I", len(SOFTWARE)) + mark + struct.pack(">I", zlib.crc32(mark))
-    try:
-        path.write_bytes(png[:PNG_HEADER] + chunk + png[PNG_HEADER:])
-    except OSError as error:
-        raise DataError(f"{path}: cannot write there ({error.strerror}); name another folder") from error
+    with replacing(path, "wb") as file:
+        file.write(png[:PNG_HEADER] + chunk + png[PNG_HEADER:])
 
 
 def colour_at(evidence: float) -> Colour:

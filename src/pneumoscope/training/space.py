@@ -143,8 +143,12 @@ def load_space(path: Path, recipe: Recipe) -> SearchSpace:
     """
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: search space cannot be read ({error.__class__.__name__})") from error
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: search space cannot be read ({error.strerror}); check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: search space is no text in UTF-8; save it as such") from error
     except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:

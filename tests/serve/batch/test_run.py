@@ -119,7 +119,9 @@ def test_other_inputs_bundles_and_options_are_rejected_in_one_line(tiny, folder,
         with pytest.raises(DataError, match=words):
             run_batch(str(folder), output, **({"bundle": tiny} | change))
     monkeypatch.chdir(folder.parent)
-    with pytest.raises(DataError, match=r"this INPUT written another way.*as before, or name another folder"):
+    with pytest.raises(
+        DataError, match=r"or INPUT written another way; give it as before, or name another folder"
+    ):
         run_batch(folder.name, output, tiny)
     write_image(folder / "new.png", seed=40)
     with pytest.raises(DataError, match=r"other inputs \(12 images, now 13\).*name another folder") as raised:

@@ -155,7 +155,7 @@ def test_slow_bodies_do_not_hold_others(server, png):
         assert row_of(send(server, "a.png", png))["status"] == "ok"
         quick = time.monotonic() - began
         assert all(status_of(read_all(connection)) == 408 for connection in slow)
-        assert quick < time.monotonic() - began
+        assert quick < time.monotonic() - began - quick, "those were waited for after it"
     finally:
         for connection in slow:
             connection.close()
@@ -252,7 +252,9 @@ def test_damaged_images(server, data):
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(READER.MAGIC), st.binary(max_size=400))
 def test_bytes_that_begin_like_images(server, magic, rest):
-    assert row_of(send(server, "case", magic + rest))["status"] in {"rejected", "unreadable", "ok"}
+    row = row_of(send(server, "case", magic + rest))
+    assert (row["status"] == "ok") == (row["p_target"] is not None)
+    assert (row["status"] == "ok") or row["reasons"]
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))

@@ -15,7 +15,7 @@ from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES
 from pneumoscope.parallel import Progress
-from pneumoscope.predict.inputs import expand, manifest_rows
+from pneumoscope.predict.inputs import base_folder, expand, manifest_rows
 from pneumoscope.report.rows import plain_text
 from pneumoscope.serve.batch.store import filesystem, first_line, is_uri, split_uri
 
@@ -106,10 +106,7 @@ def _manifest(path: Path, base: str) -> Iterator[Entry]:
 
 def _join(base: str, root: str, path: str) -> str:
     """Return a local path; the column ``root`` counts where it names a folder, as in `expand`."""
-    folder = Path(base)
-    if root and (folder / root).is_dir():
-        folder /= root
-    return str(folder / path)
+    return str(base_folder(Path(base), root) / path)
 
 
 def _remote(source: str) -> Iterator[Entry]:

@@ -214,8 +214,8 @@ def _check_same(store: Store, begun: Plan, plan: Plan) -> None:
         what = f"another INPUT ({begun.source}, now {plan.source})"
     elif begun.inputs != plan.inputs and begun.stamps == plan.stamps:
         what, fix = (
-            "this INPUT written another way, and paths of rows as written",
-            f"write it as before, or {fix}",
+            "other paths, ages or views in INPUT, or INPUT written another way",
+            f"give it as before, or {fix}",
         )
     elif begun.inputs != plan.inputs:
         what = f"other inputs ({begun.entries:,} images, now {plan.entries:,})"

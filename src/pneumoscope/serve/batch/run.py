@@ -271,7 +271,7 @@ def _started(ray: Any, settings: BatchSettings) -> Iterator[None]:
             # The first line of Ray's log goes to standard error, whatever its level.
             with _without_standard_error(), _own_sigterm():
                 ray.init(settings.address, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises it itself where it takes too long to start
             raise _unreachable(settings.address, str(error).strip().partition("\n")[0]) from error
         yield
 
@@ -288,6 +288,8 @@ def _check_reachable(address: str) -> None:
 
 
 def _unreachable(address: str, why: str) -> DataError:
+    if address == "local":
+        return DataError(f"Ray did not start on this machine ({why}); start the command again, it continues")
     return DataError(f"--address {address}: Ray cannot be reached ({why}); check the cluster")
 
 
