@@ -27,15 +27,16 @@ RECIPE = Recipe.model_validate(
 
 
 class Steps(Progress):
-    """Keeps the steps, and the epochs of the training steps with their number in all."""
+    """Keeps the steps, the lines, and the epochs of the training steps with their number in all."""
 
     def __init__(self):
-        self.steps, self.epochs = [], []
+        self.steps, self.lines, self.epochs = [], [], []
 
     def step(self, name):
         self.steps.append(name)
 
     def message(self, line):
+        self.lines.append(line)
         if self.steps[-1] == "training":
             done, total = line.split()[1].split("/")
             self.epochs.append((int(done), int(total)))

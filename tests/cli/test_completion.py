@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -32,28 +33,31 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def completed(line: str, cwd: Path | None = None) -> list[str]:
-    """Return what bash would offer at the end of a line."""
-    words = line.split(" ")
-    done = subprocess.run(
-        [sys.executable, "-m", "pneumoscope"],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ
-        | {
-            "_PNEUMOSCOPE_COMPLETE": "complete_bash",
-            "COMP_WORDS": "\n".join(words),
-            "COMP_CWORD": str(len(words) - 1),
-        },
-        check=True,
-        timeout=60,
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
+@pytest.fixture
+def completed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """Give a function that returns what bash would offer at the end of a line."""
+
+    def offered(line: str, cwd: Path | None = None) -> list[str]:
+        words = line.split(" ")
+        with monkeypatch.context() as patch:
+            if cwd is not None:
+                patch.chdir(cwd)
+            patch.setenv("_PNEUMOSCOPE_COMPLETE", "complete_bash")
+            patch.setenv("COMP_WORDS", "\n".join(words))
+            patch.setenv("COMP_CWORD", str(len(words) - 1))
+            with pytest.raises(SystemExit) as left:
+                cli.main([])
+        assert not left.value.code
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.split()
+
+    return offered
 
 
-def test_commands_subcommands_and_options_complete():
+def test_commands_subcommands_and_options_complete(completed):
     assert set(completed("pneumoscope ")) == set(cli.COMMANDS)
     assert completed("pneumoscope cross") == ["cross-validate"]
     assert completed("pneumoscope --quiet cross") == ["cross-validate"]
@@ -64,7 +68,7 @@ def test_commands_subcommands_and_options_complete():
     assert completed("pneumoscope data fetch k") == ["kermany"]
 
 
-def test_recipes_complete_and_other_files_are_left_to_the_shell():
+def test_recipes_complete_and_other_files_are_left_to_the_shell(completed):
     assert set(completed("pneumoscope train ")) == RECIPES
     assert completed("pneumoscope cross-validate incep") == ["inception-v3"]
     assert completed("pneumoscope train mine/") == []
@@ -78,7 +82,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_operating_points_and_populations_are_those_of_the_bundle(runs):
+def test_operating_points_and_populations_are_those_of_the_bundle(runs, completed):
     manifest = json.loads((runs / "first" / "bundle" / "bundle.json").read_text())
     points = [one["name"] for one in manifest["calibrations"][0]["operating_points"]]
     line = f"pneumoscope predict --bundle {runs / 'first'} --operating-point "
@@ -88,7 +92,7 @@ def test_operating_points_and_populations_are_those_of_the_bundle(runs):
     assert "balanced" in completed("pneumoscope predict --operating-point ")
 
 
-def test_bundles_and_run_folders_complete_and_other_folders_are_left_to_the_shell(runs):
+def test_bundles_and_run_folders_complete_and_other_folders_are_left_to_the_shell(runs, completed):
     assert completed("pneumoscope info --bundle fi", cwd=runs) == ["first"]
     assert completed(f"pneumoscope predict --bundle {runs}/") == [f"{runs}/first"]
     assert completed(f"pneumoscope recalibrate {runs}/f") == [f"{runs}/first"]
@@ -96,7 +100,7 @@ def test_bundles_and_run_folders_complete_and_other_folders_are_left_to_the_shel
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"calibrations": 3}'])
-def test_a_damaged_bundle_completes_to_nothing(tmp_path, content):
+def test_a_damaged_bundle_completes_to_nothing(tmp_path, content, completed):
     (tmp_path / "bundle.json").write_text(content)
     assert completed(f"pneumoscope predict --bundle {tmp_path} --operating-point ") == []
 
@@ -185,7 +189,7 @@ def test_a_real_shell_completes(shell, tmp_path):
         child.close(force=True)
 
 
-def test_a_closed_folder_and_an_unknown_home_complete_to_nothing(tmp_path, monkeypatch):
+def test_a_closed_folder_and_an_unknown_home_complete_to_nothing(tmp_path, monkeypatch, completed):
     stat = Path.stat
 
     def closed(path, **options):

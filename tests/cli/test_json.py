@@ -13,7 +13,6 @@ from importlib.util import find_spec
 import cv2
 import numpy as np
 import pytest
-import yaml
 
 from bundles import make_bundle
 from images import write_image
@@ -109,22 +108,6 @@ def test_fetch(call, tmp_path):
     assert facts["description"]["licence"].startswith("CC BY 4.0")
 
 
-def test_evaluate_and_recalibrate(call, bundle, data, tmp_path):
-    metrics = call("evaluate", data, "--bundle", bundle.path, "--out", tmp_path / "e", "--resamples", 100)
-    assert metrics == json.loads((tmp_path / "e" / "metrics.json").read_text(encoding="utf-8"))
-    made = call("recalibrate", bundle.path, data, "--out", tmp_path / "ours", "--resamples", 100)
-    assert made["bundle"].keys() == {"identity", "path", "parent"}
-    assert (made["bundle"]["path"], made["bundle"]["parent"]) == (str(tmp_path / "ours"), bundle.identity)
-
-
-def test_cross_validate(call, data, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
-    words = ("cross-validate", tmp_path / "tiny.yaml", "--data", data, "--out", tmp_path / "cv")
-    found = call(*words, "--folds", 2, "--epochs", 1, "--no-cache")
-    assert found.keys() == {"metrics", "parts", "left_out"}
-    assert list(found["parts"]) == ["fold 1 of 2", "fold 2 of 2"]
-
-
 def test_export(call, tmp_path):
     bundle = make_bundle(tmp_path / "run" / "bundle")
     made = call("export", tmp_path / "run", "--out", tmp_path / "mine")
@@ -183,8 +166,7 @@ def test_serve_prints_its_address_when_it_is_ready(bundle):
     assert facts["bundle"] == named(bundle)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_json_is_valid_in_any_encoding(bundle, tmp_path, encoding):
+def test_json_is_valid_where_the_terminal_is_not_utf8(bundle, tmp_path):
     write_image(tmp_path / "名前 é.png")
     table = "path,label,patient_id\n名前 é.png,名前,p\n"
     (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
@@ -195,10 +177,10 @@ def test_json_is_valid_in_any_encoding(bundle, tmp_path, encoding):
         done = subprocess.run(
             [sys.executable, "-m", "pneumoscope", *words, "--json"],
             capture_output=True,
-            env=os.environ | {"PYTHONIOENCODING": encoding},
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
             check=True,
         )
-        json.loads(done.stdout.decode(encoding))
+        json.loads(done.stdout.decode("ascii"))
 
 
 def test_a_name_that_the_terminal_cannot_write_is_escaped(bundle, tmp_path):

@@ -34,8 +34,7 @@ def test_an_error_midway_keeps_the_finished_rows(predict, folder, tmp_path, monk
         assert [row["path"] for row in csv.DictReader(file)] == [str(folder / f"{n}.png") for n in range(3)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("suffix", [".csv", ".json"])
+@pytest.mark.parametrize(("number", "suffix"), [(signal.SIGINT, ".csv"), (signal.SIGTERM, ".json")])
 def test_an_interrupted_run_leaves_a_readable_file(bundle, folder, tmp_path, number, suffix):
     for name in range(400):
         os.link(folder / "0.png", folder / f"more-{name:03}.png")

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
-from pneumoscope.domain import Target
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.recipe import load_recipe
 
@@ -256,17 +255,6 @@ def test_without_the_packages_for_training_it_says_what_to_install(place, words,
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {message} more packages: in a clone, pip install '.[")
-
-
-def test_the_target_and_its_classes_are_named_by_an_option(train, tmp_path):
-    write_phantoms(tmp_path / "data", n=48, size=64, seed=2)
-    options = ("--epochs", 1, "--size", 32, "--target", "virus=viral", "--no-cache", "--json")
-    code, printed, err = train("custom-cnn", "--data", tmp_path / "data", "--out", tmp_path / "run", *options)
-    assert code in (0, 3), err
-    assert json.loads(printed)["target"] == "virus"
-    manifest = load_bundle(tmp_path / "run").manifest
-    assert manifest.classes == ("bacterial", "normal", "viral")
-    assert manifest.target == Target("virus", ("viral",))
 
 
 def test_data_with_other_labels_need_a_target(train, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 
 import cv2
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from pneumoscope.data.folder import scan
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import DatasetDescription, Population
-from pneumoscope.errors import BundleError
+from pneumoscope.errors import BundleError, DataError
 from pneumoscope.experiment import Experiment, bundling, divide, run_experiment, train
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.model.runtime import OnnxRuntime
@@ -25,7 +26,7 @@ from pneumoscope.predict import pipeline as pipeline_module
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.training.networks import build_network, load_weights
 from pneumoscope.training.recipe import SplitSpec, load_recipe
-from tiny_runs import RECIPE, small
+from tiny_runs import RECIPE, Steps, small
 
 
 def test_the_run_folder_holds_all_that_the_run_was(run):
@@ -132,8 +133,25 @@ def test_each_state_of_the_bundle_is_written_once(data, tmp_path, monkeypatch):
             return write(folder, manifest, files)
 
         monkeypatch.setattr(f"{module}.write_bundle", counting)
-    run_experiment(Experiment(small(), data, tmp_path / "run"))
+    exported = []
+    monkeypatch.setattr("pneumoscope.training.keras_export.check_keras", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "pneumoscope.training.keras_export.export_keras", lambda _, path, **__: exported.append(path)
+    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: find("json" if name == "keras" else name))
+    progress = Steps()
+    experiment = Experiment(small(), data, tmp_path / "run", keras=True, not_chest=data)
+    run_experiment(experiment, progress)
     assert written == ["draft", "calibrated", "evaluated"]
+    assert exported == [tmp_path / "run" / "model.h5"]
+    assert any(f"{data}: the gate is not fitted on these images" in line for line in progress.lines)
+
+
+def test_images_of_other_kinds_must_be_in_a_folder(data, tmp_path):
+    experiment = Experiment(small(), data, tmp_path / "run", not_chest=tmp_path / "none")
+    with pytest.raises(DataError, match="no folder of images; correct --not-chest"):
+        run_experiment(experiment)
 
 
 def test_populations_of_the_recipe_get_calibrations_of_their_own(data, tmp_path):

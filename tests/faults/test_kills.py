@@ -64,7 +64,7 @@ def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, tiny, size, record)
             end = time.monotonic() + 20
             while sum(len(one.accepted) for one in senders) < done * expected and time.monotonic() < end:
                 time.sleep(0.02)
-            time.sleep(rng.uniform(0, 5))
+            time.sleep(rng.uniform(0, 5 if size.kills > 1 else 2))
             kill(node[0])
             done += 1
             node[0] = start_node(config)

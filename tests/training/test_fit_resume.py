@@ -50,11 +50,17 @@ def test_patience_goes_on_where_a_run_is_resumed(tmp_path, fabric, monkeypatch, 
     assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("after", [1, 2, 4])
+OWN = {"lungs_only": 0.5, "augmentation_strength": 0.5}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"ema": None, "keep": "last"}, {"tasks": {"lungs": 0.5, "source": 0.2}}],
-    ids=["average", "plain", "tasks"],
+    ("changes", "after"),
+    [
+        *(({}, after) for after in (1, 2, 4)),
+        ({"ema": None, "keep": "last"}, 2),
+        ({"tasks": {"lungs": 0.5, "source": 0.2}}, 2),
+        ({"phases": [{"epochs": 2, "lr": 0.02}, {"epochs": 3, "lr": 0.02, **OWN}]}, 3),
+    ],
 )
 def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one(tmp_path, fabric, after, changes):
     made = recipe(**RICH | changes)

@@ -30,7 +30,7 @@ def server(web_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that browsers may visit."""
     from page_driver import POINTS, serving
