@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -118,30 +117,16 @@ def test_a_prediction_is_explained(place: Path) -> None:
         assert explained.explanation.finding == "infiltrate"
 
 
-def test_the_rest_interface_and_the_page_name_the_classes(place: Path) -> None:
+def test_the_rest_interface_names_the_classes(place: Path) -> None:
     pytest.importorskip("httpx", reason="the client of this test is httpx")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is opened with playwright")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("the page is opened in Chromium: install the package chromium")
-    from page_driver import give, predictions_of, serving, upload, watched_pages
+    from page_driver import predictions_of, serving, upload
 
     file = upload("one.png", images(place)[1].read_bytes())
-    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-    with serving(load_bundle(place / "run").path) as site, sync_api.sync_playwright() as driver:
+    with serving(load_bundle(place / "run").path) as site:
         (row,) = predictions_of(site, file)
-        assert row["status"] == "ok", row["message"]
-        assert tuple(row["probabilities"]) == CLASSES
-        assert row["target"] == "infiltrate"
-        assert row["p_target"] == pytest.approx(
-            row["probabilities"]["lobar"] + row["probabilities"]["diffuse"], abs=1e-4
-        )
-        browser = driver.chromium.launch(executable_path=executable, args=flags)
-        with watched_pages(browser, site) as open_page:
-            page = open_page()
-            give(page, file)
-            result = page.locator(".side").inner_text().lower()
-        browser.close()
-    for word in ("infiltrate", "lobar", "diffuse"):
-        assert word in result
-    assert "pneumonia" not in result
+    assert row["status"] == "ok", row["message"]
+    assert tuple(row["probabilities"]) == CLASSES
+    assert row["target"] == "infiltrate"
+    assert row["p_target"] == pytest.approx(
+        row["probabilities"]["lobar"] + row["probabilities"]["diffuse"], abs=1e-4
+    )

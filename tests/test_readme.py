@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +142,18 @@ def test_outputs(name: str, tmp_path: Path) -> None:
     for example in builder.examples(PAGES[name]):
         printed = builder.run(example, tmp_path)
         assert builder.differences(example.output, printed) == [], f"{example.code}{FIX}"
+    if name == "README.md":
+        compare_first_image(tmp_path)
+
+
+def compare_first_image(folder: Path) -> None:
+    """Compare the first image of the README with the heat map of the demo that it shows."""
+    (shown,) = re.findall(r"^!\[[^]]+\]\((.*)\)$", README, re.MULTILINE)
+    (path,) = re.findall(r"`(pneumoscope-demo/heatmaps/\S+\.png)`", README)
+    with Image.open(REPOSITORY / shown) as image, Image.open(folder / path) as drawn:
+        assert image.size == drawn.size, "run `make screenshots`"
+        difference = np.abs(np.asarray(image.convert("L"), float) - np.asarray(drawn.convert("L"), float))
+    assert difference.mean() < 2, "grey levels: it is the same image, as a JPEG file"
 
 
 def test_a_wrong_output_is_found() -> None:
@@ -153,17 +166,6 @@ def test_a_wrong_output_is_found() -> None:
     assert len(differences("one\ntwo", "one")) == 1
     page = "```console\n$ pneumoscope info\n```\n\ntext\n\n```python\n1\n```\n\n```text\n`1`\n```\n"
     assert [(one.kind, one.output) for one in builder.examples(page)] == [("python", "`1`\n")]
-
-
-def test_the_first_image_is_what_the_readme_says(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^!\[[^]]+\]\((.*)\)$", README, re.MULTILINE)
-    (path,) = re.findall(r"`(pneumoscope-demo/heatmaps/\S+\.png)`", README)
-    done = run(["pneumoscope", "demo"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    with Image.open(REPOSITORY / shown) as image, Image.open(tmp_path / path) as drawn:
-        assert image.size == drawn.size, "run `make screenshots`"
-        difference = np.abs(np.asarray(image.convert("L"), float) - np.asarray(drawn.convert("L"), float))
-    assert difference.mean() < 2, "grey levels: it is the same image, as a JPEG file"
 
 
 def test_make_check_runs_these_tests() -> None:
@@ -206,21 +208,42 @@ def test_these_tests_run_with_the_pinned_versions() -> None:
     assert other == {}
 
 
+@pytest.fixture
+def ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[int, str, str]]:
+    """Give a function that runs a command in the folder and returns its exit code, output and errors.
+
+    It runs in this process: loading its libraries takes longer than most commands do.
+    """
+
+    def call(command: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as left:
+            main(shlex.split(command)[1:])
+        return (int(left.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+Ended = Callable[[str], tuple[int, str, str]]
+
+
 @pytest.mark.parametrize("command", [c for c in SILENT if " predict " in c])
-def test_predict(command: str, folder: Path) -> None:
+def test_predict(command: str, folder: Path, ended: Ended) -> None:
     make_bundles(command, folder)
     words = shlex.split(command)
-    done = run(words, folder)
+    code, out, err = ended(command)
     if "--json" in words:
-        rows = json.loads(done.stdout)
+        rows = json.loads(out)
     else:
-        text = (folder / "predictions.csv").read_text(encoding="utf-8") if "--out" in words else done.stdout
+        text = (folder / "predictions.csv").read_text(encoding="utf-8") if "--out" in words else out
         rows = list(csv.DictReader(text.splitlines(), delimiter="," if "--out" in words else "\t"))
     names = sorted(path.name for path in (folder / "ward").iterdir())
-    assert [Path(row["path"]).name for row in rows] == names, done.stderr
+    assert [Path(row["path"]).name for row in rows] == names, err
     # A bundle may or may not reject an image; the exit code must agree.
     predicted = sum(row["status"] == "ok" for row in rows)
-    assert done.returncode == (0 if predicted == len(rows) else 3 if predicted else 4), done.stderr
+    assert code == (0 if predicted == len(rows) else 3 if predicted else 4), err
     if "--heatmaps" in words:
         assert len(list((folder / "maps").glob("*.png"))) == len(rows)
 
@@ -230,13 +253,11 @@ def test_predict(command: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "command", [pytest.param(c, marks=() if QUICK.search(c) else LONG) for c in SILENT if " train " in c]
 )
-def test_train(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In this process: importing the training libraries takes longer than such a training.
-    monkeypatch.chdir(folder)
+def test_train(command: str, folder: Path, ended: Ended) -> None:
     words = shlex.split(command)
-    with pytest.raises(SystemExit) as ended:
-        main([*words[1:], *TRIAL, "--size", TRIAL_SIZE.get(words[2], "32")])
-    assert ended.value.code == 0
+    size = TRIAL_SIZE.get(words[2], "32")
+    code, _, err = ended(shlex.join([*words, *TRIAL, "--size", size]))
+    assert code == 0, err
     out = folder / words[words.index("--out") + 1]
     assert (out / "bundle" / "model.onnx").is_file()
     assert (out / "report.html").is_file()
@@ -254,9 +275,9 @@ def test_fetch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pneumoscope.data.download.time.sleep", lambda seconds: None)  # between its attempts
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as left:
         main([*shlex.split(command)[1:], *NO_MIRROR])
-    assert ended.value.code == 4
+    assert left.value.code == 4
     *progress, error = capsys.readouterr().err.strip().splitlines()
     assert progress in ([], ["downloading"]), "and no traceback"
     assert error.startswith("error: ")
@@ -266,14 +287,14 @@ def test_fetch(
 @pytest.mark.parametrize(
     "command", [c for c in SILENT if not re.search(r" (predict|train|data fetch|serve)\b", c)]
 )
-def test_unchanged(command: str, folder: Path) -> None:
+def test_unchanged(command: str, folder: Path, ended: Ended) -> None:
     make_bundles(command, folder)
     words = shlex.split(command)
     out = folder / words[words.index("--out") + 1] if "--out" in words else None
     if out is not None and out.is_file():
         out.unlink()
-    done = run(words, folder)
-    assert done.returncode == 0, done.stderr
+    code, _, err = ended(command)
+    assert code == 0, err
     assert out is None or out.exists()
 
 

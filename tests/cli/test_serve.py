@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -61,23 +62,29 @@ def test_it_says_where_it_is_and_who_can_reach_it(bundle):
         assert process.stderr.read() == ""
 
 
-def test_an_open_port_without_token_is_warned_about(bundle):
-    with started(bundle, "--host", "0.0.0.0") as process:
-        lines = [process.stderr.readline(), process.stderr.readline()]
-        process.terminate()
-        assert process.wait(60) == 0
+def test_an_open_port_without_token_is_warned_about_and_limits_are_passed_on(bundle, monkeypatch, capsys):
+    seen = {}
+
+    def serve(_app, address, limits, *, on_ready):
+        seen.update(address=address, limits=limits)
+        on_ready("http://0.0.0.0:1")
+
+    monkeypatch.setattr("pneumoscope.serve.web.server.serve", serve)
+    words = ["--max-files", "3", "--max-file-mb", "2", "--max-request-mb", "7", "--max-queue", "5"]
+    with suppress(SystemExit):
+        main(["serve", "--bundle", str(bundle.path), "--host", "0.0.0.0", *words])
+    lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("warning: ")
     assert "other machines can reach it" in lines[1]
+    assert seen["address"].host == "0.0.0.0"
+    limits = seen["limits"]
+    assert (limits.max_files, limits.max_file_bytes, limits.max_request_bytes) == (3, 2_000_000, 7_000_000)
 
 
-@pytest.mark.parametrize("by_file", [True, False])
-def test_a_token(bundle, tmp_path, by_file):
+def test_a_token(bundle, tmp_path):
     token = "0123456789abcdef"
     (tmp_path / "token").write_text(f"{token}\n")
-    given = ([str(tmp_path / "token")], {}) if by_file else ([], {"PNEUMOSCOPE_TOKEN": token})
-    with started(
-        bundle, "--host", "0.0.0.0", *(["--token-file", *given[0]] if by_file else []), **given[1]
-    ) as process:
+    with started(bundle, "--host", "0.0.0.0", "--token-file", str(tmp_path / "token")) as process:
         url = process.stderr.readline().split()[0]  # no warning
         url = url.replace("0.0.0.0", "127.0.0.1")
         assert httpx.get(f"{url}/v1/bundle", timeout=30).status_code == 401
@@ -85,6 +92,11 @@ def test_a_token(bundle, tmp_path, by_file):
         assert httpx.get(f"{url}/v1/bundle", headers=headers, timeout=30).status_code == 200
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_a_token_of_the_environment(monkeypatch):
+    monkeypatch.setenv("PNEUMOSCOPE_TOKEN", "0123456789abcdef")
+    assert _token(None) == "0123456789abcdef"
 
 
 @pytest.mark.parametrize(

@@ -247,8 +247,11 @@ def test_many_associations_and_bare_connections(tmp_path, tiny, size, record):
             lines = Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
             return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
+        def is_quiet() -> bool:
+            return node.metrics()["pneumoscope_node_associations_open"] == 0
+
         use(size.associations // 4)
-        time.sleep(3)
+        until(is_quiet, 20)
         before = resident()
         use(size.associations)
         silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(30)]
@@ -258,8 +261,7 @@ def test_many_associations_and_bare_connections(tmp_path, tiny, size, record):
             one.settimeout(5)
             assert one.recv(1) == b"", "closed"
             one.close()
-        until(lambda: node.metrics()["pneumoscope_node_associations_open"] == 0, 20)
-        time.sleep(1)
+        until(is_quiet, 20)
         after = resident()
         threads = len(list(Path(f"/proc/{node.process.pid}/task").iterdir()))
     record("soak", associations=size.associations, before_kb=before, after_kb=after, threads=threads)
