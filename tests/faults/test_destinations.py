@@ -38,7 +38,7 @@ def test_down_slow_and_lossy(tmp_path, tiny):
         with running_node(config) as node:
             assert send(node.port, [radiograph(1), radiograph(2)]) == [0, 0]
             until(lambda: len(second.stored) == 4)
-            assert node.metrics()["pneumoscope_node_destinations_unreachable"] == 1
+            until(lambda: node.metrics()["pneumoscope_node_destinations_unreachable"] == 1)
             assert not node.status().dead, "a destination that is down is not the fault of an object"
             # It comes up, stores each object, and drops the association before the response.
             first.lose = 3

@@ -6,6 +6,7 @@ other machines.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import pickle
@@ -84,7 +85,15 @@ def make_fabric(devices: str = "auto") -> Fabric:
     if not cuda:
         keep_freed_memory()
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Leave the other processes before this one ends: its threads for them would abort it otherwise."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def keep_freed_memory() -> None:

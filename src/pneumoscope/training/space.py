@@ -148,7 +148,7 @@ def load_space(path: Path, recipe: Recipe) -> SearchSpace:
             f"{path}: search space cannot be read ({error.strerror}); check the path"
         ) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: search space is no text in UTF-8; save it as such") from error
+        raise RecipeError(f"{path}: search space cannot be read; save it as UTF-8") from error
     except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
