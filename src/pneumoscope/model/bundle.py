@@ -105,9 +105,17 @@ class Bundle:
         return f"{network}+{self.manifest.calibration_sha256[:8]}"
 
     @cached_property
+    def _head(self) -> dict[str, npt.NDArray[Any]]:
+        return _arrays(self.path / HEAD_FILE, "weight")
+
+    @cached_property
+    def _gate(self) -> dict[str, npt.NDArray[Any]]:
+        return _arrays(self.path / GATE_FILE)
+
+    @cached_property
     def background(self) -> npt.NDArray[np.float32] | None:
         """Mean features of chests without the target, (D, h, w), that maps are drawn against; or None."""
-        background = _arrays(self.path / HEAD_FILE, "weight").get("background")
+        background = self._head.get("background")
         if background is not None and (background.ndim != 3 or len(background) != self.head_weight.shape[1]):
             raise BundleError(f"{self.path / HEAD_FILE}: its background fits no head; calibrate it again")
         return background
@@ -121,8 +129,7 @@ class Bundle:
             raise BundleError(
                 f"{self.path}: novelty is limited but there is no {GATE_FILE}; fit the gate again"
             )
-        stored = _arrays(self.path / GATE_FILE)
-        mean, whitener, lungs = (stored.get(name) for name in ("mean", "whitener", "lungs"))
+        mean, whitener, lungs = (self._gate.get(name) for name in ("mean", "whitener", "lungs"))
         if mean is None or whitener is None or whitener.shape != (mean.size, mean.size):
             raise BundleError(f"{self.path / GATE_FILE}: no mean and whitener of one size; fit it again")
         if str(lungs) != self.manifest.files.get(LUNGS_FILE):
@@ -134,12 +141,12 @@ class Bundle:
         """``mean``, ``scale``, ``weight``, shape (F,), and ``bias`` of the classifier; None without one."""
         if self.manifest.gate.min_chest is None:
             return None
-        names = [f"chest_{name}" for name in _CLASSIFIER]
-        stored = _arrays(self.path / GATE_FILE, *names, "chest_network")
-        arrays = {name: stored[f"chest_{name}"] for name in _CLASSIFIER}
+        if any(f"chest_{name}" not in self._gate for name in (*_CLASSIFIER, "network")):
+            raise BundleError(f"{self.path}: no chest classifier in {GATE_FILE}; fit the gate again")
+        arrays = {name: self._gate[f"chest_{name}"] for name in _CLASSIFIER}
         if len({arrays[name].shape for name in ("mean", "scale", "weight")}) > 1:
             raise BundleError(f"{self.path / GATE_FILE}: its chest classifier fits no features; fit it again")
-        network = str(stored["chest_network"])
+        network = str(self._gate["chest_network"])
         if network != self.manifest.files[MODEL_FILE]:
             raise BundleError(f"{self.path / GATE_FILE}: fitted with another model.onnx; fit it again")
         return arrays
@@ -175,7 +182,7 @@ class Bundle:
     @cached_property
     def head_weight(self) -> npt.NDArray[np.float32]:
         """Weights of the pooled-linear head, shape (K, D)."""
-        weight = _arrays(self.path / HEAD_FILE, "weight")["weight"]
+        weight = self._head["weight"]
         if weight.ndim != 2 or len(weight) != len(self.manifest.classes):
             raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per class; export it again")
         return weight
@@ -183,8 +190,8 @@ class Bundle:
     @cached_property
     def head_bias(self) -> npt.NDArray[np.float32]:
         """Biases of the pooled-linear head, shape (K,)."""
-        bias = _arrays(self.path / HEAD_FILE, "bias")["bias"]
-        if bias.shape != (len(self.manifest.classes),):
+        bias: npt.NDArray[np.float32] | None = self._head.get("bias")
+        if bias is None or bias.shape != (len(self.manifest.classes),):
             raise BundleError(f"{self.path / HEAD_FILE}: not one bias per class; export it again")
         return bias
 
@@ -271,10 +278,10 @@ def load_bundle(path: Path | str | None = None, *, allow_draft: bool = True) -> 
 def _parse(path: Path, text: str) -> BundleManifest:
     try:
         content = json.loads(text)
-        if isinstance(content, dict) and content.get("format_version") == 1:
-            return upgrade_format_1(content)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
+        if content.get("format_version") == 1:
+            return upgrade_format_1(content)
         return BundleManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]

@@ -148,7 +148,6 @@ class _Trainer:
         self.learner = MultiTask(self.network, recipe.tasks, len(names), recipe.target_mask, seed=recipe.seed)
         self.learner.to(fabric.device)
         self.targets = self._targets(train, teacher, source.astype(np.int64))
-        self._set_up(recipe.phases[0])
 
     def _targets(
         self, packed: Packed, teacher: npt.NDArray[np.float32] | None, source: npt.NDArray[np.int64]
