@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from pneumoscope.data.drafts import draft_of, replacing
+from pneumoscope.data.drafts import draft_of, locked, replacing
+from pneumoscope.errors import DataError
 
 
 @pytest.mark.parametrize("letter", ["x", "肺", "😷"])
@@ -26,3 +27,12 @@ def test_the_draft_of_a_killed_process_of_the_same_number_stops_nothing(tmp_path
     with replacing(tmp_path / "a.csv") as file:
         file.write("whole")
     assert (tmp_path / "a.csv").read_text() == "whole"
+
+
+def test_a_folder_is_of_one_process_until_the_file_is_closed(tmp_path):
+    with (
+        locked(tmp_path / "lock", "taken by {holder}", "use another folder"),
+        pytest.raises(DataError, match=f"taken by {os.getpid()}$"),
+    ):
+        locked(tmp_path / "lock", "taken by {holder}", "use another folder")
+    locked(tmp_path / "lock", "taken by {holder}", "use another folder").close()

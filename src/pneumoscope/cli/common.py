@@ -17,7 +17,7 @@ from pneumoscope.cli.options import shown
 from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
-    from pneumoscope.domain import Estimate, OperatingPoint, Target
+    from pneumoscope.domain import OperatingPoint, Target
     from pneumoscope.model.bundle import Bundle
     from pneumoscope.model.manifest import Provenance, TrainingData
 
@@ -33,8 +33,8 @@ __all__ = [
     "check_outside",
     "check_prevalence",
     "check_weights",
-    "estimate_text",
     "exit_code",
+    "folder_of_cache",
     "how_made",
     "make_folder",
     "note",
@@ -155,6 +155,13 @@ def check_cache(cache: Path | None, *, no_cache: bool) -> None:
         check_no_effect({"--cache": cache}, "with --no-cache")
 
 
+def folder_of_cache(cache: Path | None, *, no_cache: bool) -> Path | None:
+    """Return where prepared images are kept, or None where they are not, by the options of a command."""
+    from pneumoscope.predict.cache import default_cache_folder
+
+    return None if no_cache else cache or default_cache_folder()
+
+
 def check_prevalence(value: float | None) -> float | None:
     """Let an option be a share above 0 and below 1, by at least `LEAST_PREVALENCE`."""
     if value is None:
@@ -226,25 +233,17 @@ def target_text(target: Target) -> str:
 
 def point_text(point: OperatingPoint, target: str) -> str:
     """Return an operating point in words: threshold, criterion, and what it reached where."""
+    from pneumoscope.evaluation.tables import with_interval
     from pneumoscope.report.rows import threshold_text
 
     parts = [f"{target} at {threshold_text(point.threshold, percent=False)} or more", point.criterion]
     for name, estimate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
         if estimate is not None and estimate.value is not None:
-            parts.append(f"{name} {estimate_text(estimate)}")
+            parts.append(f"{name} {with_interval(estimate, digits=4)}")
     patients = f" ({point.patients:,} patients)" if point.patients is not None else ""
     if point.chosen_on or patients:
         parts.append(f"chosen on {point.chosen_on or 'images'}{patients}")
     return "; ".join(part for part in parts if part)
-
-
-def estimate_text(estimate: Estimate) -> str:
-    """Return a value with its 95% interval, such as ``0.971 [0.950, 0.983]``."""
-    if estimate.value is None:
-        return estimate.reason or "not defined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4f}"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def training_data_text(data: TrainingData) -> str:

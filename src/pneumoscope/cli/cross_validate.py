@@ -61,7 +61,13 @@ def cross_validate(
 
     Exit code 3: some images were unreadable or rejected and are left out.
     """
-    from pneumoscope.cli.common import check_cache, check_outside, check_weights, one_opencv_thread
+    from pneumoscope.cli.common import (
+        check_cache,
+        check_outside,
+        check_weights,
+        folder_of_cache,
+        one_opencv_thread,
+    )
     from pneumoscope.cli.progress import show_progress
 
     check_weights(pretrained, weights)
@@ -73,7 +79,6 @@ def cross_validate(
         with require_extra("train", "Cross-validation"):
             from pneumoscope.experiment import Experiment, changed_recipe
             from pneumoscope.experiment import cross_validate as run
-            from pneumoscope.predict.cache import default_cache_folder
             from pneumoscope.training.recipe import load_recipe
 
         chosen = changed_recipe(
@@ -85,7 +90,7 @@ def cross_validate(
             pretrained=pretrained,
             weights=weights,
         )
-        folder = None if no_cache else cache or default_cache_folder()
+        folder = folder_of_cache(cache, no_cache=no_cache)
         experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         result = run(experiment, count=folds, sources=tuple(leave_out or ()), progress=progress)
     if launched_as().rank == 0:

@@ -12,7 +12,6 @@ import typer
 from pneumoscope import __version__
 from pneumoscope.cli.common import (
     bundle_facts,
-    estimate_text,
     how_made,
     point_text,
     print_json,
@@ -189,8 +188,10 @@ def _results(results: Results) -> dict[str, str]:
 
 
 def _measures(measured: ExternalValidation) -> dict[str, str]:
+    from pneumoscope.evaluation.tables import with_interval
+
     estimates = {_measure(name): getattr(measured.detection, name) for name in MEASURES}
-    return {name: estimate_text(one) for name, one in estimates.items() if one.value is not None}
+    return {name: with_interval(one, digits=4) for name, one in estimates.items() if one.value is not None}
 
 
 def _counts(measured: ExternalValidation | RecalibrationResult) -> str:
@@ -200,8 +201,11 @@ def _counts(measured: ExternalValidation | RecalibrationResult) -> str:
 
 
 def _side(side: RecalibrationSide) -> str:
+    from pneumoscope.evaluation.tables import with_interval
+
     return ", ".join(
-        f"{_measure(name)} {estimate_text(getattr(side, name))}" for name in ("auroc", "ece", "brier")
+        f"{_measure(name)} {with_interval(getattr(side, name), digits=4)}"
+        for name in ("auroc", "ece", "brier")
     )
 
 

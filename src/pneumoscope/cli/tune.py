@@ -68,6 +68,7 @@ def tune(
         check_cache,
         check_outside,
         check_weights,
+        folder_of_cache,
         one_opencv_thread,
         stops_on_sigterm,
     )
@@ -83,7 +84,6 @@ def tune(
             from pneumoscope.experiment import Experiment, changed_recipe
             from pneumoscope.experiment.tuning import Search
             from pneumoscope.experiment.tuning import tune as run
-            from pneumoscope.predict.cache import default_cache_folder
             from pneumoscope.training.recipe import load_recipe
 
         chosen = changed_recipe(
@@ -95,7 +95,7 @@ def tune(
             pretrained=pretrained,
             weights=weights,
         )
-        folder = None if no_cache else cache or default_cache_folder()
+        folder = folder_of_cache(cache, no_cache=no_cache)
         experiment = Experiment(chosen, data, out, weights=weights, lungs=lungs, limit=limit, cache=folder)
         search = Search(trials, jobs, folds, objective, pruner, space)
         result = run(experiment, search, progress)

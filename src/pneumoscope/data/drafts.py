@@ -1,4 +1,4 @@
-"""Files that take their name only when they are complete: written into a draft beside it, then renamed."""
+"""Files that take their name only when they are complete, and locks of folders that one process works in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from pneumoscope.errors import DataError
 
-__all__ = ["draft_of", "flush_folder", "partial_path", "rename", "replacing", "unwritable"]
+__all__ = ["draft_of", "flush_folder", "locked", "partial_path", "rename", "replacing", "unwritable"]
 
 # Of the name of the file in that of its draft; file systems allow 255 in all.
 _NAME_BYTES = 200
@@ -88,6 +88,46 @@ def _end_of(name: str) -> str:
     while len(os.fsencode(name)) > _NAME_BYTES:
         name = name[1:]
     return name
+
+
+def locked(path: Path, taken: str, use: str) -> IO[str]:
+    """Open a lock file and lock it for this process, until the file is closed or the process ends.
+
+    Parameters
+    ----------
+    path : Path
+        Keeps the number of the process; its folder must exist. The system must have `fcntl`.
+    taken : str
+        What is said of the folder if another process has it; ``{holder}`` becomes its number.
+    use : str
+        What to use where the file system has no locks, such as ``use --out``.
+
+    Raises
+    ------
+    DataError
+        If another process has it, or files cannot be locked there.
+    OSError
+        If the file cannot be opened.
+    """
+    import fcntl  # which Windows does not have
+
+    file = path.open("a+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read(20).strip() or "unknown"
+        file.close()
+        raise DataError(f"{path.parent}: {taken.format(holder=holder)}") from error
+    except OSError as error:  # Lustre and some mounts of NFS have no locks
+        file.close()
+        raise DataError(
+            f"{path.parent}: files cannot be locked there ({error.strerror}); {use} on another file system"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def flush_folder(folder: Path) -> None:

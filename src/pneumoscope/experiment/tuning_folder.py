@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.data.drafts import replacing
+from pneumoscope.data.drafts import locked, replacing
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import RECIPE_FILE, is_of_another_recipe
 from pneumoscope.experiment.run_folder import SEARCH_FILE
@@ -31,24 +31,13 @@ def held(out: Path) -> Iterator[None]:
     """
     if importlib.util.find_spec("fcntl") is None:  # Windows
         raise DataError("tune runs on Linux and macOS; on Windows, run it in a container or under WSL")
-    import fcntl
-
+    taken = "another search works in this folder (process {holder}); wait, or use another --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK_FILE).open("w", encoding="ascii")
+        file = locked(out / LOCK_FILE, taken, "use --out")
     except OSError as error:
         raise DataError(f"{out}: the folder cannot be written ({error.strerror})") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{out}: another search works in this folder; wait, or use another --out"
-            ) from error
-        except OSError as error:  # Lustre and some mounts of NFS have no locks
-            raise DataError(
-                f"{out}: files cannot be locked there ({error.strerror}); use --out on another file system"
-            ) from error
         yield
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pneumoscope import __version__
+from pneumoscope.data.drafts import locked
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import available_cpus
@@ -59,29 +60,8 @@ def lock_folder(folder: Path) -> IO[str]:
     DataError
         If another process has it, or files cannot be locked there.
     """
-    import fcntl  # which Windows does not have: a `Store` says so before
-
-    file = (folder / LOCK_FILE).open("a+", encoding="ascii")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read(20).strip()
-        file.close()
-        raise DataError(
-            f"{folder}: another node uses this folder (process {holder or 'unknown'}); stop it, or give this "
-            "one a folder of its own"
-        ) from error
-    except OSError as error:  # Lustre and some mounts of NFS have no locks
-        file.close()
-        raise DataError(
-            f"{folder}: files cannot be locked there ({error.strerror}); use a folder on another file system"
-        ) from error
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
+    taken = "another node uses this folder (process {holder}); stop it, or give this one a folder of its own"
+    return locked(folder / LOCK_FILE, taken, "use a folder")
 
 
 def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: None) -> None:
