@@ -1,4 +1,4 @@
-"""Images for tests: grey levels that the gate lets pass, different for each seed."""
+"""Images for tests: grey levels that the gate lets pass, and lungs, different for each seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-__all__ = ["grey_levels", "write_image"]
+from pneumoscope.image.lungs import LungField, lung_field
+
+__all__ = ["drawn_lungs", "grey_levels", "write_image"]
 
 
 def grey_levels(seed: int = 0, height: int = 120, width: int = 140) -> np.ndarray:
@@ -22,3 +24,11 @@ def write_image(path: Path, seed: int = 0, height: int = 120, width: int = 140) 
     _, data = cv2.imencode(path.suffix, grey_levels(seed, height, width))
     path.write_bytes(data.tobytes())
     return path
+
+
+def drawn_lungs(certainty: float = 0.97, seed: int = 0) -> LungField:
+    """Return a field of two rectangular lungs, with its view."""
+    probability = np.zeros((128, 128), np.float32)
+    probability[30:100, 20:58] = probability[30:100, 70:108] = certainty
+    view = np.random.default_rng(seed).random((128, 128), np.float32) * 0.1 + (1 - probability) * 0.5
+    return lung_field(probability, view=view.astype(np.float32))

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     ROTATED = "rotated"
     GREY_LEVELS_RESTORED = "grey_levels_restored"
     BODY_PART_MISMATCH = "body_part_mismatch"
+    LUNGS_CUT_OFF = "lungs_cut_off"
     POPULATION_NOT_VALIDATED = "population_not_validated"
 
 
@@ -74,6 +75,7 @@ CAUTIONS = frozenset(
         Reason.ROTATED,
         Reason.GREY_LEVELS_RESTORED,
         Reason.BODY_PART_MISMATCH,
+        Reason.LUNGS_CUT_OFF,
         Reason.POPULATION_NOT_VALIDATED,
     }
 )

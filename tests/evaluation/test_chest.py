@@ -19,7 +19,7 @@ from pneumoscope.evaluation.gate import Described, FittedGate, fit_novelty
 from pneumoscope.evaluation.non_chest import KINDS_OF_CHESTS, KINDS_OF_DRAWINGS, non_chests
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import GATE_FILE, Bundle, load_bundle, write_bundle
-from pneumoscope.predict.gate import DIMENSIONS
+from pneumoscope.predict.novelty import DIMENSIONS
 from pneumoscope.predict.predictor import Predictor
 
 EACH = 4

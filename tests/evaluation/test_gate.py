@@ -10,7 +10,7 @@ from pneumoscope.errors import BundleError
 from pneumoscope.evaluation.gate import Described, FittedGate, fit_gate, fit_novelty
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import GATE_FILE, load_bundle, write_bundle
-from pneumoscope.predict.gate import DIMENSIONS
+from pneumoscope.predict.novelty import DIMENSIONS
 
 
 def source(n: int, centre: float = 0.0, seed: int = 0) -> Described:

@@ -26,7 +26,7 @@ from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.bundle import load_bundle, write_bundle
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.parallel import Progress
-from pneumoscope.predict.gate import DIMENSIONS
+from pneumoscope.predict.novelty import DIMENSIONS
 
 
 @pytest.fixture

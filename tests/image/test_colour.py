@@ -9,7 +9,7 @@ import pytest
 from images import grey_levels
 from pneumoscope.errors import Reason
 from pneumoscope.image.decode import read_radiograph
-from pneumoscope.model.manifest import GateLimits
+from pneumoscope.model.limits import GateLimits
 from pneumoscope.predict.gate import advice, check_pixels
 
 LIMITS = GateLimits()
@@ -26,6 +26,22 @@ def test_a_colour_map_is_rejected_and_the_line_says_why(suffix):
     assert image.colour > 0.25
     assert check_pixels(image, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
     assert "colour map" in advice([Reason.NOT_A_CHEST_RADIOGRAPH], image, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["VIRIDIS", "PLASMA", "INFERNO", "MAGMA", "HOT", "COOL", "AUTUMN", "WINTER"])
+def test_a_colour_map_from_dark_to_bright_is_rejected_for_its_hues(name):
+    mapped = cv2.applyColorMap(grey_levels(1, 240, 240), getattr(cv2, f"COLORMAP_{name}"))
+    image = read_radiograph(in_file(mapped, ".png"))
+    assert image.colour > 0.11
+    assert check_pixels(image, LIMITS) == [Reason.NOT_A_CHEST_RADIOGRAPH]
+
+
+def test_a_film_that_is_blue_in_the_shadows_and_warm_in_the_lights_passes():
+    grey = grey_levels(2, 240, 240)[:, :, None].astype(np.float64)
+    tinted = grey * [0.75, 0.92, 1.0] + (255 - grey) * [0.18, 0.08, 0.05]  # blue, green, red
+    image = read_radiograph(in_file(np.rint(tinted).astype(np.uint8), ".png"))
+    assert image.colour < 0.02
+    assert check_pixels(image, LIMITS) == []
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

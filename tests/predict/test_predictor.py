@@ -13,7 +13,8 @@ from pneumoscope.domain import OperatingPoint, Population, Radiograph, Target, V
 from pneumoscope.errors import BundleError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
 from pneumoscope.image.standardise import InputSpec, standardise
-from pneumoscope.model.manifest import Calibrator, GateLimits
+from pneumoscope.model.limits import GateLimits
+from pneumoscope.model.manifest import Calibrator
 from pneumoscope.predict.calibration import calibrate
 from pneumoscope.predict.inputs import InputItem
 from pneumoscope.predict.pipeline import Pipeline

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from pneumoscope.domain import DatasetDescription, Target
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.limits import GateLimits
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import GateLimits, Provenance, TrainingData
+from pneumoscope.model.manifest import Provenance, TrainingData
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.training.export import export_bundle

@@ -21,14 +21,15 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import require_extra
 from pneumoscope.evaluation.chest import FittedChest, drawn, fit_chest, two_folds
 from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.limits import GateLimits
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import MODEL_FILE, GateLimits
+from pneumoscope.model.manifest import MODEL_FILE
 from pneumoscope.model.results import GateMeasures
 from pneumoscope.parallel import Progress, available_cpus, in_order
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.chest import ChestClassifier
-from pneumoscope.predict.gate import DIMENSIONS, Novelty, describe
 from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.novelty import DIMENSIONS, Novelty, describe
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.prepared import Prepared
 
@@ -57,7 +58,7 @@ class Described:
     Parameters
     ----------
     descriptions : ndarray of float32, shape (N, D)
-        From `pneumoscope.predict.gate.describe`.
+        From `pneumoscope.predict.novelty.describe`.
     patients : sequence of str
         N; images of one patient stay together.
     """

@@ -18,8 +18,8 @@ from pneumoscope.data.split import group_records, split
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import Experiment
 from pneumoscope.model.bundle import default_bundle_path
+from pneumoscope.model.limits import GateLimits
 from pneumoscope.model.lungs import LUNGS_FILE, LungsOnBlack, OnnxLungSegmenter
-from pneumoscope.model.manifest import GateLimits
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import ImageCache
 from pneumoscope.predict.pipeline import Pipeline

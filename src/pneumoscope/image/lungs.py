@@ -109,6 +109,16 @@ class LungField:
         middle, sixth = (left + right) // 2, max(1, (right - left) // 6)
         return float(columns[max(left, middle - sixth) : middle + sixth].min() / columns.max())
 
+    @property
+    def cut_off(self) -> float:
+        """Largest share of a side of their box along which the lungs lie at the image's edge, in [0, 1]."""
+        if not self.mask.any():
+            return 0.0
+        height, width = (np.count_nonzero(self.mask.any(axis)) for axis in (1, 0))
+        across = max(np.count_nonzero(self.mask[row]) for row in (0, -1)) / width
+        down = max(np.count_nonzero(self.mask[:, column]) for column in (0, -1)) / height
+        return float(max(across, down))
+
     def padded_box(self, margin: float) -> Box:
         """Return the box widened on each side by `margin` times its size, kept inside the image."""
         if not self.plausible:

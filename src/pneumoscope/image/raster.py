@@ -115,7 +115,7 @@ def grey_of(samples: npt.NDArray[Any], *, premultiplied: bool = False) -> npt.ND
 
 
 def colour_of(samples: npt.NDArray[Any]) -> float:
-    """Return how much the colour of an image varies beyond what its brightness explains.
+    """Return how much the colour of an image varies beyond what its brightness or a single tint explains.
 
     A film that is photographed under a warm lamp, or printed in one tint, has none; a colour map, a coloured
     overlay and a photograph have.
@@ -128,8 +128,9 @@ def colour_of(samples: npt.NDArray[Any]) -> float:
     Returns
     -------
     float
-        Standard deviation of the two colour differences that a quadratic of the luminance leaves, with full
-        brightness as 1; 0 for grey.
+        Of the two colour differences, with full brightness as 1, the larger of two root mean squares: of
+        what a quadratic of the luminance leaves, as a photograph or an overlay does; and of what one hue
+        leaves, as a colour map does that runs from dark to bright, such as viridis. 0 for grey.
     """
     if samples.ndim == 2 or samples.shape[2] < 3:
         return 0.0
@@ -141,7 +142,9 @@ def colour_of(samples: npt.NDArray[Any]) -> float:
         return 0.0
     terms = np.stack([np.ones_like(luminance), luminance, luminance**2], axis=1)
     weights = np.linalg.lstsq(terms, differences, rcond=None)[0]
-    return float(np.sqrt(np.square(differences - terms @ weights).sum(axis=1).mean()))
+    beyond_brightness = np.linalg.norm(differences - terms @ weights)
+    beyond_one_hue = np.linalg.svd(differences, compute_uv=False)[1]
+    return float(max(beyond_brightness, beyond_one_hue) / np.sqrt(len(rgb)))
 
 
 # Rec. 601; colour is measured on a sample of at most this many rows and columns.

@@ -1,16 +1,10 @@
 """The gate: whether an image may be predicted at all.
 
-Three checks, from cheap to expensive: the header, the grey levels, the lungs and what surrounds them. Each
-returns reasons as codes; `advice` turns a code into the sentence that says what to do. Most reasons reject
-the image; a caution does not, and says what to know about the prediction.
+Three checks, from cheap to expensive: the header, the grey levels, the lungs and what surrounds them
+(`pneumoscope.predict.novelty`). Each returns reasons as codes; `advice` turns a code into the sentence that
+says what to do. Most reasons reject the image; a caution does not, and says what to know of the prediction.
 
 Exposure is meant as radiographers use the word: over-exposed images are dark, under-exposed ones are bright.
-
-The last check compares the image with the chest radiographs that the bundle was fitted on. An image is
-described by coarse grey levels around the lungs and the position of the lungs; its novelty is the squared
-Mahalanobis distance from those radiographs, divided by the number of dimensions: about 1 for a chest. Lee et
-al., *A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks*, NeurIPS
-2018. The description needs no network but the segmenter, so that it does not depend on the classifier.
 """
 
 from __future__ import annotations
@@ -18,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -26,28 +20,22 @@ import numpy.typing as npt
 
 from pneumoscope.domain import Population, Radiograph, ViewPosition
 from pneumoscope.errors import CAUTIONS, Reason
-from pneumoscope.image.lungs import LungField
-from pneumoscope.image.resample import resample
 from pneumoscope.image.standardise import Standardised
-from pneumoscope.model.manifest import GateLimits
+from pneumoscope.model.limits import GateLimits
+from pneumoscope.predict.novelty import Novelty, describe
 
 __all__ = [
-    "DIMENSIONS",
-    "POSITION",
-    "Novelty",
     "advice",
+    "check_edges",
     "check_header",
     "check_lungs",
     "check_pixels",
-    "describe",
     "inverted",
     "is_inverted",
     "may_be_inverted",
     "population_advice",
     "rejects",
 ]
-
-Floats = npt.NDArray[np.float32]
 
 # Other names of X-ray modalities, and modalities of images that may show anything.
 MODALITY_ALIASES = {"XR": "DX", "XRAY": "DX", "X-RAY": "DX", "DR": "DX"}
@@ -61,74 +49,6 @@ SPINE = re.compile(r"SPINE|LUMBA|VERTEB|COLUMN|WIRBEL|RACHI|椎|척추")
 # Grey levels are checked on a sample of at most this many rows and columns: enough for a histogram.
 SAMPLE_SIDE = 128
 ONE_LEVEL = 1 / 255
-
-# The lungs and this much around them: shoulders, neck and abdomen tell a chest from a slice through one.
-MARGIN = 0.2
-SIDE = 15
-# Added to the divisor of grey levels, so that a flat image is not amplified to noise.
-LEAST_SPREAD = 0.05
-POSITION = 7
-DIMENSIONS = SIDE**2 + POSITION
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Novelty:
-    """Statistics of the chest radiographs that a gate was fitted on.
-
-    Parameters
-    ----------
-    mean : ndarray of float32, shape (D,)
-        Mean description.
-    whitener : ndarray of float32, shape (D, D)
-        Takes a centred description to uncorrelated values of variance 1: the transposed Cholesky factor
-        of the inverse covariance.
-    """
-
-    mean: Floats
-    whitener: Floats
-
-    def __call__(self, description: Floats) -> float:
-        """Return the squared Mahalanobis distance over D, 0 or more."""
-        white = self.whitener @ (description - self.mean)
-        return float(white @ white) / len(white)
-
-
-def describe(lungs: LungField) -> Floats:
-    """Describe an image by the surroundings of its lungs.
-
-    Parameters
-    ----------
-    lungs : LungField
-        The detected lungs, with the image at the size of the segmenter.
-
-    Returns
-    -------
-    ndarray of float32, shape (D,)
-        Grey levels in standard deviations, 15 by 15; place, size, balance and certainty of the lungs.
-
-    Raises
-    ------
-    ValueError
-        If the field was made without the view of the segmenter.
-    """
-    if lungs.view is None:
-        raise ValueError("this lung field was made without a view")
-    grey = resample(lungs.view, SIDE, SIDE, region=lungs.padded_box(MARGIN))
-    grey = (grey - grey.mean()) / (grey.std() + LEAST_SPREAD)
-    return np.concatenate([grey.ravel(), _position(lungs)]).astype(np.float32)
-
-
-def _position(lungs: LungField) -> Floats:
-    """Return box, area, balance of left and right, and certainty."""
-    columns = lungs.columns
-    total = float(columns.sum())
-    if total == 0:
-        return np.zeros(POSITION, np.float32)
-    found = np.flatnonzero(columns)
-    left, right = int(found[0]), int(found[-1]) + 1
-    middle = (left + right) // 2
-    balance = (float(columns[:middle].sum()) - float(columns[middle:].sum())) / total
-    return np.array([*lungs.box, total / lungs.mask.size, balance, lungs.certainty], np.float32)
 
 
 def rejects(reasons: Iterable[Reason]) -> bool:
@@ -185,16 +105,17 @@ def check_pixels(radiograph: Radiograph, limits: GateLimits) -> list[Reason]:
     Returns
     -------
     list of Reason
-        ``not_a_chest_radiograph`` for an image in colours, ``over_exposed`` for a dark one,
-        ``under_exposed`` for a bright one, or nothing.
+        ``not_a_chest_radiograph`` for an image in colours or in black and white, ``over_exposed`` for a dark
+        one, ``under_exposed`` for a bright one, or nothing.
     """
     if radiograph.colour > limits.max_colour:
         return [Reason.NOT_A_CHEST_RADIOGRAPH]
     sample = _sample(radiograph.pixels)
-    black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
-    white = np.count_nonzero(sample >= 1 - ONE_LEVEL) / sample.size
+    black, white = _clipped(sample)
     if max(black, white) > limits.max_clipped:
         return [Reason.OVER_EXPOSED if black >= white else Reason.UNDER_EXPOSED]
+    if black + white > limits.max_clipped:
+        return [Reason.NOT_A_CHEST_RADIOGRAPH]
     mean, deviation = (float(values[0, 0]) for values in cv2.meanStdDev(sample))
     if deviation < limits.min_contrast:
         return [Reason.OVER_EXPOSED if mean < 0.5 else Reason.UNDER_EXPOSED]
@@ -233,6 +154,13 @@ def check_lungs(
         if not known:
             return [Reason.NOT_A_CHEST_RADIOGRAPH]
     return [Reason.LATERAL_VIEW] if lungs.bridge > limits.max_lung_bridge else []
+
+
+def check_edges(standardised: Standardised, limits: GateLimits) -> list[Reason]:
+    """Return the caution that the lungs of a chest radiograph are cut off, where they lie along an edge."""
+    lungs = standardised.lungs
+    cut_off = lungs is not None and lungs.plausible and lungs.cut_off > limits.max_lungs_at_edge
+    return [Reason.LUNGS_CUT_OFF] if cut_off else []
 
 
 def may_be_inverted(standardised: Standardised, limits: GateLimits) -> bool:
@@ -286,7 +214,7 @@ def advice(
 
 
 def population_advice(age: float | None, view: str, validated: Sequence[Population]) -> str:
-    """Say in one line that the bundle was not evaluated on such patients; empty where it was.
+    """Say in one line that the bundle was not validated on such patients; empty where it was.
 
     Parameters
     ----------
@@ -295,7 +223,7 @@ def population_advice(age: float | None, view: str, validated: Sequence[Populati
     view : str
         View position; ``unknown`` where it is not known. What is unknown is not held against the image.
     validated : sequence of Population
-        The populations that the bundle was evaluated on; none where that is not stated.
+        The populations that the bundle was validated on; none where that is not stated.
     """
     for population in validated:
         age_fits = age is None or population.includes_age(age)
@@ -309,8 +237,8 @@ def population_advice(age: float | None, view: str, validated: Sequence[Populati
     shown = "" if view == ViewPosition.UNKNOWN else f"{view} view"
     stated = ", ".join(part for part in (years, shown) if part)
     return (
-        f"Caution: the model was evaluated on {known} only, not on {stated}: evaluate it on such patients "
-        "before relying on it."
+        f"Caution: the model was validated on {known}, not on {stated}: see the external tests in its card, "
+        "and evaluate it on such patients before relying on it."
     )
 
 
@@ -323,6 +251,8 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits, *, fin
             found = f"its body part is {radiograph.body_part}"
         elif radiograph.colour > limits.max_colour:
             found = "a photograph, or an image under a colour map or overlay"
+        elif sum(_clipped(_sample(radiograph.pixels))) > limits.max_clipped:
+            found = "pure black and white, with few grey levels between"
         else:
             found = "lung fields not detected"
         return f"Not a chest radiograph ({found}): give a frontal chest X-ray."
@@ -330,7 +260,8 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits, *, fin
         Reason.LATERAL_VIEW: (
             "A lateral view: give the frontal (PA or AP) image of the study."
             if radiograph.view is ViewPosition.LATERAL
-            else "Only one lung field, as in a lateral view or half a chest: give the frontal one."
+            else "Only one lung field, as in a lateral view, half a chest or another body part: "
+            "give the frontal one."
         ),
         Reason.TOO_SMALL: (
             f"Too small ({size}, the shorter side needs {limits.min_side}): give the original image."
@@ -348,6 +279,10 @@ def _sentence(reason: Reason, radiograph: Radiograph, limits: GateLimits, *, fin
         Reason.BODY_PART_MISMATCH: (
             f"Caution: the header states the body part {radiograph.body_part}, but the image shows a chest: "
             "check that it is the right image."
+        ),
+        Reason.LUNGS_CUT_OFF: (
+            "Caution: the lungs reach the edge of the image, and what is cut off was not seen: "
+            "give the uncropped image."
         ),
         Reason.INVERTED: "Caution: inverted grayscale, corrected before prediction.",
         Reason.ROTATED: (
@@ -385,3 +320,10 @@ def _wrong_body_part(radiograph: Radiograph, limits: GateLimits) -> bool:
 def _sample(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     step_y, step_x = (-(-side // SAMPLE_SIDE) for side in pixels.shape)
     return np.ascontiguousarray(pixels[::step_y, ::step_x])
+
+
+def _clipped(sample: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return the shares of pixels at the lowest and at the highest level."""
+    black = np.count_nonzero(sample <= ONE_LEVEL) / sample.size
+    white = np.count_nonzero(sample >= 1 - ONE_LEVEL) / sample.size
+    return black, white

@@ -24,18 +24,17 @@ from pneumoscope.image.decode import DEFAULT_LIMITS, read_radiograph
 from pneumoscope.image.lungs import LungField, lung_field
 from pneumoscope.image.standardise import InputSpec, Standardised, lung_view, standardise_with_lungs
 from pneumoscope.model.bundle import Bundle
+from pneumoscope.model.limits import GateLimits
 from pneumoscope.model.lungs import LungsOnBlack, OnnxLungSegmenter
-from pneumoscope.model.manifest import GateLimits
 from pneumoscope.predict.cache import CachedImage, ImageCache
 from pneumoscope.predict.chest import NOT_A_CHEST, ChestClassifier, chest_features
 from pneumoscope.predict.estimates import FRONTAL, LATERAL_ESTIMATED, FeatureClassifier, feature_moments
 from pneumoscope.predict.gate import (
-    Novelty,
     advice,
+    check_edges,
     check_header,
     check_lungs,
     check_pixels,
-    describe,
     inverted,
     is_inverted,
     may_be_inverted,
@@ -43,6 +42,7 @@ from pneumoscope.predict.gate import (
     rejects,
 )
 from pneumoscope.predict.inputs import InputItem
+from pneumoscope.predict.novelty import Novelty, describe
 from pneumoscope.predict.prepared import Prepared
 from pneumoscope.predict.rotation import QUARTER_TURNS, may_be_rotated, rotated, rotation_to_upright
 
@@ -51,7 +51,7 @@ __all__ = ["Pipeline"]
 Floats = npt.NDArray[np.float32]
 
 # Part of the key of cached images: raise it when the pipeline's result for a file changes.
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 
 
 class Pipeline:
@@ -234,6 +234,8 @@ class Pipeline:
         for radiograph, found, passes in zip(radiographs, reasons, passing, strict=True):
             if passes:
                 corrected, image, more = self._standardise(radiograph, next(lungs))
+                if not rejects(more):
+                    more = more + check_edges(image, self.limits)
                 prepared.append(self._verdict(corrected, image, [*found, *more]))
             else:
                 prepared.append(self._verdict(radiograph, None, found))

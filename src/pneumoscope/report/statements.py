@@ -27,7 +27,8 @@ CAUTION_TEXTS = {
     Reason.ROTATED: "The image is rotated by 90, 180 or 270 degrees; it was predicted upright.",
     Reason.GREY_LEVELS_RESTORED: "The grey levels were restored from a window that cut them off.",
     Reason.BODY_PART_MISMATCH: "The header states another body part than the chest.",
-    Reason.POPULATION_NOT_VALIDATED: "The model was not evaluated on patients or views like this one.",
+    Reason.LUNGS_CUT_OFF: "The lungs reach the edge of the image; what is cut off was not seen.",
+    Reason.POPULATION_NOT_VALIDATED: "The model was not validated on patients or views like this one.",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pneumoscope.model.bundle import Bundle
-from pneumoscope.predict.gate import DIMENSIONS, POSITION, describe
+from pneumoscope.predict.novelty import DIMENSIONS, POSITION, describe
 from pneumoscope.predict.predictor import ExplainedPrediction
 
 __all__ = ["INPUT_MEASURES", "input_measures", "input_reference"]
@@ -24,7 +24,7 @@ INPUT_MEASURES = {
 }
 """Names of the measures, and what they are."""
 
-# Their places among the last elements of what `pneumoscope.predict.gate.describe` returns.
+# Their places among the last elements of what `pneumoscope.predict.novelty.describe` returns.
 OF_GATE = {"lung_area": 4, "lung_balance": 5, "lung_certainty": 6}
 
 

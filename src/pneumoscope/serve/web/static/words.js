@@ -36,7 +36,7 @@ const REASONS = {
   empty_file: ["empty file", "Copy it again from its source"],
   file_too_large: ["file too large", "Export it smaller"],
   too_many_pixels: ["too many pixels", "Export it smaller"],
-  not_an_image: ["not an image", "Give a JPEG, PNG, TIFF, BMP or DICOM file"],
+  not_an_image: ["not an image", "Give a JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 or DICOM file"],
   truncated: ["file truncated", "Copy it again from its source"],
   corrupt: ["damaged file", "Copy it again from its source"],
   unsupported_encoding: ["encoding not supported", "Export it as PNG or DICOM"],
@@ -53,7 +53,8 @@ const REASONS = {
   rotated: ["rotated, predicted upright", ""],
   grey_levels_restored: ["grey levels taken from the stored values", ""],
   body_part_mismatch: ["header states another body part", ""],
-  population_not_validated: ["model not evaluated on this age or view", ""],
+  lungs_cut_off: ["lungs cut off at the edge of the image", ""],
+  population_not_validated: ["model not validated on this age or view", ""],
 };
 
 /** @type {Record<string, string>} */
