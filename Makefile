@@ -34,7 +34,8 @@ IMAGE ?=
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 
 # `make node-demo` sends X-rays of this folder.
-NODE_XRAYS ?= $(if $(filter command line environment,$(origin XRAYS)),$(XRAYS),$(if $(PNEUMOSCOPE_DATA),$(PNEUMOSCOPE_DATA)/kermany-original))
+LARGE_XRAYS = $(if $(shell test -d '$(PNEUMOSCOPE_DATA)/kermany-original' && echo yes),$(PNEUMOSCOPE_DATA)/kermany-original)
+NODE_XRAYS ?= $(or $(if $(filter command line environment,$(origin XRAYS)),$(XRAYS)),$(LARGE_XRAYS),data/xrays-sample)
 
 # `make bundle` trains the shipped model on these: images of children, lung masks of the same names, two sets of
 # adults, and images of other kinds for the gate to reject.
@@ -127,7 +128,7 @@ else
 endif
 
 node-demo: $(INSTALLED)
-	@test -d '$(NODE_XRAYS)' || { echo 'make node-demo XRAYS=folder' >&2; exit 2; }
+	@test -d '$(NODE_XRAYS)' || { echo '$(NODE_XRAYS): no such folder; make node-demo XRAYS=folder' >&2; exit 2; }
 	$(BIN)/python deploy/node_demo.py '$(NODE_XRAYS)'
 
 test: $(INSTALLED)

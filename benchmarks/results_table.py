@@ -158,9 +158,9 @@ def write_measured(rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def with_interval(row: Row | None, metric: str) -> str:
+def with_interval(row: Row, metric: str) -> str:
     """Return a metric of a run with its interval."""
-    if row is None or not row[metric]:
+    if not row[metric]:
         return NONE
     return f"{row[metric]} [{row[f'{metric}_low']}, {row[f'{metric}_high']}]"
 
@@ -220,26 +220,29 @@ def side_by_side(rows: Sequence[Row], claims: Sequence[Row]) -> list[tuple[Row, 
     return pairs
 
 
-def how_run(runs: Mapping[str, Row | None]) -> str:
-    """Return size, epochs and time of the runs of both splits, once where they are alike."""
-    minutes: dict[str, list[str]] = {}
-    for row in filter(None, runs.values()):
-        minutes.setdefault(f"{row['size']} px, {row['epochs']} epochs", []).append(row["minutes"])
-    return "; ".join(f"{what}, {' and '.join(times)} min" for what, times in minutes.items())
+def how_run(row: Row) -> str:
+    """Return size, epochs and time of a run."""
+    return f"{row['size']} px, {row['epochs']} epochs, {row['minutes']} min"
 
 
 def published_table(rows: Sequence[Row], claims: Sequence[Row]) -> str:
-    """Return claim, patient split and random split side by side."""
-    columns = ["recipe", "published accuracy"]
-    for name in SPLITS.values():
-        columns += [f"accuracy, {name}", f"AUROC, {name}"]
-    cells = []
-    for claim, seed, runs in side_by_side(rows, claims):
-        line = [f"`{claim['recipe']}`, seed {seed}", claim["accuracy"] or NONE]
-        for row in runs.values():
-            line += [with_interval(row, "accuracy_classes"), with_interval(row, "auroc")]
-        cells.append([*line, how_run(runs)])
-    return markdown_table([*columns, "run"], cells)
+    """Return each claim with its runs, the split by patient first."""
+    shown = ("accuracy_classes", "auroc", "f1")
+    names = ["accuracy", *(METRICS[metric] for metric in shown[1:])]
+    cells = [
+        [
+            f"`{claim['recipe']}`, seed {seed}",
+            row["classes"],
+            claim["accuracy"] or NONE,
+            SPLITS[split].removeprefix("split "),
+            *(with_interval(row, metric) for metric in shown),
+            how_run(row),
+        ]
+        for claim, seed, runs in side_by_side(rows, claims)
+        for split, row in runs.items()
+        if row is not None
+    ]
+    return markdown_table(["recipe", "classes", "published accuracy", "split", *names, "run"], cells)
 
 
 def demonstration_table(rows: Sequence[Row]) -> str:
@@ -249,7 +252,7 @@ def demonstration_table(rows: Sequence[Row]) -> str:
         [
             row["data"],
             *(with_interval(row, metric) for metric in ("auroc", "accuracy_target", "accuracy_classes")),
-            how_run({row["split"]: row}),
+            how_run(row),
         ]
         for row in rows
         if row["recipe"] == DEMONSTRATION

@@ -64,7 +64,7 @@ def _round(folder: Path, files: list[Path], began: float) -> int:
         print(f"Orthanc {_get(url + '/system')['Version']} and the node are up ({_since(began)})")
         subprocess.run(
             [
-                "storescu",
+                str(_program("storescu")),
                 "-aec",
                 "PNEUMOSCOPE",
                 "127.0.0.1",

@@ -175,8 +175,8 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """Run Orthanc with its DICOMweb plug-in, or skip where it is not installed."""
+def running_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
+    """Run Orthanc with its DICOMweb plug-in and further settings, or skip where it is not installed."""
     plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
     program = next(
         (path for path in map(Path, ("/usr/sbin/Orthanc", "/usr/bin/Orthanc")) if path.exists()), None
@@ -200,6 +200,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
         "StableAge": 1,
         "Plugins": [str(plugin)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "orthanc.log").open("w") as log:

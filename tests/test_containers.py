@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pneumoscope.serve.dicom.composition import MANUFACTURER
 from pneumoscope.serve.dicom.config import load_config
+from pneumoscope.serve.dicom.scp import STORAGE_CLASSES
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "deploy" / "container"
@@ -129,6 +133,24 @@ def test_the_configuration_of_the_node_is_valid_and_fits_the_compose_file(compos
     assert f'["{config.aet}", "node", {config.listen.port}]' in modalities
     (destination,) = config.destinations
     assert (destination.host, destination.port) == ("orthanc", 4242)
+
+
+def test_orthanc_forwards_what_the_node_accepts(compose):
+    """tests/serve/dicom/test_node_with_orthanc.py runs the script."""
+    service = compose["services"]["orthanc"]
+    (script,) = json.loads(service["environment"]["ORTHANC__LUA_SCRIPTS"])
+    (mounted,) = [one.split(":") for one in service["volumes"] if one.endswith(":ro")]
+    assert mounted[1] == script and (FOLDER / mounted[0]).is_file()
+    text = (FOLDER / mounted[0]).read_text(encoding="utf-8")
+    assert set(re.findall(r"'([\d.]+)'", text)) == set(STORAGE_CLASSES)
+    assert f"tags.Manufacturer ~= '{MANUFACTURER}'" in text
+    (node,) = re.findall(r"^local node = '(\w+)'", text, re.MULTILINE)
+    assert node in json.loads(service["environment"]["ORTHANC__DICOM_MODALITIES"])
+
+
+def test_the_rules_of_the_node_are_on_modalities_that_can_arrive():
+    (rule,) = load_config(FOLDER / "node.yaml").rules
+    assert rule.modality == ("SC",), "no class that the node accepts has the modality SR"
 
 
 def test_continued_lines_and_comments_are_read(check):

@@ -148,6 +148,12 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted(pages)
 
 
+def test_the_first_page_links_every_other() -> None:
+    docs = REPOSITORY / "docs"
+    linked = set(re.findall(r"\]\(([^)#]+\.md)", (docs / "index.md").read_text(encoding="utf-8")))
+    assert {str(path.relative_to(docs)) for path in docs.rglob("*.md")} - {"index.md"} <= linked
+
+
 def test_the_results_are_those_of_the_runs_and_of_the_shipped_bundle() -> None:
     results = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "results_table.py")))
     rows, claims = results.read_table(results.MEASURED), results.read_table(results.CLAIMS)
@@ -182,7 +188,11 @@ def test_a_run_becomes_a_row(tmp_path: Path) -> None:
     longer = row | {"epochs": "12", "auroc": "0.999"}
     claims = [{"recipe": "vgg16", "page": "", "claim": "", "accuracy": "0.988"}]
     table = results.published_table([longer, row], claims)
-    assert "| `vgg16`, seed 1 | 0.988 | – | – | 0.912 [0.900, 0.950] | 0.999 [0.900, 0.950] |" in table
+    head = "| recipe | classes | published accuracy | split | accuracy | AUROC, pneumonia | F1, pneumonia |"
+    measured = "0.912 [0.900, 0.950] | 0.999 [0.900, 0.950] | – | 64 px, 12 epochs, 3 min |"
+    assert head in table
+    assert f"| `vgg16`, seed 1 | 3 | 0.988 | at random | {measured}" in table
+    assert "by patient" not in table, "there is no such run"
     results.draw([row], claims, tmp_path / "plot.svg", "dark")
     assert "vgg16, seed 1" in (tmp_path / "plot.svg").read_text()
     with pytest.raises(SystemExit, match="no block 'runs'"):

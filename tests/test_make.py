@@ -228,6 +228,20 @@ def test_a_folder_with_the_word_phantoms_in_its_name_is_no_order_to_draw(tmp_pat
     assert "data phantom" not in run(*words, "DATA=my phantoms").stdout
 
 
+def test_node_demo_sends_the_x_rays_of_the_repository_unless_others_are_named(tmp_path: Path) -> None:
+    def sent(*more: str, data: Path | str = "") -> str:
+        words = ("--dry-run", "--assume-old=.venv/.installed", "node-demo", *more)
+        done = run(*words, PNEUMOSCOPE_DATA=str(data), XRAYS="")
+        return re.findall(r"node_demo.py '(.*)'$", done.stdout, re.MULTILINE)[0]
+
+    assert sent() == "data/xrays-sample"
+    assert (REPOSITORY / "data" / "xrays-sample").is_dir()
+    assert sent(data=tmp_path) == "data/xrays-sample", "a folder of data without them"
+    (tmp_path / "kermany-original").mkdir()
+    assert sent(data=tmp_path) == str(tmp_path / "kermany-original")
+    assert sent(f"XRAYS={tmp_path}", data=tmp_path) == str(tmp_path)
+
+
 def test_bundle_asks_for_its_folders_before_anything_is_done(tmp_path: Path) -> None:
     done = run("--assume-old=.venv/.installed", "bundle", "XRAYS=", "MASKS=", f"MADE={tmp_path}/made")
     assert done.returncode == 2

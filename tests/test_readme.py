@@ -117,7 +117,7 @@ def folder(tmp_path: Path) -> Path:
 
 def make_bundles(command: str, folder: Path) -> None:
     """Make the bundles that a command reads."""
-    for name in ("runs/default", "runs/transfer", "model"):
+    for name in ("runs/transfer", "model"):
         if re.search(rf"(?<!--out ){name}\b", command):
             make_bundle(folder / name)
 

@@ -70,6 +70,13 @@ def test_unreadable_files_are_left_out_of_a_split_and_listed(phantoms, tmp_path)
     assert "IM-9999-0001.jpeg" in audit.stdout
 
 
+def test_one_image_is_not_several(phantoms, tmp_path):
+    source = next(phantoms.rglob("*.jpeg"))
+    (tmp_path / source.parent.name).mkdir()
+    (tmp_path / source.parent.name / source.name).write_bytes(source.read_bytes())
+    assert "\n1 image of 1 patient, width 48 to 48, height 48 to 48\n" in call("audit", tmp_path).stdout
+
+
 def test_summary_as_table_and_json(phantoms):
     text = call("summary", phantoms).stdout
     assert "split\tpatients\timages\tbacterial\tnormal\tviral" in text

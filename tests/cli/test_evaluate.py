@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 
 from bundles import make_bundle
+from images import grey_levels
 from pneumoscope.cli import main, progress
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
@@ -66,7 +69,7 @@ def test_images_that_were_not_evaluated_are_exit_code_3(evaluate, data, tmp_path
     (tmp_path / "data" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
     code, _, err = evaluate(tmp_path / "data", "--out", tmp_path / "out", "--resamples", 100)
     assert code == 3
-    assert "1 images were not evaluated; see the report" in err
+    assert "1 image not evaluated; see the report" in err
 
 
 @pytest.mark.parametrize(
@@ -233,3 +236,26 @@ def test_results_do_not_go_among_the_images(evaluate, data):
         assert "--out" in err
         assert "lies in the data" in " ".join(err.replace("│", " ").split())
     assert not (data / "metrics.json").exists()
+
+
+def test_lungs_on_black_are_evaluated_with_the_boxes_of_their_manifest(evaluate, tmp_path):
+    rows = ["path,label,patient_id,width,height,boxes"]
+    for number in range(4):
+        pixels = np.zeros((140, 160), np.uint8)
+        for left in (40, 90):
+            pixels[40:100, left : left + 30] = grey_levels(number, 60, 30) // 2 + 60
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+        label, box = ("viral", '"0.2,0.25,0.3,0.5"') if number % 2 else ("normal", "")
+        rows.append(f"{number}.png,{label},{number},160,140,{box}")
+    table = tmp_path / "lungs.csv"
+    table.write_text("\n".join(rows))
+    out = tmp_path / "out"
+    assert evaluate(table, "--out", out)[0] == 4
+    code, _, _ = evaluate(table, "--out", out, "--boxes", table, "--curves", 0, "--lungs-only", "inverted")
+    assert code == 0
+    boxes = json.loads((out / "metrics.json").read_text())["localisation"]["boxes"]
+    assert (boxes["images"], boxes["without_image"]) == (2, 0)
+    assert 0 < boxes["box_area"]["value"] < 0.2
+    code, _, line = evaluate(table, "--out", out, "--lungs-only", "inverted", "--sign")
+    assert code == 2
+    assert "--add-to-card, not --sign" in line

@@ -348,11 +348,11 @@ def test_nothing_on_standard_input_is_a_reason_and_a_terminal_is_wrong_use(predi
 
 
 def test_a_table_that_is_no_manifest_and_a_pipe_stop_nothing(predict, folder):
-    (folder / "no.csv").write_text("file;label\nx;y\n")
+    (folder / "no.csv").write_text("name;label\nx;y\n")
     os.mkfifo(folder / "9.png")
     code, out, err = predict(folder / "no.csv", folder, "--json")
     rows = json.loads(out)
     assert code == 3
     assert [row["reasons"] for row in rows] == [["not_an_image"], [], [], [], [], ["not_an_image"]]
-    assert "no column 'path'; found file, label" in err
+    assert "no column 'path'; found name, label" in err
     assert "a named pipe" in err

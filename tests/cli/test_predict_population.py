@@ -46,6 +46,14 @@ def test_population_and_point_are_chosen_per_image(predict_two, folder):
     assert [row["decision"] for row in rows] == ["pneumonia", "no pneumonia", "no pneumonia"]
 
 
+@pytest.mark.parametrize("name", ["Patient Age", "patient_age", "PatientAge"])
+def test_an_age_under_another_name_of_its_column_chooses_the_population(predict_two, folder, name):
+    (folder / "m.csv").write_text(f"Image Index,{name},View Position\n0.png,060M,AP\n1.png,045Y,PA\n")
+    code, rows, _ = predict_two(folder / "m.csv")
+    assert code == 0
+    assert [row["population"] for row in rows] == ["children", "any"]
+
+
 @pytest.mark.parametrize(("name", "decision"), [("children", "pneumonia"), ("any", "no pneumonia")])
 def test_a_population_may_be_given_for_all_images(predict_two, folder, name, decision):
     (folder / "m.csv").write_text("path,age\n0.png,5\n1.png,50\n")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.data.labels import (
+    check_labels,
     class_index,
     class_name,
     classes_with_target,
@@ -15,6 +19,8 @@ from pneumoscope.data.labels import (
 )
 from pneumoscope.domain import Target
 from pneumoscope.errors import DataError
+from pneumoscope.training.recipe import load_recipe
+from pneumoscope.training.target import parse_target
 
 THREE, TWO = ("normal", "bacterial", "viral"), ("normal", "pneumonia")
 
@@ -66,7 +72,7 @@ def test_a_label_that_is_no_class_is_one_line_with_image_and_classes(label, clas
     assert message.startswith("folder/a.png: ")
     assert repr(label) in message
     assert ", ".join(classes) in message
-    assert f"path,label, then folder/a.png,{classes[-1]}" in message
+    assert "(first line path,label)" in message
     assert "\n" not in message
 
 
@@ -100,6 +106,66 @@ def test_a_class_of_the_target_counts_as_the_target_where_the_classes_have_only_
     assert class_index("diffuse", ("clear", "infiltrate"), "a.png", INFILTRATE) == 1
     with pytest.raises(DataError, match="none of the classes"):
         class_index("diffuse", ("clear", "infiltrate"), "a.png")
+
+
+def message_of(labels, classes, target=None, **options):
+    with pytest.raises(DataError) as caught:
+        check_labels(labels, classes, "xrays", target, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_known_labels_of_a_data_set_pass():
+    check_labels(["normal", "viral", "pneumonia"], THREE, "xrays", training=True)
+    check_labels(["normal", "viral"], TWO, "xrays")
+    check_labels(["clear", "infiltrate"], LUNGS, "xrays", INFILTRATE)
+
+
+def test_all_unknown_labels_of_a_data_set_are_one_line_with_their_counts():
+    labels = ["normal"] * 5 + ["covid"] * 2 + ["lung_opacity"] * 3
+    line = message_of(labels, THREE)
+    assert line.startswith(
+        "xrays: 2 labels are none of the classes (normal, bacterial, viral): "
+        "'lung_opacity' 3, 'covid' 2 of 10 images; "
+    )
+    assert "--target" not in line
+    one = message_of(["normal", "covid", "covid"], THREE)
+    assert one.startswith(
+        "xrays: label 'covid' is none of the classes (normal, bacterial, viral): 2 of 3 images;"
+    )
+    many = message_of(["normal", *(f"c{number:02}" for number in range(12))], THREE)
+    assert "'c09' 1, 2 more 2 of 13 images;" in many
+
+
+@pytest.mark.parametrize(
+    ("labels", "option"),
+    [
+        (("normal", "covid", "viral"), "pneumonia=covid,viral"),
+        (("normal", "covid", "pneumonia"), "finding=covid,pneumonia"),
+        (("normal", "pleural effusion"), "pneumonia=pleural effusion"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["custom-cnn", "transfer"])
+def test_a_training_is_told_the_target_that_makes_the_labels_its_classes(labels, option, recipe):
+    stated = load_recipe(recipe)
+    line = message_of(labels, stated.classes, stated.target, training=True)
+    assert "--target" in line
+    words = shlex.split(re.search(r"--target .*?(?= \()", line)[0])
+    assert words == ["--target", option]
+    open_recipe = stated.model_copy(update={"classes": None, "target": parse_target(option)})
+    assert set(open_recipe.resolved(labels).output_classes) == set(labels)
+
+
+@pytest.mark.parametrize("labels", [("clear", "lobar"), ("normal", "a,b")])
+def test_where_no_such_line_would_work_the_option_is_named_only(labels):
+    assert "--target NAME=CLASS[,CLASS...]" in message_of(labels, THREE, training=True)
+
+
+def test_the_message_on_one_image_proposes_no_label():
+    with pytest.raises(DataError) as caught:
+        class_index("covid", TWO, "COVID-1.jpeg")
+    assert "COVID-1.jpeg,pneumonia" not in str(caught.value)
+    assert "a recipe or bundle that has it as a class" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,31 @@ def test_any_bytes_give_a_manifest_or_one_error(tmp_path, content, suffix):
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_table_of_a_public_data_set_is_a_manifest(tmp_path, suffix):
+    """The columns are those of NIH ChestX-ray14."""
+    header = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID"]
+    header += ["Patient Age", "Patient Gender", "View Position"]
+    rows = [
+        ["a.png", "No Finding", "0", "1", "058Y", "M", "PA"],
+        ["b.png", "Pneumonia", "1", "1", "18M", "F", "AP"],
+    ]
+    file = tmp_path / f"m{suffix}"
+    if suffix == ".csv":
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([header, *rows])
+    else:
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+        parquet.write_table(pa.table(columns), file)
+    first, second = Manifest.read(file)
+    assert (first.path, first.label, first.patient_id) == ("a.png", "normal", "1")
+    assert (first.age, first.sex, first.view) == (58.0, "M", "PA")
+    assert (second.label, second.age, second.view) == ("pneumonia", 1.5, "AP")
+
+
 def test_a_column_that_is_not_known_is_not_read(tmp_path):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

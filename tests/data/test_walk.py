@@ -180,6 +180,82 @@ def test_masks_beside_images_are_left_out_with_one_line(tmp_path):
     assert walked(tmp_path / "NORMAL" / "masks")[0] == ["1.png", "2.png"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "infection masks",
+        "lung masks",
+        "GT_mask",
+        "mask_png",
+        "masks_png",
+        "leftMask",
+        "lungmasks",
+        "Segmentations",
+        "lung-segmentation",
+        "masks 2",
+    ],
+)
+def test_a_folder_whose_first_or_last_word_is_masks_holds_masks(tmp_path, name):
+    for path in ("images/1.png", f"{name}/1.png"):
+        write_image(tmp_path / path)
+    paths, _, lines = walked(tmp_path)
+    assert paths == ["images/1.png"]
+    assert lines == [f"{tmp_path}: 1 mask left out, not radiographs (in {name})"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "masked",
+        "unmasked",
+        "rsna-masked",
+        "masking study",
+        "no_mask",
+        "images_without_masks",
+        "images_and_masks",
+        "Lung Segmentation Data",
+    ],
+)
+def test_a_folder_of_another_name_holds_images(tmp_path, name):
+    for path in ("images/1.png", f"{name}/1.png"):
+        write_image(tmp_path / path)
+    paths, _, lines = walked(tmp_path)
+    assert (sorted(paths), lines) == (sorted(["images/1.png", f"{name}/1.png"]), [])
+
+
+def test_every_kind_of_masks_of_a_class_is_left_out(tmp_path):
+    """The folders are those of COVID-QU-Ex."""
+    kinds = ("images", "lung masks", "infection masks")
+    for path in (f"Train/{name}/{kind}/1.png" for name in ("COVID-19", "Normal") for kind in kinds):
+        write_image(tmp_path / path)
+    paths, _, (line,) = walked(tmp_path)
+    assert paths == ["Train/COVID-19/images/1.png", "Train/Normal/images/1.png"]
+    assert "4 masks left out" in line
+
+
+def test_a_data_set_in_a_folder_named_masks_is_read(tmp_path):
+    for name in ("NORMAL/images/n.png", "NORMAL/masks/n.png", "COVID/images/c.png", "COVID/masks/c.png"):
+        write_image(tmp_path / "masks" / name)
+    write_image(tmp_path / "other" / "a.png")
+    paths, _, lines = walked(tmp_path)
+    assert paths == ["masks/COVID/images/c.png", "masks/NORMAL/images/n.png", "other/a.png"]
+    places = "masks/COVID/masks, masks/NORMAL/masks"
+    assert lines == [f"{tmp_path}: 2 masks left out, not radiographs (in {places})"]
+
+
+def test_all_masks_below_a_folder_of_masks_are_counted(tmp_path):
+    for name in (
+        "images/1.png",
+        "masks/lungs/1.png",
+        "masks/lungs/masks/1.png",
+        "masks/infection masks/1.png",
+    ):
+        write_image(tmp_path / name)
+    paths, _, lines = walked(tmp_path)
+    assert paths == ["images/1.png"]
+    assert lines == [f"{tmp_path}: 3 masks left out, not radiographs (in masks)"]
+
+
 def test_without_a_progress_lines_are_logged(tmp_path, caplog):
     heat_map(tmp_path / "a.heatmap.png")
     assert list(walk(tmp_path)) == []

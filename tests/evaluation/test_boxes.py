@@ -43,9 +43,21 @@ def test_the_plain_layout_by_path_and_by_name(tmp_path):
     assert unmatched == 0
 
 
+def test_a_manifest_with_boxes_in_shares_of_the_image(tmp_path):
+    table = """path,label,patient_id,width,height,boxes
+x/a.png,pneumonia,1,200,100,"0.1,0.2,0.3,0.4;0.5,0.5,0.25,0.5"
+b.png,pneumonia,2,200,100,
+"""
+    boxes = read_boxes(written(tmp_path, table))
+    assert boxes == {"x/a.png": (Box(20, 20, 60, 40), Box(100, 50, 50, 50))}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('path,boxes\na,"0.1,0.1,0.1,0.1"\n', "row 1: boxes need the width and height"),
+        ('path,width,height,boxes\na,9,no,"0.1,0.1,0.1,0.1"\n', "row 1: width and height .* must be numbers"),
+        ('path,width,height,boxes\na,9,9,"10,20,30,40"\n', "row 1: box '10,20,30,40' must be in shares"),
         ("name,x,y,width,height\n", "not a table of boxes"),
         ("path,x,y,width\n", "not a table of boxes"),
         ("path,x,y,width,height\na,1,2,zero,4\n", "row 1: .* must be numbers"),

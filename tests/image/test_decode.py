@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import (
+    FORMATS,
     IMAGE_SUFFIXES,
     Limits,
     decodable_formats,
@@ -389,6 +391,14 @@ def test_nothing_is_written_to_stderr(capfd: pytest.CaptureFixture[str]) -> None
             reason_of(data[:cut])
     captured = capfd.readouterr()
     assert captured.err == captured.out == ""
+
+
+def test_the_formats_in_words_are_those_that_can_be_decoded() -> None:
+    # Encodings of DICOM, and of JPEG, are of one format.
+    families = {re.sub(r"^(DICOM|JPEG(?! 2000)).*", r"\1", name) for name in decodable_formats()}
+    assert set(re.split(r", | or ", FORMATS)) == families
+    with pytest.raises(UnreadableImageError, match=f"; give a {FORMATS} file$"):
+        read_radiograph(b"neither of them, and long enough to be one")
 
 
 def test_formats_and_suffixes() -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
 import dicom_files
@@ -186,7 +187,7 @@ def test_every_truncation(name: str) -> None:
 
 
 def test_every_truncation_of_real_files(shared_data: Path) -> None:
-    """A DICOM file, a radiograph as it is shared, and one reduced to a thumbnail."""
+    """A DICOM file without pixels, a radiograph as it is shared, and one reduced to a thumbnail."""
     photo = next(iter(sorted((shared_data / "kermany-224" / "NORMAL").glob("*.jpeg")))).read_bytes()
     thumbnail = cv2.resize(
         cv2.imdecode(np.frombuffer(photo, np.uint8), 0), (48, 48), interpolation=cv2.INTER_AREA
@@ -202,6 +203,22 @@ def test_every_truncation_of_real_files(shared_data: Path) -> None:
             assert predict(data[:length]) is not None, length
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < 300, "MB of memory more than before"
+
+
+@pytest.mark.parametrize(("name", "padding"), [("MR_small.dcm", 138), ("MR_small_RLE.dcm", 142)])
+def test_truncations_of_real_dicom_files_with_pixels(name: str, padding: int) -> None:
+    """An error up to the end of the pixels, then the whole image: behind them is a padding element only."""
+    data = Path(str(get_testdata_file(name, download=False))).read_bytes()
+    whole = read_radiograph(data).pixels
+    end = len(data) - padding
+    # Every length of the header and of the end; between them there are pixels only.
+    for length in (*range(1700), *range(1700, end - 100, 11), *range(end - 100, len(data))):
+        error = predict(data[:length])
+        if error is None:
+            assert length >= end
+            np.testing.assert_array_equal(read_radiograph(data[:length]).pixels, whole)
+        elif length:
+            assert error.reason in {Reason.TRUNCATED, Reason.NO_PIXELS}, length
 
 
 @pytest.mark.slow

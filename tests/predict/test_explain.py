@@ -97,15 +97,17 @@ def test_borders_are_cut_off_and_the_region_is_kept():
     assert found.finding == "pneumonia"
 
 
-def test_what_every_normal_chest_has_is_no_evidence():
-    background = one_hot_spot(30)
-    at_home = explained(background, standardised(), background)
-    assert not at_home.heatmap.any()
-    other_location = np.zeros((1, 7, 7), np.float32)
-    other_location[0, 5, 1] = 30
-    found = explained(other_location + background, standardised(), background)
+def test_what_normal_chests_have_on_average_is_no_evidence():
+    background = one_hot_spot(49)  # 1 on average
+    level = np.ones((1, 7, 7), np.float32)
+    assert not explained(level, standardised(), background).heatmap.any()
+    assert explained(level, standardised()).heatmap.all()
+    spot = np.zeros((1, 7, 7), np.float32)
+    spot[0, 5, 1] = 30
+    found = explained(level + spot, standardised(), background)
     row, column = np.unravel_index(found.heatmap.argmax(), found.heatmap.shape)
     assert (row // 10, column // 10) == (5, 1)
+    assert not found.heatmap[:20].any()
 
 
 def test_a_map_is_smooth_and_makes_no_evidence_of_its_own():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from images import write_image
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
-from pneumoscope.predict.inputs import InputItem, expand
+from pneumoscope.predict.inputs import InputItem, expand, local_path
 
 
 def names(paths) -> list[str]:
@@ -58,6 +58,57 @@ def test_a_manifest_gives_age_and_view_where_it_has_them(tmp_path):
     first, second = expand(tmp_path / "m.csv")
     assert (first.age, first.view) == (34.0, "PA")
     assert (second.age, second.view) == (None, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("header", "age", "view"),
+    [
+        ("path,Patient Age,View Position", "045Y", "PA"),
+        ("file,patient_age,view_position", "45", "pa"),
+        ("Image Index,PatientAge,ViewPosition", "540M", "PA ERECT"),
+        ("filename,age,view", "45", "PA"),
+    ],
+)
+def test_columns_of_a_manifest_may_have_the_names_of_public_data_sets(tmp_path, header, age, view):
+    (tmp_path / "m.csv").write_text(f"{header}\na.png,{age},{view}\n")
+    (item,) = expand(tmp_path / "m.csv")
+    assert (item.source, item.age, item.view) == (str(tmp_path / "a.png"), 45.0, "PA")
+
+
+def test_parquet_may_have_these_names_too(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"Image Index": ["a.png"], "Patient Age": [45], "View Position": ["PA"]})
+    parquet.write_table(table, tmp_path / "m.parquet")
+    (item,) = expand(tmp_path / "m.parquet")
+    assert (item.source, item.age, item.view) == (str(tmp_path / "a.png"), 45.0, "PA")
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("file:///xrays/a.png", "/xrays/a.png"),
+        ("file://localhost/xrays/a.png", "/xrays/a.png"),
+        ("FILE:/xrays/a%20b%25.png", "/xrays/a b%.png"),
+        ("file:///r%C3%B6ntgen/%FF.png", os.fsdecode(b"/r\xc3\xb6ntgen/\xff.png")),
+        ("file:///a?b#c", "/a?b#c"),
+        ("file://otherhost/a.png", "file://otherhost/a.png"),
+        ("s3://bucket/a%20b.png", "s3://bucket/a%20b.png"),
+        ("/xrays/a%20b.png", "/xrays/a%20b.png"),
+        ("file.png", "file.png"),
+    ],
+)
+def test_a_file_uri_is_a_path(location, path):
+    assert local_path(location) == path
+
+
+def test_files_folders_and_rows_may_be_file_uris(tmp_path):
+    image = write_image(tmp_path / "in x" / "a b.png")
+    uri = (tmp_path / "in x").as_uri()
+    (tmp_path / "m.csv").write_text(f"path\n{image.as_uri()}\n")
+    given = [uri, image.as_uri(), Path(uri), (tmp_path / "m.csv").as_uri()]
+    assert sources(given) == [str(image)] * 4
 
 
 def test_a_parquet_manifest_is_read_alike(tmp_path):
@@ -108,7 +159,7 @@ def test_any_table_with_a_path_column_gives_rows_or_one_clear_error(tmp_path_fac
 
 def test_nothing_stops_the_others(tmp_path):
     image = str(write_image(tmp_path / "a.png"))
-    (tmp_path / "no.csv").write_text("file;label\nx;y\n")
+    (tmp_path / "no.csv").write_text("name;label\nx;y\n")
     (tmp_path / "bad.csv").write_bytes(b"path\nb.png\n\xff\n")
     os.mkfifo(tmp_path / "pipe")
     given = [tmp_path / "no.csv", tmp_path / "pipe", "", tmp_path / "bad.csv", "/dev/null", image]
@@ -122,7 +173,7 @@ def test_nothing_stops_the_others(tmp_path):
         Reason.NOT_AN_IMAGE,
         Reason.NOT_AN_IMAGE,
     ]
-    assert "found file, label" in items[0].source.detail
+    assert "found name, label" in items[0].source.detail
 
 
 def test_a_row_of_a_manifest_that_is_a_pipe_is_a_reason(tmp_path):

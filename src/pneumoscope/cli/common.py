@@ -33,6 +33,7 @@ __all__ = [
     "check_outside",
     "check_prevalence",
     "check_weights",
+    "counted",
     "exit_code",
     "folder_of_cache",
     "how_made",
@@ -58,6 +59,11 @@ def note(line: str) -> None:
     """Write a line for people to standard error, unless the command is quiet."""
     if not shown().quiet:
         typer.echo(line, err=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, which takes an ``s`` for all numbers but 1."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pneumoscope.cli.common import note
+from pneumoscope.cli.common import counted, note
 
 if TYPE_CHECKING:
     from pneumoscope.data.audit import AuditReport
@@ -110,8 +110,9 @@ def show_audit(found: AuditReport, *, said: Set[str]) -> None:
     _table("Findings", ("looked for", "found", "for example"), found.rows())
     size = found.sizes
     typer.echo(
-        f"{found.images} images of {found.patients} patients, width {size['width_min']} to "
-        f"{size['width_max']}, height {size['height_min']} to {size['height_max']}"
+        f"{counted(found.images, 'image')} of {counted(found.patients, 'patient')}, "
+        f"width {size['width_min']} to {size['width_max']}, "
+        f"height {size['height_min']} to {size['height_max']}"
     )
     for problem in found.unreadable:
         if problem.path not in said:

@@ -53,7 +53,10 @@ def serve(config: Config) -> None:
 
 @app.command()
 def status(config: Config, as_json: AsJson = False) -> None:
-    """Show queue, deliveries, worklist, and what needs a person; exit code 3 if something does."""
+    """Show queue, deliveries, worklist, and what needs a person; exit code 3 if something does.
+
+    It is 3 as well if the node does not run.
+    """
     from pneumoscope.serve.dicom.status import read_status
 
     settings, journal, _ = _opened(config)
@@ -63,7 +66,7 @@ def status(config: Config, as_json: AsJson = False) -> None:
         print_json(dataclasses.asdict(found))
     else:
         _show_status(found, settings.mode)
-    if found.needs_attention:
+    if found.needs_attention or found.running is None:
         raise typer.Exit(SOME_LEFT_OUT)
 
 
@@ -101,6 +104,7 @@ def retry(
     """Let the node try again what it gave up, or give up what has no destination any more."""
     from pneumoscope.serve.dicom.maintenance import drop as give_up
     from pneumoscope.serve.dicom.maintenance import retry as again
+    from pneumoscope.serve.dicom.status import read_running
 
     if not (parked or failed or dead or held or drop):
         raise typer.BadParameter(
@@ -109,6 +113,12 @@ def retry(
     settings, journal, _ = _opened(config)
     if drop in {one.name for one in settings.destinations}:
         raise typer.BadParameter(f"{drop} is a destination in {config}; remove it there and restart the node")
+    running = read_running(journal)
+    if held and (running.mode if running else settings.mode) == "shadow":
+        raise typer.BadParameter(
+            f"in mode shadow nothing is sent; set mode: live in {config} and start the node again first",
+            param_hint="--held",
+        )
     done = {} if drop is None else {"dropped": give_up(journal, drop)}
     if parked or failed or dead or held:
         done |= again(journal, parked=parked, failed=failed, dead=dead, held=held)
@@ -286,7 +296,11 @@ def _show_status(found: NodeStatus, mode: str) -> None:
     def line(name: str, values: dict[str, int]) -> None:
         typer.echo(f"{name}: {', '.join(f'{count} {state}' for state, count in values.items()) or 'none'}")
 
-    typer.echo(f"mode: {mode}")
+    if found.running is None:
+        typer.echo("node: not running")
+    else:
+        other = "" if mode == found.running.mode else f"; node.yaml has mode {mode}: restart the node"
+        typer.echo(f"node: running since {found.running.since} (mode {found.running.mode}{other})")
     line("images", found.instances)
     line("results", found.results)
     for destination, values in found.deliveries.items():

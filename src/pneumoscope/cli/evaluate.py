@@ -11,6 +11,7 @@ import typer
 from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
     check_outside,
+    counted,
     make_folder,
     note,
     one_opencv_thread,
@@ -38,6 +39,10 @@ _Images = Annotated[
     int | None,
     typer.Option(min=1, help="Most images for --robustness, by whole patients; all if not given."),
 ]
+_LungsOnly = Annotated[
+    Literal["positive", "inverted"] | None,
+    typer.Option(help="The images show lungs on black and nothing else; the gate is overridden."),
+]
 _Sign = Annotated[
     bool, typer.Option("--sign", help="Write results, validated population and model card into the bundle.")
 ]
@@ -60,6 +65,7 @@ def evaluate(
     curves: _Curves = None,
     robustness: _Robustness = False,
     images: _Images = None,
+    lungs_only: _LungsOnly = None,
     sign: _Sign = False,
     add_to_card: _Name = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json, one JSON object.")] = False,
@@ -74,6 +80,8 @@ def evaluate(
         raise typer.BadParameter("name the --bundle to write into; the shipped one is not changed")
     if add_to_card is not None and not add_to_card.strip():
         raise typer.BadParameter("give a name that describes the set", param_hint="--add-to-card")
+    if lungs_only and sign:
+        raise typer.BadParameter("the gate is overridden for --lungs-only: give --add-to-card, not --sign")
     if images is not None and not robustness:
         raise typer.BadParameter("--images goes with --robustness")
     if masks is not None and not masks.is_dir():
@@ -99,6 +107,7 @@ def evaluate(
             curves=curves,
             robustness=robustness,
             images=images,
+            lungs_only=lungs_only,
             sign=sign,
             add_to_card=add_to_card,
             n_boot=resamples,
@@ -110,7 +119,7 @@ def evaluate(
         _print(evaluation.metrics)
         typer.echo(f"report: {evaluation.report}")
     if evaluation.not_evaluated:
-        note(f"{len(evaluation.not_evaluated)} images were not evaluated; see the report")
+        note(f"{counted(len(evaluation.not_evaluated), 'image')} not evaluated; see the report")
         raise typer.Exit(SOME_LEFT_OUT)
 
 

@@ -12,6 +12,7 @@ from pneumoscope.cli.common import (
     bundle_facts,
     check_no_effect,
     check_prevalence,
+    counted,
     note,
     one_opencv_thread,
     print_json,
@@ -104,7 +105,7 @@ def recalibrate(
             typer.echo(f"{name:<{first}}  {before:<{second}}  {after}")
         typer.echo(f"bundle: {out} ({identity})")
     if left_out := done.results.not_evaluated:
-        note(f"{left_out} images were not evaluated; see 'pneumoscope predict {data}'")
+        note(f"{counted(left_out, 'image')} not evaluated; see 'pneumoscope predict {data}'")
         raise typer.Exit(SOME_LEFT_OUT)
 
 

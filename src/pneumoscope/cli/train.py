@@ -15,6 +15,7 @@ from pneumoscope.cli.common import (
     check_cache,
     check_outside,
     check_weights,
+    counted,
     note,
     print_json,
 )
@@ -94,6 +95,10 @@ def train(
     check_cache(cache, no_cache=no_cache)
     for folder in filter(None, (data, additional, not_chest)):
         check_outside(out, folder)
+    if not data.exists():  # before the libraries are loaded, which takes seconds
+        from pneumoscope.data import load
+
+        load(data)
     with show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Training"):
@@ -133,7 +138,7 @@ def train(
 def note_left_out(left_out: Iterable[LeftOut], out: Path) -> None:
     """Say how many images a training left out, by status, and which file lists them."""
     for status, count in Counter(one.status for one in left_out).items():
-        note(f"{count} {status} images left out: {out / 'left-out.csv'}")
+        note(f"{counted(count, f'{status} image')} left out: {out / 'left-out.csv'}")
 
 
 def _print(result: Result, out: Path, *, as_json: bool) -> None:
@@ -163,7 +168,8 @@ def _print(result: Result, out: Path, *, as_json: bool) -> None:
     for label, estimate in lines.values():
         typer.echo(f"{label:38s} {with_interval(estimate)}")
     typer.echo(
-        f"{metrics.images} test images evaluated, {len(result.evaluation.not_evaluated)} not evaluated"
+        f"{counted(metrics.images, 'test image')} evaluated, "
+        f"{len(result.evaluation.not_evaluated)} not evaluated"
     )
     note_left_out(result.left_out, out)
     typer.echo(f"bundle: {result.bundle.path}\nreport: {result.evaluation.report}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import PurePath
 
 from pneumoscope.domain import Target
@@ -11,6 +14,7 @@ from pneumoscope.errors import DataError
 __all__ = [
     "KNOWN_CLASSES",
     "PNEUMONIA_SUBTYPES",
+    "check_labels",
     "class_index",
     "class_name",
     "classes_with_target",
@@ -42,6 +46,8 @@ _SPELLINGS = {
 }
 KNOWN_CLASSES = frozenset(_SPELLINGS.values())
 """Classes that a folder is recognised by wherever it is in a tree."""
+
+_NAMED = 10  # labels that are none of the classes, in a message
 
 _KERMANY_PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<cause>bacteria|virus)_\d+(?:_\d+)*", re.ASCII)
 _KERMANY_NORMAL = re.compile(r"(?P<patient>(?P<prefix>NORMAL2-)?IM-\d+)-\d+(?:-\d+)*", re.ASCII)
@@ -121,9 +127,8 @@ def class_index(label: str, classes: tuple[str, ...], path: str, target: Target 
         if label in members and name in classes:
             return classes.index(name)
     raise DataError(
-        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); write one of them in a "
-        f"table of labels (first line path,label, then {path},{classes[-1]}), or choose a recipe or bundle "
-        "that has it as a class"
+        f"{path}: label {label!r} is none of the classes ({', '.join(classes)}); choose a recipe or bundle "
+        "that has it as a class, or write one of these in a table of labels (first line path,label)"
     )
 
 
@@ -151,6 +156,73 @@ def possible_classes(
             if label == name and subtypes:
                 return subtypes
     return (class_index(label, classes, path, target),)
+
+
+def check_labels(
+    labels: Iterable[str],
+    classes: tuple[str, ...],
+    where: str,
+    target: Target | None = None,
+    *,
+    training: bool = False,
+) -> None:
+    """Check the labels of a whole data set, so that one message names all that are none of the classes.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        One for each image.
+    classes, target
+        As for `class_index`.
+    where : str
+        The data set, for the message.
+    training : bool
+        A network is trained on them, which can have other classes: the message has the option for it.
+
+    Raises
+    ------
+    DataError
+        If a label is none of the classes and leaves none of them open; the message is one line.
+    """
+    counts = Counter(labels)
+    unknown = {label: count for label, count in counts.most_common() if not _has(classes, label, target)}
+    if not unknown:
+        return
+    what, listed = f"{len(unknown)} labels are", [f"{label!r} {count}" for label, count in unknown.items()]
+    if len(unknown) == 1:
+        [(label, count)] = unknown.items()
+        what, listed = f"label {label!r} is", [str(count)]
+    elif len(unknown) > _NAMED:
+        rest = sum(list(unknown.values())[_NAMED:])
+        listed[_NAMED:] = [f"{len(unknown) - _NAMED} more {rest}"]
+    fix = (
+        "choose a bundle that has them as classes, or write one of these in a table of labels (first line "
+        "path,label)"
+    )
+    if training:
+        option = _target_option(counts, classes, target)
+        fix = f"to have the labels as classes, train with {option} (name those that count as the finding)"
+    shares = f"{', '.join(listed)} of {counts.total()} images"
+    raise DataError(f"{where}: {what} none of the classes ({', '.join(classes)}): {shares}; {fix}")
+
+
+def _has(classes: tuple[str, ...], label: str, target: Target | None) -> bool:
+    try:
+        possible_classes(label, classes, "", target)
+    except DataError:
+        return False
+    return True
+
+
+def _target_option(labels: Collection[str], classes: tuple[str, ...], target: Target | None) -> str:
+    """Return the option of a training that has the labels of the data as classes."""
+    name, members = _groups(target)[0]
+    outside = {one for one in classes if one != name and one not in members}
+    if outside.isdisjoint(labels) or any("," in label for label in labels):
+        return "--target NAME=CLASS[,CLASS...]"
+    # A target may not have the name of one of several classes that count as it.
+    option = f"{'finding' if name in labels else name}={','.join(sorted(set(labels) - outside))}"
+    return f"--target {shlex.quote(option)}"
 
 
 def _groups(target: Target | None) -> list[tuple[str, tuple[str, ...]]]:

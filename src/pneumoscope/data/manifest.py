@@ -95,8 +95,15 @@ class Record:
             raise DataError(f"{self.path}: width and height must not be negative")
 
 
-def parse_boxes(record: Record) -> tuple[ShareBox, ...]:
-    """Return the boxes of a record; see `Record.boxes`.
+def parse_boxes(name: str, text: str) -> tuple[ShareBox, ...]:
+    """Return the boxes of an image, each as x, y, width and height in shares of it.
+
+    Parameters
+    ----------
+    name : str
+        The image, for messages.
+    text : str
+        As in `Record.boxes`.
 
     Raises
     ------
@@ -104,13 +111,13 @@ def parse_boxes(record: Record) -> tuple[ShareBox, ...]:
         If they are written differently, or a box has no area inside the image.
     """
     boxes = []
-    for text in filter(None, (part.strip() for part in record.boxes.split(";"))):
+    for one in filter(None, (part.strip() for part in text.split(";"))):
         try:
-            x, y, width, height = (float(number) for number in text.split(","))
+            x, y, width, height = (float(number) for number in one.split(","))
         except ValueError as error:
-            raise DataError(f"{record.path}: box '{text}' is not x,y,width,height") from error
+            raise DataError(f"{name}: box '{one}' is not x,y,width,height") from error
         if not (0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1 and 0 < height <= 1):
-            raise DataError(f"{record.path}: box '{text}' must be in shares of the image, from 0 to 1")
+            raise DataError(f"{name}: box '{one}' must be in shares of the image, from 0 to 1")
         boxes.append((x, y, width, height))
     return tuple(boxes)
 
@@ -170,7 +177,8 @@ class Manifest:
         """Read a manifest from CSV or Parquet, by the suffix, and its ``dataset.yaml``.
 
         The root is the folder named by an optional column ``root``, the same in all rows, where that folder
-        exists, else the folder of the manifest. Unknown columns are ignored. The ``dataset.yaml`` beside the
+        exists, else the folder of the manifest. Columns may have one of the other names in
+        `pneumoscope.data.tables.ALIASES`; unknown ones are ignored. The ``dataset.yaml`` beside the
         manifest is read, else the one in the root.
 
         Parameters
@@ -187,7 +195,7 @@ class Manifest:
             For Parquet where pyarrow is not installed.
         """
         path = Path(path)
-        columns, stream = read_rows(path, only=(*COLUMNS, *_OPTIONAL, "root"))
+        columns, stream = read_rows(path, only=(*COLUMNS, *_OPTIONAL, "root"), aliases=True)
         require_columns(path, columns, _REQUIRED)
         rows = list(stream)
         root = path.parent / _stored_root(path, rows)

@@ -4,8 +4,8 @@ The rules are the same for manifests, labels, patients, boxes and inputs:
 
 - cells are separated by the comma, semicolon, tab or ``|`` that the header has most of, or that a first line
   ``sep=;`` names;
-- names of columns count in lower case, with ``_`` for spaces and hyphens; a table that is not made for
-  Pneumoscope, such as one of labels, may have other names, which `ALIASES` lists;
+- names of columns count in lower case, with ``_`` for spaces and hyphens; a table of images, labels or
+  patients may have the other names that `ALIASES` lists, as those of public data sets do;
 - space around cells and rows without any content are left out;
 - a column ``path`` or ``root`` may have backslashes;
 - CSV is UTF-8, with or without a byte-order mark, or UTF-16; any line ends.

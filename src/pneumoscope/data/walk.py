@@ -1,8 +1,9 @@
-"""The images of a folder: the one walk that prediction and data sets share.
+"""The images of a folder: the one walk that prediction and data sets share, and its rules of names.
 
 Linked folders are followed, each folder is listed once, and what is an image but cannot be an input is
 yielded with the reason. Hidden files, the shadow files of operating systems, masks beside their images and
-the images that Pneumoscope drew itself are left out; the last two with a line that says so.
+the images that Pneumoscope drew itself are left out; the last two with a line that says so. Batch applies the
+same rules of names to object stores.
 """
 
 from __future__ import annotations
@@ -12,15 +13,31 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
 from pneumoscope.image.foreign import foreign_format
 from pneumoscope.parallel import Progress
 
-__all__ = ["OWN_OUTPUT", "SOFTWARE", "LoggedMessages", "is_own_output", "special_file", "walk"]
+__all__ = [
+    "DICOMDIR",
+    "DICOMDIR_DETAIL",
+    "OWN_HEAD_BYTES",
+    "OWN_OUTPUT",
+    "SOFTWARE",
+    "LoggedMessages",
+    "counted",
+    "has_image_suffix",
+    "has_images_and_masks",
+    "is_ignored",
+    "is_own_output",
+    "left_out_lines",
+    "mask_folders",
+    "special_file",
+    "walk",
+]
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +47,8 @@ SOFTWARE = b"Software\0Pneumoscope"
 OWN_OUTPUT = "An image that Pneumoscope drew: give the X-ray that it was drawn from."
 """Why such an image is rejected."""
 
-# Signature and header of a PNG, then the head of the first chunk and its content.
 OWN_HEAD_BYTES = 33 + 8 + len(SOFTWARE)
+"""Signature and header of a PNG, then the head of the first chunk and its content."""
 
 # Images that are not decoded: each is yielded, since its reader says what to do.
 OTHER_SUFFIXES = frozenset(
@@ -47,10 +64,17 @@ DOCUMENTS = frozenset({".ai", ".djvu", ".eps", ".h5", ".hdf5", ".ico", ".npy", "
 COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 IGNORED = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"})
-MASK_FOLDER = re.compile(
-    r"(?:lungs?|left|right|manual|segmentation)?[ _-]?masks?|segmentations?", re.IGNORECASE
-)
+MASK_WORD = re.compile(r"(?:lungs?|left|right|manual|segmentation)?masks?|segmentations?")
+# With one of these, such as in images_without_masks or images_and_masks, a folder holds images.
+NO_MASK_WORDS = frozenset({"and", "no", "non", "not", "with", "without"})
+IMAGE_WORD = re.compile(r"images?|imgs?|cxrs?|x?rays?|radiographs?")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
 DICOMDIR = "DICOMDIR"
+"""Name of the index of a folder of DICOM files, in capitals."""
+
+DICOMDIR_DETAIL = "a DICOMDIR is the index of a folder and holds no image; the files that it lists do"
+"""Why it is no image."""
 
 SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -82,6 +106,62 @@ def walk(folder: str | Path, *, progress: Progress | None = None) -> Iterator[Pa
     return iter(_Walk(Path(folder), progress or LoggedMessages()))
 
 
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or a shadow file of an operating system."""
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a name ends like that of an image, of a format that is read or of another one."""
+    path = PurePath(name)
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED:
+        suffix = PurePath(path.stem).suffix.lower()
+    return suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES
+
+
+def mask_folders(folders: Collection[str], files: Iterable[str]) -> set[str]:
+    """Return which folders hold, by their names, masks of the images beside them.
+
+    Parameters
+    ----------
+    folders, files : collection and iterable of str
+        The names of all that are in one folder.
+    """
+    masks = {name for name in folders if _is_mask_name(name)}
+    beside = bool(masks) and (len(masks) < len(folders) or any(map(has_image_suffix, files)))
+    return masks if beside else set()
+
+
+def has_images_and_masks(folders: Collection[str]) -> bool:
+    """Return whether of folders beside each other some are named after images, and some after masks."""
+    masks = {name for name in folders if _is_mask_name(name)}
+    return bool(masks) and any(_ends_in(IMAGE_WORD, _words(name)) for name in folders if name not in masks)
+
+
+def left_out_lines(place: str, own: int, masks: Mapping[str, int]) -> list[str]:
+    """Return the lines that say what was left out of a folder or a prefix.
+
+    Parameters
+    ----------
+    place : str
+        Where it was searched.
+    own : int
+        Images that Pneumoscope drew.
+    masks : mapping of str to int
+        Masks by folder, relative to `place`.
+    """
+    lines = [f"{place}: {counted(own, 'image')} drawn by Pneumoscope left out"] if own else []
+    if total := sum(masks.values()):
+        lines.append(f"{place}: {counted(total, 'mask')} left out, not radiographs (in {_some(masks)})")
+    return lines
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, in the singular for one."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class LoggedMessages(Progress):
     """Logs messages as warnings and shows nothing else; for callers that give no progress."""
 
@@ -111,14 +191,14 @@ def special_file(path: str | os.PathLike[str]) -> UnreadableImageError | None:
 
 
 class _Walk:
-    """One walk: which folders it has seen, and what it left out."""
+    """One walk: which folders it has seen, and what it left out; with `masks`, masks are listed too."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self._folder, self._progress = folder, progress
+    def __init__(self, folder: Path, progress: Progress, *, masks: bool = False) -> None:
+        self._folder, self._progress, self._with_masks = folder, progress, masks
         self._root = os.path.realpath(folder)
         self._seen: set[tuple[int, int]] = set()
         self._own = 0
-        self._masks: Counter[Path] = Counter()
+        self._masks: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Path | UnreadableImageError]:
         waiting = [self._folder]
@@ -128,7 +208,7 @@ class _Walk:
                 if not self._is_new(here):
                     continue
                 with os.scandir(here) as entries:
-                    listed = sorted((one for one in entries if not _ignored(one.name)), key=_name)
+                    listed = sorted((one for one in entries if not is_ignored(one.name)), key=_name)
             except OSError as error:
                 yield _closed(here, error)
                 continue
@@ -141,8 +221,13 @@ class _Walk:
             # The last one is taken first: real folders in order, then linked ones.
             linked = [Path(one) for one in folders if one.is_symlink() and self._follows(one)]
             real = [Path(one) for one in folders if not one.is_symlink()]
-            waiting += [one for one in (real + linked)[::-1] if not self._is_mask_folder(one, listed)]
-        self._say()
+            inside = {one.name for one in folders}
+            masks = mask_folders(inside, (one.name for one in listed if one.name not in inside))
+            waiting += [
+                one for one in (real + linked)[::-1] if one.name not in masks or not self._leaves_out(one)
+            ]
+        for line in left_out_lines(str(self._folder), self._own, self._masks):
+            self._progress.message(line)
 
     def _is_new(self, folder: Path) -> bool:
         """Return whether a folder was not listed before, and remember it."""
@@ -162,15 +247,14 @@ class _Walk:
             return False
         if not target.startswith(self._root.rstrip(os.sep) + os.sep):
             return True
-        return any(map(_ignored, Path(target).relative_to(self._root).parts))
+        return any(map(is_ignored, Path(target).relative_to(self._root).parts))
 
     def _file(self, entry: os.DirEntry[str]) -> Iterator[Path | UnreadableImageError]:
         path = Path(entry)
         if entry.name.upper() == DICOMDIR:
-            detail = "a DICOMDIR is the index of a folder and holds no image; the files that it lists do"
-            yield UnreadableImageError(str(path), Reason.NO_PIXELS, detail)
+            yield UnreadableImageError(str(path), Reason.NO_PIXELS, DICOMDIR_DETAIL)
         elif problem := None if _is_file(entry) else special_file(path):
-            if _has_image_suffix(path):
+            if has_image_suffix(path.name):
                 yield problem
         elif _is_image(path):
             # A file with another ending is not opened, for speed; the pipeline rejects it if it is one.
@@ -179,34 +263,36 @@ class _Walk:
             else:
                 yield path
 
-    def _is_mask_folder(self, folder: Path, beside: list[os.DirEntry[str]]) -> bool:
-        """Return whether a folder holds masks for the images beside it, and count them."""
-        if not MASK_FOLDER.fullmatch(folder.name):
-            return False
-        others = (one for one in beside if not MASK_FOLDER.fullmatch(one.name))
-        if any(_is_folder(one) or _has_image_suffix(Path(one)) for one in others):
-            self._masks[folder] = sum(isinstance(one, Path) for one in _Walk(folder, Progress()))
-            return True
-        return False
+    def _leaves_out(self, masks: Path) -> bool:
+        """Return whether a folder named after masks is left out, and count what it holds.
 
-    def _say(self) -> None:
-        if self._own:
-            self._progress.message(
-                f"{self._folder}: {_counted(self._own, 'image')} drawn by Pneumoscope left out"
-            )
-        if total := self._masks.total():
-            places = _some(one.relative_to(self._folder).as_posix() for one in self._masks)
-            self._progress.message(
-                f"{self._folder}: {_counted(total, 'mask')} left out, not radiographs (in {places})"
-            )
+        It is not where it has folders of images with masks inside: then it is a whole data set.
+        """
+        if self._with_masks or any(has_images_and_masks(inside) for _, inside, _ in os.walk(masks)):
+            return False
+        listed = _Walk(masks, Progress(), masks=True)
+        place = masks.relative_to(self._folder).as_posix()
+        self._masks[place] = sum(isinstance(one, Path) for one in listed)
+        return True
 
 
 def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED
+def _words(name: str) -> list[str]:
+    """Return the words of a name such as ``lung masks``, ``GT_mask`` or ``leftMask``, without numbers."""
+    return re.findall(r"[^\W\d_]+", _CAMEL.sub(" ", name).lower())
+
+
+def _ends_in(word: re.Pattern[str], words: list[str]) -> bool:
+    """Return whether the first or the last of the words is the given one."""
+    return any(word.fullmatch(one) for one in (*words[:1], *words[-1:]))
+
+
+def _is_mask_name(name: str) -> bool:
+    words = _words(name)
+    return _ends_in(MASK_WORD, words) and NO_MASK_WORDS.isdisjoint(words)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -231,15 +317,8 @@ def _closed(folder: Path, error: OSError) -> UnreadableImageError:
     return UnreadableImageError(str(folder), Reason.NOT_FOUND, detail)
 
 
-def _has_image_suffix(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix in COMPRESSED:
-        suffix = Path(path.stem).suffix.lower()
-    return suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES
-
-
 def _is_image(path: Path) -> bool:
-    if _has_image_suffix(path) or looks_like_image(path):
+    if has_image_suffix(path.name) or looks_like_image(path):
         return True
     head = _head(path, FOREIGN_BYTES)
     if not head and path.exists() and not os.access(path, os.R_OK):
@@ -256,10 +335,6 @@ def _head(path: Path, count: int) -> bytes:
             return file.read(count)
     except (OSError, ValueError):
         return b""
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pneumoscope.data.manifest import Record
+from pneumoscope.data.manifest import Record, parse_boxes
 from pneumoscope.data.tables import parse_text, read_rows
 from pneumoscope.domain import Explanation
 from pneumoscope.errors import DataError
@@ -63,7 +63,7 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     The layout of the RSNA Pneumonia Detection Challenge (2018) has the columns
     ``patientId,x,y,width,height,Target``, where ``patientId`` is the stem of the image's file name and a
     row with ``Target`` 0 has no box; the plain layout has ``path,x,y,width,height``. An image with several
-    boxes has several rows; a row without numbers has no box.
+    boxes has several rows; a row without numbers has no box. A manifest with the column ``boxes`` is one too.
 
     Returns
     -------
@@ -76,6 +76,9 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
         If the file is no such table, or a box is not valid; the line names file and row.
     """
     columns, rows = read_rows(path)
+    if {"path", "boxes"} <= set(columns):
+        named = (_boxes_of_row(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
+        return {name: boxes for name, boxes in named if boxes}
     key = next((name for name in ("patientid", "path") if name in columns), None)
     missing = [name for name in _SIDES if name not in columns]
     if key is None or missing:
@@ -90,6 +93,19 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
             found.setdefault(str(row[key]), []).append(box)
     # RSNA's table of classes joined with its boxes repeats rows.
     return {name: tuple(dict.fromkeys(boxes)) for name, boxes in found.items()}
+
+
+def _boxes_of_row(row: Mapping[str, Any], where: str) -> tuple[str, tuple[Box, ...]]:
+    """Return path and boxes of a row of a manifest, whose boxes are in shares of the image."""
+    name = parse_text(row["path"])
+    shares = parse_boxes(where, parse_text(row["boxes"]))
+    try:
+        width, height = (int(float(parse_text(row.get(side)) or 0)) for side in ("width", "height"))
+    except ValueError as error:
+        raise DataError(f"{where}: width and height of the image must be numbers") from error
+    if shares and min(width, height) < 1:
+        raise DataError(f"{where}: boxes need the width and height of the image in pixels")
+    return name, tuple(Box(x * width, y * height, w * width, h * height) for x, y, w, h in shares)
 
 
 def _box(row: Mapping[str, Any], where: str) -> Box | None:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from pneumoscope.data.folder import load
-from pneumoscope.data.labels import class_index, classes_with_target
+from pneumoscope.data.labels import check_labels, class_index, classes_with_target
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.domain import Prediction, Target
 from pneumoscope.errors import DataError, MissingExtraError, UnreadableImageError
@@ -26,13 +26,17 @@ from pneumoscope.evaluation.scores import ScoredSet, Threshold, scored_set
 from pneumoscope.evaluation.steps import add_external_validation, measure_speed, sign_bundle
 from pneumoscope.evaluation.tables import count_not_evaluated
 from pneumoscope.model.bundle import Bundle, load_bundle
+from pneumoscope.model.lungs import LungsOnBlack
 from pneumoscope.model.manifest import BundleManifest
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress, available_cpus
 from pneumoscope.predict.inputs import input_items
+from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.predictor import Predictor
 
 __all__ = ["BundleEvaluation", "evaluate", "evaluate_bundle"]
+
+Levels = Literal["positive", "inverted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,7 @@ def evaluate(
     curves: int | None = None,
     robustness: bool = False,
     images: int | None = None,
+    lungs_only: Levels | None = None,
     sign: bool = False,
     add_to_card: str | None = None,
     n_boot: int = 1000,
@@ -93,6 +98,9 @@ def evaluate(
         Evaluate every image under corruptions, harmless handling and shortcuts too.
     images : int, optional
         Most images for `robustness`; all if not given.
+    lungs_only : {"positive", "inverted"}, optional
+        The images show the lungs on black and nothing else, so that the gate is overridden; and whether their
+        grey levels are inverted.
     sign : bool
         Write results, validated population and model card into the bundle.
     add_to_card : str, optional
@@ -115,6 +123,8 @@ def evaluate(
         raise ValueError("name the bundle to write into; the one that ships with the package is not changed")
     if images is not None and not robustness:
         raise ValueError("images goes with robustness")
+    if lungs_only and sign:
+        raise ValueError("the gate is overridden for lungs_only, so that such results are no bundle's own")
     progress = progress or Progress()
     drawn = None if boxes is None else read_boxes(boxes)  # a wrong table is found before any image is read
     manifest, evaluated_on = _images_of(Path(data), split, progress)
@@ -130,6 +140,7 @@ def evaluate(
         n_boot=n_boot,
         maps=MapTruth(masks, drawn, curves),
         corruptions=CorruptionPlan(images) if robustness else None,
+        lungs_only=lungs_only,
         progress=progress,
     )
     if sign:
@@ -165,6 +176,7 @@ def evaluate_bundle(
     n_boot: int = 1000,
     maps: MapTruth | None = None,
     corruptions: CorruptionPlan | None = None,
+    lungs_only: Levels | None = None,
     progress: Progress | None = None,
 ) -> BundleEvaluation:
     """Run a bundle on labelled images and write ``metrics.json``, the plots and ``report.html``.
@@ -190,6 +202,8 @@ def evaluate_bundle(
         What heat maps are compared with; they are not measured if not given.
     corruptions : CorruptionPlan, optional
         How robustness is measured; it is not if not given.
+    lungs_only : {"positive", "inverted"}, optional
+        As for `evaluate`.
     progress : Progress, optional
         Receives the progress of each step.
 
@@ -203,7 +217,7 @@ def evaluate_bundle(
     content = bundle.manifest
     classes = _evaluated_classes(content, manifest)
     _check_before_reading(manifest, classes, content.target, maps)
-    predictor = Predictor(bundle, workers=available_cpus())
+    predictor = _predictor(bundle, lungs_only)
     progress.step("predicting")
     scores = progress.collect(predictor.scores_iter(input_items(manifest)), len(manifest))
     predictions = [predictor.prediction_of(score) for score in scores]
@@ -248,10 +262,19 @@ def evaluate_bundle(
     return BundleEvaluation(metrics, report, scored, not_evaluated)
 
 
+def _predictor(bundle: Bundle, lungs_only: Levels | None) -> Predictor:
+    if lungs_only is None:
+        return Predictor(bundle, workers=available_cpus())
+    lungs = LungsOnBlack(inverted=lungs_only == "inverted")
+    pipeline = Pipeline.of_bundle(bundle, segmenter=lungs, force=True)
+    return Predictor(bundle, workers=available_cpus(), force=True, pipeline=pipeline)
+
+
 def _check_before_reading(
     manifest: Manifest, classes: tuple[str, ...], target: Target, maps: MapTruth | None
 ) -> None:
     """Find wrong labels, masks, boxes and a missing package before any image is read."""
+    check_labels((record.label for record in manifest.records), classes, str(manifest.root), target)
     for record in manifest.records:
         class_index(record.label, classes, record.path, target)
     if maps and maps.masks:

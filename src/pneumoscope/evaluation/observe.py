@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.labels import possible_classes
+from pneumoscope.data.labels import check_labels, possible_classes
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import Target, ViewPosition
 from pneumoscope.errors import DataError
@@ -190,6 +190,7 @@ def observe(
     progress = progress or Progress()
     bundle = predictor.bundle.manifest
     classes, target = bundle.classes, bundle.target
+    check_labels((record.label for record in manifest.records), classes, str(manifest.root), target)
     open_classes = [
         possible_classes(record.label, classes, record.path, target) for record in manifest.records
     ]

@@ -27,6 +27,7 @@ from pneumoscope.image.web import GIF_SIGNATURES, read_gif, read_webp
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "Limits",
     "decodable_formats",
@@ -42,6 +43,9 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 """Suffixes, in lower case, that a scan of a folder picks up; other files are recognised by content."""
+
+FORMATS = "JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 or DICOM"
+"""What can be read, in words; `decodable_formats` has the encodings of each."""
 
 # Enough for the DICOM prefix behind its preamble of 128 bytes.
 HEAD_BYTES = 132
@@ -244,7 +248,7 @@ def _not_an_image(label: str, data: bytes) -> UnreadableImageError:
     if any(signature.startswith(data) for group in SIGNATURES.values() for signature in group):
         detail = f"the file ends after {len(data)} bytes; copy it again from its source"
         return UnreadableImageError(label, Reason.TRUNCATED, detail)
-    detail = "this is not an image; give a JPEG, PNG, TIFF, BMP or DICOM file"
+    detail = f"this is not an image; give a {FORMATS} file"
     return UnreadableImageError(label, Reason.NOT_AN_IMAGE, detail)
 
 

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from pneumoscope.domain import OperatingPoint, Target
 from pneumoscope.errors import BundleError
+from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator
 
 __all__ = [
     "LEAST_PREVALENCE",
     "assumed_prevalence",
     "at_prevalence",
+    "bundle_at_prevalence",
     "calibrate",
     "calibrated_logits",
     "decide",
@@ -121,6 +123,18 @@ def at_prevalence(manifest: BundleManifest, prevalence: float) -> BundleManifest
         raise ValueError(f"the prevalence must be above 0 and below 1, not {prevalence}")
     shifted = tuple(_shifted(manifest.name, one, prevalence) for one in manifest.calibrations)
     return manifest.model_copy(update={"calibrations": shifted})
+
+
+def bundle_at_prevalence(bundle: Bundle, prevalence: float) -> Bundle:
+    """Return a bundle for another prevalence; see `at_prevalence`.
+
+    Results name the bundle as their parent and the hash of its calibration, as of a recalibrated one.
+    """
+    manifest = at_prevalence(bundle.manifest, prevalence)
+    if manifest == bundle.manifest:
+        return bundle
+    provenance = manifest.provenance.model_copy(update={"parent": bundle.identity})
+    return replace(bundle, manifest=manifest.model_copy(update={"provenance": provenance}))
 
 
 def _shifted(bundle: str, calibration: Calibration, prevalence: float) -> Calibration:

@@ -4,11 +4,9 @@ Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016
 linear on pooled features, the weights that score the pooled features score each location as well. No
 gradient is needed, and the map comes from the same pass as the probabilities.
 
-A location without evidence does not score 0 but what the network takes from that location in every chest. So
-the map is drawn relative to the mean features of chests without the finding: for a linear head these
-differences are the Shapley values of the locations (Lundberg and Lee, *A Unified Approach to Interpreting
-Model Predictions*, 2017). How the map is made of them was chosen by measurement; see
-``docs/explanation/heat-maps.md``.
+A location without evidence does not score 0 but what the network takes from normal lung. So the map is drawn
+relative to the mean features of chests without the finding, averaged over all locations as well. How the map
+is made of them was chosen by measurement; see ``docs/explanation/heat-maps.md``.
 
 Occlusion sensitivity (Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014)
 darkens a patch, as if it contained more air, and measures by how much the log-odds of the target fall. It
@@ -79,7 +77,7 @@ class MapStyle:
         to nothing.
     """
 
-    smoothing: float = 0.06
+    smoothing: float = 0.03
     lung_margin: float | None = 0.03
 
 
@@ -156,11 +154,11 @@ def explain(
     target_mask : ndarray of bool, shape (K,)
         The classes that count as it.
     background : ndarray of float32, shape (D, h, w), optional
-        Mean features of chests without the finding; the map is drawn relative to them.
+        Mean features of chests without the finding; the map is drawn relative to their mean over all places.
     style : MapStyle
         How the map is made of the evidence.
     """
-    beyond = features if background is None else features - background
+    beyond = features if background is None else features - background.mean(axis=(1, 2), keepdims=True)
     scale = calibrator.odds_scale * np.asarray(calibrator.scale)
     evidence = target_evidence(beyond, weight, probabilities, target_mask, scale)
     return heat_map(evidence, standardised, target, style)

@@ -1,16 +1,20 @@
 """Files, folders and manifests, as a user names them, turned into a stream of images.
 
-A manifest is any CSV or Parquet table with a ``path`` column, and perhaps ``root``, ``age`` and ``view``; it
-is read row by row, so that millions of rows need no memory.
+A manifest is any CSV or Parquet table with a ``path`` column, and perhaps ``root``, ``age`` and ``view``, or
+one of the other names that `pneumoscope.data.tables.ALIASES` lists; it is read row by row, so that millions
+of rows need no memory.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.tables import (
@@ -26,10 +30,12 @@ from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 
-__all__ = ["InputItem", "ManifestRow", "base_folder", "expand", "input_items", "manifest_rows"]
-
+__all__ = ["InputItem", "ManifestRow", "base_folder", "expand", "input_items", "local_path", "manifest_rows"]
 
 log = logging.getLogger(__name__)
+
+# RFC 8089: no authority, an empty one or localhost; then an absolute path.
+_FILE_URI = re.compile(r"file:(?://(?:localhost)?)?(?P<path>/(?!/).*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ def expand(
     ----------
     paths : path or iterable of paths
         Files, folders, and manifests (``.csv`` or ``.parquet`` with a ``path`` column, relative to the
-        manifest's folder or to the column ``root``); an `InputItem` is yielded unchanged.
+        manifest's folder or to the column ``root``), also as URIs ``file:///…``; an `InputItem` is yielded
+        unchanged.
     progress : Progress, optional
         Receives a line for what is left out of a folder.
     """
@@ -95,7 +102,8 @@ def expand(
             detail = "the path is empty; name a file or a folder"
             yield InputItem(UnreadableImageError(str(given), Reason.NOT_FOUND, detail))
             continue
-        path = Path(given)
+        name = local_path(str(given))
+        path = Path(name)
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
         except (OSError, ValueError):  # too long a name, or in a closed folder: reading it gives the reason
@@ -105,7 +113,7 @@ def expand(
         elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
             yield from _manifest(path)
         else:
-            yield _item(str(given))
+            yield _item(name)
 
 
 def input_items(manifest: Manifest) -> list[InputItem]:
@@ -153,18 +161,24 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
     MissingExtraError
         For Parquet where pyarrow is not installed.
     """
-    columns, rows = read_rows(path, only=("path", "root", "age", "view"))
+    columns, rows = read_rows(path, only=("path", "root", "age", "view"), aliases=True)
     require_columns(path, columns, ("path",))
     without = 0
     for row in rows:
         if row["path"]:
             view = parse_view(row.get("view")) or ViewPosition.UNKNOWN
             root = parse_text(row.get("root"))  # Parquet may have numbers
-            yield ManifestRow(str(row["path"]), root, parse_age(row.get("age")), view)
+            yield ManifestRow(local_path(str(row["path"])), root, parse_age(row.get("age")), view)
         else:
             without += 1
     if without:
         log.warning("%s: %d %s without a path left out", path, without, "row" if without == 1 else "rows")
+
+
+def local_path(location: str) -> str:
+    """Return the path that a URI such as ``file:///xrays/a%20b.png`` names (RFC 8089); others unchanged."""
+    found = _FILE_URI.fullmatch(location)
+    return os.fsdecode(unquote_to_bytes(found["path"])) if found else location
 
 
 def base_folder(folder: Path, root: str | None) -> Path:

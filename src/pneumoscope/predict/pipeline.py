@@ -113,6 +113,7 @@ class Pipeline:
         bundle: Bundle,
         *,
         limits: GateLimits | None = None,
+        segmenter: LungsOnBlack | None = None,
         novelty: Novelty | None = None,
         classifier: ChestClassifier | None = None,
         populations: FeatureClassifier | None = None,
@@ -126,6 +127,8 @@ class Pipeline:
         ----------
         limits, novelty, classifier, populations, views
             In place of the bundle's own, where they are fitted and not written yet.
+        segmenter : LungsOnBlack, optional
+            In place of the bundle's own, for images of which only the lungs are left.
         force, cache
             As for `Pipeline`.
         """
@@ -141,7 +144,7 @@ class Pipeline:
         return cls(
             manifest.input,
             limits or manifest.gate,
-            segmenter=OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None,
+            segmenter=segmenter or (OnnxLungSegmenter(bundle.lungs_path) if bundle.lungs_path else None),
             novelty=novelty,
             classifier=classifier,
             populations=populations,

@@ -18,7 +18,7 @@ from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import Device, OnnxRuntime
 from pneumoscope.parallel import CHUNK, available_cpus, in_order
 from pneumoscope.predict.calibration import (
-    at_prevalence,
+    bundle_at_prevalence,
     calibrate,
     calibrated_logits,
     decide,
@@ -68,15 +68,6 @@ class ExplainedPrediction:
     standardised: Standardised | None = None
 
 
-def _at_prevalence(bundle: Bundle, prevalence: float) -> Bundle:
-    manifest = at_prevalence(bundle.manifest, prevalence)
-    if manifest == bundle.manifest:
-        return bundle
-    # Results name the parent and the hash of its calibration, as those of a recalibrated bundle do.
-    provenance = manifest.provenance.model_copy(update={"parent": bundle.identity})
-    return replace(bundle, manifest=manifest.model_copy(update={"provenance": provenance}))
-
-
 class Predictor:
     """Predicts on chest radiographs with one bundle; may be used from several threads at once.
 
@@ -124,7 +115,7 @@ class Predictor:
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
         if prevalence is not None:
-            bundle = _at_prevalence(bundle, prevalence)
+            bundle = bundle_at_prevalence(bundle, prevalence)
         bundle.manifest.operating_point(operating_point, population)
         self.bundle = bundle
         self.workers = workers

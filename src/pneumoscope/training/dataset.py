@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.data.labels import possible_classes
+from pneumoscope.data.labels import check_labels, possible_classes
 from pneumoscope.data.manifest import Manifest, Record, ShareBox, parse_boxes
 from pneumoscope.domain import Status, Target
 from pneumoscope.errors import CAUTIONS, DataError
@@ -166,6 +166,8 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target |
     """
     if not len(manifest):
         raise no_images(manifest)
+    labels = (record.label for record in manifest.records)
+    check_labels(labels, classes, str(manifest.root), target, training=True)
     counts = collections.Counter(class_indices(manifest.records, classes, target).tolist())
     if len(counts) == 1:
         raise one_class(manifest, classes[next(iter(counts))])
@@ -316,7 +318,8 @@ def pack(
             if lungs is not None:
                 lungs[len(kept)] = _lung_mask(one.input)
             if boxes is not None:
-                boxes[len(kept)] = _box_mask(one.input, parse_boxes(manifest.records[index]))
+                record = manifest.records[index]
+                boxes[len(kept)] = _box_mask(one.input, parse_boxes(record.path, record.boxes))
             kept.append(index)
         progress.update(index + 1, len(manifest))
     return Packed(

@@ -3,10 +3,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from images import write_image
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import Progress
+from pneumoscope.report.overlay import write_png
 from pneumoscope.serve.batch.listing import list_entries
 from pneumoscope.serve.batch.plan import prepare, read_entries
 from pneumoscope.serve.batch.store import filesystem, open_store
@@ -33,9 +36,32 @@ def test_a_manifest_gives_age_view_and_root(folder):
 
 
 def test_a_manifest_that_is_none_is_an_error(folder):
-    (folder / "m.csv").write_text("file\n00.png\n")
+    (folder / "m.csv").write_text("name\n00.png\n")
     with pytest.raises(DataError, match="no column 'path'"):
         list(list_entries(str(folder / "m.csv")))
+
+
+def test_a_manifest_may_have_the_names_of_columns_of_a_public_data_set(folder):
+    (folder / "m.csv").write_text("Image Index,Patient Age,View Position\n00.png,045Y,PA\n01.png,18M,AP\n")
+    first, second = list_entries(str(folder / "m.csv"))
+    assert (first.path, first.age, first.view) == (str(folder / "00.png"), 45.0, "PA")
+    assert (second.age, second.view) == (1.5, "AP")
+
+
+def test_rows_that_are_file_uris_are_paths_and_those_of_unknown_stores_have_the_reason(folder):
+    rows = (f"file://{folder}/0%30.png", "ftp://host/x.png", "file://otherhost/x.png", "s3://b/x.png")
+    (folder / "m.csv").write_text("path\n" + "\n".join(rows) + "\n")
+    here, ftp, other, store = list_entries(str(folder / "m.csv"))
+    assert (here.path, here.reason) == (str(folder / "00.png"), "")
+    assert here.stamp
+    for entry in (ftp, other):
+        assert entry.reason == "not_found"
+        assert entry.detail.startswith("unknown kind of store; give a path")
+    assert (store.path, store.reason) == ("s3://b/x.png", "")
+    (folder / "m.csv").write_text("path\ns3://key:secret@b/x.png\n")
+    with pytest.raises(DataError, match="leave credentials out") as raised:
+        list(list_entries(str(folder / "m.csv")))
+    assert "secret" not in str(raised.value)
 
 
 def test_objects_that_are_no_images_are_left_out(store_options):
@@ -57,6 +83,86 @@ def test_objects_that_are_no_images_are_left_out(store_options):
     assert names == ["1.2.840.1", "IM0001", "a.png", "b.JPG", "_tmp/d.png", "sub/c.dcm"]
     with pytest.raises(DataError, match="cannot be listed"):
         list(list_entries(f"s3://no-such-bucket/x?{store_options}"))
+
+
+class Lines(Progress):
+    """Collects messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_store_is_searched_by_the_rules_of_a_folder(store_options, tmp_path):
+    heat_map = tmp_path / "drawn.png"
+    write_png(np.zeros((8, 8, 3), np.uint8), heat_map)
+    files = dict.fromkeys(
+        (
+            "_001.jpeg",
+            "_SUCCESS",
+            "notes.txt",
+            "a.heic",
+            "b.avif",
+            "c.nii",
+            "d.nii.gz",
+            "e.HEATMAP.png",
+            "DICOMDIR",
+            "Thumbs.db",
+            ".git/f.png",
+            "NORMAL/images/g.png",
+            "NORMAL/infection masks/g.png",
+            "NORMAL/infection masks/left/h.png",
+            "masks/COVID/images/i.png",
+            "masks/COVID/lung_masks/i.png",
+            "rsna-masked/j.png",
+        ),
+        b"x",
+    ) | {"f.heatmap.png": heat_map.read_bytes()}
+    bucket = filesystem("s3", "xrays", store_options)
+    for name, content in files.items():
+        with bucket.open_output_stream(f"xrays/rules/{name}") as file:
+            file.write(content)
+    progress = Lines()
+    entries = list(list_entries(f"s3://xrays/rules?{store_options}", progress))
+    found = {entry.path.removeprefix("s3://xrays/rules/"): entry.reason for entry in entries}
+    assert found == {
+        "DICOMDIR": "no_pixels",
+        "_001.jpeg": "",
+        "a.heic": "",
+        "b.avif": "",
+        "c.nii": "",
+        "d.nii.gz": "",
+        "e.HEATMAP.png": "",
+        "NORMAL/images/g.png": "",
+        "masks/COVID/images/i.png": "",
+        "rsna-masked/j.png": "",
+    }
+    place = "s3://xrays/rules"
+    assert progress.lines == [
+        f"{place}: 1 image drawn by Pneumoscope left out",
+        f"{place}: 3 masks left out, not radiographs (in NORMAL/infection masks, masks/COVID/lung_masks)",
+        f"{place}: 2 objects left out, not named like an image",
+    ]
+
+
+@pytest.mark.parametrize("masks", ["NORMAL/GT_mask", "masks/NORMAL/masks"])
+def test_a_store_and_a_folder_give_the_same_images_and_lines(store_options, tmp_path, masks):
+    bucket = filesystem("s3", "xrays", store_options)
+    images = f"{masks.rpartition('/')[0]}/images"
+    for name in (f"{images}/1.png", f"{images}/2.png", f"{masks}/1.png", "other/3.png"):
+        path = write_image(tmp_path / "in" / name)
+        with bucket.open_output_stream(f"xrays/same-{masks[:1]}/{name}") as file:
+            file.write(path.read_bytes())
+    listed = []
+    for place, options in ((str(tmp_path / "in"), ""), (f"s3://xrays/same-{masks[:1]}", f"?{store_options}")):
+        progress = Lines()
+        names = [one.path.removeprefix(f"{place}/") for one in list_entries(place + options, progress)]
+        listed.append((names, [line.removeprefix(place) for line in progress.lines]))
+    assert listed[0] == listed[1]
+    assert sorted(listed[0][0]) == sorted([f"{images}/1.png", f"{images}/2.png", "other/3.png"])
+    assert listed[0][1] == [f": 1 mask left out, not radiographs (in {masks})"]
 
 
 def test_a_name_that_is_no_text_can_still_be_opened(tmp_path, tiny):

@@ -72,6 +72,18 @@ def test_the_rows_are_those_of_predict_with_id_and_hash(tiny, folder, tmp_path):
     ]
 
 
+def test_input_output_and_rows_may_be_file_uris(tiny, folder, tmp_path):
+    source = folder.rename(tmp_path / "in x")
+    (source / "m.csv").write_text(f"path\n{(source / '00.png').as_uri()}\n{(source / '01.png').as_uri()}\n")
+    output = tmp_path / "out x"
+    summary = run_batch((source / "m.csv").as_uri(), output.as_uri(), tiny)
+    assert (summary.ok, summary.adds_up) == (2, True)
+    assert [row["path"] for row in rows_of(output)] == [str(source / "00.png"), str(source / "01.png")]
+    # The same folder, written as a path: the run that is there is found finished.
+    again = run_batch(str(source / "m.csv"), str(output), tiny)
+    assert (again.rows, again.images_predicted) == (2, 0)
+
+
 def test_missing_and_repeated_images_of_a_manifest_are_rows(tiny, folder, tmp_path):
     (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
     (folder / "m.csv").write_text("path,age\n00.png,3\ngone.png,\n00.png,\ncopy.png,\n")

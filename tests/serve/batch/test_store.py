@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import socket
+import time
 from contextlib import contextmanager
 
 import pytest
 from pyarrow import fs
 
 from pneumoscope.errors import DataError
-from pneumoscope.serve.batch.store import open_store, split_uri
+from pneumoscope.serve.batch.store import GCS_RETRY_SECONDS, filesystem, first_line, open_store, split_uri
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -56,6 +58,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypat
     ("location", "words"),
     [
         ("ftp://host/x", "begins with s3://, gs://"),
+        ("file://otherhost/x", "or file:///"),
         ("s3://", "names no bucket"),
         ("s3://key:secret@bucket/x", "leave credentials out"),
     ],
@@ -106,3 +109,48 @@ def test_an_object_that_arrived_changed_is_removed(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         store.put_file("a", tmp_path / "local")
     assert list((tmp_path / "bucket").iterdir()) == []
+
+
+@pytest.fixture
+def closed_port():
+    """Return a local port where nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        yield one.getsockname()[1]
+
+
+def test_a_google_store_that_cannot_be_reached_ends_with_one_line(closed_port, monkeypatch):
+    monkeypatch.setattr("pneumoscope.serve.batch.store.GCS_RETRY_SECONDS", 1)
+    options = f"endpoint_override=127.0.0.1:{closed_port}&scheme=http"
+    files = filesystem("gs", "anonymous@bucket", options)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="connect") as raised:
+        files.get_file_info(fs.FileSelector("bucket"))
+    assert time.monotonic() - began < 20
+    line = first_line(raised.value)
+    assert "Could not connect" in line
+    assert "error_info" not in line
+    assert "google::cloud" not in line
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "limit"),
+    [
+        ("gs", "", f"?retry_limit_seconds={GCS_RETRY_SECONDS}"),
+        ("gcs", "scheme=http", f"?scheme=http&retry_limit_seconds={GCS_RETRY_SECONDS}"),
+        ("gs", "retry_limit_seconds=5", "?retry_limit_seconds=5"),
+        ("s3", "region=x", "?region=x"),
+    ],
+)
+def test_only_google_gets_a_limit_and_only_where_none_is_given(scheme, options, limit, monkeypatch):
+    opened = []
+
+    class Opening:
+        @staticmethod
+        def from_uri(uri):
+            opened.append(uri)
+            return None, ""
+
+    monkeypatch.setattr("pneumoscope.serve.batch.store.fs.FileSystem", Opening)
+    filesystem.__wrapped__(scheme, "bucket", options)
+    assert opened == [f"{scheme}://bucket{limit}"]

@@ -14,6 +14,12 @@ from pneumoscope.serve.dicom.config import NodeConfig, RuleConfig, load_config
 from pneumoscope.serve.dicom.routing import ImageFacts, route
 
 REPOSITORY = Path(__file__).parents[3]
+CALLERS = {
+    "folder": "x",
+    "callers": [{"aet": "CR1"}],
+    "folders": [{"path": "in", "bad": "bad", "name": "INBOX"}],
+    "pull": [{"name": "ARCH", "url": "http://x"}],
+}
 PACS = {"name": "pacs", "host": "10.0.0.1", "aet": "PACS"}
 
 
@@ -21,6 +27,10 @@ def written(folder: Path, content: object) -> Path:
     path = folder / "node.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def caller_from(*hosts: object) -> dict[str, object]:
+    return {"folder": "x", "callers": [{"aet": "CR1", "hosts": list(hosts)}]}
 
 
 def test_paths_are_those_from_the_folder_of_the_file(tmp_path):
@@ -61,6 +71,23 @@ def test_the_example_is_valid():
         ({"folder": "x", "aet": "A\\B"}, "backslash"),
         ({"folder": "x", "listen": {"host": "0.0.0.0"}}, "name who may under callers"),
         ({"folder": "x", "rules": [{"destinations": ["y"]}]}, "unknown destination y"),
+        (
+            {"folder": "x", "rules": [{"view": ["LATERAL"]}]},
+            "no image has the view 'LATERAL'; give PA, AP, LL,",
+        ),
+        ({"folder": "x", "rules": [{"view": ["PA", "RL"]}]}, "rules.0.view.1: no image has the view 'RL'"),
+        ({"folder": "x", "rules": [{"view": ["L*", "LAT*"]}]}, "no image has the view 'LAT*'"),
+        ({"folder": "x", "rules": [{"ages": [18, 5]}]}, "rules.0.ages: no age is at least 18 and below 5;"),
+        ({"folder": "x", "rules": [{"ages": [5, 5]}]}, "no age is at least 5 and below 5"),
+        ({"folder": "x", "rules": [{"ages": [None, 0]}]}, "no age is at least 0 and below 0"),
+        (
+            {**CALLERS, "rules": [{"calling_aet": ["NOBODY"]}]},
+            "NOBODY; those that may send are CR1, INBOX, ARCH",
+        ),
+        (caller_from("cr1.example"), "callers.0.hosts.0: 'cr1.example' does not appear to be"),
+        (caller_from("10.0.0.1", "10.0.0.5/24"), "callers.0.hosts.1: 10.0.0.5/24 has host bits set; give an"),
+        (caller_from(""), "a network such as 10.20.0.0/24"),
+        (caller_from(167772161), "'167772161' does not appear to be"),
         ({"folder": "x", "destinations": [PACS, PACS]}, "same name"),
         ({"folder": "x", "destinations": [{"name": "a"}]}, "needs host"),
         ({"folder": "x", "destinations": [{"name": "a", "kind": "dicomweb", "url": "ftp://x"}]}, "http"),
@@ -98,6 +125,19 @@ def test_a_mistake_is_one_line(tmp_path, content, message):
     assert message in str(error.value)
     assert str(tmp_path / "node.yaml") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rules_that_may_fit_are_taken(tmp_path):
+    rules = [
+        {"view": ["ll", "P*", "*", "unknown"]},
+        {"ages": [None, 18]},
+        {"ages": [65, None]},
+        {"ages": [0, 0.1]},
+        {"calling_aet": ["cr1", "INBOX", "ARCH", "ER*"]},
+    ]
+    assert len(load_config(written(tmp_path, {**CALLERS, "rules": rules})).rules) == len(rules)
+    anyone = {"folder": "x", "rules": [{"calling_aet": ["NOBODY"]}]}
+    assert load_config(written(tmp_path, anyone)).rules, "without callers anyone may send"
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -55,6 +55,15 @@ def test_the_alerts_are_on_metrics_and_states_that_there_are(tmp_path, journal):
         assert set(re.findall(rf"{PREFIX}\w+", rule["expr"])) <= names
         for values in re.findall(r'state=~?"([^"]+)"', rule["expr"]):
             assert set(values.split("|")) <= states
+    (left_out,) = [one["expr"] for one in rules if one["alert"].endswith("LeftOut")]
+    # Prometheus sees no increase in the first value of a series: it has to be there before, with 0.
+    (series,) = re.findall(rf"{PREFIX}received_total\{{(.*)\}}", left_out)
+    watched = {
+        name: value for name, value in found.items() if name.startswith(f"{PREFIX}received_total{{{series}")
+    }
+    assert watched == {
+        f'{PREFIX}received_total{{how="left_out",via="{via}"}}': 0.0 for via in ("folder", "web")
+    }
     (attention,) = [one["expr"] for one in rules if one["alert"].endswith("NeedsAttention")]
     # A vector operation between sums has no value where one of them has none.
     assert "+" not in attention and "unreportable" in attention

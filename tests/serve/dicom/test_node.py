@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import errno
 import fcntl
 import json
@@ -14,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from dicom_archives import Archive
@@ -199,11 +202,38 @@ def test_no_attribute_of_the_patient_in_any_log(system, tmp_path):
         assert not [secret for secret in SECRETS if secret in text]
 
 
+def check_export(out: Path, study: str) -> None:
+    """Every exported file is in one of the tables, with its UID, and each result names its images."""
+    images, objects = (table(out / name) for name in ("images.csv", "objects.csv"))
+    uids = [f"{study}.21", f"{study}.23"]
+    assert [one["sop_instance"] for one in images] == uids
+    for one in images:
+        assert pydicom.dcmread(out / one["file"]).SOPInstanceUID == one["sop_instance"]
+        received = datetime.datetime.fromisoformat(one["received"])
+        assert received.utcoffset() == datetime.timedelta(0)
+        assert 0 < time.time() - received.timestamp() < 600
+    sources = {SC: [], SR: []}
+    for one in objects:
+        dataset = pydicom.dcmread(out / one["file"])
+        assert (dataset.SOPInstanceUID, dataset.SOPClassUID) == (one["sop_instance"], one["sop_class"])
+        assert dataset.StudyInstanceUID == one["study_uid"] == study
+        sources[one["sop_class"]].append(one["source_images"])
+    assert (sorted(sources[SC]), sources[SR]) == (uids, [" ".join(uids)])
+    named = {one["file"] for one in [*images, *objects]}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.dcm")} == named
+    assert {path.parent.name for path in out.rglob("*.dcm")} == {"images", "results"}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def test_report_export_purge_and_audit(system, tmp_path):
     """The last test with this node: it removes everything."""
     node, archive = system
-    send(node.port, [radiograph(21), radiograph(22, Modality="CT")])
-    until(lambda: len(reported(archive, 21)) == len(reported(archive, 22)) == 2)
+    send(node.port, [radiograph(21), radiograph(23, study=21), radiograph(22, Modality="CT")])
+    until(lambda: len(reported(archive, 21)) == 3 and len(reported(archive, 22)) == 2)
     until(lambda: not {"pending", "sending"} & set(node.status().deliveries["pacs"]))
     assert not node.status().dead
     month = time.strftime("%Y-%m")
@@ -211,9 +241,10 @@ def test_report_export_purge_and_audit(system, tmp_path):
     assert report["images"] == sum(node.status().instances.values())
     assert report["reasons"]["not_a_chest_radiograph"] >= 1
     study = "1.2.826.0.1.3680043.10.5.1.21"
-    exported = node.command("export", "--out", str(tmp_path / "out"), "--study", study, "--images", "--json")
-    assert json.loads(exported.out) == {"images": 1, "table": str(tmp_path / "out" / "images.csv")}
-    assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
+    out = tmp_path / "out"
+    exported = node.command("export", "--out", str(out), "--study", study, "--images", "--json")
+    assert json.loads(exported.out) == {"images": 2, "table": str(out / "images.csv")}
+    check_export(out, study)
     assert node.command("purge", "--older-than", "1h").out.startswith("0 images")
     assert node.command("purge", "--older-than", "soon").code == 2
     time.sleep(1.1)
@@ -222,6 +253,10 @@ def test_report_export_purge_and_audit(system, tmp_path):
     assert removed["bytes"] > removed["objects"] > removed["images"]
     assert not list((node.folder / "results").rglob("*.dcm"))
     assert not list((node.folder / "images").rglob("*.dcm"))
+    node.command("export", "--out", str(tmp_path / "after"), "--images", "--study", study)
+    left = [*table(tmp_path / "after" / "images.csv"), *table(tmp_path / "after" / "objects.csv")]
+    assert [one["file"] for one in left] == [""] * 5
+    assert left[-1]["source_images"] == f"{study}.21 {study}.23"
     again = send(node.port, [radiograph(21)])
     time.sleep(0.5)
     assert again == [0], "what was processed and purged is accepted, and not reported twice"
@@ -242,6 +277,8 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         assert send(node.port, [radiograph(1)]) == [0]
         until(lambda: node.status().instances == {"reported": 1})
         assert node.status().deliveries == {"pacs": {"held": 2}}
+        assert node.status().running.mode == "shadow"
+        assert node.command("retry", "--held").code == 2
     assert not archive.stored
     stray = node.folder / "results" / "ab" / "stray.dcm"
     stray.parent.mkdir(exist_ok=True)
@@ -253,6 +290,7 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         assert node.events("starting")[0]["swept"] == 1
         time.sleep(1)
         assert not archive.stored, "a switch to live sends new results only"
+        assert node.command("status").out.splitlines()[0].endswith("(mode live)")
         assert node.command("retry", "--held").out == "2 held\n"
         until(lambda: len(archive.stored) == 2)
 
@@ -277,6 +315,7 @@ def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive, monkeypatch):
     notices.close()
     monkeypatch.delenv("NOTIFY_SOCKET")
     left = node.status()
+    assert left.running is None
     assert sum(left.instances.values()) == 5
     assert set(left.deliveries["pacs"]) == {"sent"}, "what was built was sent as well"
     with running_node(node.config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from dicom_raw import RawAssociation, pdu
 from dicom_tools import require_tools, tool
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom.config import CallerConfig, Limits
+from pneumoscope.serve.dicom.config_types import is_in
 from pneumoscope.serve.dicom.dimse import _Dul
 from pneumoscope.serve.dicom.outgoing import OutgoingAE
 from pneumoscope.serve.dicom.scp import STORAGE_CLASSES, transfer_syntaxes
@@ -66,16 +68,19 @@ def test_classes_that_are_not_processed_are_rejected_at_negotiation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("calling", "called", "hosts", "accepted"),
+    ("calling", "called", "hosts", "why"),
     [
-        (b"CR1", b"PNEUMOSCOPE", ("127.0.0.1",), True),
-        (b"CR2", b"PNEUMOSCOPE", ("127.0.0.1",), False),
-        (b"CR1", b"OTHER", ("127.0.0.1",), False),
-        (b"CR1", b"PNEUMOSCOPE", ("10.1.1.1",), False),
-        (b"CR1", b"PNEUMOSCOPE", (), True),
+        (b"CR1", b"PNEUMOSCOPE", ("127.0.0.1",), ""),
+        (b"CR1", b"PNEUMOSCOPE", ("10.1.1.1", "127.0.0.0/8"), ""),
+        (b"CR1", b"PNEUMOSCOPE", ("::ffff:127.0.0.1",), ""),
+        (b"CR2", b"PNEUMOSCOPE", ("127.0.0.1",), "not on the list of callers"),
+        (b"CR1", b"OTHER", ("127.0.0.1",), "another called AE title"),
+        (b"CR1", b"PNEUMOSCOPE", ("10.1.1.1", "::1", "127.1.0.0/16"), "not an address of this caller"),
+        (b"CR1", b"PNEUMOSCOPE", (), ""),
     ],
 )
-def test_the_list_of_callers(tmp_path, calling, called, hosts, accepted):
+def test_the_list_of_callers(tmp_path, calling, called, hosts, why):
+    accepted = not why
     callers = (CallerConfig(aet="CR1", hosts=hosts),)
     with receiving(tmp_path, callers=callers) as (receiver, port, journal):
         with RawAssociation(port, calling=calling, called=called) as association:
@@ -84,8 +89,20 @@ def test_the_list_of_callers(tmp_path, calling, called, hosts, accepted):
             # The rejection is sent first, then noted; a second one within a minute is counted only.
             RawAssociation(port, calling=calling, called=called).close()
         until(lambda: receiver.counts["rejected"] == 2 * (not accepted))
-        noted = "SELECT count(*) FROM audit WHERE event = 'rejected'"
-        until(lambda: journal.value(noted) == (not accepted))
+        noted = "SELECT detail FROM audit WHERE event = 'rejected'"
+        until(lambda: [json.loads(row[0])["why"] for row in journal.rows(noted)] == [why] * (not accepted))
+
+
+def test_an_address_is_in_a_network_as_ipv6_writes_it_too():
+    """A node that listens on :: sees the peers of IPv4 as ::ffff:10.0.0.1."""
+    (known,) = CallerConfig(aet="A", hosts=("10.0.0.0/24",)).hosts
+    assert is_in("::ffff:10.0.0.7", [known]) and is_in("10.0.0.7", [known])
+    assert not is_in("::ffff:10.0.1.7", [known]) and not is_in("fe80::1", [known])
+    assert not is_in("", [known]), "a peer whose address is not known"
+    (known,) = CallerConfig(aet="A", hosts=("::ffff:10.0.0.0/120",)).hosts
+    assert is_in("10.0.0.7", [known]) and not is_in("10.0.1.7", [known])
+    (known,) = CallerConfig(aet="A", hosts=("fe80::/64",)).hosts
+    assert is_in("fe80::1%eth0", [known])
 
 
 def test_too_many_associations(tmp_path):

@@ -1,8 +1,10 @@
-"""What `dicom status` shows beside states: removed destinations, files left out, studies that were split."""
+"""What `dicom status` shows beside states: the process, removed destinations, files left out."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,9 @@ from dicom_peers import RunningNode, write_config
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.intake import Intake, Origin
 from pneumoscope.serve.dicom.journal import Journal
+from pneumoscope.serve.dicom.node import lock_folder
 from pneumoscope.serve.dicom.queue import BuiltObject, Queue, enter_objects
+from pneumoscope.serve.dicom.status import mark_running, read_running
 from pneumoscope.serve.dicom.store import Store
 
 
@@ -43,7 +47,17 @@ def add(journal: Journal, **states: str) -> None:
             enter_objects(connection, 1, [one], {name.split("_")[0]: state})
 
 
-def test_a_removed_destination_is_shown_and_dropped(node, journal):
+@pytest.fixture
+def running(node, journal):
+    """The journal and the mark of a node that was started in mode shadow."""
+    with journal.change() as connection:
+        audit.record(connection, "started", mode="live")
+        audit.record(connection, "started", mode="shadow")
+    with mark_running(node.folder) as file:
+        yield file
+
+
+def test_a_removed_destination_is_shown_and_dropped(node, journal, running):
     add(journal, old="pending", old_1="sending", old_2="dead", old_3="held", old_4="sent", pacs="pending",
         done="sent")  # fmt: skip
     shown = node.command("status")
@@ -60,9 +74,59 @@ def test_a_removed_destination_is_shown_and_dropped(node, journal):
         "done": {"sent": 1}, "old": {"sent": 1, "withdrawn": 4}, "pacs": {"pending": 1}
     }  # fmt: skip
     assert node.command("status").code == 0
-    (event,) = [json.loads(line) for line in node.command("audit").out.splitlines()]
+    *_, event = [json.loads(line) for line in node.command("audit").out.splitlines()]
     assert (event["event"], event["destination"], event["objects"]) == ("dropped", "old", 4)
     assert audit.verify(journal).fault == ""
+
+
+def test_a_node_that_does_not_run_is_not_shown_as_running(node, journal, running):
+    (at,) = journal.rows("SELECT at FROM audit ORDER BY seq DESC LIMIT 1")[0]
+    shown = node.command("status")
+    expected = f"node: running since {at} (mode shadow; node.yaml has mode live: restart the node)"
+    assert (shown.code, shown.out.splitlines()[0]) == (0, expected)
+    assert json.loads(node.command("status", "--json").out)["running"] == {"since": at, "mode": "shadow"}
+    running.close()
+    shown = node.command("status")
+    assert (shown.code, shown.out.splitlines()[0]) == (3, "node: not running")
+    ended = node.command("status", "--json")
+    assert (ended.code, json.loads(ended.out)["running"]) == (3, None)
+
+
+def test_a_look_at_the_status_holds_up_no_node_that_starts(node, journal, running):
+    """It takes another lock than that of the folder, and a node waits for it."""
+    running.close()
+    lock_folder(node.folder).close()
+    with (node.folder / "running").open() as test:
+        fcntl.flock(test, fcntl.LOCK_SH)
+        lock_folder(node.folder).close()
+        starting = threading.Thread(target=lambda: mark_running(node.folder).close())
+        starting.start()
+        starting.join(0.2)
+        assert starting.is_alive(), "it waits for the end of the test"
+    starting.join(10)
+    assert not starting.is_alive()
+    assert read_running(journal) is None
+
+
+def test_a_rebuild_is_no_running_node(node, journal):
+    with lock_folder(node.folder):
+        assert node.command("status").out.startswith("node: not running\n")
+
+
+def test_held_objects_are_not_released_in_mode_shadow(node, journal, running):
+    """The mode of the process counts, and that of node.yaml where there is none."""
+    add(journal, pacs="held")
+    held = "SELECT state FROM deliveries"
+    done = node.command("retry", "--held", "--dead")
+    assert (done.code, done.out) == (2, "")
+    assert "in mode shadow nothing is sent; set mode: live in " in " ".join(done.err.split())
+    assert journal.value(held) == "held"
+    running.close()
+    assert node.command("retry", "--held").out == "1 held\n"
+    assert journal.value(held) == "pending"
+    node.config.write_text(node.config.read_text().replace("mode: live", "mode: shadow"))
+    assert node.command("retry", "--held").code == 2
+    assert node.command("retry", "--dead").code == 0
 
 
 def test_dropping_and_trying_again_in_one_command(node, journal):
@@ -71,7 +135,7 @@ def test_dropping_and_trying_again_in_one_command(node, journal):
     assert json.loads(done.out) == {"dropped": 1, "dead": 1}
 
 
-def test_what_was_left_out_or_split_is_shown(node, journal):
+def test_what_was_left_out_or_split_is_shown(node, journal, running):
     assert "left out" not in node.command("status").out
     assert "split" not in node.command("status").out
     Intake(Store(node.folder), journal).left_out(Origin("folder", "IN", "1"), "it is no DICOM file", "1.2.9")

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from pneumoscope.image.decode import FORMATS
 from pneumoscope.serve.web.app import create_app
-from pneumoscope.serve.web.documents import card_html, interface_html
+from pneumoscope.serve.web.documents import STATIC, card_html, interface_html
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +58,22 @@ def test_the_schemas_of_a_prediction_are_unfolded_and_that_of_the_manifest_is_no
     assert {"PredictionResponse", "PredictionRow", "BundleFacts", "Target"} <= set(unfolded)
     assert "BundleManifest" not in unfolded
     assert "<h3 id='BundleManifest'>" in interface[1]
+
+
+def test_page_and_interface_name_every_format(interface):
+    document, _ = interface
+    form = document["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert form["schema"]["properties"]["files"]["description"] == f"X-rays: {FORMATS}"
+    words = (STATIC / "words.js").read_text(encoding="utf-8")
+    assert f'not_an_image: ["not an image", "Give a {FORMATS} file"],' in words
+
+
+def test_the_query_is_described(interface):
+    document, page = interface
+    described = {one["name"]: one for one in document["paths"]["/v1/predictions"]["post"]["parameters"]}
+    assert list(described) == ["heatmap", "preview", "operating_point", "population", "prevalence"]
+    assert all(one["in"] == "query" and one["description"] for one in described.values())
+    assert described["heatmap"]["schema"]["enum"] == ["none", "inline", "url"]
+    bounds = described["prevalence"]["schema"]
+    assert (bounds["exclusiveMinimum"], bounds["exclusiveMaximum"]) == (0, 1)
+    assert "prevalence" in page

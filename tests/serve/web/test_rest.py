@@ -9,8 +9,14 @@ import httpx
 import numpy as np
 import pytest
 
+from bundles import make_bundle
 from pneumoscope.data.samples import read_samples, samples_folder
+from pneumoscope.domain import OperatingPoint, Population
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.model.manifest import Calibration, Calibrator
+from pneumoscope.predict.predictor import Predictor
 from pneumoscope.serve.web.guard import CONTENT_SECURITY_POLICY
+from pneumoscope.serve.workers.rows import prediction_row
 from web_server import running_server
 
 PREDICTIONS = "/v1/predictions"
@@ -34,6 +40,29 @@ def guarded(web_bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
     with running_server(web_bundle.path, folder, workers=1, token=TOKEN, **limits) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def two_populations(tmp_path_factory):
+    """A bundle with two populations, and a client of its server."""
+    folder = tmp_path_factory.mktemp("two")
+    calibrations = [
+        Calibration(
+            population=name,
+            calibrator=Calibrator(method="vector", scale=(0.1,) * 3, bias=bias, fitted_on="none"),
+            prevalence=0.5,
+            operating_points=tuple(OperatingPoint(point, 0.4, population=name) for point in points),
+        )
+        for name, bias, points in (
+            ("any", (0.0, 0.0, 0.0), ("balanced",)),
+            ("child", (0.0, 1.0, 0.0), ("balanced", "rule-in")),
+        )
+    ]
+    bundle = make_bundle(
+        folder / "bundle", calibrations=calibrations, populations=[Population("child", ages=(0, 17))]
+    )
+    with running_server(bundle.path, folder, workers=1) as running, running.client() as client:
+        yield bundle.path, client
 
 
 def form(*files):
@@ -98,6 +127,57 @@ def test_a_heat_map_by_url(client, png):
 def test_the_operating_point_can_be_chosen(client, png):
     row = client.post(PREDICTIONS, params={"operating_point": "rule-in"}, files=form(("a.png", png))).json()
     assert row["predictions"][0]["decision"] == "no pneumonia"
+
+
+@pytest.mark.parametrize("prevalence", [None, 0.5, 0.01])
+@pytest.mark.parametrize("population", [None, "any", "child"])
+def test_population_and_prevalence_are_those_of_the_request(two_populations, png, population, prevalence):
+    path, client = two_populations
+    given = {"population": population, "prevalence": prevalence}
+    params = {name: value for name, value in given.items() if value is not None}
+    body = client.post(PREDICTIONS, params=params, files=form(("a.png", png), ("b.txt", b"no"))).json()
+    predictor = Predictor(load_bundle(path), workers=1, **given)
+    expected = [
+        prediction_row(predictor.explain(data, name).prediction)
+        for data, name in ((png, "a.png"), (b"no", "b.txt"))
+    ]
+    assert expected[0]["population"] == population or population is None
+    assert [{name: row[name] for name in expected[0]} for row in body["predictions"]] == expected
+    calibration = predictor.bundle.manifest.calibrations[0]
+    assert body["bundle"]["identity"] == predictor.bundle.identity
+    assert body["bundle"]["operating_points"][0]["threshold"] == calibration.operating_points[0].threshold
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        (
+            "operating_pont=rule-in",
+            "query.operating_pont: no such parameter; there are heatmap, preview, operating_point, "
+            "population, prevalence",
+        ),
+        ("population=adult", "query.population: this bundle has no 'adult'; it has any, child"),
+        ("operating_point=no", "query.operating_point: this bundle has no 'no'; it has balanced, rule-in"),
+        (
+            "population=any&operating_point=rule-in",
+            "query.operating_point: this bundle has no 'rule-in'; it has balanced",
+        ),
+        ("prevalence=0", "query.prevalence: the prevalence must be above 0 and below 1, not 0.0"),
+        ("prevalence=1.5", "query.prevalence: the prevalence must be above 0 and below 1, not 1.5"),
+        ("prevalence=nan", "query.prevalence: the prevalence must be above 0 and below 1, not nan"),
+    ],
+)
+def test_a_wrong_query_is_a_problem_that_names_it(two_populations, png, query, detail):
+    _, client = two_populations
+    response = client.post(f"{PREDICTIONS}?{query}", files=form(("a.png", png)))
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    assert response.json()["detail"] == detail
+
+
+def test_without_a_stated_prevalence_it_cannot_be_shifted(client, png):
+    response = client.post(PREDICTIONS, params={"prevalence": 0.1}, files=form(("a.png", png)))
+    assert response.status_code == 422
+    assert "does not state the prevalence that it was calibrated at; recalibrate it" in response.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +12,30 @@ from typing import Any, NamedTuple
 from pyarrow import fs
 
 from pneumoscope.data.tables import TABLE_SUFFIXES
+from pneumoscope.data.walk import (
+    DICOMDIR,
+    DICOMDIR_DETAIL,
+    OWN_HEAD_BYTES,
+    LoggedMessages,
+    counted,
+    has_image_suffix,
+    has_images_and_masks,
+    is_ignored,
+    is_own_output,
+    left_out_lines,
+    mask_folders,
+)
 from pneumoscope.domain import ViewPosition
-from pneumoscope.errors import DataError, UnreadableImageError
-from pneumoscope.image.decode import IMAGE_SUFFIXES
+from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.inputs import base_folder, expand, manifest_rows
 from pneumoscope.report.rows import plain_text
-from pneumoscope.serve.batch.store import filesystem, first_line, is_uri, split_uri
+from pneumoscope.serve.batch.store import Uri, filesystem, first_line, is_uri, split_uri
 
 __all__ = ["Entry", "list_entries"]
 
 COPY_CHUNK = 8 << 20  # bytes
+HEAT_MAP = ".heatmap.png"
 
 
 class Entry(NamedTuple):
@@ -57,10 +71,11 @@ def list_entries(source: str, progress: Progress | None = None) -> Iterator[Entr
     ----------
     source : str
         A folder, searched with all subfolders; a manifest (``.csv`` or ``.parquet`` with a column ``path``,
-        of paths relative to it, or of URIs); a URI of either in an object store. In a store, objects count
-        whose name has the suffix of an image, or none, or a number as DICOM files have.
+        of paths relative to it, or of URIs); a URI of either in an object store. A store is searched by the
+        rules of a folder as far as names go: objects count whose name has the suffix of an image, or none,
+        or a number as DICOM files have.
     progress : Progress, optional
-        Receives a line for what is left out of a folder.
+        Receives a line for what is left out; it is logged if there is none.
 
     Raises
     ------
@@ -68,7 +83,7 @@ def list_entries(source: str, progress: Progress | None = None) -> Iterator[Entr
         If there is nothing of that name, or the manifest cannot be read.
     """
     if is_uri(source):
-        yield from _remote(source)
+        yield from _remote(source, progress or LoggedMessages())
         return
     path = Path(source)
     if not path.exists():
@@ -101,7 +116,26 @@ def _manifest(path: Path, base: str) -> Iterator[Entry]:
     join: Any = posixpath.join if is_uri(base) else _join
     for row in manifest_rows(path):
         full = row.path if is_uri(row.path) else join(base, row.root, row.path)
-        yield Entry(full, row.age, row.view, stamp="" if is_uri(full) else _stamp(full))
+        if not is_uri(full):
+            yield Entry(full, row.age, row.view, stamp=_stamp(full))
+        elif problem := _unusable(full):
+            yield Entry(full, row.age, row.view, reason=str(Reason.NOT_FOUND), detail=problem)
+        else:
+            yield Entry(full, row.age, row.view)
+
+
+def _unusable(uri: str) -> str:
+    """Return why a URI names no object, for its row; empty where it does.
+
+    One with credentials is no row, since it would be in the results: the `DataError` is raised.
+    """
+    try:
+        split_uri(uri, options=False)
+    except DataError as error:
+        if not str(error).startswith(uri):
+            raise
+        return str(error).removeprefix(f"{uri}: ")
+    return ""
 
 
 def _join(base: str, root: str, path: str) -> str:
@@ -109,7 +143,7 @@ def _join(base: str, root: str, path: str) -> str:
     return str(base_folder(Path(base), root) / path)
 
 
-def _remote(source: str) -> Iterator[Entry]:
+def _remote(source: str, progress: Progress) -> Iterator[Entry]:
     uri = split_uri(source)
     files = filesystem(uri.scheme, uri.bucket, uri.options)
     try:
@@ -121,25 +155,78 @@ def _remote(source: str) -> Iterator[Entry]:
                         file.write(chunk)
                 yield from _manifest(local, posixpath.dirname(uri.text))
             return
-        for one in _objects(files, uri.path):
-            changed = "" if one.mtime is None else int(one.mtime.timestamp())
-            yield Entry(f"{uri.scheme}://{one.path}", stamp=f"{one.size} {changed}")
+        yield from _Objects(files, uri, progress)
     except OSError as error:
         raise DataError(
             f"{uri.text}: cannot be listed ({first_line(error)}); check URI, credentials and connection"
         ) from error
 
 
-def _objects(files: Any, path: str) -> Iterator[fs.FileInfo]:
-    """Yield the images under a prefix, folder by folder, so that memory is that of the largest one."""
-    waiting = [path]
-    while waiting:
-        found = sorted(files.get_file_info(fs.FileSelector(waiting.pop())), key=lambda one: one.path)
-        yield from (one for one in found if one.type == fs.FileType.File and _may_be_image(one.base_name))
-        waiting += [one.path for one in found if one.type == fs.FileType.Directory][::-1]
+class _Objects:
+    """The images under a prefix, folder by folder, so that memory is that of the largest one."""
+
+    def __init__(self, files: Any, uri: Uri, progress: Progress) -> None:
+        self._files, self._uri, self._progress = files, uri, progress
+        self._own = self._others = 0
+        self._masks: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Entry]:
+        waiting = [self._uri.path]
+        while waiting:
+            here = self._files.get_file_info(fs.FileSelector(waiting.pop()))
+            found = sorted((one for one in here if not is_ignored(one.base_name)), key=lambda one: one.path)
+            objects = [one for one in found if one.type == fs.FileType.File]
+            for one in objects:
+                yield from self._object(one)
+            folders = [one for one in found if one.type == fs.FileType.Directory]
+            masks = mask_folders([one.base_name for one in folders], (one.base_name for one in objects))
+            waiting += [
+                one.path
+                for one in folders[::-1]
+                if one.base_name not in masks or not self._leaves_out(one.path)
+            ]
+        for line in left_out_lines(self._uri.text, self._own, self._masks):
+            self._progress.message(line)
+        if self._others:
+            what = counted(self._others, "object")
+            self._progress.message(f"{self._uri.text}: {what} left out, not named like an image")
+
+    def _object(self, one: fs.FileInfo) -> Iterator[Entry]:
+        name = f"{self._uri.scheme}://{one.path}"
+        if one.base_name.upper() == DICOMDIR:
+            yield Entry(name, reason=str(Reason.NO_PIXELS), detail=DICOMDIR_DETAIL)
+        elif not _may_be_image(one.base_name):
+            self._others += 1
+        elif one.base_name.lower().endswith(HEAT_MAP) and self._is_own(one.path):
+            self._own += 1
+        else:
+            changed = "" if one.mtime is None else int(one.mtime.timestamp())
+            yield Entry(name, stamp=f"{one.size} {changed}")
+
+    def _is_own(self, path: str) -> bool:
+        """Return whether an object named like a heat map is one of Pneumoscope; no other is opened."""
+        try:
+            with self._files.open_input_file(path) as file:
+                return is_own_output(bytes(file.read(OWN_HEAD_BYTES)))
+        except OSError:  # reading the image gives the reason
+            return False
+
+    def _leaves_out(self, path: str) -> bool:
+        """Return whether a prefix named after masks is left out, as `walk` does, and count what it holds."""
+        below = self._files.get_file_info(fs.FileSelector(path, recursive=True))
+        folders: dict[str, list[str]] = {}
+        for one in below:
+            if one.type == fs.FileType.Directory:
+                folders.setdefault(posixpath.dirname(one.path), []).append(one.base_name)
+        if any(map(has_images_and_masks, folders.values())):
+            return False
+        images = (one for one in below if one.type == fs.FileType.File and _may_be_image(one.base_name))
+        place = posixpath.relpath(path, self._uri.path)
+        self._masks[place] = sum(not is_ignored(one.base_name) for one in images)
+        return True
 
 
 def _may_be_image(name: str) -> bool:
-    suffix = posixpath.splitext(name)[1].lower()
-    hidden = name.startswith((".", "_"))
-    return not hidden and (suffix in IMAGE_SUFFIXES or not suffix or suffix[1:].isdigit())
+    """Return whether an object is fetched; markers of other programs, such as ``_SUCCESS``, are not."""
+    suffix = posixpath.splitext(name)[1]
+    return has_image_suffix(name) or (not name.startswith("_") and (not suffix or suffix[1:].isdigit()))

@@ -24,6 +24,7 @@ from pneumoscope.errors import DataError, PneumoscopeError, require_extra
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.runtime import Device, has_cuda
 from pneumoscope.parallel import Progress, available_cpus, in_order
+from pneumoscope.predict.inputs import local_path
 from pneumoscope.serve.batch.parts import PARTS, is_committed
 from pneumoscope.serve.batch.plan import Plan, prepare
 from pneumoscope.serve.batch.reconcile import SUMMARY, Summary, reconcile
@@ -109,6 +110,7 @@ def run_batch(
     DataError
         If there is no image, OUTPUT holds another run, a store cannot be reached, or Ray cannot be started.
     """
+    source, output = local_path(source), local_path(output)  # of URIs such as file:///xrays
     ray = _import_ray(local=settings.address == "local")
     shown = progress or Progress()
     store = open_store(output)

@@ -9,6 +9,7 @@ end up in results.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = [
     "FolderStore",
     "ObjectStore",
     "Store",
+    "Uri",
     "filesystem",
     "first_line",
     "is_uri",
@@ -37,6 +39,16 @@ __all__ = [
 
 SCHEMES = ("s3", "gs", "gcs")
 """Schemes of the object stores that pyarrow reads and writes."""
+
+# Google's client tries for a quarter of an hour, and cannot be interrupted meanwhile.
+GCS_RETRIES = "retry_limit_seconds"
+GCS_RETRY_SECONDS = 30
+
+# How Google's client writes what is wrong.
+_GOOGLE_STATUS = re.compile(
+    r".*google::cloud::Status\(\w+: (?:Retry policy .*?last message of )?"
+    r"(?P<message>.*?)(?: error_info=.*)?\)?"
+)
 
 DRAFT_SUFFIX = ".draft"
 UPLOAD_CHUNK = 8 << 20  # bytes
@@ -95,7 +107,9 @@ def split_uri(location: str, *, options: bool = True) -> Uri:
     bucket, _, key = rest.partition("/")
     if scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
-        raise DataError(f"{location}: unknown kind of store; give a path or a URI that begins with {known}")
+        raise DataError(
+            f"{location}: unknown kind of store; give a path or a URI that begins with {known} or file:///"
+        )
     if "@" in bucket:
         raise DataError(
             f"{scheme}://…@{bucket.rpartition('@')[2]}: leave credentials out of the URI; "
@@ -108,7 +122,12 @@ def split_uri(location: str, *, options: bool = True) -> Uri:
 
 @lru_cache(maxsize=64)
 def filesystem(scheme: str, bucket: str, options: str) -> Any:
-    """Return pyarrow's file system for a bucket; one connection pool for each in a process."""
+    """Return pyarrow's file system for a bucket; one connection pool for each in a process.
+
+    Where Google's store cannot be reached and the options state no other time, it fails after half a minute.
+    """
+    if scheme in {"gs", "gcs"} and GCS_RETRIES not in options:
+        options = "&".join(filter(None, (options, f"{GCS_RETRIES}={GCS_RETRY_SECONDS}")))
     query = f"?{options}" if options else ""
     uri = f"{scheme}://{bucket}{query}"
     try:
@@ -308,4 +327,6 @@ def _described(where: str, what: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return what a disk or a store says is wrong, in one line."""
     text = getattr(error, "strerror", None) or str(error)
-    return str(text).partition("\n")[0]
+    line = str(text).partition("\n")[0]
+    google = _GOOGLE_STATUS.fullmatch(line)
+    return google["message"] if google else line

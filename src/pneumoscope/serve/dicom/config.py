@@ -112,6 +112,7 @@ class NodeConfig(Strict):
         for rule in self.rules:
             if unknown := set(rule.destinations or ()) - known:
                 raise ValueError(f"a rule names the unknown destination {', '.join(sorted(unknown))}")
+        self._check_senders_of_rules()
         if self.mode == "live" and not self.destinations:
             raise ValueError("mode live needs a destination; mode shadow sends nothing")
         if not self.callers and self.listen.host not in {"127.0.0.1", "::1", "localhost"}:
@@ -120,6 +121,25 @@ class NodeConfig(Strict):
                 "on 127.0.0.1"
             )
         return self
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """Who may send: callers, and the names of folders and servers; empty where anyone may."""
+        if not self.callers:
+            return ()
+        names = [one.aet for one in self.callers]
+        names += [one.name for one in self.folders] + [one.name for one in self.pull]
+        return tuple(dict.fromkeys(names))
+
+    def _check_senders_of_rules(self) -> None:
+        known = {name.upper() for name in self.senders}
+        for rule in self.rules:
+            for name in rule.calling_aet:
+                if known and not name.endswith("*") and name.upper() not in known:
+                    raise ValueError(
+                        f"a rule names the unknown calling AE title {name}; those that may send are "
+                        f"{', '.join(self.senders)}"
+                    )
 
 
 def load_config(path: Path) -> NodeConfig:

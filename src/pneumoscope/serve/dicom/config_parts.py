@@ -7,7 +7,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pneumoscope.serve.dicom.config_types import AeTitle, Level, PlainName, Port, Seconds, WebAddress
+from pneumoscope.serve.dicom.config_types import (
+    AeTitle,
+    Ages,
+    Level,
+    Network,
+    PlainName,
+    Port,
+    Seconds,
+    ViewText,
+    WebAddress,
+)
 
 __all__ = [
     "MB",
@@ -103,8 +113,8 @@ class CallerConfig(Strict):
     ----------
     aet : str
         Calling AE title.
-    hosts : tuple of str
-        Addresses that it may connect from; empty for any.
+    hosts : tuple of network
+        Addresses, and networks such as ``10.20.0.0/24``, that it may connect from; empty for any.
     port : int or None
         Where it listens, for the response to a request for storage commitment; without it the response
         goes nowhere and the request is rejected.
@@ -115,7 +125,7 @@ class CallerConfig(Strict):
     """
 
     aet: AeTitle
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[Network, ...] = ()
     port: Port | None = None
     host: str = ""
     tls: TlsClientConfig | None = None
@@ -202,8 +212,8 @@ class RuleConfig(Strict):
     calling_aet: tuple[str, ...] = ()
     modality: tuple[str, ...] = ()
     body_part: tuple[str, ...] = ()
-    view: tuple[str, ...] = ()
-    ages: tuple[float | None, float | None] = (None, None)
+    view: tuple[ViewText, ...] = ()
+    ages: Ages = (None, None)
     process: bool = True
     destinations: tuple[str, ...] | None = None
     priority: Level = "routine"

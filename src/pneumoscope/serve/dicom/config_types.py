@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import urllib.parse
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-__all__ = ["AeTitle", "Level", "PlainName", "Port", "Seconds", "WebAddress", "is_ae_title"]
+from pneumoscope.domain import ViewPosition
+
+__all__ = [
+    "AeTitle",
+    "Ages",
+    "Level",
+    "Network",
+    "PlainName",
+    "Port",
+    "Seconds",
+    "ViewText",
+    "WebAddress",
+    "is_ae_title",
+    "is_in",
+]
 
 LONGEST_AET = 16
+IPV4_IN_IPV6 = 96  # bits before the IPv4 address in ::ffff:10.0.0.1
 
 
 def is_ae_title(text: str) -> bool:
@@ -24,6 +42,52 @@ def _ae_title(value: str) -> str:
     if not is_ae_title(stripped):
         raise ValueError(f"an AE title has 1 to {LONGEST_AET} printable ASCII characters and no backslash")
     return stripped
+
+
+def is_in(address: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Return whether the address of a peer is in one of the networks; what is no address is in none."""
+    try:
+        plain = _plain_address(address)
+    except ValueError:
+        return False
+    return any(plain in network for network in networks)
+
+
+def _plain_address(text: str) -> IPv4Address | IPv6Address:
+    """Return an address; one of IPv4 that IPv6 writes as ``::ffff:10.0.0.1`` as that of IPv4."""
+    address = ipaddress.ip_address(text)
+    return (address.ipv4_mapped if address.version == 6 else None) or address
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        network = ipaddress.ip_network(value if isinstance(value, str) else repr(value))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; give an address such as 10.20.0.11 or a network such as 10.20.0.0/24; host names are "
+            "not looked up"
+        ) from error
+    address = _plain_address(str(network.network_address))
+    if network.version == 6 and address.version == 4 and network.prefixlen >= IPV4_IN_IPV6:
+        return IPv4Network((str(address), network.prefixlen - IPV4_IN_IPV6))
+    return network
+
+
+def _view(value: str) -> str:
+    start, any_end = value.upper().removesuffix("*"), value.endswith("*")
+    views = [str(view) for view in ViewPosition]
+    if not any(one.upper().startswith(start) if any_end else one.upper() == start for one in views):
+        raise ValueError(f"no image has the view {value!r}; give {', '.join(views[:-1])} or {views[-1]}")
+    return value
+
+
+def _ages(value: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    least, below = value
+    if below is not None and not max(least or 0.0, 0.0) < below:
+        raise ValueError(
+            f"no age is at least {least or 0:g} and below {below:g}; give [least, below] in years"
+        )
+    return value
 
 
 def _plain_name(value: str) -> str:
@@ -40,6 +104,9 @@ def _web_address(value: str) -> str:
     return value
 
 
+Ages = Annotated[tuple[float | None, float | None], AfterValidator(_ages)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+ViewText = Annotated[str, AfterValidator(_view)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 PlainName = Annotated[str, AfterValidator(_plain_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]

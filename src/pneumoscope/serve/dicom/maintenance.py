@@ -5,6 +5,7 @@ All but `rebuild` may be done while the node runs: it sees the change within a s
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import os
@@ -18,6 +19,7 @@ import pydicom
 
 from pneumoscope.data.tables import write_rows
 from pneumoscope.errors import DataError
+from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
 from pneumoscope.report.rows import csv_safe
 from pneumoscope.serve.dicom import audit
@@ -49,8 +51,9 @@ PIECE = 1 << 20
 PREAMBLE_AND_LENGTH = 144  # bytes, up to the end of File Meta Information Group Length
 EXPORTED = (
     *("sop_instance", "study_uid", "caller", "via", "received", "state", "detail", "modality", "body_part"),
-    *("view", "age_band", "scanner", "site", "bundle", "status", "reasons", "positive", "p_target"),
+    *("view", "age_band", "scanner", "site", "bundle", "status", "reasons", "positive", "p_target", "file"),
 )
+EXPORTED_OBJECTS = ("sop_instance", "sop_class", "study_uid", "source_images", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,9 @@ def drop(journal: Journal, destination: str) -> int:
 def export(
     journal: Journal, store: Store, out: Path, *, study: str | None = None, images: bool = False
 ) -> int:
-    """Write what the journal says about images as ``images.csv``, and copies of the result objects.
+    """Write what the journal says about images and result objects, and copies of the objects.
+
+    Into the folder go ``images.csv``, ``objects.csv``, and the copies in ``results`` and ``images``.
 
     Parameters
     ----------
@@ -174,16 +179,18 @@ def export(
         If the folder cannot be written.
     """
     where, values = ("WHERE study_uid = ?", (study,)) if study else ("", ())
-    rows = journal.rows(f"SELECT {', '.join(EXPORTED)}, file FROM instances {where} ORDER BY id", values)
-    objects = journal.rows(f"SELECT file FROM objects {where} ORDER BY id", values)
+    rows = journal.rows(f"SELECT {', '.join(EXPORTED)} FROM instances {where} ORDER BY id", values)
+    objects = journal.rows(f"SELECT * FROM objects {where} ORDER BY id", values)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_rows(out / "images.csv", (_exported(row) for row in rows), EXPORTED)
-        files = [row["file"] for row in objects] + ([row["file"] for row in rows] if images else [])
-        for file in files:
-            source = store.folder / file
-            if source.is_file():
-                shutil.copyfile(source, out / Path(file).name)
+        copied = (_copied(store, row["file"], out, "images") if images else "" for row in rows)
+        table = [_exported(row) | {"file": file} for row, file in zip(rows, copied, strict=True)]
+        write_rows(out / "images.csv", table, EXPORTED)
+        write_rows(
+            out / "objects.csv",
+            (_exported_object(journal, store, one, out) for one in objects),
+            EXPORTED_OBJECTS,
+        )
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}); name another folder") from error
     return len(rows)
@@ -191,7 +198,42 @@ def export(
 
 def _exported(row: sqlite3.Row) -> dict[str, object]:
     values = {name: "" if row[name] is None else row[name] for name in EXPORTED}
+    received = datetime.datetime.fromtimestamp(row["received"], datetime.UTC)
+    values["received"] = received.isoformat(timespec="milliseconds")
     return {name: csv_safe(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _exported_object(journal: Journal, store: Store, row: sqlite3.Row, out: Path) -> dict[str, object]:
+    """Copy a result object; return its line of the table."""
+    file = _copied(store, row["file"], out, "results")
+    values = {name: row[name] for name in ("sop_instance", "sop_class", "study_uid")}
+    return values | {"source_images": " ".join(_source_images(journal, row, out / file)), "file": file}
+
+
+def _source_images(journal: Journal, row: sqlite3.Row, path: Path) -> list[str]:
+    """Return the images of an object: the one that a Secondary Capture shows, else all of its result."""
+    if path.is_file():
+        with lenient_pydicom(), contextlib.suppress(*CUT_OFF, *DAMAGED):
+            header = pydicom.dcmread(path, specific_tags=["SourceImageSequence"], stop_before_pixels=True)
+            if "SourceImageSequence" in header:
+                return [str(one.ReferencedSOPInstanceUID) for one in header.SourceImageSequence]
+    found = journal.rows(
+        "SELECT i.sop_instance FROM result_images r JOIN instances i ON i.id = r.instance WHERE r.result = ?"
+        " ORDER BY i.id",
+        (row["result"],),
+    )
+    return [one["sop_instance"] for one in found]
+
+
+def _copied(store: Store, file: str, out: Path, folder: str) -> str:
+    """Copy a file of the node; return its path within the export, empty where it is not there any more."""
+    source = store.folder / file
+    if not source.is_file():
+        return ""
+    target = out / folder / source.name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    return f"{folder}/{source.name}"
 
 
 def rebuild(folder: Path, store: Store) -> Rebuilt:

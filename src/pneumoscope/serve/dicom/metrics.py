@@ -41,6 +41,8 @@ class NodeMetrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.received = Counter(f"{PREFIX}_received", "Datasets accepted", ["via", "how"], registry=registry)
+        for via in ("folder", "web"):  # from 0 on: Prometheus sees no increase in the first value of a series
+            self.received.labels(via, "left_out")
         self.images = Counter(f"{PREFIX}_images", "Images processed", ["status"], registry=registry)
         self.image_seconds = Histogram(
             f"{PREFIX}_image_seconds",

@@ -35,6 +35,7 @@ from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.routing import priority_on_arrival
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
+from pneumoscope.serve.dicom.status import mark_running
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.dicom.watchdog import Watchdog, notify
@@ -91,6 +92,7 @@ def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: Non
             left = store.clear_incoming()
             swept = sweep(journal, store).files
             _record_start(journal, config, bundle)
+            stack.enter_context(mark_running(config.folder))
             facts = {"bundle": bundle.identity, "mode": config.mode, "removed": left, "swept": swept}
             logger.info("starting", extra=facts)
             await _Node(config, bundle, store, journal).run(on_ready)
@@ -146,7 +148,7 @@ class _Node:
             [self._receiver, self._committer, *self._couriers, self._processor, *self._sources]
         )
         destinations = [one.name for one in config.destinations]
-        metrics.watch(journal, store, self._values, callers=_known(config), destinations=destinations)
+        metrics.watch(journal, store, self._values, callers=config.senders, destinations=destinations)
 
     async def run(self, on_ready: OnReady) -> None:
         """Start, work, stop."""
@@ -341,12 +343,3 @@ def _worker_pool(config: NodeConfig, bundle: Bundle, metrics: NodeMetrics) -> Wo
         on_restart=metrics.restarts.inc,
         module=WORKER_MODULE,
     )
-
-
-def _known(config: NodeConfig) -> list[str]:
-    """Return who may send; nobody where anyone may, so that those who have sent are shown."""
-    if not config.callers:
-        return []
-    senders = [one.aet for one in config.callers]
-    senders += [one.name for one in config.folders] + [one.name for one in config.pull]
-    return list(dict.fromkeys(senders))

@@ -30,6 +30,7 @@ from pneumoscope.image.dicom_header import is_uid
 from pneumoscope.image.frames import TRANSFER_SYNTAXES
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.config import MB, CallerConfig, NodeConfig
+from pneumoscope.serve.dicom.config_types import is_in
 from pneumoscope.serve.dicom.dimse import NodeAssociation, NodeServer
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import Journal, JournalError, now
@@ -235,8 +236,10 @@ class Receiver:
         if not self._config.callers:
             return None
         known = self._callers.get(caller)
-        if known is None or (known.hosts and host not in known.hosts):
+        if known is None:
             return "not on the list of callers", (1, 1, 3)
+        if known.hosts and not is_in(host, known.hosts):
+            return "not an address of this caller", (1, 1, 3)
         return None
 
     def _closed(self, _event: evt.Event) -> None:

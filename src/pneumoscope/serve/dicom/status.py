@@ -1,18 +1,20 @@
-"""The state of a node as its journal has it."""
+"""The state of a node as its journal has it, and whether its process runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from pneumoscope.serve.dicom.journal import UNSENT_STATES, Journal, now, priority_name
 from pneumoscope.serve.dicom.store import uid_hash
 
-__all__ = ["WAITING", "NodeStatus", "read_status"]
+__all__ = ["WAITING", "NodeStatus", "Running", "mark_running", "read_running", "read_status"]
 
 MOST_LISTED = 20
+RUNNING_FILE = "running"
 
 # Images that are accepted and not reported yet; one whose result failed waits for a person, not for the node.
 WAITING = (
@@ -22,11 +24,21 @@ WAITING = (
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """The process of a node: when it started, and whether its mode is ``shadow`` or ``live``."""
+
+    since: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """What ``pneumoscope dicom status`` shows.
 
     Parameters
     ----------
+    running : Running or None
+        None where the node does not run.
     instances, results : dict of str to int
         How many are in each state.
     deliveries : dict of str to dict of str to int
@@ -48,6 +60,7 @@ class NodeStatus:
         and are reported image by image; the latest first, with the reason.
     """
 
+    running: Running | None
     instances: dict[str, int]
     results: dict[str, int]
     deliveries: dict[str, dict[str, int]]
@@ -68,6 +81,38 @@ class NodeStatus:
         """Whether something waits for a person."""
         stopped = self.parked or self.conflicts or self.unreportable
         return bool(stopped or self.failed or self.dead or self.removed)
+
+
+def mark_running(folder: Path) -> IO[str]:
+    """Show others that the node of a folder runs, until the file is closed or the process ends.
+
+    The lock of the folder is not for that: a node that starts while another process tests it would be told
+    that the folder is taken. Here it waits for the moment that a test takes.
+    """
+    import fcntl  # which Windows does not have
+
+    file = (folder / RUNNING_FILE).open("a", encoding="ascii")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def read_running(journal: Journal) -> Running | None:
+    """Return since when and in which mode the node of a journal runs; None where it does not."""
+    try:
+        file = (journal.path.parent / RUNNING_FILE).open(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    import fcntl
+
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            row = journal.row(
+                "SELECT at, detail FROM audit WHERE event = 'started' ORDER BY seq DESC LIMIT 1"
+            )
+            return None if row is None else Running(row["at"], json.loads(row["detail"])["mode"])
+    return None
 
 
 def read_status(
@@ -91,6 +136,7 @@ def read_status(
     ):
         deliveries.setdefault(row[0], {})[row[1]] = row[2]
     return NodeStatus(
+        running=read_running(journal),
         instances=_counts(journal, "instances"),
         results=_counts(journal, "results"),
         deliveries=deliveries,

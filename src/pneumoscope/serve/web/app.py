@@ -23,6 +23,7 @@ from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
 __all__ = ["create_app"]
 
+WORKER_MODULE = "pneumoscope.serve.web.worker"
 DESCRIPTION = (
     "Predictions on chest X-rays. For research and teaching; not a medical device. "
     "Uploads are kept in memory only and discarded with the response."
@@ -52,6 +53,7 @@ def create_app(
         workers=workers,
         limits=WorkerLimits(seconds=bounds.job_timeout, memory=bounds.worker_memory),
         on_restart=metrics.restarts.inc,
+        module=WORKER_MODULE,
     )
     context = WebContext(
         bundle=bundle,

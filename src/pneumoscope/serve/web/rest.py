@@ -6,15 +6,20 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from pneumoscope.errors import BundleError
+from pneumoscope.image.decode import FORMATS
+from pneumoscope.model.bundle import Bundle
+from pneumoscope.predict.calibration import bundle_at_prevalence
 from pneumoscope.serve.web.admission import Admission, Slot
 from pneumoscope.serve.web.context import WebContext
 from pneumoscope.serve.web.problems import problems
@@ -26,9 +31,11 @@ from pneumoscope.serve.web.schemas import (
     State,
 )
 from pneumoscope.serve.web.uploads import FIELD, Upload, receive
-from pneumoscope.serve.workers.frames import Job
 from pneumoscope.serve.workers.pool import JobStopped
 from pneumoscope.serve.workers.rows import prediction_row, stopped
+
+if TYPE_CHECKING:
+    from pneumoscope.serve.web.worker import WebJob
 
 __all__ = ["rest_router"]
 
@@ -51,7 +58,7 @@ FORM = {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                        "description": "X-rays: JPEG, PNG, TIFF, BMP or DICOM",
+                        "description": f"X-rays: {FORMATS}",
                     }
                 },
             }
@@ -60,11 +67,32 @@ FORM = {
 }
 
 
+class _Query(BaseModel):
+    """The query of a prediction, as OpenAPI describes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    heatmap: HeatmapOption = Field("none", description="left out, as data URL, or as URL")
+    preview: PreviewOption = Field("none", description="the image as it was read")
+    operating_point: str | None = Field(None, description="name; the default one if not given")
+    population: str | None = Field(
+        None, description="of all images; by age and view of each image if not given"
+    )
+    prevalence: float | None = Field(
+        None,
+        description="expected share of images with the finding: probabilities and thresholds are shifted to "
+        "it; that of the calibration if not given",
+        json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    )
+
+
 @dataclass(frozen=True)
 class _Options:
-    heatmap: HeatmapOption
-    preview: PreviewOption
+    """A query that was checked; `bundle` is the one that is served, at the prevalence of the query."""
+
+    query: _Query
     operating_point: str
+    bundle: Bundle
 
 
 class _CountedResponse(Response):
@@ -96,16 +124,9 @@ def rest_router(context: WebContext) -> APIRouter:
         openapi_extra={"requestBody": FORM},
         tags=["predictions"],
     )
-    async def predict(
-        request: Request,
-        heatmap: Annotated[HeatmapOption, Query(description="left out, as data URL, or as URL")] = "none",
-        preview: Annotated[PreviewOption, Query(description="the image as it was read")] = "none",
-        operating_point: Annotated[
-            str | None, Query(description="name; the default one if not given")
-        ] = None,
-    ) -> Response:
+    async def predict(request: Request, query: Annotated[_Query, Query()]) -> Response:
         """Predict one or more X-rays. A file that cannot be read is a row like the others."""
-        options = _Options(heatmap, preview, _known_point(context, operating_point))
+        options = _checked(context.bundle, query, request.query_params.keys())
         address = request.client.host if request.client else ""
         with context.admission.slot(address) as slot:
             uploads = await receive(request, context.limits, slot)
@@ -118,7 +139,7 @@ def rest_router(context: WebContext) -> APIRouter:
         for row in rows:
             context.metrics.images.labels(row.status).inc()
             logger.info("%s %s in a request of %.0f ms", row.sha256[:16], row.status, took * 1000)
-        response = PredictionResponse(bundle=facts, predictions=rows)
+        response = PredictionResponse(bundle=BundleFacts.of(options.bundle), predictions=rows)
         return _CountedResponse(response.model_dump_json(), context.admission)
 
     @router.get(
@@ -174,15 +195,38 @@ def _add_state(router: APIRouter, context: WebContext) -> None:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _known_point(context: WebContext, name: str | None) -> str:
-    """Return the operating point that was requested, or the default one."""
-    manifest = context.bundle.manifest
-    points = [point.name for one in manifest.calibrations for point in one.operating_points]
-    requested = name or manifest.default_operating_point
-    if requested not in points:
-        known = ", ".join(dict.fromkeys(points))
-        raise HTTPException(422, f"query.operating_point: this model has {known}")
-    return requested
+def _checked(bundle: Bundle, query: _Query, given: Collection[str]) -> _Options:
+    """Return a query with what was not given filled in.
+
+    Raises
+    ------
+    HTTPException
+        422 for a name that there is not, of a parameter or in the bundle, or for a wrong prevalence.
+    """
+    for name in given:
+        if name not in _Query.model_fields:
+            known = ", ".join(_Query.model_fields)
+            raise HTTPException(422, f"query.{name}: no such parameter; there are {known}")
+    calibrations = bundle.manifest.calibrations
+    if query.population is not None:
+        _check_name("population", query.population, [one.population for one in calibrations])
+        calibrations = (bundle.manifest.calibration_for(query.population),)
+    point = query.operating_point or bundle.manifest.default_operating_point
+    _check_name(
+        "operating_point", point, [each.name for one in calibrations for each in one.operating_points]
+    )
+    if query.prevalence is None:
+        return _Options(query, point, bundle)
+    try:
+        return _Options(query, point, bundle_at_prevalence(bundle, query.prevalence))
+    except (ValueError, BundleError) as error:
+        raise HTTPException(422, f"query.prevalence: {error}") from error
+
+
+def _check_name(parameter: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        listed = ", ".join(dict.fromkeys(known))
+        raise HTTPException(422, f"query.{parameter}: this bundle has no {name!r}; it has {listed}")
 
 
 async def _predict_all(
@@ -211,23 +255,26 @@ async def _predict_all(
 
 
 async def _predict(context: WebContext, upload: Upload, options: _Options) -> PredictionRow:
-    job = Job(
-        name=upload.name,
-        operating_point=options.operating_point,
-        heatmap=options.heatmap != "none",
-        preview=options.preview != "none",
-    )
+    query = options.query
+    job: WebJob = {
+        "name": upload.name,
+        "operating_point": options.operating_point,
+        "population": query.population,
+        "prevalence": query.prevalence,
+        "heatmap": query.heatmap != "none",
+        "preview": query.preview != "none",
+    }
     fields: dict[str, Any]
     try:
         head, (heatmap, preview) = await context.pool.run(job, upload.data)
         fields = head["row"] | {"facts": head["facts"], "heatmap": head["heatmap"]}
     except JobStopped as error:
-        row = prediction_row(stopped(upload.name, context.bundle, str(error)))
+        row = prediction_row(stopped(upload.name, options.bundle, str(error)))
         fields, heatmap, preview = row | {"facts": None, "heatmap": None}, b"", b""
     if fields["heatmap"] is not None:
         fields["heatmap"] |= (
             {"png": _data_url("image/png", heatmap)}
-            if options.heatmap == "inline"
+            if query.heatmap == "inline"
             else {"url": f"/v1/heatmaps/{context.heatmaps.put(heatmap)}"}
         )
     image = _data_url("image/jpeg", preview) if preview else None
