@@ -163,6 +163,8 @@ tutorial: $(INSTALLED)
 MEASURE = $(BIN)/pneumoscope evaluate --bundle $(MADE)/shipped --out $(MADE)/evaluated
 OF_NIH := NIH ChestX-ray14, adults, patients not trained on
 OF_ADULTS := Adults, COVID-19 of BIMCV against normals of RSNA; the source may separate them
+OF_LUNGS := Adults, images of RSNA of which only the lungs are left, taken as they are with the gate overridden
+LUNGS_ONLY = $(MADE)/lungs-only.csv
 OF_UNKNOWN := OpenIST, normal adults of a hospital of which no image was trained on
 
 bundle: $(INSTALLED) $(MADE)/run/report.html $(if $(UNKNOWN),$(MADE)/unknown/labels.csv)
@@ -171,6 +173,10 @@ bundle: $(INSTALLED) $(MADE)/run/report.html $(if $(UNKNOWN),$(MADE)/unknown/lab
 	$(MEASURE)/children --masks '$(MASKS)' --robustness --images 200 --sign $(MADE)/children/all.csv --split test || [ $$? -eq 3 ]
 	$(if $(NIH),$(MEASURE)/nih --add-to-card '$(OF_NIH)' $(MADE)/nih/all.csv --split test || [ $$? -eq 3 ])
 	$(if $(ADULTS),$(MEASURE)/adults --add-to-card '$(OF_ADULTS)' $(MADE)/adults/all.csv --split test || [ $$? -eq 3 ])
+	@# Boxes of radiologists are of images that show the lungs only.
+	$(if $(ADULTS),sed -n -e 1p -e '/rsna-masked/p' $(MADE)/adults/all.csv > $(LUNGS_ONLY))
+	$(if $(ADULTS),! grep -q rsna-masked $(LUNGS_ONLY) || $(MEASURE)/lungs-only --add-to-card '$(OF_LUNGS)' --lungs-only inverted \
+		--boxes $(LUNGS_ONLY) --curves 0 $(LUNGS_ONLY) --split test || [ $$? -eq 3 ])
 	$(if $(UNKNOWN),$(MEASURE)/unknown --add-to-card '$(OF_UNKNOWN)' $(MADE)/unknown || [ $$? -eq 3 ])
 	rm -rf $(SHIPPED)
 	mv $(MADE)/shipped $(SHIPPED)

@@ -9,7 +9,7 @@ from pneumoscope.evaluation import evaluate_scores
 from pneumoscope.evaluation.card import write_card
 from pneumoscope.image.standardise import InputSpec
 from pneumoscope.model.manifest import BundleManifest, Calibration, Calibrator, Provenance, TrainingData
-from pneumoscope.model.measures import NotEvaluated, Robustness
+from pneumoscope.model.measures import BoxMeasures, Localisation, NotEvaluated, Robustness
 from pneumoscope.model.results import ExternalValidation, Results, Speed
 
 MANIFEST = BundleManifest(
@@ -224,9 +224,14 @@ def test_it_is_stated_once_that_it_is_no_medical_device(draw):
 def test_other_sets_have_their_own_rows_and_subgroups(draw):
     adults = whole_metrics(draw(n=90, seed=3))
     kept = {name: getattr(adults, name) for name in ExternalValidation.model_fields}
-    entry = ExternalValidation(
-        **kept | {"evaluated_on": "films of another hospital", "population": Population("adults", (18, 90))}
-    )
+    found = Estimate(0.857, 0.805, 0.901)
+    boxes = BoxMeasures(images=230, tolerance=0.07, iou_at=0.5, pointing_game=found)
+    stated = {
+        "evaluated_on": "films of another hospital",
+        "population": Population("adults", (18, 90)),
+        "localisation": Localisation(boxes=boxes),
+    }
+    entry = ExternalValidation(**kept | stated)
     metrics = whole_metrics(draw(n=120))
     results = Results(evaluation=metrics, external={"adults": entry})
     card = card_of(results=results)
@@ -235,6 +240,8 @@ def test_other_sets_have_their_own_rows_and_subgroups(draw):
     assert f"| adults | 90 | {auroc.value:.3f} ({auroc.low:.3f}" in others
     assert "- adults: films of another hospital; adults, 18 to 90 years" in others
     assert "### Subgroups of adults" in others
+    assert "### Heat maps of adults" in others
+    assert "| Pointing game | 230 | 0.857 | 0.805 to 0.901 |" in others
     assert "*External validation*" in section(card, "Intended use and limits")
     alone = card_of(metrics)
     assert "Not evaluated on other populations." in alone

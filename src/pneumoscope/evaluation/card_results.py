@@ -259,6 +259,8 @@ def external_sections(sets: Mapping[str, ExternalValidation], target: str) -> li
     for name, one in sets.items():
         if groups := _subgroups(one, target):
             parts += [f"### Subgroups of {line(name)}", groups[-1]]
+        if one.localisation is not None:
+            parts += [f"### Heat maps of {line(name)}", *_maps(one.localisation)]
     return parts
 
 
@@ -269,8 +271,11 @@ def _evaluated_on(one: ExternalValidation) -> str:
 
 def heat_map_sections(localisation: Localisation) -> list[str]:
     """Where the maps point, beside the chance level."""
+    return ["## Heat maps", *_maps(localisation)]
+
+
+def _maps(localisation: Localisation) -> list[str]:
     return [
-        "## Heat maps",
         "Where the maps point. Chance level: what a map unrelated to the image reaches, by its area or with "
         "the map of another patient; for blur, the probability of the blurred image.",
         markdown_table(

@@ -76,6 +76,7 @@ class ExternalValidation(_Frozen):
     by_view: dict[str, Subgroup] = {}
     by_age: dict[str, Subgroup] = {}
     by_sex: dict[str, Subgroup] = {}
+    localisation: Localisation | None = None
     not_evaluated: NotEvaluated | None = None
 
 
@@ -90,7 +91,6 @@ class Evaluation(ExternalValidation):
     operating_points: dict[str, PointMeasures] = {}
     reliability: tuple[ReliabilityBin, ...] = ()
     mistakes: tuple[MistakeRow, ...] = ()
-    localisation: Localisation | None = None
     robustness: Robustness | None = None
 
 
