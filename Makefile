@@ -163,7 +163,7 @@ tutorial: $(INSTALLED)
 MEASURE = $(BIN)/pneumoscope evaluate --bundle $(MADE)/shipped --out $(MADE)/evaluated
 OF_NIH := NIH ChestX-ray14, adults, patients not trained on
 OF_ADULTS := Adults, COVID-19 of BIMCV against normals of RSNA; the source may separate them
-OF_LUNGS := Adults, images of RSNA of which only the lungs are left, taken as they are with the gate overridden
+OF_LUNGS := Adults, lungs-only images of RSNA: opacity against normal and other abnormal chests, the gate overridden
 LUNGS_ONLY = $(MADE)/lungs-only.csv
 OF_UNKNOWN := OpenIST, normal adults of a hospital of which no image was trained on
 

@@ -38,10 +38,6 @@ class GateLimits(BaseModel):
     max_lung_bridge : float
         Share of the height of the lungs at which they may join in the middle; a single lung field is no
         frontal view.
-    max_lungs_at_edge : float
-        Share of a side of the lungs' box along which they may lie at the edge of the image; beyond it a
-        caution says that they are cut off. Above it are 6 of 354 validation images of seven sources, 343 of
-        them cut to the upper two thirds, and 351 to the lower ones.
     max_novelty : float or None
         Distance from the chest radiographs that the statistics in ``gate.npz`` describe; see
         `pneumoscope.predict.novelty.Novelty`. None where there are none.
@@ -62,6 +58,5 @@ class GateLimits(BaseModel):
     min_lung_certainty: float = 0.91
     sure_lung_certainty: float = 0.945
     max_lung_bridge: float = 0.2
-    max_lungs_at_edge: float = 0.4
     max_novelty: float | None = None
     min_chest: float | None = None

@@ -238,7 +238,7 @@ class Pipeline:
             if passes:
                 corrected, image, more = self._standardise(radiograph, next(lungs))
                 if not rejects(more):
-                    more = more + check_edges(image, self.limits)
+                    more = more + check_edges(image)
                 prepared.append(self._verdict(corrected, image, [*found, *more]))
             else:
                 prepared.append(self._verdict(radiograph, None, found))
