@@ -35,8 +35,8 @@ def rejected(bundle, capsys):
 WITHOUT_WORKERS = """
 import sys
 from pneumoscope.cli import main
-from pneumoscope.serve.workers.pool import WorkerPool
-WorkerPool.__init__.__kwdefaults__["module"] = "abc"
+from pneumoscope.serve.web import app
+app.WORKER_MODULE = "abc"
 main(["serve", "--port", "0", *sys.argv[1:]])
 """
 

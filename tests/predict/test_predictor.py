@@ -258,7 +258,7 @@ def test_a_folder_without_images_and_a_missing_file_are_rows(bundle, tmp_path):
 
 
 def test_a_table_that_is_no_manifest_is_a_row(bundle, tmp_path):
-    (tmp_path / "m.csv").write_text("file\nx.png\n")
+    (tmp_path / "m.csv").write_text("name\nx.png\n")
     (one,) = Predictor.load(bundle.path).predict(tmp_path / "m.csv")
     assert (one.path, one.status) == (str(tmp_path / "m.csv"), "unreadable")
     assert "path" in one.message
