@@ -120,6 +120,14 @@ def test_a_map_is_smooth_and_makes_no_evidence_of_its_own():
     assert not heat_map(-np.abs(rough), standardised(), "pneumonia").heatmap.any()
 
 
+def test_a_coarse_map_does_not_show_where_its_locations_end():
+    rough = np.array([[0, 0, 0], [0, 30, 0], [0, 0, 0]], np.float32)
+    fine = heat_map(rough, standardised(), "pneumonia", MapStyle(0.03, None)).heatmap
+    plain = heat_map(rough, standardised(), "pneumonia", MapStyle(0.0, None)).heatmap
+    bend = [np.abs(np.diff(one[35], n=2)).max() / one.max() for one in (fine, plain)]
+    assert bend[0] < 0.2 * bend[1]
+
+
 def lungs(*, second: bool = True) -> LungField:
     mask = np.zeros((100, 100), bool)
     mask[20:80, 15:40] = True
