@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,18 @@ def running_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
     if program is None or not plugin.exists():
         pytest.skip("Orthanc is absent: apt-get install orthanc orthanc-dicomweb")
     folder.mkdir(parents=True, exist_ok=True)
+    process, orthanc = _started_orthanc(program, folder, plugin, more)
+    try:
+        yield orthanc
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _started_orthanc(
+    program: Path, folder: Path, plugin: Path, more: dict[str, Any], tries: int = 3
+) -> tuple[subprocess.Popen[bytes], Orthanc]:
+    """Start Orthanc and wait for it; with other ports where another process took one meanwhile."""
     http, dicom = free_port(), free_port()
     settings = {
         "Name": "Archive",
@@ -207,16 +219,19 @@ def running_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
     orthanc = Orthanc(f"http://127.0.0.1:{http}", dicom)
 
-    def responds() -> bool:
-        assert process.poll() is None, (folder / "orthanc.log").read_text()[-500:]
+    def responds_or_ended() -> bool:
         try:
-            return bool(orthanc.get("/system"))
+            return process.poll() is not None or bool(orthanc.get("/system"))
         except OSError:
             return False
 
-    try:
-        until(responds, 60)
-        yield orthanc
-    finally:
-        process.terminate()
-        process.wait(30)
+    with ExitStack() as started:
+        started.callback(process.terminate)
+        until(responds_or_ended, 60)
+        if process.poll() is None:
+            started.pop_all()
+            return process, orthanc
+    end = (folder / "orthanc.log").read_text()[-500:]
+    assert tries > 1, end
+    assert "already in use" in end, end
+    return _started_orthanc(program, folder, plugin, more, tries - 1)
