@@ -9,6 +9,7 @@ import pytest
 
 from bundles import make_bundle
 from images import grey_levels, write_image
+from pneumoscope.data.samples import samples_folder
 from pneumoscope.domain import OperatingPoint, Population, Radiograph, Target, ViewPosition
 from pneumoscope.errors import BundleError, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
@@ -176,6 +177,18 @@ def test_a_manifest_states_age_and_view_where_there_is_no_header(two_populations
 def test_an_unknown_population_names_the_known_ones(two_populations):
     with pytest.raises(BundleError, match="it has children, adults"):
         Predictor.load(two_populations.path, population="infants")
+
+
+@pytest.mark.parametrize(
+    ("population", "prevalence"), [(None, None), (None, 0.05), ("adult", None), ("adult", 0.4)]
+)
+def test_a_predictor_for_others_is_as_one_that_is_loaded_for_them(population, prevalence):
+    shipped = Predictor.load(workers=1)
+    files = [str(samples_folder() / name) for name in ("normal.jpeg", "viral.jpeg")]
+    before = shipped.predict(files)
+    loaded = Predictor(shipped.bundle, population=population, prevalence=prevalence, workers=1)
+    assert shipped.adapted(population, prevalence).predict(files) == loaded.predict(files)
+    assert shipped.predict(files) == before
 
 
 def test_a_draft_is_rejected_unless_it_is_asked_for(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -132,6 +133,25 @@ class Predictor:
         if any(isinstance(side, int) and side != known for side, known in fixed):
             found = " x ".join(map(str, self._network.input_shape[1:]))
             raise BundleError(f"{bundle.model_path}: takes {found} images, but bundle.json states {expected}")
+
+    def adapted(self, population: str | None, prevalence: float | None) -> Predictor:
+        """Return this predictor for another population and prevalence; both share the loaded networks.
+
+        Parameters
+        ----------
+        population, prevalence
+            As for `Predictor`; the prevalence is that of its bundle where it is not given.
+
+        Raises
+        ------
+        BundleError, ValueError
+            As for `Predictor`.
+        """
+        bundle = self.bundle if prevalence is None else bundle_at_prevalence(self.bundle, prevalence)
+        bundle.manifest.operating_point(self._point_name, population)
+        other = copy.copy(self)
+        other.bundle, other._population = bundle, population
+        return other
 
     @classmethod
     def load(

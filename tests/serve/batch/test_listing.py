@@ -58,10 +58,11 @@ def test_rows_that_are_file_uris_are_paths_and_those_of_unknown_stores_have_the_
         assert entry.reason == "not_found"
         assert entry.detail.startswith("unknown kind of store; give a path")
     assert (store.path, store.reason) == ("s3://b/x.png", "")
-    (folder / "m.csv").write_text("path\ns3://key:secret@b/x.png\n")
-    with pytest.raises(DataError, match="leave credentials out") as raised:
-        list(list_entries(str(folder / "m.csv")))
-    assert "secret" not in str(raised.value)
+    for start in ("s3://key:secret", "s3a://key:secret", "https://user:secret", "s3://key:sec/secret"):
+        (folder / "m.csv").write_text(f"path\n{start}@b/x.png\n")
+        with pytest.raises(DataError, match="leave credentials out") as raised:
+            list(list_entries(str(folder / "m.csv")))
+        assert "secret" not in str(raised.value)
 
 
 def test_objects_that_are_no_images_are_left_out(store_options):

@@ -61,6 +61,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypat
         ("file://otherhost/x", "or file:///"),
         ("s3://", "names no bucket"),
         ("s3://key:secret@bucket/x", "leave credentials out"),
+        ("s3a://key:secret@bucket/x", "leave credentials out"),
+        ("s3://key:sec/secret@bucket/x", "leave credentials out"),
     ],
 )
 def test_uris_that_cannot_be_used_are_rejected(location, words):
@@ -73,6 +75,7 @@ def test_a_uri_is_shown_without_its_options():
     uri = split_uri("s3://bucket/a/b/?region=x&scheme=http")
     assert (uri.text, uri.path, uri.options) == ("s3://bucket/a/b", "bucket/a/b", "region=x&scheme=http")
     assert split_uri("s3://bucket/a?b", options=False).path == "bucket/a?b"
+    assert split_uri("s3://bucket/a@b.png").key == "a@b.png"
 
 
 class _Altering:

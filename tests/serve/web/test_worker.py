@@ -5,50 +5,41 @@ from __future__ import annotations
 import pytest
 
 from pneumoscope.errors import BundleError
+from pneumoscope.model import runtime
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.serve.web import worker
 
 
 @pytest.fixture
-def loaded(monkeypatch):
-    """The populations of the predictors that were loaded besides the server's own."""
-    loaded = []
+def row_of(web_bundle, png, monkeypatch):
+    served = Predictor(web_bundle, workers=1)
 
-    def load(*arguments, **options):
-        loaded.append(options["population"])
-        return Predictor(*arguments, **options)
+    def no_other_network(*_):
+        pytest.fail("a network was loaded for a request")
 
-    monkeypatch.setattr(worker, "Predictor", load)
-    return loaded
+    monkeypatch.setattr(runtime.OnnxRuntime, "__init__", no_other_network)
 
-
-@pytest.fixture
-def row_of(web_bundle, png):
-    served, respond = Predictor(web_bundle, workers=1), worker.Responder()
-
-    def row(population, data=png):
+    def row(population, prevalence=None, data=png):
         job = worker.WebJob(
             name="a.png",
             operating_point=None,
             population=population,
-            prevalence=None,
+            prevalence=prevalence,
             heatmap=False,
             preview=False,
         )
-        return respond(served, job, [data])[0]["row"]
+        return worker.respond(served, job, [data])[0]["row"]
 
     return row
 
 
-def test_a_predictor_is_loaded_once_and_only_where_one_is_needed(row_of, loaded):
-    assert [row_of(name)["population"] for name in (None, "any", "any")] == ["any"] * 3
-    assert loaded == ["any"]
+def test_a_request_loads_no_network_and_changes_nothing_for_the_next(row_of):
+    plain = row_of(None)
+    for population in (None, "any", None):
+        assert row_of(population) == plain
 
 
-def test_only_a_few_predictors_are_kept(row_of, loaded, monkeypatch):
-    monkeypatch.setattr(worker, "KEPT", 1)
-    row_of("any")
+def test_an_unknown_population_stops_that_request_alone(row_of):
     with pytest.raises(BundleError, match="it has any"):
         row_of("adult")
-    row_of("any")
-    assert loaded == ["any", "adult", "any"]
+    assert row_of("any")["population"] == "any"

@@ -30,7 +30,14 @@ from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.inputs import base_folder, expand, manifest_rows
 from pneumoscope.report.rows import plain_text
-from pneumoscope.serve.batch.store import Uri, filesystem, first_line, is_uri, split_uri
+from pneumoscope.serve.batch.store import (
+    CredentialsError,
+    Uri,
+    filesystem,
+    first_line,
+    is_uri,
+    split_uri,
+)
 
 __all__ = ["Entry", "list_entries"]
 
@@ -127,13 +134,13 @@ def _manifest(path: Path, base: str) -> Iterator[Entry]:
 def _unusable(uri: str) -> str:
     """Return why a URI names no object, for its row; empty where it does.
 
-    One with credentials is no row, since it would be in the results: the `DataError` is raised.
+    One with credentials is no row, since it would be in the results: the `CredentialsError` is raised.
     """
     try:
         split_uri(uri, options=False)
+    except CredentialsError:
+        raise
     except DataError as error:
-        if not str(error).startswith(uri):
-            raise
         return str(error).removeprefix(f"{uri}: ")
     return ""
 

@@ -26,6 +26,7 @@ from pneumoscope.errors import DataError
 
 __all__ = [
     "SCHEMES",
+    "CredentialsError",
     "FolderStore",
     "ObjectStore",
     "Store",
@@ -52,6 +53,10 @@ _GOOGLE_STATUS = re.compile(
 
 DRAFT_SUFFIX = ".draft"
 UPLOAD_CHUNK = 8 << 20  # bytes
+
+
+class CredentialsError(DataError):
+    """A URI that holds credentials, which must not get into results."""
 
 
 def is_uri(location: str) -> bool:
@@ -99,21 +104,24 @@ def split_uri(location: str, *, options: bool = True) -> Uri:
 
     Raises
     ------
+    CredentialsError
+        If the URI holds credentials, of whatever scheme; the message leaves them out.
     DataError
-        If the scheme is none of `SCHEMES`, there is no bucket, or the URI holds credentials.
+        If the scheme is none of `SCHEMES`, or there is no bucket.
     """
     scheme, _, rest = location.partition("://")
     rest, _, query = rest.partition("?") if options else (rest, "", "")
     bucket, _, key = rest.partition("/")
+    # A secret may have a slash; a name of a bucket has no colon.
+    if "@" in bucket or (":" in bucket and "@" in key):
+        raise CredentialsError(
+            f"{scheme}://…@{rest.rpartition('@')[2]}: leave credentials out of the URI; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
+        )
     if scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
         raise DataError(
             f"{location}: unknown kind of store; give a path or a URI that begins with {known} or file:///"
-        )
-    if "@" in bucket:
-        raise DataError(
-            f"{scheme}://…@{bucket.rpartition('@')[2]}: leave credentials out of the URI; "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
         )
     if not bucket:
         raise DataError(f"{location}: names no bucket; write {scheme}://BUCKET/PREFIX")

@@ -186,11 +186,8 @@ def export(
         copied = (_copied(store, row["file"], out, "images") if images else "" for row in rows)
         table = [_exported(row) | {"file": file} for row, file in zip(rows, copied, strict=True)]
         write_rows(out / "images.csv", table, EXPORTED)
-        write_rows(
-            out / "objects.csv",
-            (_exported_object(journal, store, one, out) for one in objects),
-            EXPORTED_OBJECTS,
-        )
+        made = [_exported_object(journal, store, one, out) for one in objects]
+        write_rows(out / "objects.csv", made, EXPORTED_OBJECTS)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}); name another folder") from error
     return len(rows)
@@ -227,13 +224,13 @@ def _source_images(journal: Journal, row: sqlite3.Row, path: Path) -> list[str]:
 
 def _copied(store: Store, file: str, out: Path, folder: str) -> str:
     """Copy a file of the node; return its path within the export, empty where it is not there any more."""
-    source = store.folder / file
-    if not source.is_file():
-        return ""
-    target = out / folder / source.name
+    source, target = store.folder / file, out / folder / Path(file).name
     target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, target)
-    return f"{folder}/{source.name}"
+    try:
+        shutil.copyfile(source, target)  # the source is opened first, so that nothing is left
+    except FileNotFoundError:  # purged, perhaps by a node that runs meanwhile
+        return ""
+    return f"{folder}/{target.name}"
 
 
 def rebuild(folder: Path, store: Store) -> Rebuilt:

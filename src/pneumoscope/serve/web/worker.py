@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pneumoscope.model.bundle import Bundle
 from pneumoscope.predict.predictor import Predictor
 from pneumoscope.serve.workers import worker
 from pneumoscope.serve.workers.frames import Job, Response
 
-__all__ = ["Responder", "WebJob", "main"]
-
-KEPT = 4  # predictors; each takes a fifth of a second to load, and 30 MB of what one image may use
+__all__ = ["WebJob", "main", "respond"]
 
 
 class WebJob(Job):
@@ -32,38 +29,23 @@ class WebJob(Job):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Process jobs until standard input ends; see `pneumoscope.serve.workers.worker.main`."""
-    return worker.main(arguments, Responder())
+    return worker.main(arguments, respond)
 
 
-class Responder:
-    """Responds to jobs; keeps the last few predictors that they needed."""
+def respond(predictor: Predictor, job: WebJob, pieces: list[bytes]) -> Response:
+    """Predict one upload; see `pneumoscope.serve.workers.worker.respond`.
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str | None, float | None], Predictor] = {}
-
-    def __call__(self, predictor: Predictor, job: WebJob, pieces: list[bytes]) -> Response:
-        """Predict one upload; see `pneumoscope.serve.workers.worker.respond`.
-
-        Parameters
-        ----------
-        predictor : Predictor
-            Of the bundle that is served.
-        job : WebJob
-            What to do.
-        pieces : list of bytes
-            The file.
-        """
-        if (job["population"], job["prevalence"]) != (None, None):
-            predictor = self._predictor(predictor.bundle, job["population"], job["prevalence"])
-        return worker.respond(predictor, job, pieces[0])
-
-    def _predictor(self, bundle: Bundle, population: str | None, prevalence: float | None) -> Predictor:
-        key = (population, prevalence)
-        if key not in self._kept:
-            if len(self._kept) == KEPT:
-                del self._kept[next(iter(self._kept))]  # the oldest
-            self._kept[key] = Predictor(bundle, population=population, prevalence=prevalence, workers=1)
-        return self._kept[key]
+    Parameters
+    ----------
+    predictor : Predictor
+        Of the bundle that is served.
+    job : WebJob
+        What to do.
+    pieces : list of bytes
+        The file.
+    """
+    # Only the calibration differs: what one client asks for takes no memory from the images of others.
+    return worker.respond(predictor.adapted(job["population"], job["prevalence"]), job, pieces[0])
 
 
 if __name__ == "__main__":
