@@ -1,4 +1,4 @@
-"""Errors, and the reasons why an image has no prediction.
+"""Errors, the reasons why an image has no prediction, and what their messages share.
 
 Each error is one line that names the file and the fix::
 
@@ -29,6 +29,7 @@ __all__ = [
     "Reason",
     "RecipeError",
     "UnreadableImageError",
+    "counted",
     "require_extra",
 ]
 
@@ -138,6 +139,11 @@ class MissingExtraError(PneumoscopeError):
 
 class OtherProcessError(PneumoscopeError):
     """The end of a process because another one, of the same training, failed and has reported why."""
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, which takes an ``s`` for all numbers but 1."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

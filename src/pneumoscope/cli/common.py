@@ -28,12 +28,12 @@ __all__ = [
     "bundle_facts",
     "bundle_with",
     "check_cache",
+    "check_data",
     "check_no_effect",
     "check_output",
     "check_outside",
     "check_prevalence",
     "check_weights",
-    "counted",
     "exit_code",
     "folder_of_cache",
     "how_made",
@@ -59,11 +59,6 @@ def note(line: str) -> None:
     """Write a line for people to standard error, unless the command is quiet."""
     if not shown().quiet:
         typer.echo(line, err=True)
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, which takes an ``s`` for all numbers but 1."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:
@@ -159,6 +154,20 @@ def check_cache(cache: Path | None, *, no_cache: bool) -> None:
     """Stop with a usage message where two options exclude each other."""
     if no_cache:
         check_no_effect({"--cache": cache}, "with --no-cache")
+
+
+def check_data(data: Path) -> None:
+    """Notice absent data before the training libraries are loaded, which takes seconds.
+
+    Raises
+    ------
+    DataError
+        As `pneumoscope.data.load` does.
+    """
+    if not data.exists():
+        from pneumoscope.data import load
+
+        load(data)
 
 
 def folder_of_cache(cache: Path | None, *, no_cache: bool) -> Path | None:

@@ -63,6 +63,7 @@ def cross_validate(
     """
     from pneumoscope.cli.common import (
         check_cache,
+        check_data,
         check_outside,
         check_weights,
         folder_of_cache,
@@ -72,6 +73,7 @@ def cross_validate(
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
+    check_data(data)
     check_outside(out, data)
     one_opencv_thread()
     with show_progress() as progress:

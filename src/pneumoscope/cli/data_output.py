@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pneumoscope.cli.common import counted, note
+from pneumoscope.cli.common import note
+from pneumoscope.errors import counted
 
 if TYPE_CHECKING:
     from pneumoscope.data.audit import AuditReport

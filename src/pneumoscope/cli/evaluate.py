@@ -11,13 +11,13 @@ import typer
 from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
     check_outside,
-    counted,
     make_folder,
     note,
     one_opencv_thread,
     print_json,
 )
 from pneumoscope.cli.parameters import BundlePath
+from pneumoscope.errors import counted
 
 if TYPE_CHECKING:
     from pneumoscope.model.results import Evaluation

@@ -12,13 +12,13 @@ from pneumoscope.cli.common import (
     bundle_facts,
     check_no_effect,
     check_prevalence,
-    counted,
     note,
     one_opencv_thread,
     print_json,
 )
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import AsJson
+from pneumoscope.errors import counted
 
 
 def recalibrate(

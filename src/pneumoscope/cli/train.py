@@ -13,9 +13,9 @@ from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
     bundle_facts,
     check_cache,
+    check_data,
     check_outside,
     check_weights,
-    counted,
     note,
     print_json,
 )
@@ -35,7 +35,7 @@ from pneumoscope.cli.parameters import (
     TargetClasses,
     Weights,
 )
-from pneumoscope.errors import require_extra
+from pneumoscope.errors import counted, require_extra
 from pneumoscope.parallel import launched_as
 
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ def train(
     check_cache(cache, no_cache=no_cache)
     for folder in filter(None, (data, additional, not_chest)):
         check_outside(out, folder)
-    if not data.exists():  # before the libraries are loaded, which takes seconds
-        from pneumoscope.data import load
-
-        load(data)
+    check_data(data)
     with show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Training"):

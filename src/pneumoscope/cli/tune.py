@@ -66,6 +66,7 @@ def tune(
     """Search for values of a recipe with a better result on validation patients, and write the best one."""
     from pneumoscope.cli.common import (
         check_cache,
+        check_data,
         check_outside,
         check_weights,
         folder_of_cache,
@@ -76,6 +77,7 @@ def tune(
 
     check_weights(pretrained, weights)
     check_cache(cache, no_cache=no_cache)
+    check_data(data)
     check_outside(out, data)
     one_opencv_thread()
     with show_progress() as progress, stops_on_sigterm(), _without_lines_of_each_phase():

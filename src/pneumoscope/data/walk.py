@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from pneumoscope.errors import Reason, UnreadableImageError
+from pneumoscope.errors import Reason, UnreadableImageError, counted
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
 from pneumoscope.image.foreign import foreign_format
 from pneumoscope.parallel import Progress
@@ -28,7 +28,6 @@ __all__ = [
     "OWN_OUTPUT",
     "SOFTWARE",
     "LoggedMessages",
-    "counted",
     "has_image_suffix",
     "has_images_and_masks",
     "is_ignored",
@@ -157,11 +156,6 @@ def left_out_lines(place: str, own: int, masks: Mapping[str, int]) -> list[str]:
     return lines
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things, in the singular for one."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 class LoggedMessages(Progress):
     """Logs messages as warnings and shows nothing else; for callers that give no progress."""
 
@@ -191,13 +185,17 @@ def special_file(path: str | os.PathLike[str]) -> UnreadableImageError | None:
 
 
 class _Walk:
-    """One walk: which folders it has seen, and what it left out; with `masks`, masks are listed too."""
+    """One walk: which folders it has seen, and what it left out.
+
+    With `masks`, masks are listed too, until there are folders of images beside them: `is_data_set`.
+    """
 
     def __init__(self, folder: Path, progress: Progress, *, masks: bool = False) -> None:
         self._folder, self._progress, self._with_masks = folder, progress, masks
         self._root = os.path.realpath(folder)
         self._seen: set[tuple[int, int]] = set()
         self._own = 0
+        self.is_data_set = False
         self._masks: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Path | UnreadableImageError]:
@@ -222,6 +220,9 @@ class _Walk:
             linked = [Path(one) for one in folders if one.is_symlink() and self._follows(one)]
             real = [Path(one) for one in folders if not one.is_symlink()]
             inside = {one.name for one in folders}
+            if self._with_masks and has_images_and_masks(inside):
+                self.is_data_set = True
+                return
             masks = mask_folders(inside, (one.name for one in listed if one.name not in inside))
             waiting += [
                 one for one in (real + linked)[::-1] if one.name not in masks or not self._leaves_out(one)
@@ -268,12 +269,13 @@ class _Walk:
 
         It is not where it has folders of images with masks inside: then it is a whole data set.
         """
-        if self._with_masks or any(has_images_and_masks(inside) for _, inside, _ in os.walk(masks)):
+        if self._with_masks:
             return False
         listed = _Walk(masks, Progress(), masks=True)
-        place = masks.relative_to(self._folder).as_posix()
-        self._masks[place] = sum(isinstance(one, Path) for one in listed)
-        return True
+        count = sum(isinstance(one, Path) for one in listed)
+        if not listed.is_data_set:
+            self._masks[masks.relative_to(self._folder).as_posix()] = count
+        return not listed.is_data_set
 
 
 def _name(entry: os.DirEntry[str]) -> str:

@@ -27,7 +27,7 @@ from pneumoscope.data.tables import (
 )
 from pneumoscope.data.walk import special_file, walk
 from pneumoscope.domain import ViewPosition
-from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError
+from pneumoscope.errors import DataError, MissingExtraError, Reason, UnreadableImageError, counted
 from pneumoscope.parallel import Progress
 
 __all__ = ["InputItem", "ManifestRow", "base_folder", "expand", "input_items", "local_path", "manifest_rows"]
@@ -172,7 +172,7 @@ def manifest_rows(path: Path) -> Iterator[ManifestRow]:
         else:
             without += 1
     if without:
-        log.warning("%s: %d %s without a path left out", path, without, "row" if without == 1 else "rows")
+        log.warning("%s: %s without a path left out", path, counted(without, "row"))
 
 
 def local_path(location: str) -> str:

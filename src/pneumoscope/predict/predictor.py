@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Explanation, OperatingPoint, Prediction, Radiograph, ViewPosition
+from pneumoscope.domain import OperatingPoint, Prediction, Radiograph, ViewPosition
 from pneumoscope.errors import BundleError
-from pneumoscope.image.standardise import Standardised
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.model.runtime import Device, OnnxRuntime
 from pneumoscope.parallel import CHUNK, available_cpus, in_order
@@ -32,7 +31,7 @@ from pneumoscope.predict.calibration import (
 from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
 from pneumoscope.predict.pipeline import Pipeline
-from pneumoscope.predict.prepared import Output, Prepared, RawScore
+from pneumoscope.predict.prepared import ExplainedPrediction, Output, Prepared, RawScore
 
 __all__ = ["ExplainedPrediction", "MakeCopies", "Method", "Output", "Predictor", "RawScore"]
 
@@ -43,30 +42,6 @@ Method = Literal["cam", "occlusion"]
 
 MakeCopies = Callable[[Radiograph], Sequence[Radiograph]]
 """Makes changed copies of an image, such as augmented ones."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class ExplainedPrediction:
-    """A prediction with what a report shows beside it.
-
-    Parameters
-    ----------
-    prediction : Prediction
-    radiograph : Radiograph or None
-        The decoded image, inverted grayscale corrected; None where it could not be decoded.
-    logits : ndarray of float32, shape (K,), or None
-        The network's outputs; None without a prediction.
-    explanation : Explanation or None
-        The heat map for the target finding; None without a prediction.
-    standardised : Standardised or None
-        The network's input; None without a prediction.
-    """
-
-    prediction: Prediction
-    radiograph: Radiograph | None = None
-    logits: Floats | None = None
-    explanation: Explanation | None = None
-    standardised: Standardised | None = None
 
 
 class Predictor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumoscope.domain import Radiograph, Status, ViewPosition
+from pneumoscope.domain import Explanation, Prediction, Radiograph, Status, ViewPosition
 from pneumoscope.errors import Reason
 from pneumoscope.image.standardise import Standardised
 
-__all__ = ["Output", "Prepared", "RawScore"]
+__all__ = ["ExplainedPrediction", "Output", "Prepared", "RawScore"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -105,3 +105,27 @@ class Output:
     def of(cls, one: Prepared, logits: Floats | None, features: Floats | None) -> Output:
         """Return the outputs of an image that went through the network, or was not admitted to it."""
         return cls(one.score(logits), features, one.input)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ExplainedPrediction:
+    """A prediction with what a report shows beside it.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    radiograph : Radiograph or None
+        The decoded image, inverted grayscale corrected; None where it could not be decoded.
+    logits : ndarray of float32, shape (K,), or None
+        The network's outputs; None without a prediction.
+    explanation : Explanation or None
+        The heat map for the target finding; None without a prediction.
+    standardised : Standardised or None
+        The network's input; None without a prediction.
+    """
+
+    prediction: Prediction
+    radiograph: Radiograph | None = None
+    logits: Floats | None = None
+    explanation: Explanation | None = None
+    standardised: Standardised | None = None

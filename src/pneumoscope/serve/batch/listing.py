@@ -17,7 +17,6 @@ from pneumoscope.data.walk import (
     DICOMDIR_DETAIL,
     OWN_HEAD_BYTES,
     LoggedMessages,
-    counted,
     has_image_suffix,
     has_images_and_masks,
     is_ignored,
@@ -26,7 +25,7 @@ from pneumoscope.data.walk import (
     mask_folders,
 )
 from pneumoscope.domain import ViewPosition
-from pneumoscope.errors import DataError, Reason, UnreadableImageError
+from pneumoscope.errors import DataError, Reason, UnreadableImageError, counted
 from pneumoscope.parallel import Progress
 from pneumoscope.predict.inputs import base_folder, expand, manifest_rows
 from pneumoscope.report.rows import plain_text
@@ -180,12 +179,9 @@ class _Objects:
     def __iter__(self) -> Iterator[Entry]:
         waiting = [self._uri.path]
         while waiting:
-            here = self._files.get_file_info(fs.FileSelector(waiting.pop()))
-            found = sorted((one for one in here if not is_ignored(one.base_name)), key=lambda one: one.path)
-            objects = [one for one in found if one.type == fs.FileType.File]
+            folders, objects = self._listed(waiting.pop())
             for one in objects:
                 yield from self._object(one)
-            folders = [one for one in found if one.type == fs.FileType.Directory]
             masks = mask_folders([one.base_name for one in folders], (one.base_name for one in objects))
             waiting += [
                 one.path
@@ -220,17 +216,23 @@ class _Objects:
 
     def _leaves_out(self, path: str) -> bool:
         """Return whether a prefix named after masks is left out, as `walk` does, and count what it holds."""
-        below = self._files.get_file_info(fs.FileSelector(path, recursive=True))
-        folders: dict[str, list[str]] = {}
-        for one in below:
-            if one.type == fs.FileType.Directory:
-                folders.setdefault(posixpath.dirname(one.path), []).append(one.base_name)
-        if any(map(has_images_and_masks, folders.values())):
-            return False
-        images = (one for one in below if one.type == fs.FileType.File and _may_be_image(one.base_name))
-        place = posixpath.relpath(path, self._uri.path)
-        self._masks[place] = sum(not is_ignored(one.base_name) for one in images)
+        waiting, count = [path], 0
+        while waiting:
+            folders, objects = self._listed(waiting.pop())
+            if has_images_and_masks([one.base_name for one in folders]):
+                return False
+            count += sum(_may_be_image(one.base_name) for one in objects)
+            waiting += [one.path for one in folders]
+        self._masks[posixpath.relpath(path, self._uri.path)] = count
         return True
+
+    def _listed(self, path: str) -> tuple[list[fs.FileInfo], list[fs.FileInfo]]:
+        """Return the folders and the objects of one level of a prefix, in the order of their names."""
+        here = self._files.get_file_info(fs.FileSelector(path))
+        found = sorted((one for one in here if not is_ignored(one.base_name)), key=lambda one: one.path)
+        kinds = fs.FileType.Directory, fs.FileType.File
+        folders, objects = ([one for one in found if one.type == kind] for kind in kinds)
+        return folders, objects
 
 
 def _may_be_image(name: str) -> bool:
