@@ -77,6 +77,64 @@ def test_json(tmp_path, capsys):
     assert "no result of this study" in err
 
 
+def test_a_rule_for_nobody_keeps_the_node_from_starting_and_no_other_command(tmp_path, capsys):
+    """A caller that was removed, while what it had sent is to be looked at, sent and exported."""
+    config = tmp_path / "node.yaml"
+    config.write_text("folder: node\ncallers: [{aet: CR1}]\nrules: [{calling_aet: [CR2*]}]\n")
+    assert run(capsys, "rebuild", "--config", str(config))[0] == 0
+    for words in (["retry", "--dead"], ["audit"], ["purge", "--older-than", "1d"]):
+        assert run(capsys, *words, "--config", str(config))[0] == 0
+    code, out, _ = run(capsys, "status", "--config", str(config))
+    assert (code, out.splitlines()[0]) == (3, "node: not running")
+    code, _, err = run(capsys, "serve", "--config", str(config))
+    assert (code, err) == (
+        4,
+        f"error: {config}: rules.0.calling_aet: no sender has the calling AE title CR2*; those that may send "
+        "are CR1\n",
+    )
+
+
+def test_one_of_anything_is_no_plural(tmp_path, capsys, monkeypatch):
+    audit, maintenance, monthly, purging, retracting = (
+        pytest.importorskip(f"pneumoscope.serve.dicom.{name}")
+        for name in ("audit", "maintenance", "monthly", "purging", "retracting")
+    )
+    config = tmp_path / "node.yaml"
+    config.write_text("folder: node\n")
+    assert run(capsys, "rebuild", "--config", str(config))[1] == (
+        "0 images taken into a new journal, 0 files skipped\n"
+    )
+
+    def printed(*words: str) -> str:
+        code, out, _ = run(capsys, *words, "--config", str(config))
+        assert code == 0
+        return out
+
+    monkeypatch.setattr(purging, "purge", lambda *_: purging.Purged(1, 1, 10**6))
+    monkeypatch.setattr(purging, "sweep", lambda *_: purging.Swept(1, 10**5))
+    assert printed("purge", "--older-than", "1d") == (
+        "1 image and 1 result object removed, 1.0 MB; and 1 file that nothing refers to, 0.1 MB\n"
+    )
+    monkeypatch.setattr(audit, "verify", lambda *_: audit.AuditCheck(1, "ab"))
+    assert printed("audit", "--verify") == "1 entry, last hash ab\n"
+    monkeypatch.setattr(retracting, "retract", lambda *_, **__: 1)
+    assert printed("retract", "1.2", "--reason", "x") == "1 result retracted\n"
+    monkeypatch.setattr(maintenance, "rebuild", lambda *_: maintenance.Rebuilt(None, 1, 1))
+    assert printed("rebuild") == "1 image taken into a new journal, 1 file skipped\n"
+    drift = [monthly.Drift("x", "y", 1, None)]
+    empty = {key: {} for key in ("callers", "states", "statuses", "reasons", "positives", "seconds")}
+    made = monthly.MonthlyReport("2026-11", "b", 1, 1, 1, drift=drift, unmatched=1, other_bundles=1, **empty)
+    monkeypatch.setattr(monthly, "monthly_report", lambda *_, **__: made)
+    shown = printed("report", "--month", "2026-11")
+    for line in (
+        "2026-11: 1 image received, 1 study reported in 1 result, bundle b",
+        "  x: too few images (1 image, against y)",
+        "not in shares, drift and verdicts: 1 prediction of other bundles",
+        "without a prediction in this month: 1 verdict",
+    ):
+        assert line in shown.splitlines()
+
+
 def test_a_port_in_use(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.common import NOTHING_DONE, SOME_LEFT_OUT, print_json
-from pneumoscope.errors import require_extra
+from pneumoscope.errors import counted, require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.serve.dicom.config import NodeConfig
@@ -38,9 +38,11 @@ UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 def serve(config: Config) -> None:
     """Run the node until SIGTERM or Ctrl-C; what is in hand is finished first."""
     settings = _settings(config)
+    from pneumoscope.serve.dicom.config import check_rules
     from pneumoscope.serve.dicom.logs import set_up_logs
     from pneumoscope.serve.dicom.node import run_node
 
+    check_rules(settings, config)
     set_up_logs(settings.log_level)
 
     def announce(port: int, metrics: int | None) -> None:
@@ -104,7 +106,7 @@ def retry(
     """Let the node try again what it gave up, or give up what has no destination any more."""
     from pneumoscope.serve.dicom.maintenance import drop as give_up
     from pneumoscope.serve.dicom.maintenance import retry as again
-    from pneumoscope.serve.dicom.status import read_running
+    from pneumoscope.serve.dicom.running import read_running
 
     if not (parked or failed or dead or held or drop):
         raise typer.BadParameter(
@@ -138,9 +140,12 @@ def purge(
     age = _age(older_than)
     settings, journal, store = _opened(config)
     done, swept = remove(journal, store, age), sweep(journal, store)
-    line = f"{done.images} images and {done.objects} result objects removed, {done.bytes / 1e6:.1f} MB"
+    line = (
+        f"{counted(done.images, 'image')} and {counted(done.objects, 'result object')} removed, "
+        f"{done.bytes / 1e6:.1f} MB"
+    )
     if swept.files:
-        line += f"; and {swept.files} files that nothing refers to, {swept.bytes / 1e6:.1f} MB"
+        line += f"; and {counted(swept.files, 'file')} that nothing refers to, {swept.bytes / 1e6:.1f} MB"
     _show_done(as_json, dataclasses.asdict(done) | {"swept": dataclasses.asdict(swept)}, line)
     if swept.kept:
         typer.echo(
@@ -159,13 +164,17 @@ def export(
     images: Annotated[bool, typer.Option("--images", help="Copy the received images as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the journal's table of images, and copies of the result objects."""
+    """Write tables of images and of result objects, images.csv and objects.csv, and copies of the objects.
+
+    The copies are in results/, and with --images those of the received images in images/.
+    """
     from pneumoscope.serve.dicom.maintenance import export as write
 
     _, journal, store = _opened(config)
     count = write(journal, store, out, study=study, images=images)
-    table = out / "images.csv"
-    _show_done(as_json, {"images": count, "table": str(table)}, f"{count} images in {table}")
+    table, objects = out / "images.csv", out / "objects.csv"
+    facts = {"images": count, "table": str(table), "objects_table": str(objects)}
+    _show_done(as_json, facts, f"{counted(count, 'image')} in {table}, their results in {objects}")
     if not count:
         raise typer.Exit(NOTHING_DONE)
 
@@ -185,7 +194,8 @@ def audit(
     _, journal, _ = _opened(config)
     if verify or head:
         found = check(journal, head)
-        _show_done(as_json, dataclasses.asdict(found), f"{found.entries} entries, last hash {found.head}")
+        entries = "1 entry" if found.entries == 1 else f"{found.entries} entries"
+        _show_done(as_json, dataclasses.asdict(found), f"{entries}, last hash {found.head}")
         if found.fault:
             typer.echo(f"error: the audit log is not intact: {found.fault}", err=True)
             raise typer.Exit(NOTHING_DONE)
@@ -213,7 +223,7 @@ def retract(
 
     _, journal, store = _opened(config)
     count = take_back(journal, store, uid, reason, again=again)
-    _show_done(as_json, {"retracted": count}, f"{count} {'result' if count == 1 else 'results'} retracted")
+    _show_done(as_json, {"retracted": count}, f"{counted(count, 'result')} retracted")
 
 
 @app.command()
@@ -221,14 +231,17 @@ def rebuild(config: Config, as_json: AsJson = False) -> None:
     """Set a damaged journal aside and make a new one from the stored images; the node must not run."""
     settings = _settings(config)
     from pneumoscope.serve.dicom.maintenance import rebuild as make_anew
-    from pneumoscope.serve.dicom.node import lock_folder
+    from pneumoscope.serve.dicom.running import lock_folder
     from pneumoscope.serve.dicom.store import Store
 
     store = Store(settings.folder)
     with lock_folder(settings.folder):
         done = make_anew(settings.folder, store)
     old = f"; the old one is in {done.aside}" if done.aside else ""
-    line = f"{done.images} images taken into a new journal, {done.skipped} files skipped{old}"
+    line = (
+        f"{counted(done.images, 'image')} taken into a new journal, {counted(done.skipped, 'file')} "
+        f"skipped{old}"
+    )
     facts = {"images": done.images, "skipped": done.skipped}
     _show_done(as_json, facts | {"old_journal": str(done.aside) if done.aside else None}, line)
 
@@ -300,15 +313,16 @@ def _show_status(found: NodeStatus, mode: str) -> None:
         typer.echo("node: not running")
     else:
         other = "" if mode == found.running.mode else f"; node.yaml has mode {mode}: restart the node"
-        typer.echo(f"node: running since {found.running.since} (mode {found.running.mode}{other})")
+        doing = "running" if found.running.ready else "starting"
+        typer.echo(f"node: {doing} since {found.running.since} (mode {found.running.mode}{other})")
     line("images", found.instances)
     line("results", found.results)
     for destination, values in found.deliveries.items():
         line(f"to {destination}", values)
     for destination, count in found.removed.items():
         typer.echo(
-            f"not in node.yaml any more: {destination}, {count} objects not sent; enter it again, or give "
-            f"them up by 'dicom retry --drop {destination}'"
+            f"not in node.yaml any more: {destination}, {counted(count, 'object')} not sent; enter it again, "
+            f"or give up what is for it by 'dicom retry --drop {destination}'"
         )
     for name, seconds in (
         ("oldest image in hand", found.oldest_seconds),
@@ -333,9 +347,10 @@ def _show_status(found: NodeStatus, mode: str) -> None:
 
 
 def _show_report(made: MonthlyReport) -> None:
+    studies = "1 study" if made.studies == 1 else f"{made.studies} studies"
     typer.echo(
-        f"{made.month}: {made.images} images received, {made.studies} studies reported in {made.results} "
-        f"results, bundle {made.bundle}"
+        f"{made.month}: {counted(made.images, 'image')} received, {studies} reported in "
+        f"{counted(made.results, 'result')}, bundle {made.bundle}"
     )
     for name, values in (
         ("senders", made.callers),
@@ -354,14 +369,16 @@ def _show_report(made: MonthlyReport) -> None:
     typer.echo("drift (population stability index; below 0.1 stable, 0.25 or more changed):")
     for one in made.drift:
         index = f"{one.index:.3f}" if one.index is not None else "too few images"
-        typer.echo(f"  {one.name}: {index} ({one.images} images, against {one.against})")
+        typer.echo(f"  {one.name}: {index} ({counted(one.images, 'image')}, against {one.against})")
     for site, measures in made.verdicts.items():
         shown = "; ".join(f"{name} {_share(share)}" for name, share in measures.items())
         typer.echo(f"against radiologists, {site}: {shown}")
     if made.other_bundles:
-        typer.echo(f"{made.other_bundles} predictions of other bundles are not in shares, drift and verdicts")
+        typer.echo(
+            f"not in shares, drift and verdicts: {counted(made.other_bundles, 'prediction')} of other bundles"
+        )
     if made.unmatched:
-        typer.echo(f"{made.unmatched} verdicts have no prediction in this month")
+        typer.echo(f"without a prediction in this month: {counted(made.unmatched, 'verdict')}")
     for warning in made.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import fs
 
 from images import write_image
 from pneumoscope.errors import DataError
 from pneumoscope.parallel import Progress
 from pneumoscope.report.overlay import write_png
+from pneumoscope.serve.batch import listing
 from pneumoscope.serve.batch.listing import list_entries
 from pneumoscope.serve.batch.plan import prepare, read_entries
 from pneumoscope.serve.batch.store import filesystem, open_store
@@ -183,3 +186,38 @@ def test_a_name_that_is_no_text_can_still_be_opened(tmp_path, tiny):
         assert "\\xff" in manifest.read().to_pylist()[0]["path"] or "\\udcff" in repr(manifest.read())
     assert entry.path == odd
     assert (plan.entries, plan.parts) == (1, 1)
+
+
+class Waiting:
+    """A store in which objects are opened only once two of them are being opened at the same time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+        self._two = threading.Barrier(2, timeout=30)
+
+    def get_file_info(self, selector):
+        return self._files.get_file_info(selector)
+
+    def open_input_file(self, path):
+        self._two.wait()
+        return self._files.open_input_file(path)
+
+
+def test_heat_maps_of_a_store_are_opened_several_at_a_time(tmp_path, monkeypatch):
+    """Each of them takes as long as the store takes to respond; the order stays that of the names."""
+    for number in range(8):
+        path = tmp_path / "bucket" / "in" / f"{number}.heatmap.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number % 3:
+            write_png(np.zeros((8, 8, 3), np.uint8), path)
+        else:
+            path.write_bytes(b"of another program")
+        write_image(path.with_name(f"{number}.png"))
+    monkeypatch.setattr(listing, "filesystem", lambda *_: Waiting(tmp_path))
+    progress = Lines()
+    names = [one.path.removeprefix("s3://bucket/in/") for one in list_entries("s3://bucket/in", progress)]
+    assert names == [
+        *("0.heatmap.png", "0.png", "1.png", "2.png", "3.heatmap.png", "3.png", "4.png", "5.png"),
+        *("6.heatmap.png", "6.png", "7.png"),
+    ]
+    assert progress.lines == ["s3://bucket/in: 5 images drawn by Pneumoscope left out"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.errors import DataError
-from pneumoscope.serve.dicom.config import NodeConfig, RuleConfig, load_config
+from pneumoscope.serve.dicom.config import CallerConfig, NodeConfig, RuleConfig, check_rules, load_config
 from pneumoscope.serve.dicom.routing import ImageFacts, route
 
 REPOSITORY = Path(__file__).parents[3]
@@ -20,6 +21,7 @@ CALLERS = {
     "folders": [{"path": "in", "bad": "bad", "name": "INBOX"}],
     "pull": [{"name": "ARCH", "url": "http://x"}],
 }
+NAN = float("nan")
 PACS = {"name": "pacs", "host": "10.0.0.1", "aet": "PACS"}
 
 
@@ -80,10 +82,10 @@ def test_the_example_is_valid():
         ({"folder": "x", "rules": [{"ages": [18, 5]}]}, "rules.0.ages: no age is at least 18 and below 5;"),
         ({"folder": "x", "rules": [{"ages": [5, 5]}]}, "no age is at least 5 and below 5"),
         ({"folder": "x", "rules": [{"ages": [None, 0]}]}, "no age is at least 0 and below 0"),
-        (
-            {**CALLERS, "rules": [{"calling_aet": ["NOBODY"]}]},
-            "NOBODY; those that may send are CR1, INBOX, ARCH",
-        ),
+        ({"folder": "x", "rules": [{"ages": [NAN, None]}]}, "no age is at least nan; give [least, below]"),
+        ({"folder": "x", "rules": [{"ages": [None, NAN]}]}, "no age is at least 0 and below nan"),
+        ({"folder": "x", "rules": [{"ages": [NAN, NAN]}]}, "no age is at least nan and below nan"),
+        ({"folder": "x", "rules": [{"ages": [float("inf"), None]}]}, "no age is at least inf"),
         (caller_from("cr1.example"), "callers.0.hosts.0: 'cr1.example' does not appear to be"),
         (caller_from("10.0.0.1", "10.0.0.5/24"), "callers.0.hosts.1: 10.0.0.5/24 has host bits set; give an"),
         (caller_from(""), "a network such as 10.20.0.0/24"),
@@ -133,11 +135,49 @@ def test_rules_that_may_fit_are_taken(tmp_path):
         {"ages": [None, 18]},
         {"ages": [65, None]},
         {"ages": [0, 0.1]},
-        {"calling_aet": ["cr1", "INBOX", "ARCH", "ER*"]},
+        {"calling_aet": ["cr1", "INBOX", "ARCH"]},
     ]
     assert len(load_config(written(tmp_path, {**CALLERS, "rules": rules})).rules) == len(rules)
-    anyone = {"folder": "x", "rules": [{"calling_aet": ["NOBODY"]}]}
-    assert load_config(written(tmp_path, anyone)).rules, "without callers anyone may send"
+
+
+@pytest.mark.parametrize("title", ["NOBODY", "NOBODY*", "CR", "*1", "REBUILD1", "CR1 "])
+def test_a_rule_for_a_sender_that_there_is_not(tmp_path, title):
+    """It keeps the node from starting; the file can be read, so that other commands do their work."""
+    rules = [{"modality": ["SC"]}, {"calling_aet": ["CR1", title]}]
+    path = written(tmp_path, {**CALLERS, "rules": rules})
+    with pytest.raises(DataError) as error:
+        check_rules(load_config(path), path)
+    assert str(error.value) == (
+        f"{path}: rules.1.calling_aet: no sender has the calling AE title {title}; those that may send are "
+        "CR1, INBOX, ARCH"
+    )
+    anyone = {"folder": "x", "rules": rules}
+    check_rules(load_config(written(tmp_path, anyone)), path)
+
+
+def test_rules_for_senders(tmp_path):
+    """Also that of images which a rebuild found and which do not say who had sent them."""
+    rules = [{"calling_aet": ["cr1", "INBOX", "ARCH", "c*", "CR1*", "*", "Rebuild", "REB*"]}]
+    path = written(tmp_path, {**CALLERS, "rules": rules})
+    config = load_config(path)
+    check_rules(config, path)
+    for title in config.rules[0].calling_aet:
+        senders = (*config.senders, "REBUILD")
+        rule = [RuleConfig(calling_aet=(title,))]
+        assert any(route(ImageFacts(one), rule, ()).rule == 1 for one in senders), title
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+def test_a_configuration_that_was_written_out_is_the_same(tmp_path, mode):
+    content = caller_from("10.0.0.1", "10.20.0.0/24", "fd00::/8", "::ffff:10.1.0.0/112")
+    config = load_config(written(tmp_path, content | {"rules": [{"ages": [None, 18]}]}))
+    assert str(config.callers[0].hosts[3]) == "10.1.0.0/16"
+    assert NodeConfig.model_validate(config.model_dump(mode=mode)) == config
+
+
+def test_addresses_that_are_no_text(tmp_path):
+    hosts = (ip_address("10.0.0.1"), ip_network("::ffff:10.1.0.0/112"))
+    assert [str(one) for one in CallerConfig(aet="A", hosts=hosts).hosts] == ["10.0.0.1/32", "10.1.0.0/16"]
 
 
 def test_a_file_that_is_not_there(tmp_path):

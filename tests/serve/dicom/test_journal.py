@@ -100,6 +100,7 @@ def test_the_audit_log_is_append_only(journal):
         ("UPDATE audit SET at = '2020' WHERE seq = 1", "entry 1 was changed"),
         ("DELETE FROM audit WHERE seq = 2", "entry 2 is missing"),
         ("DELETE FROM audit WHERE seq > 3", "2 entries at the end are missing"),
+        ("DELETE FROM audit WHERE seq > 4", "1 entry at the end is missing"),
         (
             "UPDATE audit SET hash = (SELECT hash FROM audit WHERE seq = 2) WHERE seq = 5",
             "entry 5 was changed",

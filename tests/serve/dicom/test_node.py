@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import errno
-import fcntl
 import json
 import os
 import re
@@ -23,8 +21,6 @@ from dicom_archives import Archive
 from dicom_modality import SECRETS, radiograph, send
 from dicom_peers import running_node, until, write_config
 from log_scan import SCAN
-from pneumoscope.errors import DataError
-from pneumoscope.serve.dicom.node import lock_folder
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -243,7 +239,9 @@ def test_report_export_purge_and_audit(system, tmp_path):
     study = "1.2.826.0.1.3680043.10.5.1.21"
     out = tmp_path / "out"
     exported = node.command("export", "--out", str(out), "--study", study, "--images", "--json")
-    assert json.loads(exported.out) == {"images": 2, "table": str(out / "images.csv")}
+    assert json.loads(exported.out) == {
+        "images": 2, "table": str(out / "images.csv"), "objects_table": str(out / "objects.csv")
+    }  # fmt: skip
     check_export(out, study)
     assert node.command("purge", "--older-than", "1h").out.startswith("0 images")
     assert node.command("purge", "--older-than", "soon").code == 2
@@ -277,7 +275,8 @@ def test_shadow_sends_nothing_until_it_is_told(tmp_path, tiny, archive):
         assert send(node.port, [radiograph(1)]) == [0]
         until(lambda: node.status().instances == {"reported": 1})
         assert node.status().deliveries == {"pacs": {"held": 2}}
-        assert node.status().running.mode == "shadow"
+        running = node.status().running
+        assert (running.mode, running.ready) == ("shadow", True)
         assert node.command("retry", "--held").code == 2
     assert not archive.stored
     stray = node.folder / "results" / "ab" / "stray.dcm"
@@ -321,12 +320,3 @@ def test_a_stop_finishes_what_is_in_hand(tmp_path, tiny, archive, monkeypatch):
     with running_node(node.config):
         until(lambda: len(archive.stored) == 10)
     assert set(archive.attempts.values()) == {1}
-
-
-def test_a_folder_on_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(DataError, match=r"files cannot be locked there \(No locks available\); use a folder"):
-        lock_folder(tmp_path)

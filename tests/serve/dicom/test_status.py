@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import threading
 from dataclasses import replace
 
 import pytest
@@ -13,9 +11,8 @@ from dicom_peers import RunningNode, write_config
 from pneumoscope.serve.dicom import audit
 from pneumoscope.serve.dicom.intake import Intake, Origin
 from pneumoscope.serve.dicom.journal import Journal
-from pneumoscope.serve.dicom.node import lock_folder
 from pneumoscope.serve.dicom.queue import BuiltObject, Queue, enter_objects
-from pneumoscope.serve.dicom.status import mark_running, read_running
+from pneumoscope.serve.dicom.running import lock_folder, mark_ready, read_running
 from pneumoscope.serve.dicom.store import Store
 
 
@@ -49,11 +46,9 @@ def add(journal: Journal, **states: str) -> None:
 
 @pytest.fixture
 def running(node, journal):
-    """The journal and the mark of a node that was started in mode shadow."""
-    with journal.change() as connection:
-        audit.record(connection, "started", mode="live")
-        audit.record(connection, "started", mode="shadow")
-    with mark_running(node.folder) as file:
+    """The lock of a node that was started in mode shadow."""
+    with lock_folder(node.folder, "shadow") as file:
+        mark_ready(file)
         yield file
 
 
@@ -67,50 +62,37 @@ def test_a_removed_destination_is_shown_and_dropped(node, journal, running):
     assert node.command("retry", "--drop", "pacs").code == 2, "it is still a destination"
     unknown = node.command("retry", "--drop", "elsewhere")
     assert unknown.code == 4 and unknown.err.startswith("error: elsewhere: nothing is left to send")
-    assert node.command("retry", "--drop", "old") == (0, "4 dropped\n", "")
+    with journal.change() as connection:
+        connection.execute("UPDATE deliveries SET state = 'sent' WHERE state IN ('sending', 'dead', 'held')")
+    assert (
+        "not in node.yaml any more: old, 1 object not sent; enter it again, or give up what is for it by"
+        in node.command("status").out
+    )
+    assert node.command("retry", "--drop", "old") == (0, "1 dropped\n", "")
     after = json.loads(node.command("status", "--json").out)
     assert after["removed"] == {}
     assert after["deliveries"] == {
-        "done": {"sent": 1}, "old": {"sent": 1, "withdrawn": 4}, "pacs": {"pending": 1}
+        "done": {"sent": 1}, "old": {"sent": 4, "withdrawn": 1}, "pacs": {"pending": 1}
     }  # fmt: skip
     assert node.command("status").code == 0
     *_, event = [json.loads(line) for line in node.command("audit").out.splitlines()]
-    assert (event["event"], event["destination"], event["objects"]) == ("dropped", "old", 4)
+    assert (event["event"], event["destination"], event["objects"]) == ("dropped", "old", 1)
     assert audit.verify(journal).fault == ""
 
 
 def test_a_node_that_does_not_run_is_not_shown_as_running(node, journal, running):
-    (at,) = journal.rows("SELECT at FROM audit ORDER BY seq DESC LIMIT 1")[0]
+    at = read_running(journal).since
     shown = node.command("status")
     expected = f"node: running since {at} (mode shadow; node.yaml has mode live: restart the node)"
     assert (shown.code, shown.out.splitlines()[0]) == (0, expected)
-    assert json.loads(node.command("status", "--json").out)["running"] == {"since": at, "mode": "shadow"}
+    assert json.loads(node.command("status", "--json").out)["running"] == {
+        "since": at, "mode": "shadow", "ready": True
+    }  # fmt: skip
     running.close()
     shown = node.command("status")
     assert (shown.code, shown.out.splitlines()[0]) == (3, "node: not running")
     ended = node.command("status", "--json")
     assert (ended.code, json.loads(ended.out)["running"]) == (3, None)
-
-
-def test_a_look_at_the_status_holds_up_no_node_that_starts(node, journal, running):
-    """It takes another lock than that of the folder, and a node waits for it."""
-    running.close()
-    lock_folder(node.folder).close()
-    with (node.folder / "running").open() as test:
-        fcntl.flock(test, fcntl.LOCK_SH)
-        lock_folder(node.folder).close()
-        starting = threading.Thread(target=lambda: mark_running(node.folder).close())
-        starting.start()
-        starting.join(0.2)
-        assert starting.is_alive(), "it waits for the end of the test"
-    starting.join(10)
-    assert not starting.is_alive()
-    assert read_running(journal) is None
-
-
-def test_a_rebuild_is_no_running_node(node, journal):
-    with lock_folder(node.folder):
-        assert node.command("status").out.startswith("node: not running\n")
 
 
 def test_held_objects_are_not_released_in_mode_shadow(node, journal, running):

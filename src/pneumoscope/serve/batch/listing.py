@@ -26,7 +26,7 @@ from pneumoscope.data.walk import (
 )
 from pneumoscope.domain import ViewPosition
 from pneumoscope.errors import DataError, Reason, UnreadableImageError, counted
-from pneumoscope.parallel import Progress
+from pneumoscope.parallel import Progress, in_order
 from pneumoscope.predict.inputs import base_folder, expand, manifest_rows
 from pneumoscope.report.rows import plain_text
 from pneumoscope.serve.batch.store import (
@@ -42,6 +42,7 @@ __all__ = ["Entry", "list_entries"]
 
 COPY_CHUNK = 8 << 20  # bytes
 HEAT_MAP = ".heatmap.png"
+LOOKS = 16  # at once; each waits for the store most of the time
 
 
 class Entry(NamedTuple):
@@ -180,8 +181,10 @@ class _Objects:
         waiting = [self._uri.path]
         while waiting:
             folders, objects = self._listed(waiting.pop())
+            own = self._own_heat_maps(objects)
             for one in objects:
-                yield from self._object(one)
+                yield from self._object(one, own)
+            self._own += len(own)
             masks = mask_folders([one.base_name for one in folders], (one.base_name for one in objects))
             waiting += [
                 one.path
@@ -194,20 +197,23 @@ class _Objects:
             what = counted(self._others, "object")
             self._progress.message(f"{self._uri.text}: {what} left out, not named like an image")
 
-    def _object(self, one: fs.FileInfo) -> Iterator[Entry]:
+    def _object(self, one: fs.FileInfo, own: set[str]) -> Iterator[Entry]:
         name = f"{self._uri.scheme}://{one.path}"
         if one.base_name.upper() == DICOMDIR:
             yield Entry(name, reason=str(Reason.NO_PIXELS), detail=DICOMDIR_DETAIL)
         elif not _may_be_image(one.base_name):
             self._others += 1
-        elif one.base_name.lower().endswith(HEAT_MAP) and self._is_own(one.path):
-            self._own += 1
-        else:
+        elif one.path not in own:
             changed = "" if one.mtime is None else int(one.mtime.timestamp())
             yield Entry(name, stamp=f"{one.size} {changed}")
 
+    def _own_heat_maps(self, objects: list[fs.FileInfo]) -> set[str]:
+        """Return which objects are heat maps of Pneumoscope; only those named like one are opened."""
+        named = [one.path for one in objects if one.base_name.lower().endswith(HEAT_MAP)]
+        found = in_order(named, lambda paths: [self._is_own(path) for path in paths], workers=LOOKS, chunk=1)
+        return {path for path, own in zip(named, found, strict=True) if own}
+
     def _is_own(self, path: str) -> bool:
-        """Return whether an object named like a heat map is one of Pneumoscope; no other is opened."""
         try:
             with self._files.open_input_file(path) as file:
                 return is_own_output(bytes(file.read(OWN_HEAD_BYTES)))

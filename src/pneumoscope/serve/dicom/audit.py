@@ -81,8 +81,9 @@ def verify(journal: Journal, head: str | None = None) -> AuditCheck:
             before, expected, done = row["hash"], expected + 1, done + 1
             seen = seen or before == head
     highest = journal.value("SELECT seq FROM sqlite_sequence WHERE name = 'audit'") or 0
-    if highest > done:
-        return AuditCheck(done, before, f"{highest - done} entries at the end are missing")
+    if (missing := highest - done) > 0:
+        what = "1 entry at the end is" if missing == 1 else f"{missing} entries at the end are"
+        return AuditCheck(done, before, f"{what} missing")
     return AuditCheck(
         done, before, "" if seen else "no entry has the given hash: the log was replaced or cut"
     )

@@ -30,7 +30,7 @@ from pneumoscope.serve.dicom.config_parts import (
     TlsClientConfig,
     TlsServerConfig,
 )
-from pneumoscope.serve.dicom.config_types import AeTitle
+from pneumoscope.serve.dicom.config_types import REBUILT_CALLER, AeTitle, matches
 
 __all__ = [
     "MB",
@@ -49,6 +49,7 @@ __all__ = [
     "RuleConfig",
     "TlsClientConfig",
     "TlsServerConfig",
+    "check_rules",
     "load_config",
 ]
 
@@ -112,7 +113,6 @@ class NodeConfig(Strict):
         for rule in self.rules:
             if unknown := set(rule.destinations or ()) - known:
                 raise ValueError(f"a rule names the unknown destination {', '.join(sorted(unknown))}")
-        self._check_senders_of_rules()
         if self.mode == "live" and not self.destinations:
             raise ValueError("mode live needs a destination; mode shadow sends nothing")
         if not self.callers and self.listen.host not in {"127.0.0.1", "::1", "localhost"}:
@@ -130,16 +130,6 @@ class NodeConfig(Strict):
         names = [one.aet for one in self.callers]
         names += [one.name for one in self.folders] + [one.name for one in self.pull]
         return tuple(dict.fromkeys(names))
-
-    def _check_senders_of_rules(self) -> None:
-        known = {name.upper() for name in self.senders}
-        for rule in self.rules:
-            for name in rule.calling_aet:
-                if known and not name.endswith("*") and name.upper() not in known:
-                    raise ValueError(
-                        f"a rule names the unknown calling AE title {name}; those that may send are "
-                        f"{', '.join(self.senders)}"
-                    )
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -165,6 +155,33 @@ def load_config(path: Path) -> NodeConfig:
     except ValidationError as error:
         raise DataError(f"{path}: {_first_fault(error)}") from error
     return _resolved(config, path.absolute().parent)
+
+
+def check_rules(config: NodeConfig, path: Path) -> None:
+    """Find a rule for a sender that there is not, before the node starts.
+
+    Not by `load_config`: other commands are for what a caller had sent before it was removed, too.
+
+    Parameters
+    ----------
+    config : NodeConfig
+    path : Path
+        Of ``node.yaml``, for the error.
+
+    Raises
+    ------
+    DataError
+        If no calling AE title, and no name of a folder or server, fits a value of a rule.
+    """
+    if not config.senders:
+        return
+    for number, rule in enumerate(config.rules):
+        for allowed in rule.calling_aet:
+            if not any(matches(sender, allowed) for sender in (*config.senders, REBUILT_CALLER)):
+                raise DataError(
+                    f"{path}: rules.{number}.calling_aet: no sender has the calling AE title {allowed}; "
+                    f"those that may send are {', '.join(config.senders)}"
+                )
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import urllib.parse
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pneumoscope.domain import ViewPosition
 
 __all__ = [
+    "REBUILT_CALLER",
     "AeTitle",
     "Ages",
     "Level",
@@ -25,9 +27,13 @@ __all__ = [
     "WebAddress",
     "is_ae_title",
     "is_in",
+    "matches",
 ]
 
 LONGEST_AET = 16
+REBUILT_CALLER = "REBUILD"
+"""In place of the sender of an image that a new journal was made of and that does not state one."""
+
 IPV4_IN_IPV6 = 96  # bits before the IPv4 address in ::ffff:10.0.0.1
 
 
@@ -60,8 +66,10 @@ def _plain_address(text: str) -> IPv4Address | IPv6Address:
 
 
 def _network(value: object) -> IPv4Network | IPv6Network:
+    # A number would be taken for the address that it encodes.
+    is_address = isinstance(value, (str, IPv4Address, IPv4Network, IPv6Address, IPv6Network))
     try:
-        network = ipaddress.ip_network(value if isinstance(value, str) else repr(value))
+        network = ipaddress.ip_network(str(value) if is_address else repr(value))
     except ValueError as error:
         raise ValueError(
             f"{error}; give an address such as 10.20.0.11 or a network such as 10.20.0.0/24; host names are "
@@ -73,20 +81,28 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     return network
 
 
+def matches(stated: str, allowed: str) -> bool:
+    """Return whether a value of an image fits one of a rule, where ``*`` at the end stands for anything."""
+    if not stated:
+        return False
+    if allowed.endswith("*"):
+        return stated.upper().startswith(allowed[:-1].upper())
+    return stated.upper() == allowed.upper()
+
+
 def _view(value: str) -> str:
-    start, any_end = value.upper().removesuffix("*"), value.endswith("*")
     views = [str(view) for view in ViewPosition]
-    if not any(one.upper().startswith(start) if any_end else one.upper() == start for one in views):
+    if not any(matches(one, value) for one in views):
         raise ValueError(f"no image has the view {value!r}; give {', '.join(views[:-1])} or {views[-1]}")
     return value
 
 
 def _ages(value: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     least, below = value
-    if below is not None and not max(least or 0.0, 0.0) < below:
-        raise ValueError(
-            f"no age is at least {least or 0:g} and below {below:g}; give [least, below] in years"
-        )
+    # In this order: NaN is below nothing, and the greater one of NaN and another number is the first.
+    if not max(least or 0.0, 0.0) < (math.inf if below is None else below):
+        bounds = f"at least {least or 0:g}" + ("" if below is None else f" and below {below:g}")
+        raise ValueError(f"no age is {bounds}; give [least, below] in years")
     return value
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import pydicom
 
 from pneumoscope.data.tables import write_rows
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, counted
 from pneumoscope.image.dicom import lenient_pydicom
 from pneumoscope.image.dicom_header import CUT_OFF, DAMAGED
 from pneumoscope.report.rows import csv_safe
 from pneumoscope.serve.dicom import audit
+from pneumoscope.serve.dicom.config_types import REBUILT_CALLER
 from pneumoscope.serve.dicom.intake import Intake, NotAccepted, Origin
 from pneumoscope.serve.dicom.journal import JOURNAL_FILE, UNSENT_STATES, Journal, now
 from pneumoscope.serve.dicom.store import Store, dataset_offset, file_head
@@ -176,8 +177,14 @@ def export(
     Raises
     ------
     DataError
-        If the folder cannot be written.
+        If the folder cannot be written, or is in that of the node.
     """
+    own = store.folder.resolve()
+    if any((out / name).resolve().is_relative_to(own) for name in ("", "images", "results")):
+        raise DataError(
+            f"{out}: the export would be in the node's own folder, where 'dicom purge' removes files; name "
+            "another folder"
+        )
     where, values = ("WHERE study_uid = ?", (study,)) if study else ("", ())
     rows = journal.rows(f"SELECT {', '.join(EXPORTED)} FROM instances {where} ORDER BY id", values)
     objects = journal.rows(f"SELECT * FROM objects {where} ORDER BY id", values)
@@ -268,8 +275,8 @@ def rebuild(folder: Path, store: Store) -> Rebuilt:
             audit.record(connection, REBUILD_ENDED, images=taken, skipped=skipped)
     except (NotAccepted, OSError) as error:
         raise DataError(
-            f"{folder}: after {taken} images the next one could not be stored ({error}); free space on the "
-            "disk and run 'pneumoscope dicom rebuild' again"
+            f"{folder}: after {counted(taken, 'image')} the next one could not be stored ({error}); free "
+            "space on the disk and run 'pneumoscope dicom rebuild' again"
         ) from error
     finally:
         journal.close()
@@ -340,7 +347,7 @@ def _take_again(path: Path, store: Store, intake: Intake, link: str) -> bool:
         received = store.receive(head, size)
         while piece := file.read(PIECE):
             received.write(piece)
-    origin = Origin(REBUILT, caller or REBUILT.upper(), link)
+    origin = Origin(REBUILT, caller or REBUILT_CALLER, link)
     intake.accept(received, sop_class, sop_instance, origin)
     if path.exists():  # its time says when it came, also to the next rebuild
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))

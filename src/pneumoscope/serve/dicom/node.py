@@ -9,11 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pneumoscope import __version__
-from pneumoscope.data.drafts import locked
 from pneumoscope.errors import DataError, PneumoscopeError
 from pneumoscope.model.bundle import Bundle, load_bundle
 from pneumoscope.parallel import available_cpus
@@ -33,36 +31,23 @@ from pneumoscope.serve.dicom.processor import Processor
 from pneumoscope.serve.dicom.purging import sweep
 from pneumoscope.serve.dicom.queue import Queue
 from pneumoscope.serve.dicom.routing import priority_on_arrival
+from pneumoscope.serve.dicom.running import lock_folder, mark_ready
 from pneumoscope.serve.dicom.scp import Receiver
 from pneumoscope.serve.dicom.senders import open_sender
-from pneumoscope.serve.dicom.status import mark_running
 from pneumoscope.serve.dicom.store import Store
 from pneumoscope.serve.dicom.tls import client_context
 from pneumoscope.serve.dicom.watchdog import Watchdog, notify
 from pneumoscope.serve.dicom.web_pull import WebPull
 from pneumoscope.serve.workers.pool import WorkerLimits, WorkerPool
 
-__all__ = ["OnReady", "lock_folder", "run_node"]
+__all__ = ["OnReady", "run_node"]
 
 logger = logging.getLogger(__name__)
 
 WORKER_MODULE = "pneumoscope.serve.dicom.worker"
-LOCK_FILE = "lock"
 STOP_SECONDS = 60.0  # for associations and images in hand when the node stops, and then for objects
 BEAT = 5.0
 OnReady = Callable[[int, int | None], None]
-
-
-def lock_folder(folder: Path) -> IO[str]:
-    """Take the folder for this process; it is free again when the file is closed or the process ends.
-
-    Raises
-    ------
-    DataError
-        If another process has it, or files cannot be locked there.
-    """
-    taken = "another node uses this folder (process {holder}); stop it, or give this one a folder of its own"
-    return locked(folder / LOCK_FILE, taken, "use a folder")
 
 
 def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: None) -> None:
@@ -86,16 +71,20 @@ def run_node(config: NodeConfig, on_ready: OnReady = lambda _port, _metrics: Non
         os.umask(0o077)  # everything in the folder is for the node's user only
         store = Store(config.folder)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(lock_folder(config.folder))
+            lock = stack.enter_context(lock_folder(config.folder, config.mode))
             journal = _opened_journal(store)
             stack.callback(journal.close)
             left = store.clear_incoming()
             swept = sweep(journal, store).files
             _record_start(journal, config, bundle)
-            stack.enter_context(mark_running(config.folder))
             facts = {"bundle": bundle.identity, "mode": config.mode, "removed": left, "swept": swept}
             logger.info("starting", extra=facts)
-            await _Node(config, bundle, store, journal).run(on_ready)
+
+            def ready(port: int, metrics: int | None) -> None:
+                mark_ready(lock)
+                on_ready(port, metrics)
+
+            await _Node(config, bundle, store, journal).run(ready)
             with journal.change() as connection:
                 audit.record(connection, "stopped")
 

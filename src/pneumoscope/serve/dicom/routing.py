@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pneumoscope.serve.dicom.config import RuleConfig
+from pneumoscope.serve.dicom.config_types import matches
 from pneumoscope.serve.dicom.journal import PRIORITIES
 
 __all__ = ["ImageFacts", "Route", "priority_on_arrival", "route"]
@@ -77,7 +78,7 @@ def priority_on_arrival(calling_aet: str, rules: Sequence[RuleConfig]) -> int:
     """
     possible = []
     for rule in rules:
-        if rule.calling_aet and not any(_matches(calling_aet, one) for one in rule.calling_aet):
+        if rule.calling_aet and not any(matches(calling_aet, one) for one in rule.calling_aet):
             continue
         if rule.process:  # the order of what is ignored does not matter
             possible.append(PRIORITIES[rule.priority])
@@ -94,7 +95,7 @@ def _fits(facts: ImageFacts, rule: RuleConfig) -> bool:
         if (first is not None and facts.age < first) or (below is not None and facts.age >= below):
             return False
     return all(
-        not allowed or any(_matches(stated, one) for one in allowed)
+        not allowed or any(matches(stated, one) for one in allowed)
         for stated, allowed in (
             (facts.calling_aet, rule.calling_aet),
             (facts.modality, rule.modality),
@@ -102,11 +103,3 @@ def _fits(facts: ImageFacts, rule: RuleConfig) -> bool:
             (facts.view, rule.view),
         )
     )
-
-
-def _matches(stated: str, allowed: str) -> bool:
-    if not stated:
-        return False
-    if allowed.endswith("*"):
-        return stated.upper().startswith(allowed[:-1].upper())
-    return stated.upper() == allowed.upper()

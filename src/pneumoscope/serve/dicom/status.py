@@ -5,30 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pneumoscope.serve.dicom.journal import UNSENT_STATES, Journal, now, priority_name
+from pneumoscope.serve.dicom.running import Running, read_running
 from pneumoscope.serve.dicom.store import uid_hash
 
-__all__ = ["WAITING", "NodeStatus", "Running", "mark_running", "read_running", "read_status"]
+__all__ = ["WAITING", "NodeStatus", "read_status"]
 
 MOST_LISTED = 20
-RUNNING_FILE = "running"
 
 # Images that are accepted and not reported yet; one whose result failed waits for a person, not for the node.
 WAITING = (
     "state IN ('received', 'predicted', 'composed') AND id NOT IN (SELECT ri.instance FROM result_images ri"
     " JOIN results r ON r.id = ri.result WHERE r.state = 'failed')"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The process of a node: when it started, and whether its mode is ``shadow`` or ``live``."""
-
-    since: str
-    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,38 +74,6 @@ class NodeStatus:
         return bool(stopped or self.failed or self.dead or self.removed)
 
 
-def mark_running(folder: Path) -> IO[str]:
-    """Show others that the node of a folder runs, until the file is closed or the process ends.
-
-    The lock of the folder is not for that: a node that starts while another process tests it would be told
-    that the folder is taken. Here it waits for the moment that a test takes.
-    """
-    import fcntl  # which Windows does not have
-
-    file = (folder / RUNNING_FILE).open("a", encoding="ascii")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def read_running(journal: Journal) -> Running | None:
-    """Return since when and in which mode the node of a journal runs; None where it does not."""
-    try:
-        file = (journal.path.parent / RUNNING_FILE).open(encoding="ascii")
-    except FileNotFoundError:
-        return None
-    import fcntl
-
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            row = journal.row(
-                "SELECT at, detail FROM audit WHERE event = 'started' ORDER BY seq DESC LIMIT 1"
-            )
-            return None if row is None else Running(row["at"], json.loads(row["detail"])["mode"])
-    return None
-
-
 def read_status(
     journal: Journal, longest_wait: float, destinations: Collection[str] | None = None
 ) -> NodeStatus:
@@ -130,11 +89,7 @@ def read_status(
     """
     oldest = journal.value(f"SELECT min(received) FROM instances WHERE {WAITING}")
     last = journal.value("SELECT max(received) FROM instances")
-    deliveries: dict[str, dict[str, int]] = {}
-    for row in journal.rows(
-        "SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2 ORDER BY 1, 2"
-    ):
-        deliveries.setdefault(row[0], {})[row[1]] = row[2]
+    deliveries = _deliveries(journal)
     return NodeStatus(
         running=read_running(journal),
         instances=_counts(journal, "instances"),
@@ -146,30 +101,47 @@ def read_status(
         parked=_instances(journal, "parked"),
         conflicts=_instances(journal, "conflict"),
         unreportable=_instances(journal, "unreportable"),
-        failed=[
-            {"study": row["study_uid"], "why": row["detail"]}
-            for row in journal.rows(
-                "SELECT study_uid, detail FROM results WHERE state = 'failed' ORDER BY id DESC LIMIT ?",
-                (MOST_LISTED,),
-            )
-        ],
-        dead=[
-            {"object": row[0], "destination": row[1], "why": row[2]}
-            for row in journal.rows(
-                "SELECT o.sop_instance, d.destination, d.detail FROM deliveries d JOIN objects o"
-                " ON o.id = d.object WHERE d.state = 'dead' ORDER BY d.id DESC LIMIT ?",
-                (MOST_LISTED,),
-            )
-        ],
-        removed={
-            name: unsent
-            for name, states in deliveries.items()
-            if destinations is not None and name not in destinations
-            if (unsent := sum(states.get(state, 0) for state in UNSENT_STATES))
-        },
+        failed=_failed(journal),
+        dead=_dead(journal),
+        removed={} if destinations is None else _unsent_to_others(deliveries, destinations),
         left_out=_events(journal, "left out", "instance", "caller", "why"),
         split=_events(journal, "split", "study", "why"),
     )
+
+
+def _deliveries(journal: Journal) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for row in journal.rows(
+        "SELECT destination, state, count(*) FROM deliveries GROUP BY 1, 2 ORDER BY 1, 2"
+    ):
+        found.setdefault(row[0], {})[row[1]] = row[2]
+    return found
+
+
+def _unsent_to_others(deliveries: dict[str, dict[str, int]], destinations: Collection[str]) -> dict[str, int]:
+    return {
+        name: unsent
+        for name, states in deliveries.items()
+        if name not in destinations
+        if (unsent := sum(states.get(state, 0) for state in UNSENT_STATES))
+    }
+
+
+def _failed(journal: Journal) -> list[dict[str, Any]]:
+    rows = journal.rows(
+        "SELECT study_uid, detail FROM results WHERE state = 'failed' ORDER BY id DESC LIMIT ?",
+        (MOST_LISTED,),
+    )
+    return [{"study": row["study_uid"], "why": row["detail"]} for row in rows]
+
+
+def _dead(journal: Journal) -> list[dict[str, Any]]:
+    rows = journal.rows(
+        "SELECT o.sop_instance, d.destination, d.detail FROM deliveries d JOIN objects o"
+        " ON o.id = d.object WHERE d.state = 'dead' ORDER BY d.id DESC LIMIT ?",
+        (MOST_LISTED,),
+    )
+    return [{"object": row[0], "destination": row[1], "why": row[2]} for row in rows]
 
 
 def _events(journal: Journal, event: str, *names: str) -> list[dict[str, Any]]:
