@@ -32,8 +32,9 @@ from pneumoscope.parallel import Progress
 from pneumoscope.predict.cache import default_cache_folder
 from pneumoscope.predict.calibration import log_odds
 from pneumoscope.training.dataset import Packed, joined
-from pneumoscope.training.fit import fit, predict_logits
+from pneumoscope.training.fit import fit
 from pneumoscope.training.networks import build_recipe_network
+from pneumoscope.training.outputs import predict_logits
 from pneumoscope.training.processes import make_fabric
 from pneumoscope.training.recipe import Recipe, load_recipe
 

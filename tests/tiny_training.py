@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,10 +19,14 @@ from pneumoscope.training.recipe import Recipe
 
 __all__ = [
     "CONTENT",
+    "EXPERT_SIZE",
     "LOSSES",
     "PATIENT",
+    "TWO_PHASES",
+    "WITH_EXPERT",
     "Killed",
     "Watch",
+    "aged",
     "assert_same_weights",
     "history_of",
     "images",
@@ -29,6 +34,7 @@ __all__ = [
     "rows_of",
     "scripted",
     "trained",
+    "with_expert",
 ]
 
 CONTENT = {
@@ -47,6 +53,16 @@ PATIENT = {"phases": [{"epochs": 6, "lr": 0.02, "frozen": 2}, {"epochs": 4, "lr"
 LOSSES = [0.5, 0.3, 0.4, 0.31, 0.6, 0.5, 0.55, 0.52]
 
 
+WITH_EXPERT = {
+    "name": "test_efficientnet",
+    "channels": 1,
+    "pyramid": 8,
+    "expert": {"population": {"name": "preschool", "ages": [0, 5]}},
+}
+EXPERT_SIZE = 64
+TWO_PHASES = [{"epochs": 2, "lr": 0.01}, {"epochs": 2, "lr": 0.01, "expert": True}]
+
+
 def recipe(**changes):
     return Recipe.model_validate(CONTENT | changes)
 
@@ -61,6 +77,25 @@ def images(count=32, seed=0, share=0.5):
     lungs = np.zeros((count, 1, 16, 16), np.uint8)
     lungs[:, :, 4:12, 2:14] = 255
     return Packed(grey.astype(np.uint8), np.eye(2, dtype=bool)[labels], records, lungs=lungs)
+
+
+def with_expert(**changes):
+    """Return a recipe whose network has an expert for young children, which its second phase trains."""
+    content = {"network": WITH_EXPERT, "input": {"size": EXPERT_SIZE}, "phases": TWO_PHASES}
+    return recipe(**content | changes)
+
+
+def aged(count=32, seed=0):
+    """Images whose first half are children; they are darker than the adults, so that a gate can tell."""
+    rng = np.random.default_rng(seed)
+    plain = images(count, seed)
+    grey = (
+        rng.integers(0, 8, (count, 1, EXPERT_SIZE, EXPERT_SIZE))
+        + np.where(np.arange(count) % 2, 180, 0)[:, None, None, None]
+    )
+    ages = [40.0 if number % 2 else 5.0 for number in range(count)]
+    records = tuple(replace(one, age=age) for one, age in zip(plain.records, ages, strict=True))
+    return replace(plain, images=grey.astype(np.uint8), records=records, lungs=None)
 
 
 class Watch(Progress):

@@ -126,6 +126,12 @@ def age_band(years: float) -> str:
     return next(name for end, name in AGE_BANDS if years < end)
 
 
+def _bounds(ages: tuple[int | None, int | None]) -> tuple[float, float]:
+    """Return the first and last year of age, infinite where there is no bound."""
+    first, last = ages
+    return -math.inf if first is None else first, math.inf if last is None else last
+
+
 ANY_POPULATION = "any"
 """Name of the population that every image belongs to."""
 
@@ -161,6 +167,28 @@ class Population:
         A population without bounds on age, or on views, includes every age, or view, known or not.
         """
         return self.includes_age(age) and (not self.views or view in self.views)
+
+    def is_known_to_include(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> bool:
+        """Return whether this has bounds, and an age and a view are known to lie inside."""
+        return (self.ages != (None, None) or bool(self.views)) and self.includes(age, view)
+
+    def membership(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> int:
+        """Return 1 where an age and a view are known to lie inside, -1 where outside, 0 where not known."""
+        ages_known = self.ages == (None, None) or age is not None
+        views_known = not self.views or view != ViewPosition.UNKNOWN
+        outside = (ages_known and not self.includes_age(age)) or (
+            views_known and bool(self.views) and view not in self.views
+        )
+        return -1 if outside else int(ages_known and views_known)
+
+    def part(self, other: Population) -> int:
+        """Return 1 where all images of another population lie inside, -1 where none do, 0 otherwise."""
+        low, high = _bounds(self.ages)
+        first, last = _bounds(other.ages)
+        if last < low or first > high:
+            return -1
+        in_views = not self.views or (bool(other.views) and set(other.views) <= set(self.views))
+        return int(low <= first and last <= high and in_views)
 
     def includes_age(self, age: float | None) -> bool:
         """Return whether an age in years lies inside; an unknown one only where there is no bound."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 
 from bundles import FEATURES, STRIDE, lungs_onnx, make_bundle
@@ -45,6 +46,14 @@ def test_what_is_no_network_is_one_clear_error(tmp_path, content):
     with pytest.raises(BundleError, match=r"model\.onnx: not a network") as caught:
         OnnxRuntime(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_does_not_state_whose_expert_it_has_is_one_clear_error(bundle, tmp_path):
+    model = onnx.load(bundle.model_path)
+    onnx.helper.set_model_props(model, {"expert": "child"})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx: does not state whose expert it has"):
+        OnnxRuntime(tmp_path / "model.onnx")
 
 
 def test_a_missing_network_is_one_clear_error(tmp_path):

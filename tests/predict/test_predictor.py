@@ -174,6 +174,57 @@ def test_a_manifest_states_age_and_view_where_there_is_no_header(two_populations
     assert [one.population for one in found] == ["adults", "children", "children"]
 
 
+class _WithExpert:
+    """The network of a bundle, which notes what it is told of the population of its expert."""
+
+    def __init__(self, network, expert):
+        self.network, self.expert, self.told = network, expert, []
+
+    def __call__(self, batch, outputs, of_population):
+        assert of_population.dtype == np.float32
+        self.told += of_population.tolist()
+        return self.network(batch, outputs)
+
+
+@pytest.mark.parametrize(
+    ("population", "told"), [(None, [-1, 1, 0]), ("children", [-1, 1, 0]), ("adults", [-1, 1, -1])]
+)
+def test_the_network_is_told_whether_an_image_is_of_its_experts_population(
+    two_populations, tmp_path, population, told
+):
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "m.csv").write_text("path,age,view\na.png,50,PA\nb.png,004Y,AP\nc.png,,\n")
+    predictor = Predictor(two_populations, population=population, workers=1)
+    network = predictor._network = _WithExpert(predictor._network, Population("preschool", (0, 5)))
+    predictor.predict(tmp_path / "m.csv")
+    assert network.told == told
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_altered_copies_pass_the_layers_that_the_image_passed(two_populations, tmp_path, side):
+    write_image(tmp_path / "a.png")
+    predictor = Predictor(two_populations, workers=1)
+    plain = predictor._network
+
+    class Doubled(_WithExpert):
+        """Its expert gives twice the logits; where nothing is known, the gate has chosen `side`."""
+
+        def __call__(self, batch, outputs, of_population):
+            super().__call__(batch, outputs, of_population)
+            logits, *rest = plain(batch, outputs)
+            chosen = np.where(of_population == 0, side, of_population)
+            return logits * np.where(chosen > 0, 2, 1)[:, None].astype(np.float32), *rest
+
+    network = predictor._network = Doubled(plain, Population("preschool", (0, 5)))
+    one = predictor.explain(tmp_path / "a.png")
+    network.told.clear()
+    odds = predictor.log_odds_like(one)(np.stack([one.standardised.pixels] * 2))
+    assert network.told[2:] == [side, side]
+    p_target = one.prediction.p_target
+    assert odds == pytest.approx(np.log(p_target / (1 - p_target)), abs=1e-4)
+
+
 def test_an_unknown_population_names_the_known_ones(two_populations):
     with pytest.raises(BundleError, match="it has children, adults"):
         Predictor.load(two_populations.path, population="infants")

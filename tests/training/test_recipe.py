@@ -118,6 +118,22 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
             "phases.0.sampling_exponent: needs sampling",
         ),
         ({"phases": [{"epochs": 1, "lr": 0.1, "trust": 0}]}, "phases.0.trust: needs distillation"),
+        ({"phases": [{"epochs": 1, "lr": 0.1, "expert": True}]}, "phases.0.expert: needs network.expert"),
+        (
+            {"network": {"name": "resnet18", "expert": {"population": {"ages": [0, 5]}}}},
+            "network: expert: needs a pyramid",
+        ),
+        (
+            {"network": {"name": "resnet18", "pyramid": 8, "expert": {"population": {"name": "all"}}}},
+            "network.expert: population: needs bounds",
+        ),
+        (
+            {
+                "network": {"name": "resnet18", "pyramid": 8, "expert": {"population": {"ages": [0, 5]}}},
+                "phases": [{"epochs": 1, "lr": 0.1, "expert": True, "frozen": 3}],
+            },
+            "phases.0.frozen: has no effect",
+        ),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": "all"}]}, "phases.0.frozen"),
         ({"phases": [{"epochs": 1, "lr": 0.1, "frozen": -1}]}, "phases.0.frozen"),
         ({"optimizer": "lion"}, "optimizer: "),

@@ -19,6 +19,7 @@ from pneumoscope.training.networks import Network, build_network
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import make_fabric, own_parts, shared, shared_network
 from pneumoscope.training.recipe import Recipe
+from tiny_training import aged, trained, with_expert
 
 RECIPE = Recipe.model_validate(
     {
@@ -130,6 +131,13 @@ def main(result: Path) -> None:
     found["pretrained"] = float(pretrained.backbone(torch.ones(1, 1, 16, 16)).detach().sum())
     again = pretrain(RECIPE, build_network(RECIPE.network, 2, seed=3), images, run, fabric=fabric)
     found["read"] = float(again.backbone(torch.ones(1, 1, 16, 16)).detach().sum())
+
+    trained_run = result.parent / "expert"
+    if rank == 0:
+        trained_run.mkdir()
+    fabric.barrier()
+    expert = trained(with_expert(), trained_run, fabric, train=aged(), val=aged(16, 1))
+    found["expert"] = [expert.backbone.started, float(expert(torch.ones(2, 1, 64, 64))[0].detach().sum())]
     result.with_suffix(f".{rank}").write_text(json.dumps(found))
 
 

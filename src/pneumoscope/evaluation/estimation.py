@@ -125,7 +125,8 @@ def fit_populations(
     progress, predictor = progress or Progress(), Predictor(bundle, workers=available_cpus(), force=True)
 
     def named(record: Record) -> str:
-        return next((one.name for one in populations if _is_known(one, record)), "")
+        known = (one.name for one in populations if one.is_known_to_include(record.age, record.view))
+        return next(known, "")
 
     rows = _of_manifest(predictor, training, named, progress)
     if len(set(rows.names)) < 2:
@@ -221,11 +222,6 @@ def _rows(predictor: Predictor, images: Mapping[Path, tuple[str, str]], progress
 
 def _none() -> _Rows:
     return _Rows(np.zeros((0, 0), np.float32), np.zeros(0, np.str_), np.zeros(0, np.str_))
-
-
-def _is_known(population: Population, record: Record) -> bool:
-    bounded = population.ages != (None, None) or bool(population.views)
-    return bounded and population.includes(record.age, record.view)
 
 
 def _measures(tested: Sequence[tuple[FeatureClassifier, _Rows]]) -> dict[str, EstimateMeasures]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def _measured(
             row |= {"energy_in_lungs": energy, "lung_area": area}
         if index in covers:
             other = next((heat for patient, heat in reversed(others) if patient != record.patient_id), None)
-            log_odds = partial(predictor.log_odds, population=one.prediction.population)
+            log_odds = predictor.log_odds_like(one)
             # The map is in the orientation of the file, the network's input is upright.
             heat = np.ascontiguousarray(np.rot90(explanation.heatmap, seen.quarter_turns))
             row |= _all_curves(log_odds, seen, covers[index], heat, other)

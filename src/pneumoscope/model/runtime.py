@@ -14,14 +14,20 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
+from pydantic import TypeAdapter, ValidationError
 
+from pneumoscope.domain import Population
 from pneumoscope.errors import BundleError
 
-__all__ = ["Device", "OnnxRuntime", "has_cuda"]
+__all__ = ["EXPERT", "OF_POPULATION", "Device", "OnnxRuntime", "has_cuda"]
 
 Floats = npt.NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 """Where a network runs."""
+
+EXPERT, OF_POPULATION = "expert", "of_population"
+"""Key of a file's metadata that states the population of its expert, and the input that says which images
+are known to be of it."""
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -44,6 +50,11 @@ class OnnxRuntime:
         The ``.onnx`` file.
     device : {"cpu", "cuda"}
         Where it runs.
+
+    Attributes
+    ----------
+    expert : Population or None
+        For whose images the network has layers of their own.
 
     Raises
     ------
@@ -80,14 +91,34 @@ class OnnxRuntime:
         # Sides that are free in the graph are named, not numbered.
         self.input_shape = tuple(self._session.get_inputs()[0].shape)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self.expert = _whose_expert(path, self._session.get_modelmeta().custom_metadata_map)
 
-    def __call__(self, batch: Floats, outputs: tuple[str, ...]) -> tuple[Floats, ...]:
-        """Return the named outputs for a batch of shape (N, C, H, W), float32."""
+    def __call__(
+        self, batch: Floats, outputs: tuple[str, ...], of_population: Floats | None = None
+    ) -> tuple[Floats, ...]:
+        """Return the named outputs for a batch of shape (N, C, H, W), float32.
+
+        Where the network has an expert, `of_population`, shape (N,), is 1 for images that are known to be of
+        its population, -1 for those known to be of another, and 0 where the network is to choose.
+        """
+        feed = {self._input: batch}
+        if self.expert and of_population is not None:
+            feed[OF_POPULATION] = of_population
         if self._device == "cuda" or len(batch) <= PASS:
-            return self._run(batch, outputs)
-        parts = (batch[start : start + PASS] for start in range(0, len(batch), PASS))
-        rows = zip(*(self._run(part, outputs) for part in parts), strict=True)
-        return tuple(np.concatenate(arrays) for arrays in rows)
+            return self._run(feed, outputs)
+        starts = range(0, len(batch), PASS)
+        parts = ({name: rows[start : start + PASS] for name, rows in feed.items()} for start in starts)
+        found = zip(*(self._run(part, outputs) for part in parts), strict=True)
+        return tuple(np.concatenate(arrays) for arrays in found)
 
-    def _run(self, batch: Floats, outputs: tuple[str, ...]) -> tuple[Floats, ...]:
-        return tuple(self._session.run(list(outputs), {self._input: batch}))
+    def _run(self, feed: dict[str, Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
+        return tuple(self._session.run(list(outputs), feed))
+
+
+def _whose_expert(path: Path, metadata: dict[str, str]) -> Population | None:
+    if EXPERT not in metadata:
+        return None
+    try:
+        return TypeAdapter(Population).validate_json(metadata[EXPERT])
+    except ValidationError as error:
+        raise BundleError(f"{path}: does not state whose expert it has; export the bundle again") from error

@@ -28,7 +28,7 @@ from pneumoscope.predict.calibration import (
     target_probability,
     without_shift,
 )
-from pneumoscope.predict.explain import explain, heat_map, occlusion_evidence
+from pneumoscope.predict.explain import LogOdds, explain, heat_map, occlusion_evidence
 from pneumoscope.predict.inputs import InputItem, expand
 from pneumoscope.predict.pipeline import Pipeline
 from pneumoscope.predict.prepared import ExplainedPrediction, Output, Prepared, RawScore
@@ -280,22 +280,32 @@ class Predictor:
         """Return all outputs of the network for decoded images, in the calling thread."""
         return [Output.of(*row) for row in self._rows(self._pipeline.admit(radiographs))]
 
-    def log_odds(self, inputs: Floats, population: str | None = None) -> npt.NDArray[np.float64]:
-        """Return the calibrated log-odds of the target for standardised inputs.
+    def log_odds_like(self, one: ExplainedPrediction) -> LogOdds:
+        """Return what gives the log-odds of the target for altered copies of an image.
 
         Parameters
         ----------
-        inputs : ndarray of float32, shape (N, 1, S, S)
-        population : str, optional
-            Whose calibration applies, such as that of a prediction; the predictor's own if not given.
+        one : ExplainedPrediction
+            Of the image; the copies pass the same layers and get the same calibration as it did.
 
         Returns
         -------
-        ndarray of float64, shape (N,)
+        callable
+            From standardised inputs, float32 of shape (N, 1, S, S), to calibrated log-odds of shape (N,).
         """
-        (logits,) = self._run(list(inputs), ("logits",))
-        calibrator = self.bundle.manifest.calibration_for(population or self._population).calibrator
-        return log_odds(calibrated_logits(logits, calibrator, self._mask), self._mask)
+        assert one.standardised is not None
+        assert one.logits is not None
+        calibrator = self.bundle.manifest.calibration_for(one.prediction.population).calibrator
+        side = 0.0
+        if self._network.expert is not None:  # whose layers the image passed is seen from its logits
+            (both,) = self._run([one.standardised.pixels] * 2, ("logits",), (1.0, -1.0))
+            side = (1.0, -1.0)[int(np.abs(both - one.logits).max(axis=1).argmin())]
+
+        def run(inputs: Floats) -> npt.NDArray[np.float64]:
+            (logits,) = self._run(list(inputs), ("logits",), [side] * len(inputs))
+            return log_odds(calibrated_logits(logits, calibrator, self._mask), self._mask)
+
+        return run
 
     def point_of(self, prediction: Prediction) -> OperatingPoint:
         """Return the operating point that a prediction used; the one that it would use, if there is none."""
@@ -341,8 +351,8 @@ class Predictor:
             return ExplainedPrediction(prediction, one.radiograph)
         target, bundle = prediction.target, self.bundle
         if method == "occlusion":
-            log_odds = partial(self.log_odds, population=prediction.population)
-            evidence = occlusion_evidence(log_odds, one.input.pixels)
+            like = ExplainedPrediction(prediction, logits=logits, standardised=one.input)
+            evidence = occlusion_evidence(self.log_odds_like(like), one.input.pixels)
             explanation = heat_map(evidence, one.input, target, method=method)
         else:
             calibrator = bundle.manifest.calibration_for(prediction.population).calibrator
@@ -365,12 +375,9 @@ class Predictor:
 
     def _rows(self, prepared: Sequence[Prepared]) -> Iterator[tuple[Prepared, Floats | None, Floats | None]]:
         """Yield each image with its logits and features, None where the image is rejected or unreadable."""
-        inputs = [one.input.pixels for one in prepared if one.input is not None]
-        rows = (
-            row
-            for start in range(0, len(inputs), CHUNK)
-            for row in zip(*self._run(inputs[start : start + CHUNK], ("logits", "features")), strict=True)
-        )
+        admitted = [one for one in prepared if one.input is not None]
+        parts = (admitted[start : start + CHUNK] for start in range(0, len(admitted), CHUNK))
+        rows = (row for part in parts for row in self._outputs_of_part(part))
         for one in prepared:
             if one.input is None:
                 yield one, None, None
@@ -379,8 +386,24 @@ class Predictor:
             checked = self._pipeline.check_features(one, features)
             yield (checked, logits, features) if checked.input is not None else (checked, None, None)
 
-    def _run(self, inputs: Sequence[Floats], outputs: tuple[str, ...]) -> tuple[Floats, ...]:
-        arrays = self._network(np.stack(inputs), outputs)
+    def _outputs_of_part(self, part: Sequence[Prepared]) -> Iterator[tuple[Floats, Floats]]:
+        inputs = [one.input.pixels for one in part if one.input is not None]
+        of_expert = [self._of_expert(one) for one in part]
+        logits, features = self._run(inputs, ("logits", "features"), of_expert)
+        return zip(logits, features, strict=True)
+
+    def _of_expert(self, one: Prepared) -> float:
+        """Return 1 where an image is known to be of the population of the expert, -1 of another, or 0."""
+        expert = self._network.expert
+        if expert is None:
+            return 0.0
+        named = (each for each in self.bundle.manifest.populations if each.name == self._population)
+        return float(expert.membership(one.age, one.view) or next((expert.part(each) for each in named), 0))
+
+    def _run(
+        self, inputs: Sequence[Floats], outputs: tuple[str, ...], of_expert: Sequence[float]
+    ) -> tuple[Floats, ...]:
+        arrays = self._network(np.stack(inputs), outputs, np.array(of_expert, np.float32))
         logits, classes = arrays[0], len(self.bundle.manifest.classes)
         if logits.shape != (len(inputs), classes) or not np.isfinite(logits).all():
             expected = f"{classes} finite logits an image"

@@ -17,8 +17,9 @@ from pneumoscope.errors import DataError
 from pneumoscope.model.bundle import input_hash
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed
-from pneumoscope.training.fit import fit, predict_logits
+from pneumoscope.training.fit import fit
 from pneumoscope.training.networks import build_recipe_network
+from pneumoscope.training.outputs import predict_logits
 from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import shared, shared_network
 from pneumoscope.training.recipe import Recipe

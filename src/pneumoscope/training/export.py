@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 import pneumoscope
+from pneumoscope.domain import Population
 from pneumoscope.model.bundle import Bundle, head_bytes, write_bundle
 from pneumoscope.model.lungs import LUNGS_FILE
 from pneumoscope.model.manifest import HEAD_FILE, MODEL_FILE, BundleManifest, Provenance
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import export_onnx, halve, quantise
+from pneumoscope.training.pyramid import PyramidWithExpert
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["RANGE_IMAGES", "export_bundle"]
@@ -75,7 +77,13 @@ def export_bundle(
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / MODEL_FILE
-        export_onnx(network, model, size=recipe.input.size, outputs=("logits", "features"))
+        export_onnx(
+            network,
+            model,
+            size=recipe.input.size,
+            outputs=("logits", "features"),
+            expert=_whose_expert(network, recipe),
+        )
         if recipe.precision == "int8":
             model = quantise(model, model.with_name("int8.onnx"), _sample(train_images, recipe.seed))
         elif recipe.precision == "float16":
@@ -84,6 +92,13 @@ def export_bundle(
         if lungs is not None and recipe.input.needs_lungs:
             files[LUNGS_FILE] = lungs
         return write_bundle(folder, manifest, files)
+
+
+def _whose_expert(network: Network, recipe: Recipe) -> Population | None:
+    """Return the population whose expert the network has; None where it has none, or none yet."""
+    if not (isinstance(network.backbone, PyramidWithExpert) and network.backbone.started):
+        return None
+    return recipe.network.expert.population if recipe.network.expert else None
 
 
 def _sample(packed: npt.NDArray[np.uint8] | None, seed: int) -> npt.NDArray[np.float32]:

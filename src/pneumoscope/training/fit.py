@@ -30,19 +30,21 @@ from pneumoscope.parallel import Progress
 from pneumoscope.training.augment import augment
 from pneumoscope.training.batch_norms import measure_once
 from pneumoscope.training.dataset import Packed, draw_chances
+from pneumoscope.training.expert import fit_gate, members
 from pneumoscope.training.global_norm import shared_batch_statistics
 from pneumoscope.training.history import Epoch, append_epoch, trim_history
 from pneumoscope.training.loss import MultiTask, Targets, cross_entropy
 from pneumoscope.training.networks import Network, freeze, set_training
+from pneumoscope.training.outputs import pooled_features, predict_logits
 from pneumoscope.training.processes import check_divides, gathered, own_parts, shared
+from pneumoscope.training.pyramid import PyramidWithExpert
 from pneumoscope.training.recipe import Phase, Recipe
 
-__all__ = ["CHECKPOINT_FILE", "fit", "predict_logits"]
+__all__ = ["CHECKPOINT_FILE", "fit"]
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "last.ckpt"
-EVALUATION_BATCH = 64
 
 
 @dataclass
@@ -99,7 +101,7 @@ def fit(
     Raises
     ------
     DataError
-        If the loss becomes infinite or not a number.
+        If the loss becomes infinite or not a number, or there is an expert without images.
     RecipeError
         If the batch cannot be divided over the processes.
     """
@@ -138,6 +140,7 @@ class _Trainer:
         self.state = _State()
         self.resumed: dict[str, Any] = {}
         self.train, self.val = train, val
+        self.members = members(recipe, train.records)
         # In the order that `augment` takes them.
         maps = [one for one in (train.images, train.lungs, train.boxes) if one is not None]
         self.images = torch.from_numpy(np.concatenate(maps, axis=1)).to(fabric.device)
@@ -168,7 +171,10 @@ class _Trainer:
     def run_phase(self, phase: Phase, progress: Progress) -> None:
         """Train the remaining epochs of the current phase."""
         number = self.state.phase + 1
-        facts = (number, phase.epochs, phase.lr, freeze(self.network, phase.frozen))
+        if phase.expert:
+            self._start_expert()
+        trainable = freeze(self.network, phase.frozen, expert=phase.expert)
+        facts = (number, phase.epochs, phase.lr, trainable)
         log.info("phase %d: %d epochs, lr %g, %d trainable parameters", *facts)
         self._set_up(phase)
         plain = self._optimizer(phase)
@@ -195,11 +201,29 @@ class _Trainer:
             if self.after_epoch:
                 self.after_epoch(row)
 
+    def _start_expert(self) -> None:
+        """Begin the expert from the weights that are validated, unless there is one already."""
+        backbone = cast(PyramidWithExpert, self.network.backbone)
+        if backbone.started:
+            return
+        own = self.members
+        assert own is not None
+        self.network.load_state_dict(self._evaluated().state_dict())
+
+        def fitted() -> tuple[Any, Any]:
+            return fit_gate(pooled_features(self.network, self.train.images, self.fabric).numpy(), own)
+
+        weight, bias = shared(self.fabric, fitted)
+        for network in (self.network, self._evaluated()):
+            cast(PyramidWithExpert, network.backbone).start(torch.from_numpy(weight), torch.tensor(bias))
+
     def _set_up(self, phase: Phase) -> None:
         """Take what may change from phase to phase."""
         own = self.recipe.in_phase(phase)
         self.augmentation = own.augmentation
         self.chances = draw_chances(self.train.records, own.sampling) if own.sampling else None
+        if phase.expert and self.members is not None:
+            self.chances = np.where(self.members.inside, 1.0 if self.chances is None else self.chances, 0.0)
         self.targets = replace(self.targets, trust=own.distillation.trust if own.distillation else 0.0)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
@@ -216,8 +240,8 @@ class _Trainer:
         if self.chances is None:
             order = torch.randperm(len(self.train), generator=generator)
         else:
-            assert self.recipe.sampling is not None
-            draws = self.recipe.sampling.images or len(self.train)
+            sampling = self.recipe.sampling
+            draws = (sampling.images if sampling else None) or int(np.count_nonzero(self.chances))
             chances = torch.from_numpy(self.chances)
             order = torch.multinomial(chances, draws, replacement=True, generator=generator)
         batches = own_parts(order, self.recipe.batch, self.fabric)
@@ -375,19 +399,6 @@ def _rate(phase: Phase, progress: float) -> float:
         return 1.0
     share = (progress - phase.warmup) / max(1e-9, phase.epochs - phase.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-@torch.inference_mode()
-def predict_logits(network: Network, images: npt.NDArray[np.uint8], fabric: Fabric) -> Tensor:
-    """Return logits (N, K) for packed images, float32 on the CPU."""
-    network.eval()
-    parts = []
-    for start in range(0, len(images), EVALUATION_BATCH):
-        batch = torch.from_numpy(images[start : start + EVALUATION_BATCH]).to(fabric.device)
-        with fabric.autocast():
-            logits, _ = network((batch.float() / 255).contiguous(memory_format=torch.channels_last))
-        parts.append(logits.float().cpu())
-    return torch.cat(parts)
 
 
 def _auroc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.bool_]) -> float:

@@ -7,9 +7,11 @@ weights, and the normalisations after them the biases; these need statistics bef
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
@@ -20,6 +22,7 @@ from pneumoscope.errors import RecipeError
 from pneumoscope.model.bundle import Bundle
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training.onnx_export import TOLERANCE, relative_difference
+from pneumoscope.training.pyramid import PyramidWithExpert
 
 if TYPE_CHECKING:
     from pneumoscope.training.networks import Network
@@ -63,6 +66,7 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
             parameter.copy_(torch.from_numpy(arrays[name]))
     size = bundle.manifest.input.size
     names = {module: name for name, module in network.named_modules()}
+    _take_gate(network, arrays)
     for convolution, norm in _convolutions(network, size).items():
         name = names[convolution]
         weight = arrays.get(f"{name}.weight")
@@ -93,6 +97,13 @@ def load_bundle_weights(network: Network, bundle: Bundle, classes: tuple[str, ..
     network.weights_source = f"bundle {bundle.identity}"
     network.unmeasured, network.random_pyramid = True, False
     network.train()
+
+
+def _take_gate(network: Network, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Start the expert where the network has one and so has the bundle."""
+    gate = [arrays.get(f"backbone.gate_{part}") for part in ("weight", "bias")]
+    if isinstance(network.backbone, PyramidWithExpert) and all(part is not None for part in gate):
+        network.backbone.set_gate(*(torch.from_numpy(part) for part in gate))
 
 
 def _another_network(bundle: Bundle, layer: str) -> RecipeError:

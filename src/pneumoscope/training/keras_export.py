@@ -27,6 +27,7 @@ from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.training.keras_layers import HANDLERS, LAST, rejection, with_weights
 from pneumoscope.training.networks import Network
 from pneumoscope.training.onnx_export import TOLERANCE
+from pneumoscope.training.pyramid import PyramidWithExpert
 
 __all__ = ["check_keras", "export_keras", "open_keras"]
 
@@ -151,6 +152,8 @@ def _without_remarks() -> Iterator[None]:
 
 def _keras_model(keras: Any, network: Network, size: int) -> Any:
     """Return normalisation, backbone and head as one functional model."""
+    if isinstance(network.backbone, PyramidWithExpert):  # also where the expert is still to be trained
+        raise rejection("an expert for one population (network.expert)")
     layers = keras.layers
     mean, std = _array(network.mean).ravel(), _array(network.std).ravel()
     images = keras.Input((size, size, 1), name="images")

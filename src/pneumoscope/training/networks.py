@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from pneumoscope.errors import RecipeError
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.backbones import file_source, short, timm_backbone
 from pneumoscope.training.from_bundle import load_bundle_weights
+from pneumoscope.training.pyramid import Pyramid, PyramidWithExpert
 from pneumoscope.training.recipe import CUSTOM_CNN, NetworkSpec, Recipe
 
 __all__ = [
@@ -108,16 +108,21 @@ class Network(nn.Module):
         super().__init__()
         self.weights_source = weights_source
         self.unmeasured = False
-        self.random_pyramid = isinstance(backbone, _Pyramid)
+        self.random_pyramid = isinstance(backbone, Pyramid)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits ``[N, K]`` and features ``[N, D, h, w]`` for images ``[N, 1, H, W]`` in [0, 1]."""
-        features = self.backbone((images - self.mean) / self.std)
+    def forward(self, images: Tensor, of_population: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits ``[N, K]`` and features ``[N, D, h, w]`` for images ``[N, 1, H, W]`` in [0, 1].
+
+        Where the backbone has an expert, `of_population` ``[N]`` is 1 for images that are known to be of its
+        population, -1 for those known to be of another, and 0 where its gate is to choose.
+        """
+        known = () if of_population is None else (of_population,)
+        features = self.backbone((images - self.mean) / self.std, *known)
         return self.head(self.dropout(features.mean(dim=(2, 3)))), features
 
 
@@ -130,42 +135,6 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(x)  # type: ignore[operator]
-        return features
-
-
-class _Pyramid(nn.Module):
-    """The last two resolutions of a timm backbone in one map at the finer one (Lin et al., CVPR 2017).
-
-    Parameters
-    ----------
-    model : nn.Module
-        From ``timm.create_model(..., features_only=True)``, with two outputs.
-    features : int
-        Channels of the map.
-    """
-
-    def __init__(self, model: nn.Module, features: int) -> None:
-        super().__init__()
-        self.model = model
-        fine, coarse = model.feature_info.channels()  # type: ignore[operator, union-attr]
-        self.fine, self.coarse = (
-            nn.Sequential(nn.Conv2d(inputs, features, 1, bias=False), nn.BatchNorm2d(features))
-            for inputs in (fine, coarse)
-        )
-        self.join = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1, groups=features, bias=False),
-            nn.BatchNorm2d(features),
-            nn.ReLU6(),
-            nn.Conv2d(features, features, 1, bias=False),
-            nn.BatchNorm2d(features),
-            nn.ReLU6(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        fine, coarse = self.model(x)
-        finer = self.fine(fine)
-        wide = F.interpolate(self.coarse(coarse), size=finer.shape[-2:], mode="nearest")
-        features: Tensor = self.join(finer + wide)
         return features
 
 
@@ -259,7 +228,8 @@ def build_network(
         if starts_trained or spec.channels == 3:
             mean, std = _normalisation(model, spec.channels)
         if spec.pyramid:
-            backbone, count = _Pyramid(model, spec.pyramid), spec.pyramid
+            expert, count = spec.expert, spec.pyramid
+            backbone = PyramidWithExpert(model, count, expert.blocks) if expert else Pyramid(model, count)
         else:
             backbone = _Features(model)
             count = _drop_unused(backbone, spec.channels)
@@ -328,7 +298,7 @@ def _he_initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def freeze(network: Network, frozen: int | str) -> int:
+def freeze(network: Network, frozen: int | str, *, expert: bool = False) -> int:
     """Set which layers are trained; return the number of trainable parameters.
 
     Parameters
@@ -336,8 +306,16 @@ def freeze(network: Network, frozen: int | str) -> int:
     frozen : int or {"none", "backbone"}
         Number of convolutional layers, counted from the input, that are not trained, or the whole backbone.
         Batch normalisation after a frozen layer is frozen too. The layers of a `random_pyramid` never are.
+    expert : bool
+        Train the layers of the expert alone, which is started.
     """
-    network.backbone.requires_grad_(True)  # includes norm layers that an earlier phase froze
+    if isinstance(network.backbone, PyramidWithExpert):
+        network.backbone.expert_alone = expert
+    if expert:
+        network.requires_grad_(False)
+        cast(PyramidWithExpert, network.backbone).expert.requires_grad_(True)
+        return _trainable(network)
+    network.requires_grad_(True)  # includes norm layers that an earlier phase froze
     layers = [
         m for m in network.backbone.modules() if isinstance(m, (nn.Conv2d, nn.modules.batchnorm._BatchNorm))
     ]
@@ -349,9 +327,15 @@ def freeze(network: Network, frozen: int | str) -> int:
     if frozen == "backbone":
         network.backbone.requires_grad_(False)
     if network.random_pyramid:
-        pyramid = cast(_Pyramid, network.backbone)
+        pyramid = cast(Pyramid, network.backbone)
         for part in (pyramid.fine, pyramid.coarse, pyramid.join):
             part.requires_grad_(True)
+    if isinstance(network.backbone, PyramidWithExpert) and not network.backbone.started:
+        network.backbone.expert.requires_grad_(False)  # several processes wait for a gradient of each
+    return _trainable(network)
+
+
+def _trainable(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 

@@ -6,6 +6,7 @@ CVPR 2018. Whether 8 bits pay depends on network and processor; `benchmarks/runt
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -23,8 +24,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from pneumoscope.domain import Population
 from pneumoscope.errors import DataError, PneumoscopeError
-from pneumoscope.model.runtime import OnnxRuntime
+from pneumoscope.model.runtime import EXPERT, OF_POPULATION, OnnxRuntime
 
 __all__ = ["TOLERANCE", "export_onnx", "halve", "quantise", "relative_difference"]
 
@@ -32,6 +34,7 @@ TOLERANCE = 1e-3
 """Largest difference allowed between the network and its export, as a share of its largest output above 1."""
 
 OPSET = 18
+BATCH = torch.export.Dim("batch", min=1)
 # Images per call while the ranges of activations are measured.
 RANGE_BATCH = 16
 # The head stays in float32: heat maps are features times its weights, and logits must agree with them.
@@ -41,7 +44,7 @@ QUANTISED = ["Conv", "Add", "Clip", "Relu", "MaxPool"]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the exporter's log of its own progress, and a warning that it causes itself."""
+    """Suppress the exporter's log of its own progress, and warnings that say nothing to a user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -51,12 +54,18 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
             )
+            # Both inputs of a network with an expert have the same batch size, and so the same name for it.
+            warnings.filterwarnings(
+                "ignore", "# The axis name: batch will not be used, since it shares the same"
+            )
             yield
     finally:
         logger.setLevel(level)
 
 
-def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str, ...]) -> float:
+def export_onnx(
+    network: nn.Module, path: Path, *, size: int, outputs: tuple[str, ...], expert: Population | None = None
+) -> float:
     """Write a network as ONNX with a dynamic batch size and compare the two on random images.
 
     Parameters
@@ -67,6 +76,9 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
         The file to write, weights included, once it agrees with the network.
     outputs : tuple of str
         Names of the outputs.
+    expert : Population, optional
+        Whose expert the network has: the file states it, and has a second input, ``of_population``, which may
+        be left out.
 
     Returns
     -------
@@ -82,19 +94,22 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
     """
     network = network.eval().float().cpu()
     images = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        result = network(images)
-    expected = (result,) if isinstance(result, Tensor) else tuple(result)
-    if not all(bool(one.isfinite().all()) for one in expected):
+    known = [torch.full((len(images),), side) for side in (1.0, -1.0)] if expert else []
+    cases: list[tuple[Tensor, ...]] = [(images,), *((images, one) for one in known)]
+    expected = [_results(network, case) for case in cases]
+    if not all(bool(one.isfinite().all()) for case in expected for one in case):
         raise PneumoscopeError(
             f"{path}: the network gives values that are not finite; train it again, with a lower lr"
         )
     # Written beside first: where the export fails or differs, the path has no file, or the one it had.
     draft = path.with_name(f".{path.name}.new")
     try:
-        _write(network, images, draft, outputs)
-        found = OnnxRuntime(draft)(images.numpy(), outputs)
-        pairs = zip(expected, found, strict=True)
+        _write(network, cases[-1], draft, outputs)
+        if expert:
+            _name_expert(draft, expert)
+        runtime = OnnxRuntime(draft)
+        found = [runtime(case[0].numpy(), outputs, *(one.numpy() for one in case[1:])) for case in cases]
+        pairs = [pair for case in zip(expected, found, strict=True) for pair in zip(*case, strict=True)]
         difference = float(np.max([relative_difference(one.numpy(), other) for one, other in pairs]))
         # Written so that NaN fails as well.
         if not difference <= TOLERANCE:
@@ -105,6 +120,25 @@ def export_onnx(network: nn.Module, path: Path, *, size: int, outputs: tuple[str
     finally:
         draft.unlink(missing_ok=True)
     return difference
+
+
+@torch.inference_mode()
+def _results(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    result = network(*inputs)
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _name_expert(path: Path, population: Population) -> None:
+    """State whose expert an ONNX file has, and give its second input a value to be left out."""
+    model = onnx.load(path)
+    graph = model.graph
+    del graph.value_info[:]  # of a batch, where the value that stands for all images is one
+    (second,) = (one for one in graph.input if one.name == OF_POPULATION)
+    second.type.tensor_type.shape.dim[0].dim_param = "batch_or_1"
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), OF_POPULATION))
+    stated = {"name": population.name, "ages": population.ages, "views": population.views}
+    helper.set_model_props(model, {EXPERT: json.dumps(stated)})
+    onnx.save(model, path)
 
 
 class _Rectifier(nn.Module):
@@ -139,16 +173,16 @@ def _plain_rectifiers(network: nn.Module) -> Iterator[None]:
             setattr(parent, name, child)
 
 
-def _write(network: nn.Module, images: Tensor, path: Path, outputs: tuple[str, ...]) -> None:
+def _write(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, outputs: tuple[str, ...]) -> None:
     with _quiet(), _plain_rectifiers(network):
         torch.onnx.export(
             network,
-            (images,),
+            inputs,
             str(path),
-            input_names=["images"],
+            input_names=["images", OF_POPULATION][: len(inputs)],
             output_names=list(outputs),
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamic_shapes=tuple({0: BATCH} for _ in inputs),
             external_data=False,
             dynamo=True,
             verbose=False,

@@ -149,14 +149,8 @@ class Recipe(Strict):
         if len(set(names)) != len(names):
             raise ValueError("populations: each name must be listed once")
         for number, phase in enumerate(self.phases):
-            for key, section, own in (
-                ("sampling_exponent", "sampling", self.sampling),
-                ("trust", "distillation", self.distillation),
-            ):
-                if own is None and getattr(phase, key) is not None:
-                    raise ValueError(
-                        f"phases.{number}.{key}: needs {section}, which the recipe does not have"
-                    )
+            if conflict := phase.conflict(self.network.expert, self.sampling, self.distillation):
+                raise ValueError(f"phases.{number}.{conflict}")
         return self
 
     def resolved(self, labels: Iterable[str] = ()) -> Recipe:

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pneumoscope.domain import Population
+
 __all__ = [
     "CUSTOM_CNN",
     "CrossFitted",
     "Distillation",
+    "Expert",
     "NetworkSpec",
     "Phase",
     "Pretraining",
@@ -29,6 +32,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Expert(Strict):
+    """Layers that the images of one population pass in place of those that are shared by all.
+
+    Parameters
+    ----------
+    population : Population
+        With bounds. Best the one that there are images of: narrower than a population for calibration may be.
+    blocks : int
+        Of how many of the backbone's last blocks it has its own, besides the layers of the pyramid.
+    """
+
+    population: Population
+    blocks: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Expert:
+        if self.population.ages == (None, None) and not self.population.views:
+            raise ValueError("population: needs bounds of age, such as ages: [0, 5], or views")
+        return self
+
+
 class NetworkSpec(Strict):
     """The network: a timm backbone or ``custom-cnn``, with a pooled-linear head.
 
@@ -45,6 +69,8 @@ class NetworkSpec(Strict):
     pyramid : int or None
         Channels of a feature map that joins the backbone's last two resolutions at the finer one (Lin et
         al., Feature Pyramid Networks, CVPR 2017); None for the backbone's own last map.
+    expert : Expert or None
+        Needs a pyramid, and a phase in which it is trained; until then there is none.
     options : dict
         Further keyword arguments of the backbone.
     """
@@ -54,7 +80,14 @@ class NetworkSpec(Strict):
     channels: Literal[1, 3] = 3
     dropout: float = Field(default=0.0, ge=0, lt=1)
     pyramid: int | None = Field(default=None, ge=8, le=1024)
+    expert: Expert | None = None
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> NetworkSpec:
+        if self.expert is not None and self.pyramid is None:
+            raise ValueError("expert: needs a pyramid; give its number of channels")
+        return self
 
 
 class Phase(Strict):
@@ -71,6 +104,9 @@ class Phase(Strict):
     augmentation_strength : float
         Factor on all values of the recipe's augmentation. Weaker in the last phase, so that the network ends
         on images like those that it will be given (He et al., *Data Augmentation Revisited*, 2019).
+    expert : bool
+        Train the layers of the network's expert alone, on images of its population alone. The first such
+        phase begins with a copy of the shared layers and fits the gate.
     lungs_only, sampling_exponent, trust : float or None
         Replace `Augmentation.lungs_only`, `Sampling.exponent` and `Distillation.trust` in this phase.
     """
@@ -82,9 +118,26 @@ class Phase(Strict):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0)
     augmentation_strength: float = Field(default=1.0, ge=0, le=2)
+    expert: bool = False
     lungs_only: float | None = Field(default=None, ge=0, le=1)
     sampling_exponent: float | None = Field(default=None, ge=0, le=1)
     trust: float | None = Field(default=None, ge=0, le=1)
+
+    def conflict(
+        self, expert: Expert | None, sampling: Sampling | None, distillation: Distillation | None
+    ) -> str:
+        """Return which key does not agree with these sections of its recipe, and why; empty if all do."""
+        if self.expert and expert is None:
+            return "expert: needs network.expert, which the recipe does not have"
+        if self.expert and self.frozen != "none":
+            return "frozen: has no effect where the expert alone is trained; leave it out"
+        for key, section, own in (
+            ("sampling_exponent", "sampling", sampling),
+            ("trust", "distillation", distillation),
+        ):
+            if own is None and getattr(self, key) is not None:
+                return f"{key}: needs {section}, which the recipe does not have"
+        return ""
 
 
 class SplitSpec(Strict):
