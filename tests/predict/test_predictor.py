@@ -201,6 +201,16 @@ def test_the_network_is_told_whether_an_image_is_of_its_experts_population(
     assert network.told == told
 
 
+def test_what_is_known_of_a_patient_holds_for_copies_of_the_image(two_populations, tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text("path,age\na.png,50\n")
+    predictor = Predictor(two_populations, workers=1)
+    network = predictor._network = _WithExpert(predictor._network, Population("preschool", (0, 5)))
+    ((first, copy),) = predictor.outputs_iter(tmp_path / "m.csv", copies=lambda radiograph: [radiograph])
+    assert network.told == [-1, -1]
+    assert first.score.age == copy.score.age == 50
+
+
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_altered_copies_pass_the_layers_that_the_image_passed(two_populations, tmp_path, side):
     write_image(tmp_path / "a.png")

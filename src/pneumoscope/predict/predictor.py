@@ -335,7 +335,9 @@ class Predictor:
         groups = []
         for first in self._pipeline.read(items):
             made = copies(first.radiograph) if copies and first.radiograph and first.input else ()
-            groups.append([first, *self._pipeline.admit(made)])
+            # What is known of the patient holds for the copies too.
+            copied = (replace(one, age=first.age, view=first.view) for one in self._pipeline.admit(made))
+            groups.append([first, *copied])
         rows = self._rows([one for group in groups for one in group])
         return [[Output.of(*next(rows)) for _ in group] for group in groups]
 
