@@ -344,3 +344,37 @@ def test_a_mirror_has_no_part_where_the_archive_is_given(tmp_path):
     result = call(*words, "--base-url", "http://127.0.0.1")
     assert result.exit_code == 2
     assert "--base-url" in result.output
+
+
+def test_join_of_sets_without_a_description_into_a_folder_that_exists(tmp_path):
+    split_set(tmp_path / "ward")
+    (tmp_path / "ward" / "dataset.yaml").unlink(missing_ok=True)
+    (tmp_path / "joined").mkdir()
+    result = call("join", tmp_path / "ward", "--out", tmp_path / "joined" / "all.csv")
+    assert result.exit_code == 0, result.output
+
+
+def test_join_says_that_two_sets_have_equal_identifiers(tmp_path):
+    for seed, place in enumerate(("a/train/normal/7/1.png", "b/test/normal/7/2.png")):
+        write_image(tmp_path / place, seed)
+    out = tmp_path / "joined" / "all.csv"
+    line = "1 patient identifier in several sets, taken for the same person; 1 image moved"
+    result = call("join", tmp_path / "a", tmp_path / "b", "--out", out)
+    assert result.exit_code == 0 and line in result.stderr and "NAME=FILE" in result.stderr
+    assert "several sets" not in call("join", f"A={tmp_path / 'a'}", tmp_path / "b", "--out", out).stderr
+
+
+def test_a_split_is_not_written_onto_the_manifest_of_an_unpacked_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), dtype=np.uint8)
+    parts = {
+        f"{split}_{what}": pixels if what == "images" else np.arange(8)[:, None] % 2
+        for split in ("train", "val", "test")
+        for what in ("images", "labels")
+    }
+    np.savez(tmp_path / "pneumoniamnist.npz", **parts)
+    load(tmp_path / "pneumoniamnist.npz")
+    result = call(
+        "split", tmp_path / "pneumoniamnist.npz", "--out", tmp_path / "pneumoniamnist" / "manifest.csv"
+    )
+    assert result.exit_code == 2
+    assert "one of the inputs" in " ".join(result.stderr.replace("│", " ").split())

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dicom_files import dicom, ramp
+from pneumoscope.data import Manifest, Record, scan, split
 from pneumoscope.data import audit as audit_module
-from pneumoscope.data import scan, split
 from pneumoscope.data.audit import audit, inspect
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.data.phantom import draw_phantom, write_phantoms
@@ -206,3 +207,27 @@ def test_nothing_is_hashed_where_bytes_alone_are_compared(phantoms, monkeypatch)
     monkeypatch.setattr(audit_module, "perceptual_hash", hashed)
     (phantoms / "NORMAL" / "copy.jpeg").write_bytes(next((phantoms / "NORMAL").iterdir()).read_bytes())
     assert len(inspect(scan(phantoms), near_distance=None).exact) == 1
+
+
+def dicom_set(folder, patients):
+    """Write a DICOM file for each pair of the patient that is stated and the one of its header."""
+    records = []
+    for number, (stated, patient) in enumerate(patients):
+        (folder / f"{number}.dcm").write_bytes(dicom(ramp(), PatientID=patient, PatientComments=str(number)))
+        records.append(Record(f"{number}.dcm", "normal", stated, ("train", "test")[number % 2]))
+    return Manifest(tuple(records), folder)
+
+
+def test_an_identifier_of_all_headers_leaks_nobody_whom_the_manifest_tells_apart(tmp_path):
+    report = audit(dicom_set(tmp_path, [(f"p{n}", "ANONYMOUS") for n in range(6)]), near_distance=None)
+    assert not report.leaks
+
+
+def test_an_identifier_of_many_patients_among_others_leaks_nobody(tmp_path):
+    patients = [(f"p{n}", "ANONYMOUS") for n in range(12)] + [("q", "X"), ("q2", "Y")]
+    assert inspect(dicom_set(tmp_path, patients), near_distance=None).same_key == []
+
+
+def test_a_patient_who_is_listed_as_two_is_found_by_the_headers(tmp_path):
+    report = audit(dicom_set(tmp_path, [("a", "X"), ("b", "X"), ("c", "Y"), ("d", "Z")]), near_distance=None)
+    assert [leak.paths for leak in report.leaks_found] == [("0.dcm", "1.dcm")]

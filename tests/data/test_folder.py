@@ -10,6 +10,7 @@ import pytest
 from dicom_files import dicom, ramp
 from images import write_image
 from pneumoscope.data.folder import load, scan
+from pneumoscope.data.headers import patient_in_header
 from pneumoscope.errors import DataError, Reason
 from pneumoscope.parallel import Progress
 
@@ -260,4 +261,106 @@ def test_a_split_of_a_table_that_there_is_not_is_one_line(tmp_path):
     assert [record.split for record in scan(tmp_path)] == ["val", "train"]
     table.write_text("path,label,split\na.png,normal,holdout\nb.png,viral,\n")
     with pytest.raises(DataError, match=r"a\.png: split 'holdout' in the table of labels"):
+        scan(tmp_path)
+
+
+def in_places(folder: Path, *places: str, label: str = "viral") -> list[str]:
+    """Write an image to each place, with a table of labels; return their patients, and the lines."""
+    for seed, place in enumerate(places):
+        write_image(folder / place, seed)
+    (folder / "labels.csv").write_text("path,label\n" + "".join(f"{place},{label}\n" for place in places))
+    return [record.patient_id for record in scan(folder, progress=Lines())]
+
+
+@pytest.mark.parametrize(
+    ("places", "patients"),
+    [
+        (("sub-S0/ses-E1/mod-rx/1.png", "sub-S0/ses-E2/mod-rx/2.png"), ["sub-S0"] * 2),
+        (("train/patient00007/study1/1.png", "train/patient00007/study2/1.png"), ["patient00007"] * 2),
+        (("files/p10/p10000032/s50/1.png", "files/p10/p10000033/s51/1.png"), ["p10000032", "p10000033"]),
+        (("images/id_0a1b2c3d-4e/Study_1/1.png",), ["id_0a1b2c3d-4e"]),
+        (("sub-1/IM-0001-0001.png", "sub-2/IM-0001-0001.png"), ["sub-1", "sub-2"]),
+    ],
+)
+def test_a_session_or_study_below_a_folder_that_is_no_class_is_no_patient(tmp_path, places, patients):
+    assert in_places(tmp_path, *places) == patients
+
+
+def test_a_folder_of_a_patient_is_no_class_although_a_class_is_beside_it(tmp_path):
+    places = ("normal/7/1.png", "sub-1/ses-1/2.png", "sub-1/ses-2/3.png")
+    assert in_places(tmp_path, *places) == ["7", "sub-1", "sub-1"]
+    write_image(tmp_path / "other" / "sub-1" / "normal" / "4.png", 4)
+    assert scan(tmp_path / "other").records[0].patient_id == "sub-1"
+
+
+def test_a_folder_of_the_name_of_its_label_is_a_class_for_all_in_it(tmp_path):
+    for seed, place in enumerate(("edema/7/1.png", "edema/7/2.png")):
+        write_image(tmp_path / place, seed)
+    (tmp_path / "labels.csv").write_text("path,label\nedema/7/1.png,Edema\nedema/7/2.png,effusion\n")
+    assert [record.patient_id for record in scan(tmp_path)] == ["7", "7"]
+
+
+def test_folders_that_may_be_those_of_patients_are_one_line(tmp_path):
+    for seed, place in enumerate(("ward/0007/1.png", "ward/0007/2.png")):
+        write_image(tmp_path / place, seed)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n1.png,viral\n2.png,viral\n")
+    progress = Lines()
+    assert [record.patient_id for record in scan(tmp_path, progress=progress)] == [
+        "ward/0007/1.png",
+        "ward/0007/2.png",
+    ]
+    (line,) = progress.lines
+    assert "states no patient for 2 images in folders such as 'ward/0007'" in line
+    table.write_text("path,label,patient_id\n1.png,viral,7\n2.png,viral,7\n")
+    scan(tmp_path, progress=(silent := Lines()))
+    assert silent.lines == []
+
+
+def test_one_patient_id_for_all_images_is_one_line_that_names_the_option(tmp_path):
+    for number in range(3):
+        (tmp_path / "normal").mkdir(exist_ok=True)
+        (tmp_path / "normal" / f"{number}.dcm").write_bytes(dicom(ramp(), PatientID="ANONYMOUS"))
+    progress = Lines()
+    assert {record.patient_id for record in scan(tmp_path, progress=progress)} == {"normal/0.dcm"}
+    (line,) = progress.lines
+    assert "all 3 images have one Patient ID" in line and "--patients" in line
+    (tmp_path / "p.csv").write_text("path,patient_id\n" + "".join(f"{n}.dcm,{n}\n" for n in range(3)))
+    stated = scan(tmp_path, patients_csv=tmp_path / "p.csv", progress=(silent := Lines()))
+    assert [record.patient_id for record in stated] == ["0", "1", "2"] and silent.lines == []
+
+
+def test_dicom_files_of_one_study_are_one_patients_where_none_is_stated(tmp_path):
+    studies = {"a.dcm": ("1.2.7", None), "b.dcm": ("1.2.8", None), "c.dcm": ("1.2.7", None)}
+    studies |= {"d.dcm": ("1.2.9", "X"), "e.dcm": ("1.2.9", "Y")}
+    (tmp_path / "normal").mkdir()
+    for name, (study, patient) in studies.items():
+        header = {"StudyInstanceUID": study, "PatientID": patient}
+        (tmp_path / "normal" / name).write_bytes(dicom(ramp(), **header))
+    found = [record.patient_id.removeprefix("normal/") for record in scan(tmp_path)]
+    assert found == ["a.dcm", "b.dcm", "a.dcm", "d.dcm", "e.dcm"]
+
+
+def test_a_dicom_file_without_preamble_states_its_patient(tmp_path):
+    (tmp_path / "normal").mkdir()
+    for name in ("a", "b"):
+        header = {"PatientID": "X", "PatientAge": "004Y", "PatientSex": "F", "ViewPosition": "AP"}
+        (tmp_path / "normal" / f"{name}.dcm").write_bytes(dicom(ramp(), preamble=False, **header))
+    stated = {(one.patient_id, one.age, one.sex, one.view) for one in scan(tmp_path)}
+    assert stated == {("normal/a.dcm", 4, "F", "AP")}
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_that_a_manifest_names_has_no_header(tmp_path):
+    os.mkfifo(tmp_path / "x.dcm")
+    assert patient_in_header(tmp_path / "x.dcm") is None
+
+
+def test_original_sizes_may_be_written_as_spreadsheets_do(tmp_path):
+    write_image(tmp_path / "normal" / "a.png")
+    table = tmp_path / "sizes.csv"
+    table.write_text("file,original_width,original_height\na.png,1200.0,1000.0\n")
+    assert [(one.width, one.height) for one in scan(tmp_path)] == [(1200, 1000)]
+    table.write_text("file,original_width,original_height\na.png,wide,1000\n")
+    with pytest.raises(DataError, match=r"sizes\.csv: normal/a\.png: original_width 'wide' is not a whole"):
         scan(tmp_path)

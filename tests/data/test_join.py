@@ -14,6 +14,7 @@ from pneumoscope.data import Manifest, Record
 from pneumoscope.data.join import join
 from pneumoscope.domain import DatasetDescription, Population
 from pneumoscope.errors import DataError, Reason, UnreadableImageError
+from pneumoscope.parallel import Progress
 
 
 def manifest(root, *records, description=None):
@@ -151,3 +152,37 @@ def test_sets_on_several_drives_are_one_line(tmp_path, monkeypatch):
     sets = [manifest(tmp_path / name, Record("x.png", "normal", name, "train")) for name in ("a", "b")]
     with pytest.raises(DataError, match="are on different drives; copy"):
         join(sets)
+
+
+class Lines(Progress):
+    """Collects messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_identifiers_that_occur_in_several_sets_are_counted_in_one_line(tmp_path):
+    first = manifest(tmp_path / "a", *(Record(f"{n}.png", "normal", str(n), "train") for n in range(3)))
+    second = manifest(tmp_path / "b", *(Record(f"{n}.png", "normal", str(n), "test") for n in range(2)))
+    join([first, second], progress=(progress := Lines()))
+    (line,) = progress.lines
+    assert line.startswith("2 patient identifiers in several sets") and "2 images moved" in line
+    assert "NAME=FILE" in line
+    join([first, second], {1: "b-"}, progress=(silent := Lines()))
+    assert silent.lines == []
+
+
+def test_images_of_one_name_in_two_sets_are_not_one_patients(tmp_path):
+    """Where nothing names a patient, an image is its own: its path says nothing in another set."""
+    sets = []
+    for name, split in (("a", "train"), ("b", "test")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()  # a manifest may list others of its patient only
+        records = [Record(f"{n}.png", "normal", "1.png", split) for n in (2, 3)]
+        sets.append(manifest(tmp_path / name, *records, Record("4.png", "normal", "4.png", split)))
+    joined = join(sets)
+    assert [record.split for record in joined] == ["train"] * 3 + ["test"] * 3
+    assert [record.patient_id for record in joined][2:4] == ["a/4.png", "b/1.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -96,3 +97,26 @@ def test_a_member_that_is_no_array_is_one_line(tmp_path):
                 archive.writestr(one, content)
         with pytest.raises(DataError, match=r"set\.npz: train_(images|labels)"):
             load(tmp_path / "set.npz")
+
+
+def test_a_manifest_with_another_split_stays_as_it_is(tmp_path):
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays())
+    stored = tmp_path / "pneumoniamnist" / "manifest.csv"
+    manifest = load(tmp_path / "pneumoniamnist.npz")
+    manifest.with_records(replace(one, split="train") for one in manifest.records[1:]).write(stored)
+    before = stored.read_bytes()
+    assert load(tmp_path / "pneumoniamnist.npz") == manifest
+    assert stored.read_bytes() == before
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays(test_images=np.zeros((3, 28, 28), np.uint8)))
+    other = load(tmp_path / "pneumoniamnist.npz")
+    assert load(stored) == other, "the one of other images is replaced"
+
+
+def test_another_set_of_the_family_is_an_error_and_a_file_without_its_name_a_line(tmp_path, caplog):
+    np.savez(tmp_path / "breastmnist_224.npz", **arrays())
+    with pytest.raises(DataError, match=r"breastmnist_224\.npz: not PneumoniaMNIST"):
+        load(tmp_path / "breastmnist_224.npz")
+    assert not (tmp_path / "breastmnist_224").exists()
+    np.savez(tmp_path / "set.npz", **arrays())
+    load(tmp_path / "set.npz")
+    assert "set.npz: taken for PneumoniaMNIST" in caplog.text

@@ -258,3 +258,17 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path, suffix, la
         write_rows(path, rows(), ("path",))
     assert list(read_rows(path)[1]) == [{"path": "old.png"}]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("column", ["decision", "bundle", "p_viral"])
+def test_the_finding_of_a_table_of_predictions_is_no_label(tmp_path, column):
+    table = tmp_path / "results.csv"
+    table.write_text(f"path,finding,{column}\na.png,viral,x\n")
+    columns, rows = read_rows(table, aliases=True)
+    assert [row["path"] for row in rows] == ["a.png"], "a list of images all the same"
+    with pytest.raises(DataError, match=r"results\.csv: a table of predictions, not of labels"):
+        require_columns(table, columns, ("path", "label"))
+    table.write_text(f"path,label,finding,{column}\na.png,normal,viral,x\n")
+    assert [row["label"] for row in read_rows(table, aliases=True)[1]] == ["normal"]
+    table.write_text("path,finding\na.png,viral\n")
+    assert [row["label"] for row in read_rows(table, aliases=True)[1]] == ["viral"]

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
+from bundles import make_bundle
+from dicom_files import dicom, ramp
 from images import write_image
 from pneumoscope.data import walk as module
 from pneumoscope.data.walk import is_own_output, special_file, walk
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.parallel import Progress
 from pneumoscope.report.overlay import write_png
+from pneumoscope.serve.dicom.contracts import ResultOptions
+from pneumoscope.serve.dicom.header import encode
+from pneumoscope.serve.dicom.results import build_results
+from results_of_studies import header, predicted, source, study
 
 
 class Lines(Progress):
@@ -260,3 +269,39 @@ def test_without_a_progress_lines_are_logged(tmp_path, caplog):
     heat_map(tmp_path / "a.heatmap.png")
     assert list(walk(tmp_path)) == []
     assert "drawn by Pneumoscope" in caplog.text
+
+
+def capture(folder: Path, **elements: str) -> bytes:
+    """Return the DICOM image that the node files beside an X-ray, as an archive may have changed it."""
+    folder.mkdir(exist_ok=True)
+    image = source(folder, header(), predicted())
+    options = ResultOptions(structured_report=False)
+    (dataset,) = build_results(study(make_bundle(folder / "bundle"), image), options)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return encode(dataset)
+
+
+def test_captures_of_the_node_are_own_output_and_x_rays_of_other_makers_are_none(tmp_path):
+    own = capture(tmp_path)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "own.dcm").write_bytes(own)
+    (tmp_path / "set" / "1.2.3").write_bytes(own)
+    (tmp_path / "set" / "xray.dcm").write_bytes(dicom(ramp(), Manufacturer="Pneumoscope"))
+    assert walked(tmp_path / "set") == (
+        ["xray.dcm"],
+        [],
+        [f"{tmp_path / 'set'}: 2 images drawn by Pneumoscope left out"],
+    )
+    assert is_own_output(own)
+    forwarded, implicit = pydicom.dcmread(BytesIO(own)), BytesIO()
+    forwarded.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    forwarded.save_as(implicit, implicit_vr=True, little_endian=True)
+    assert is_own_output(implicit.getvalue())
+    assert not is_own_output(capture(tmp_path / "b", Manufacturer="Pneumoscope Imaging Ltd"))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_own_output_and_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert not is_own_output(tmp_path / "a.png")

@@ -45,6 +45,13 @@ def test_lateral_views(stated: str) -> None:
         ("POSTEROANTERIOR", ViewPosition.PA),
         ("PA L", ViewPosition.PA),
         ("PA/LAT", ViewPosition.OTHER),
+        ("APSUPINE", ViewPosition.AP),
+        ("FRONTAL", ViewPosition.UNKNOWN),
+        ("FACE", ViewPosition.UNKNOWN),
+        ("SEMI-ERECT PORTABLE", ViewPosition.UNKNOWN),
+        ("CHEST 1 VIEW", ViewPosition.UNKNOWN),
+        ("SUPINE LAT", ViewPosition.LATERAL),
+        ("SKYLINE", ViewPosition.OTHER),
         ("AP BILATERAL", ViewPosition.AP),
         ("LATERAL DECUBITUS", ViewPosition.OTHER),
         ("LLD", ViewPosition.OTHER),
@@ -81,7 +88,6 @@ def test_control_sequences_for_a_terminal_do_not_come_through() -> None:
         ("45 years", 45),
         ("18M", 1.5),
         ("018M", 1.5),
-        ("000Y", 0),
         ("026W", pytest.approx(0.5, abs=0.01)),
         ("003D", pytest.approx(0.008, abs=0.001)),
         ("000", None),
@@ -206,3 +212,13 @@ def test_view(stated: str | None, meaning: str | None, view: ViewPosition) -> No
         code.CodeMeaning = meaning
         codes = Sequence([code])
     assert read_radiograph(dicom(ramp(), ViewPosition=stated, ViewCodeSequence=codes)).view is view
+
+
+@pytest.mark.parametrize("stated", ["000Y", "000M", "000", "0"])
+def test_an_age_of_zero_gives_way_to_the_birth_date(stated: str) -> None:
+    assert read(PatientAge=stated, PatientBirthDate="19500101", StudyDate="20200101").age == 70
+
+
+@pytest.mark.parametrize(("stated", "age"), [("000D", 0), ("000W", 0), ("000M", 0), ("000Y", None)])
+def test_an_age_of_zero_is_that_of_a_newborn_unless_it_is_in_years(stated: str, age: float | None) -> None:
+    assert read(PatientAge=stated).age == age

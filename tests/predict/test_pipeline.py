@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from bundles import make_bundle
+from dicom_files import dicom, ramp
 from images import write_image
+from pneumoscope.data.walk import OWN_OUTPUT
 from pneumoscope.domain import Population, Radiograph
 from pneumoscope.errors import Reason, UnreadableImageError
 from pneumoscope.image.decode import read_radiograph
@@ -174,6 +176,14 @@ def test_own_output_is_rejected_as_file_and_as_content_even_by_force(tmp_path):
         assert {one.status for one in rows} == {"rejected"}
         assert {one.reasons for one in rows} == {(Reason.NOT_A_CHEST_RADIOGRAPH,)}
         assert "drew" in rows[0].message
+
+
+def test_a_capture_of_the_node_is_rejected_as_file_and_as_content(tmp_path):
+    header = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "Manufacturer": "Pneumoscope"}
+    (tmp_path / "own.dcm").write_bytes(dicom(ramp(), **header))
+    items = [InputItem(str(tmp_path / "own.dcm")), InputItem(dicom(ramp(), preamble=False, **header))]
+    rows = Pipeline(InputSpec(size=64), force=True).read(items)
+    assert [(one.status, one.message) for one in rows] == [("rejected", OWN_OUTPUT)] * 2
 
 
 def test_a_wrong_body_part_rejects_only_where_nothing_looks_for_lungs(bundle):

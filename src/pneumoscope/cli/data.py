@@ -251,7 +251,7 @@ def join_sets(
         loaded = [load(path, progress=progress) for path in files]
         _check_description(out.parent, joint_description(loaded))
         duplicates = partial(_copies, near=not no_near_duplicates, progress=progress)
-        joined = join(loaded, prefixes, duplicates=duplicates)
+        joined = join(loaded, prefixes, duplicates=duplicates, progress=progress)
     joined.write(out)
     described = joined.description
     if described is None or described == DatasetDescription():
@@ -316,7 +316,9 @@ def _check_description(folder: Path, joined: DatasetDescription) -> None:
 
 def _files_read(path: Path, labels: Path | None, patients: Path | None) -> list[Path | None]:
     """Return the tables that a data set is read from."""
-    return [path, labels, patients, path / "labels.csv", path / "sizes.csv"]
+    # A MedMNIST file is unpacked into a folder of its name, with the manifest that it comes with.
+    unpacked = path.with_suffix("") / "manifest.csv" if path.suffix.lower() == ".npz" else None
+    return [path, labels, patients, path / "labels.csv", path / "sizes.csv", unpacked]
 
 
 def _load(path: Path, labels: Path | None, patients: Path | None, progress: Progress) -> Manifest:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.data.duplicates import NEAR_DISTANCE, near_pairs, perceptual_hash
+from pneumoscope.data.headers import name_nobody
 from pneumoscope.data.manifest import SPLITS, Manifest, Record
 from pneumoscope.data.split import connected
 from pneumoscope.errors import DataError, Reason, UnreadableImageError
@@ -66,7 +67,7 @@ class _FileFacts:
     width: int = 0
     height: int = 0
     hash: npt.NDArray[np.uint64] | None = None
-    patient_key: str | None = None
+    identity: str | None = None
     problem: Unreadable | None = None
 
 
@@ -88,7 +89,8 @@ class Inspection:
     near : list of list of int
         Groups of copies of one image, of which at least two are not identical files.
     same_key : list of list of int
-        Groups of images whose DICOM headers name the same patient.
+        Groups of images whose DICOM headers name the same patient, or without a patient the same study.
+        An identifier that stands for many patients of the manifest, such as ANONYMOUS, groups nothing.
     sizes : list of (int, int)
         Width and height of each file in pixels; 0 where it could not be read.
     """
@@ -287,7 +289,7 @@ def inspect(
         changed=tuple(r.path for r, s in pairs if r.sha256 and s.sha256 and r.sha256 != s.sha256),
         exact=_equal([one.sha256 for one in files]),
         near=_near(files, near_distance, progress) if near_distance is not None else [],
-        same_key=_equal([one.patient_key or "" for one in files]),
+        same_key=_same_key(manifest.records, files),
         sizes=[(one.width, one.height) for one in files],
     )
 
@@ -304,7 +306,7 @@ def _read(name: str, path: Path, *, hashed: bool) -> _FileFacts:
             problem=Unreadable(name, Reason.NO_PERMISSION.value, f"cannot be read ({error.strerror})")
         )
     near = perceptual_hash(image.pixels) if hashed else None
-    return _FileFacts(digest, image.width, image.height, near, image.patient_key)
+    return _FileFacts(digest, image.width, image.height, near, image.patient_key or image.study_uid)
 
 
 def _unlisted(problem: UnreadableImageError) -> Unreadable:
@@ -317,6 +319,15 @@ def _equal(keys: list[str]) -> list[list[int]]:
         if key:
             groups.setdefault(key, []).append(i)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _same_key(records: Sequence[Record], files: Sequence[_FileFacts]) -> list[list[int]]:
+    patients: dict[str, set[str]] = {}
+    for record, one in zip(records, files, strict=True):
+        if one.identity:
+            patients.setdefault(one.identity, set()).add(record.patient_id)
+    nobody = name_nobody(patients)
+    return _equal(["" if one.identity in nobody else one.identity or "" for one in files])
 
 
 def _near(files: list[_FileFacts], distance: int, progress: Progress) -> list[list[int]]:

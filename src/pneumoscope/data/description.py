@@ -95,8 +95,9 @@ def write_description(folder: Path, description: DatasetDescription, *, joined: 
 
 
 def is_joined(folder: Path) -> bool:
-    """Return whether the ``dataset.yaml`` of a folder, which was read before, is that of joined data sets."""
-    return (folder / DESCRIPTION_FILE).read_text(encoding="utf-8").startswith(JOINED)
+    """Return whether a folder has a ``dataset.yaml``, and it is that of joined data sets."""
+    path = folder / DESCRIPTION_FILE
+    return path.is_file() and path.read_text(encoding="utf-8").startswith(JOINED)
 
 
 def _mapping(path: Path, key: str, value: object, known: tuple[str, ...]) -> Mapping[str, Any]:

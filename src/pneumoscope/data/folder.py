@@ -14,9 +14,11 @@ Age, sex and view position are those of the DICOM header, else those of the tabl
 were reduced or squashed.
 
 The patient comes from the table of patients or labels, else from the folder directly under the class folder
-(``normal/patient7/view1.png``), else from a Kermany file name, else from the DICOM header; an image without
-any of these counts as one patient. A name such as ``IM-0115-0001`` counts only in a folder of normal images,
-or in one that is no class.
+(``normal/patient7/view1.png``), else from a Kermany file name, else from a folder that is named like one of
+a patient (``sub-7``, ``patient00007``, ``p7``), else from the DICOM header: its Patient ID, or without one
+its Study Instance UID. An image without any of these counts as one patient. Where a table states the label,
+a folder that is named like one of a patient goes before the file name. A name such as ``IM-0115-0001``
+counts only in a folder of normal images, or in one that is no class.
 
 An archive that was unpacked into a folder of its own name (``chest_xray/chest_xray/train``) may hold every
 image twice; the inner copies are left out.
@@ -25,12 +27,12 @@ image twice; the inner copies are left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from pneumoscope.data.description import read_description
+from pneumoscope.data.headers import as_headers_state
 from pneumoscope.data.labels import class_name
 from pneumoscope.data.layout import SPLIT_FOLDERS, Layout
 from pneumoscope.data.manifest import Manifest, Record
@@ -41,6 +43,7 @@ from pneumoscope.data.tables import (
     parse_sex,
     parse_text,
     parse_view,
+    parse_whole,
     read_rows,
     require_columns,
 )
@@ -49,10 +52,7 @@ from pneumoscope.errors import DataError, Reason, UnreadableImageError
 from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image, read_radiograph
 from pneumoscope.parallel import Progress
 
-if TYPE_CHECKING:
-    from pneumoscope.image.dicom_header import Patient
-
-__all__ = ["load", "patient_in_header", "scan"]
+__all__ = ["load", "scan"]
 
 _CELLS = (
     "label",
@@ -157,19 +157,20 @@ def scan(
             f"{patients_csv}: does not list {unlisted} images; each counts as a patient of its own, unless "
             "its folder, its name or the labels state one"
         )
-    layout = Layout(folder, listed)
+    stated = {path: class_name(row["label"]) for path, row in (labels or {}).items()}
+    layout = Layout(folder, listed, stated)
     records = []
     for path in listed:
         record = _record(path, folder, layout, (labels or {}).get(path), patients.get(path, {}))
-        width, height = _size(sizes.get(path, {}))
+        width, height = _size(sizes.get(path, {}), f"{sizes_csv}: {path}")
         records.append(replace(record, width=width, height=height))
     if hash_files:
         records = _hashed(records, folder, left_out, progress)
     records = _without_inner_copies(records, folder, progress)
     _say(records, folder, left_out, progress)
-    progress.step("reading headers")
-    stated = tuple(progress.collect(_as_headers_state(records, folder), len(records)))
-    return Manifest(stated, folder, read_description(folder), tuple(left_out))
+    records = as_headers_state(records, folder, progress)
+    _say_unclear(records, layout, labels_csv, progress)
+    return Manifest(tuple(records), folder, read_description(folder), tuple(left_out))
 
 
 def _images(folder: Path, progress: Progress) -> tuple[list[str], list[UnreadableImageError]]:
@@ -220,6 +221,19 @@ def _say(
         )
 
 
+def _say_unclear(
+    records: list[Record], layout: Layout, labels_csv: str | Path | None, progress: Progress
+) -> None:
+    """Say that folders may be those of patients, where labels are in a table and nothing else names them."""
+    alone = (one.path for one in records if one.patient_id == one.path)
+    if labels_csv is not None and (unclear := [path for path in alone if layout.is_unclear(path)]):
+        progress.message(
+            f"{labels_csv}: states no patient for {len(unclear)} images in folders such as "
+            f"'{PurePosixPath(unclear[0]).parent}', so each counts as a patient of its own; if some are of "
+            "one patient, add a column patient_id"
+        )
+
+
 def _hashed(
     records: list[Record], folder: Path, left_out: list[UnreadableImageError], progress: Progress
 ) -> list[Record]:
@@ -262,47 +276,11 @@ def _without_inner_copies(records: list[Record], folder: Path, progress: Progres
     return kept
 
 
-def _as_headers_state(records: list[Record], folder: Path) -> Iterator[Record]:
-    """Return the records with what DICOM headers state, which goes before a table as in prediction.
-
-    Images whose headers name one patient get the path of the first as patient, where nothing else names one:
-    no identity is kept.
-    """
-    first: dict[str, str] = {}
-    for record in records:
-        patient = patient_in_header(folder / record.path)
-        if patient is None:
-            yield record
-            continue
-        name = record.patient_id
-        if name == record.path and patient.key is not None:
-            name = first.setdefault(patient.key, record.path)
-        yield replace(
-            record,
-            patient_id=name,
-            age=record.age if patient.age is None else patient.age,
-            sex=patient.sex or record.sex,
-            view=parse_view(patient.view) or record.view,
-        )
-
-
-def patient_in_header(path: Path) -> Patient | None:
-    """Return what a DICOM file states about its patient; None for other files."""
-    from pneumoscope.image.dicom import read_patient
-
-    try:
-        with path.open("rb") as file:
-            is_dicom = file.read(132)[128:] == b"DICM"
-    except (OSError, ValueError):  # reading the image gives the reason
-        return None
-    return read_patient(path) if is_dicom else None
-
-
 def _record(
     path: str, folder: Path, layout: Layout, row: Mapping[str, str] | None, patient_row: Mapping[str, str]
 ) -> Record:
     stated = row or {}
-    place = layout.place(path, "" if row is None else class_name(row["label"]))
+    place = layout.place(path)
     label = place.label if row is None else class_name(row["label"])
     if not label:
         raise DataError(
@@ -325,9 +303,11 @@ def _record(
     )
 
 
-def _size(row: Mapping[str, str]) -> tuple[int, int]:
-    width, height = row.get("original_width", ""), row.get("original_height", "")
-    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
+def _size(row: Mapping[str, str], where: str) -> tuple[int, int]:
+    width, height = (
+        parse_whole(row.get(name), f"{where}: {name}") for name in ("original_width", "original_height")
+    )
+    return (width, height) if width and height else (0, 0)
 
 
 def _table(path: Path, folder: Path, images: list[str], needed: str) -> dict[str, dict[str, str]]:

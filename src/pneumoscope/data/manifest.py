@@ -16,6 +16,7 @@ from pneumoscope.data.tables import (
     parse_sex,
     parse_text,
     parse_view,
+    parse_whole,
     read_rows,
     require_columns,
     write_rows,
@@ -283,10 +284,7 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
     for name in COLUMNS:
         value = row.get(name)
         if name in ("width", "height"):
-            try:
-                values[name] = _whole(value or 0)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise DataError(f"{where}: {name} '{value}' is not a whole number") from error
+            values[name] = parse_whole(value, f"{where}: {name}")
         else:
             values[name] = "" if value is None else str(value)
     values["split"] = SPLIT_FOLDERS.get(values["split"].lower(), values["split"])
@@ -296,14 +294,6 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         return Record(**{**values, "label": class_name(values["label"])})
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _whole(value: Any) -> int:
-    """Return a number without a fraction, which spreadsheets may write as ``224.0``."""
-    number = float(value)
-    if not number.is_integer():
-        raise ValueError(value)
-    return int(number)
 
 
 def _sha256(lines: Iterable[str]) -> str:

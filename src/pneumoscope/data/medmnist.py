@@ -29,7 +29,8 @@ def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None
     """Write the images of a PneumoniaMNIST file as PNG and return their manifest.
 
     The images go to ``OUT/train/normal/00000.png`` and so on, and the manifest to
-    ``OUT/manifest.csv``. The file does not identify patients, so each image counts as one: only the split
+    ``OUT/manifest.csv``, unless there is one that lists none but these images. The file
+    does not identify patients, so each image counts as one: only the split
     that it comes with is known to be by patient. A ``dataset.yaml`` in `out_dir`, else beside the file, is
     read.
 
@@ -42,17 +43,21 @@ def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None
     out_dir : path-like
         Created if absent.
     progress : Progress, optional
-        Receives the number of images written, by split.
+        Receives the number of images written, by split, and a line where the name of the file does not say
+        which set it is.
 
     Raises
     ------
     DataError
-        If the file is absent, damaged or has other arrays.
+        If the file is absent, damaged, has other arrays or the name of another set.
     """
-    path, out = Path(path), Path(out_dir)
+    path, out, progress = Path(path), Path(out_dir), progress or Progress()
+    name = path.stem.lower()
+    if "mnist" in name and "pneumonia" not in name:
+        raise DataError(f"{path}: not PneumoniaMNIST by its name; give pneumoniamnist.npz")
     try:
         with path.open("rb") as stream:
-            records = _unpack(path, stream, out, progress or Progress())
+            records = _unpack(path, stream, out, progress)
     except KeyError as error:
         raise DataError(f"{path}: not a MedMNIST file ({error.args[0]}); give pneumoniamnist.npz") from error
     except OSError as error:
@@ -60,8 +65,19 @@ def read_npz(path: str | Path, out_dir: str | Path, *, progress: Progress | None
     except _DAMAGED as error:
         raise DataError(f"{path}: not a MedMNIST file, or damaged; download it again") from error
     manifest = Manifest(tuple(records), out, read_description(out) or read_description(path.parent))
-    manifest.write(out / "manifest.csv")
+    if "pneumonia" not in name:
+        progress.message(f"{path}: taken for PneumoniaMNIST: label 0 is normal, 1 is pneumonia")
+    if not _lists(out / "manifest.csv", manifest):
+        manifest.write(out / "manifest.csv")
     return manifest
+
+
+def _lists(path: Path, manifest: Manifest) -> bool:
+    """Return whether a table is a manifest of these images, such as one with another split."""
+    if not path.is_file():
+        return False
+    hashes = {record.path: record.sha256 for record in manifest}
+    return all(one.path in hashes and one.sha256 in {"", hashes[one.path]} for one in Manifest.read(path))
 
 
 def _unpack(path: Path, stream: IO[bytes], out: Path, progress: Progress) -> list[Record]:

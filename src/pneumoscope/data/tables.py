@@ -14,8 +14,9 @@ The rules are the same for manifests, labels, patients, boxes and inputs:
 from __future__ import annotations
 
 import csv
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +34,7 @@ __all__ = [
     "parse_sex",
     "parse_text",
     "parse_view",
+    "parse_whole",
     "read_rows",
     "require_columns",
     "write_rows",
@@ -53,6 +55,8 @@ ALIASES = {
 
 Naming = Callable[[Sequence[object]], list[str]]
 
+# Columns of a table that `predict` wrote: its finding is no label that someone gave.
+_PREDICTED = frozenset({"decision", "bundle"})
 _DELIMITERS = ",;\t|"
 _PATH_COLUMNS = frozenset({"path", "root"})
 
@@ -81,6 +85,30 @@ def parse_view(text: object) -> str:
     """
     view = view_in(parse_text(text).upper())
     return "" if view in {ViewPosition.OTHER, ViewPosition.UNKNOWN} else str(view)
+
+
+def parse_whole(value: Any, where: str) -> int:
+    """Return a number without a fraction, which spreadsheets may write as ``224.0``; 0 for an empty cell.
+
+    Parameters
+    ----------
+    value : object
+        The cell.
+    where : str
+        Table, row and column, for the message.
+
+    Raises
+    ------
+    DataError
+        If it is no such number.
+    """
+    try:
+        number = float(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not number.is_integer():
+        raise DataError(f"{where} '{value}' is not a whole number")
+    return int(number)
 
 
 def read_rows(
@@ -126,6 +154,11 @@ def read_rows(
 
 def require_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
     """Raise the one `DataError` for a table that lacks columns; it names them and those found."""
+    if "label" in needed and "label" not in columns and _is_predicted(columns):
+        raise DataError(
+            f"{path}: a table of predictions, not of labels: its finding is what a network predicted; give a "
+            "table with a column label"
+        )
     if missing := [name for name in needed if name not in columns]:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(columns) or 'none'}; "
@@ -144,10 +177,18 @@ def _cleaned(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield cells
 
 
+def _is_predicted(columns: Collection[str]) -> bool:
+    """Return whether `predict` wrote a table with these columns."""
+    return "finding" in columns and any(name in _PREDICTED or name.startswith("p_") for name in columns)
+
+
 def _names(given: Sequence[object], *, aliases: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the names of columns by the rules of this module; empty for one that has none, or a second."""
     plain = [re.sub(r"[\s_-]+", "_", str("" if name is None else name).strip().lower()) for name in given]
+    predicted = _is_predicted(plain)
     for first, others in aliases.items():
+        if first == "label" and predicted:
+            continue
         stand_in = next((name for name in others if name in plain), None)
         if first not in plain and stand_in is not None:
             plain[plain.index(stand_in)] = first

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from pneumoscope.errors import Reason, UnreadableImageError, counted
-from pneumoscope.image.decode import IMAGE_SUFFIXES, looks_like_image
+from pneumoscope.image.decode import IMAGE_SUFFIXES, format_of, looks_like_image, read_head
 from pneumoscope.image.foreign import foreign_format
 from pneumoscope.parallel import Progress
 
@@ -49,6 +49,15 @@ OWN_OUTPUT = "An image that Pneumoscope drew: give the X-ray that it was drawn f
 OWN_HEAD_BYTES = 33 + 8 + len(SOFTWARE)
 """Signature and header of a PNG, then the head of the first chunk and its content."""
 
+# Of a DICOM file, up to Manufacturer: preamble, file meta information, then a few UIDs, dates and times.
+OWN_DICOM_BYTES = 2048
+# SOP Class UID: Secondary Capture Image Storage; then Manufacturer. Both with their lengths.
+OWN_DICOM = re.compile(
+    rb"\x08\0\x16\0(?:UI\x1a\0|\x1a\0\0\0)1\.2\.840\.10008\.5\.1\.4\.1\.1\.7\0"
+    rb".{,1500}\x08\0\x70\0(?:LO\x0c\0|\x0c\0\0\0)Pneumoscope ",
+    re.DOTALL,
+)
+
 # Images that are not decoded: each is yielded, since its reader says what to do.
 OTHER_SUFFIXES = frozenset(
     {
@@ -57,6 +66,7 @@ OTHER_SUFFIXES = frozenset(
         *(".exr", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".tga"),
     }
 )
+OWN_SUFFIXES = frozenset({".png", ".dcm", ".dicom"})
 FOREIGN_BYTES = 512  # enough for `foreign_format`
 # Files that may hold an image beside others, and are no input where a folder is searched.
 DOCUMENTS = frozenset({".ai", ".djvu", ".eps", ".h5", ".hdf5", ".ico", ".npy", ".npz", ".pdf", ".ps"})
@@ -165,10 +175,15 @@ class LoggedMessages(Progress):
 
 
 def is_own_output(source: str | os.PathLike[str] | bytes) -> bool:
-    """Return whether a PNG, given as path or content, was drawn by Pneumoscope; False for any other file."""
-    count = OWN_HEAD_BYTES
-    head = source[:count] if isinstance(source, bytes) else _head(Path(source), count)
-    return head.startswith(b"\x89PNG") and head.endswith(b"tEXt" + SOFTWARE)
+    """Return whether an image, given as path or content, was drawn by Pneumoscope.
+
+    That is a PNG, or a Secondary Capture of the DICOM node in little endian; False for any other file.
+    """
+    count = OWN_DICOM_BYTES
+    head = source[:count] if isinstance(source, bytes) else read_head(source, count)
+    if head.startswith(b"\x89PNG"):
+        return head[:OWN_HEAD_BYTES].endswith(b"tEXt" + SOFTWARE)
+    return format_of(head) == "dicom" and OWN_DICOM.search(head) is not None
 
 
 def special_file(path: str | os.PathLike[str]) -> UnreadableImageError | None:
@@ -258,8 +273,9 @@ class _Walk:
             if has_image_suffix(path.name):
                 yield problem
         elif _is_image(path):
-            # A file with another ending is not opened, for speed; the pipeline rejects it if it is one.
-            if path.suffix.lower() in {".png", ""} and is_own_output(path):
+            # An image with another ending is not opened, for speed; the pipeline rejects it if it is one.
+            may_be_own = path.suffix.lower() in OWN_SUFFIXES or not has_image_suffix(path.name)
+            if may_be_own and is_own_output(path):
                 self._own += 1
             else:
                 yield path
@@ -322,21 +338,12 @@ def _closed(folder: Path, error: OSError) -> UnreadableImageError:
 def _is_image(path: Path) -> bool:
     if has_image_suffix(path.name) or looks_like_image(path):
         return True
-    head = _head(path, FOREIGN_BYTES)
+    head = read_head(path, FOREIGN_BYTES)
     if not head and path.exists() and not os.access(path, os.R_OK):
         # DICOM files are named by a UID or a number as a rule; a closed one cannot be recognised.
         return not path.suffix or path.suffix[1:].isdigit()
     foreign = foreign_format(head)
     return foreign is not None and foreign.image and path.suffix.lower() not in DOCUMENTS
-
-
-def _head(path: Path, count: int) -> bytes:
-    """Return the first bytes of a file; none where it cannot be opened."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            return file.read(count)
-    except (OSError, ValueError):
-        return b""
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -28,11 +28,14 @@ from pneumoscope.image.web import GIF_SIGNATURES, read_gif, read_webp
 __all__ = [
     "DEFAULT_LIMITS",
     "FORMATS",
+    "HEAD_BYTES",
     "IMAGE_SUFFIXES",
     "Limits",
     "decodable_formats",
+    "format_of",
     "looks_like_image",
     "read_file",
+    "read_head",
     "read_radiograph",
 ]
 
@@ -47,8 +50,9 @@ IMAGE_SUFFIXES = frozenset(
 FORMATS = "JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 or DICOM"
 """What can be read, in words; `decodable_formats` has the encodings of each."""
 
-# Enough for the DICOM prefix behind its preamble of 128 bytes.
 HEAD_BYTES = 132
+"""Enough for `format_of`: the DICOM prefix lies behind a preamble of 128 bytes."""
+
 # The bytes that files of each format begin with.
 SIGNATURES = {
     "jpeg": (b"\xff\xd8",),
@@ -104,7 +108,7 @@ def read_radiograph(
     else:
         label = name or os.fspath(source)
         data = read_file(source, limits, name=label)
-    kind = _format_of(data)
+    kind = format_of(data)
     if kind == "jpeg":
         return _read_jpeg(label, data, min_side, limits)
     if kind == "dicom":
@@ -118,12 +122,16 @@ def read_radiograph(
 
 def looks_like_image(path: str | os.PathLike[str]) -> bool:
     """Return whether a file's first bytes are of a supported format; False where it cannot be opened."""
+    return format_of(read_head(path, HEAD_BYTES)) is not None
+
+
+def read_head(path: str | os.PathLike[str], count: int) -> bytes:
+    """Return the first bytes of a file; none of a pipe or a device, or where it cannot be opened."""
     try:
         with FileIO(path, opener=_without_waiting) as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            return regular and _format_of(file.read(HEAD_BYTES)) is not None
+            return file.read(count) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except (OSError, ValueError):
-        return False
+        return b""
 
 
 def decodable_formats() -> dict[str, str]:
@@ -215,8 +223,8 @@ def _read_exactly(file: FileIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _format_of(data: bytes) -> str | None:
-    """Return the format by its first bytes; None if it is not supported.
+def format_of(data: bytes) -> str | None:
+    """Return the format by the first bytes of a file; None if it is not supported.
 
     DICOM comes first: its preamble may hold the header of another format, TIFF as a rule (PS3.10 7.1).
     """

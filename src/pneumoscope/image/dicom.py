@@ -36,7 +36,7 @@ from pneumoscope.image.dicom_header import (
     text,
 )
 from pneumoscope.image.frames import TRANSFER_SYNTAXES, Layout, Syntax, decode_frame
-from pneumoscope.image.greys import GreyPipeline, Window, to_grey
+from pneumoscope.image.greys import GreyPipeline, Window, palette_colour, to_grey
 from pneumoscope.image.limits import DEFAULT_LIMITS, Limits, check_bytes, check_pixels
 from pneumoscope.image.lookup import optional_table, read_palette
 
@@ -130,6 +130,7 @@ def read_dicom(name: str, data: bytes, limits: Limits) -> Radiograph:
         width=header.layout.columns,
         bits=header.layout.stored,
         photometric=header.layout.photometric,
+        colour=palette_colour(frame, header.greys) if header.greys.palette else frame.colour,
         cautions=(Reason.GREY_LEVELS_RESTORED,) if restored else (),
         **header.described,
     )

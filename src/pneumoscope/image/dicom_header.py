@@ -75,16 +75,24 @@ class Patient:
         In years.
     sex : {"F", "M", "O", ""}
     view : ViewPosition
+    study_uid : str or None
+        Study Instance UID.
     """
 
     key: str | None
     age: float | None
     sex: str
     view: ViewPosition
+    study_uid: str | None = None
+
+    @property
+    def identity(self) -> str | None:
+        """Equal for images of one patient: the key; of one study, where there is none."""
+        return self.key or self.study_uid
 
 
 PATIENT_TAGS = (
-    *("PatientID", "PatientAge", "PatientBirthDate", "PatientSex"),
+    *("PatientID", "PatientAge", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
     *("ViewPosition", "ViewCodeSequence", *STUDY_DATES),
 )
 """The elements that `describe_patient` reads."""
@@ -94,7 +102,8 @@ def describe_patient(dataset: pydicom.Dataset) -> Patient:
     """Return what the header states about the patient."""
     sex = text(dataset, "PatientSex")
     key = _patient_key(text(dataset, "PatientID"))
-    return Patient(key, _age(dataset), sex if sex in {"F", "M", "O"} else "", _view(dataset))
+    sex = sex if sex in {"F", "M", "O"} else ""
+    return Patient(key, _age(dataset), sex, _view(dataset), _uid(dataset, "StudyInstanceUID"))
 
 
 def describe(dataset: pydicom.Dataset) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def describe(dataset: pydicom.Dataset) -> dict[str, Any]:
         "body_part": _stated(dataset, "BodyPartExamined") or None,
         "age": patient.age,
         "patient_key": patient.key,
-        "study_uid": _uid(dataset, "StudyInstanceUID"),
+        "study_uid": patient.study_uid,
         "series_uid": _uid(dataset, "SeriesInstanceUID"),
         "sop_uid": _uid(dataset, "SOPInstanceUID"),
         "sop_class": _uid(dataset, "SOPClassUID"),
@@ -205,9 +214,15 @@ def _age(dataset: pydicom.Dataset) -> float | None:
     Patient's Age is an Age String (PS3.5 6.2), such as ``036Y`` or ``010M``; a number alone are years.
     """
     stated = text(dataset, "PatientAge")
-    # Zero without a unit stands for nothing.
-    if (years := age_in_years(stated)) is not None and (years or not stated.isdecimal()):
+    if years := age_in_years(stated):
         return years
+    since_birth = _age_since_birth(dataset)
+    # Zero stands for nothing where the birth date tells the age, and where it is not in a newborn's unit.
+    newborn = 0.0 if years is not None and re.search("[DWM]", stated) else None
+    return newborn if since_birth is None else since_birth
+
+
+def _age_since_birth(dataset: pydicom.Dataset) -> float | None:
     born = _date(dataset, "PatientBirthDate")
     taken = next(filter(None, (_date(dataset, keyword) for keyword in STUDY_DATES)), None)
     if born is None or taken is None or born in PLACEHOLDERS or not born <= taken:

@@ -15,15 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumoscope.errors import Reason, UnreadableImageError
-from pneumoscope.image.jpeg import LOSSLESS, JpegHeader, decode_jpeg, has_end, read_jpeg_header
+from pneumoscope.image.jpeg import (
+    LOSSLESS,
+    JpegHeader,
+    decode_jpeg,
+    has_end,
+    jpeg_thumbnail,
+    read_jpeg_header,
+)
 from pneumoscope.image.jpeg2000 import JPEG2000_SIGNATURES, decode_codestream, read_codestream_header
 from pneumoscope.image.limits import Limits, check_pixels
-from pneumoscope.image.raster import grey_of
+from pneumoscope.image.raster import COLOUR_SIDE, colour_of, grey_of
 
 __all__ = ["TRANSFER_SYNTAXES", "Frame", "Layout", "Syntax", "decode_frame"]
 
 # Beyond an RLE plane some writers pad a segment; more than this is no padding.
 RLE_PADDING = 1 << 16
+
+# From luminance and chromaticities, all from 0 to 1, to red, green and blue (PS3.3 C.7.6.3.1.2).
+FROM_YBR = np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]])
 
 Words = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -86,11 +96,14 @@ class Frame:
         need more, since lossy coding may overshoot and headers are at times wrong.
     shift : int
         How far the sample lies above the lowest bit.
+    colour : float
+        From `pneumoscope.image.raster.colour_of`; 0 for grey samples.
     """
 
     words: Words
     bits: int
     shift: int = 0
+    colour: float = 0.0
 
 
 def decode_frame(name: str, data: bytes, syntax: Syntax, layout: Layout, limits: Limits) -> Frame:
@@ -151,17 +164,36 @@ def _native(name: str, data: bytes, layout: Layout) -> Frame:
     if subsampled:
         if layout.columns % 2:
             raise _corrupt(name, "an odd number of columns, with subsampled colour")
-        # Two luminances, then one pair of chromaticities: only the luminance is needed.
-        words = words.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
-        return Frame(np.ascontiguousarray(words), layout.stored)
+        # Two luminances, then one pair of chromaticities: for grey only the luminance is needed.
+        pairs: npt.NDArray[Any] = words.reshape(layout.rows, -1, 4)
+        grey: npt.NDArray[Any] = pairs[:, :, :2].reshape(layout.rows, layout.columns)
+        return Frame(grey, layout.stored, colour=_colour(pairs[:, :, [0, 2, 3]], layout, layout.stored))
     if layout.samples == 1:
         words = words.reshape(layout.rows, layout.columns)
     elif layout.planar:
         words = np.moveaxis(words.reshape(layout.samples, layout.rows, layout.columns), 0, -1)
     else:
         words = words.reshape(layout.rows, layout.columns, layout.samples)
-    words = words.astype(dtype.newbyteorder("="), copy=False)
-    return Frame(_luminance(words, layout), layout.stored, layout.high_bit + 1 - layout.stored)
+    return _stored(words.astype(dtype.newbyteorder("="), copy=False), layout)
+
+
+def _stored(words: npt.NDArray[Any], layout: Layout) -> Frame:
+    """Return the frame of words that are as the header states."""
+    shift = layout.high_bit + 1 - layout.stored
+    colour = _colour(words, layout, layout.stored, shift)
+    return Frame(_luminance(words, layout), layout.stored, shift, colour)
+
+
+def _colour(words: npt.NDArray[Any], layout: Layout, bits: int, shift: int = 0) -> float:
+    """Return `colour_of` a frame of any number of bits, also in luminance and chromaticities."""
+    if words.ndim == 2 or words.shape[2] < 3:
+        return 0.0
+    down, across = (-(-side // COLOUR_SIDE) for side in words.shape[:2])
+    white = (1 << bits) - 1
+    shares = ((words[::down, ::across, :3].astype(np.int64) >> shift) & white) / white
+    if layout.photometric.startswith(("YBR_FULL", "YBR_PARTIAL")):
+        shares = (shares - [0, 0.5, 0.5]) @ FROM_YBR
+    return colour_of(np.rint(shares.clip(0, 1) * 65535).astype(np.uint16))
 
 
 def _luminance(words: npt.NDArray[Any], layout: Layout) -> Words:
@@ -203,8 +235,7 @@ def _rle(name: str, data: bytes, layout: Layout) -> Frame:
     else:
         high, low = result[0::2].astype(np.uint16), result[1::2]
         words = ((high << 8) | low).reshape(layout.samples, *shape)
-    words = words[0] if layout.samples == 1 else np.moveaxis(words, 0, -1)
-    return Frame(_luminance(words, layout), layout.stored, layout.high_bit + 1 - layout.stored)
+    return _stored(words[0] if layout.samples == 1 else np.moveaxis(words, 0, -1), layout)
 
 
 def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
@@ -220,9 +251,12 @@ def _jpeg(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
             options = {"colorspace": "RGB", "outcolorspace": "RGB"}
         if not has_end(data, header):
             raise _truncated(name)
-        return Frame(grey_of(_decode(name, imagecodecs.jpeg8_decode, data, **options)), header.bits)
+        words = _decode(name, imagecodecs.jpeg8_decode, data, **options)
+        return Frame(grey_of(words), header.bits, colour=_colour(words, layout, header.bits))
     ybr = layout.photometric.startswith("YBR_FULL")
-    return _sampled(decode_jpeg(name, data, header, raw_ybr=ybr), header.bits, layout)
+    grey = decode_jpeg(name, data, header, raw_ybr=ybr)
+    thumbnail = jpeg_thumbnail(name, data, header)
+    return _sampled(grey, header.bits, layout, 0.0 if thumbnail is None else colour_of(thumbnail))
 
 
 def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
@@ -231,7 +265,7 @@ def _jpegls(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     header = _jpeg_header(name, data, limits)
     if not has_end(data, header):
         raise _truncated(name)
-    return _sampled(_luminance(_decode(name, imagecodecs.jpegls_decode, data), layout), header.bits, layout)
+    return _coded(_decode(name, imagecodecs.jpegls_decode, data), header.bits, layout)
 
 
 def _jpeg_header(name: str, data: bytes, limits: Limits) -> JpegHeader:
@@ -246,11 +280,14 @@ def _jpeg2k(name: str, data: bytes, layout: Layout, limits: Limits) -> Frame:
     if not data.startswith(JPEG2000_SIGNATURES):
         raise _corrupt(name, "no JPEG 2000 codestream")
     header = read_codestream_header(name, data, limits)
-    words = _luminance(decode_codestream(name, data, header), layout)
-    return _sampled(words, header.bits, layout)
+    return _coded(decode_codestream(name, data, header), header.bits, layout)
 
 
-def _sampled(words: Words, bits: int, layout: Layout) -> Frame:
+def _coded(words: npt.NDArray[Any], bits: int, layout: Layout) -> Frame:
+    return _sampled(_luminance(words, layout), bits, layout, _colour(words, layout, bits))
+
+
+def _sampled(words: Words, bits: int, layout: Layout, colour: float) -> Frame:
     """Return the frame of a codestream whose words may have more bits than Bits Stored, or fewer.
 
     Where no bit above is set, the sign of signed values is the highest of Bits Stored. Bits above are an
@@ -261,7 +298,7 @@ def _sampled(words: Words, bits: int, layout: Layout) -> Frame:
     shift = layout.high_bit + 1 - layout.stored
     mask = (1 << layout.stored) - 1
     if layout.samples > 1 or layout.stored > size:
-        return Frame(words, bits)
+        return Frame(words, bits, colour=colour)
     if bits <= layout.stored or int(words.max()) <= mask:
         return Frame(words, layout.stored)
     masked = ((words >> shift) & mask).astype(words.dtype)

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from pneumoscope.image.frames import Frame
 from pneumoscope.image.levels import BURNT_IN, count_words, hides_image, is_flat, stretch
 from pneumoscope.image.lookup import LookupTable
+from pneumoscope.image.raster import COLOUR_SIDE, colour_of
 
-__all__ = ["GreyPipeline", "Window", "to_grey"]
+__all__ = ["GreyPipeline", "Window", "palette_colour", "to_grey"]
 
 Values = npt.NDArray[np.float64]
 
@@ -118,17 +119,31 @@ def to_grey(frame: Frame, pipeline: GreyPipeline) -> tuple[npt.NDArray[np.float3
     return pixels, restored
 
 
+def palette_colour(frame: Frame, pipeline: GreyPipeline) -> float:
+    """Return `pneumoscope.image.raster.colour_of` a frame whose stored values are colours."""
+    down, across = (-(-side // COLOUR_SIDE) for side in frame.words.shape)
+    stored = _stored_values(frame, pipeline.signed)
+    tables = _palette(pipeline, stored, count_words(frame.words))
+    values = stored[frame.words[::down, ::across]]
+    shares = np.stack([table(values) / table.maximum for table in tables], axis=-1)
+    return colour_of(np.rint(shares.clip(0, 1) * 65535).astype(np.uint16))
+
+
+def _palette(pipeline: GreyPipeline, stored: Values, counts: Values) -> list[LookupTable]:
+    low_high = _extremes(stored, counts)
+    return [table.aligned(*low_high) for table in pipeline.palette]
+
+
 def _grey_table(frame: Frame, pipeline: GreyPipeline) -> tuple[Values, bool]:
     """Return the grey level of every possible word, outside [0, 1] where a window cuts it off."""
     stored = _stored_values(frame, pipeline.signed)
     if pipeline.color:
         return stored / ((1 << frame.bits) - 1), False
     counts = count_words(frame.words)
-    low_high = _extremes(stored, counts)
     if pipeline.palette:
-        tables = [table.aligned(*low_high) for table in pipeline.palette]
-        shares = zip(LUMINANCE, tables, strict=True)
+        shares = zip(LUMINANCE, _palette(pipeline, stored, counts), strict=True)
         return sum((share * table(stored) / table.maximum for share, table in shares), 0 * stored), False
+    low_high = _extremes(stored, counts)
     outside = np.zeros(stored.shape, dtype=bool)
     if pipeline.padding is not None:
         outside = (stored >= pipeline.padding[0]) & (stored <= pipeline.padding[1])

@@ -33,6 +33,11 @@ OTHER_VIEWS = frozenset(
         *("MLO", "CC", "ML", "LM"),
     }
 )
+# Words that leave open which of them it is: FRONTAL, AP SUPINE, CHEST 1 VIEW.
+NEUTRAL = re.compile(
+    "FRONTALE?|FRONT|FACE|CHEST|THORAX|VIEWS?|SUPINE|ERECT|UPRIGHT|STANDING|SITTING|RECUMBENT|SEMI|PORTABLE|PORT|"
+    "MOBILE|BEDSIDE|BED|INSPIRATION|EXPIRATION"
+)
 
 
 def age_in_years(stated: str) -> float | None:
@@ -45,11 +50,16 @@ def age_in_years(stated: str) -> float | None:
 
 
 def view_in(stated: str) -> ViewPosition:
-    """Find the view in words, such as ``XTABLE LATERAL``, ``AP SUPINE`` or ``postero-anterior``."""
+    """Find the view in words, such as ``XTABLE LATERAL``, ``AP SUPINE`` or ``postero-anterior``.
+
+    It is unknown where they say only that it is frontal, or how the patient lay.
+    """
     joined = re.sub(r"[^A-Z]", "", stated).replace("BILATERAL", "")
     if joined in {"L", "R"}:  # within a longer text these are the side of the body
         return ViewPosition.LATERAL
-    words = {joined, *re.split(r"[^A-Z]+", stated.replace("P.A.", "PA").replace("A.P.", "AP"))}
+    if not (bare := NEUTRAL.sub("", joined)):
+        return ViewPosition.UNKNOWN
+    words = {joined, bare, *re.split(r"[^A-Z]+", stated.replace("P.A.", "PA").replace("A.P.", "AP"))}
     if words & OTHER_VIEWS:
         return ViewPosition.OTHER
     found = {view for view, names in VIEWS.items() if words & names}

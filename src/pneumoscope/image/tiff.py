@@ -113,6 +113,7 @@ def read_tiff(name: str, data: bytes, limits: Limits) -> Raster:
         samples = np.moveaxis(samples, 0, -1)
     if samples.shape[:2] != (height, width) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
         raise corrupt(name, "TIFF", "the pixels do not match the header")
+    samples = _full_range(samples, page, bits)
     grey, white = _to_grey(name, samples, page, bits)
     orientation = page.first(ORIENTATION, 1)
     return Raster(
@@ -170,13 +171,26 @@ def _jpeg2000(name: str, data: bytes, page: _Directory, limits: Limits) -> npt.N
     return result
 
 
+def _full_range(samples: npt.NDArray[Any], page: _Directory, bits: int) -> npt.NDArray[Any]:
+    """Return channels of fewer bits than their words have, such as 1 or 12, in the whole range of these.
+
+    Grey levels and places in a palette stay as they are; libtiff renders CMYK and YCbCr in 8 bits.
+    """
+    if samples.dtype == np.bool_:
+        samples = samples.view(np.uint8)
+    full, largest = int(np.iinfo(samples.dtype).max), (1 << bits) - 1
+    rendered = page.first(PHOTOMETRIC) in {PALETTE, CMYK, YCBCR}
+    if samples.ndim == 2 or rendered or largest >= full or int(samples.max()) > largest:
+        return samples
+    whole: npt.NDArray[Any] = np.rint(samples * (full / largest)).astype(samples.dtype)
+    return whole
+
+
 def _to_grey(
     name: str, samples: npt.NDArray[Any], page: _Directory, bits: int
 ) -> tuple[npt.NDArray[Any], int]:
     """Return grey samples and the largest value that they can have."""
     photometric = page.first(PHOTOMETRIC)
-    if samples.dtype == np.bool_:
-        samples = samples.view(np.uint8)
     if photometric == PALETTE:
         table = np.asarray(page.tags.get(COLOR_MAP, ()), dtype=np.uint16)
         if table.size != 3 << bits or samples.ndim != 2 or int(samples.max()) >= 1 << bits:

@@ -51,7 +51,7 @@ __all__ = ["Pipeline"]
 Floats = npt.NDArray[np.float32]
 
 # Part of the key of cached images: raise it when the pipeline's result for a file changes.
-PIPELINE_VERSION = 5
+PIPELINE_VERSION = 6
 
 
 class Pipeline:
