@@ -161,9 +161,10 @@ tutorial: $(INSTALLED)
 
 # The card of what ships: test patients of the children with all that can be measured, then of the others.
 MEASURE = $(BIN)/pneumoscope evaluate --bundle $(MADE)/shipped --out $(MADE)/evaluated
-OF_NIH := NIH ChestX-ray14, adults, patients not trained on
+OF_NIH := NIH ChestX-ray14, nearly all adults, patients not trained on
 OF_ADULTS := Adults, COVID-19 of BIMCV against normals of RSNA; the source may separate them
 OF_LUNGS := Adults, lungs-only images of RSNA: opacity against normal and other abnormal chests, the gate overridden
+WHOLE = $(MADE)/adults/whole.csv
 LUNGS_ONLY = $(MADE)/lungs-only.csv
 OF_UNKNOWN := OpenIST, normal adults of a hospital of which no image was trained on
 
@@ -172,8 +173,9 @@ bundle: $(INSTALLED) $(MADE)/run/report.html $(if $(UNKNOWN),$(MADE)/unknown/lab
 	$(BIN)/pneumoscope export $(MADE)/run --out $(MADE)/shipped
 	$(MEASURE)/children --masks '$(MASKS)' --robustness --images 200 --sign $(MADE)/children/all.csv --split test || [ $$? -eq 3 ]
 	$(if $(NIH),$(MEASURE)/nih --add-to-card '$(OF_NIH)' $(MADE)/nih/all.csv --split test || [ $$? -eq 3 ])
-	$(if $(ADULTS),$(MEASURE)/adults --add-to-card '$(OF_ADULTS)' $(MADE)/adults/all.csv --split test || [ $$? -eq 3 ])
-	@# Boxes of radiologists are of images that show the lungs only.
+	@# Images that show the lungs only are no radiographs to predict on; radiologists drew boxes on these.
+	$(if $(ADULTS),sed /rsna-masked/d $(MADE)/adults/all.csv > $(WHOLE))
+	$(if $(ADULTS),$(MEASURE)/adults --add-to-card '$(OF_ADULTS)' $(WHOLE) --split test || [ $$? -eq 3 ])
 	$(if $(ADULTS),sed -n -e 1p -e '/rsna-masked/p' $(MADE)/adults/all.csv > $(LUNGS_ONLY))
 	$(if $(ADULTS),! grep -q rsna-masked $(LUNGS_ONLY) || $(MEASURE)/lungs-only --add-to-card '$(OF_LUNGS)' --lungs-only inverted \
 		--boxes $(LUNGS_ONLY) --curves 0 $(LUNGS_ONLY) --split test || [ $$? -eq 3 ])
@@ -192,7 +194,7 @@ $(MADE)/children/all.csv:
 	@$(HAS_IMAGES)
 	@test -n '$(ADULTS)' || { echo 'make bundle ADULTS=folder: its images of class other are needed' >&2; exit 2; }
 	mkdir -p $(@D)
-	test -f '$(XRAYS)/dataset.yaml' || echo '{name: Kermany et al., population: {name: children, ages: [1, 5], views: [AP]}}' > $(@D)/dataset.yaml
+	test -f '$(XRAYS)/dataset.yaml' || echo "{name: Kermany et al., hospital: Guangzhou Women and Children's Medical Center, population: {name: children, ages: [1, 5], views: [AP]}}" > $(@D)/dataset.yaml
 	$(BIN)/pneumoscope data split '$(XRAYS)' --fractions 0.8,0.1,0.1 --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/nih/all.csv:

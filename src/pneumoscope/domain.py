@@ -84,7 +84,7 @@ class Radiograph:
         DICOM Study (0020,000D), Series (0020,000E) and SOP Instance UID (0008,0018) and SOP Class UID
         (0008,0016), so that a report can reference the image.
     colour : float
-        How much colour varies beyond what brightness explains; 0 for grey images and for DICOM.
+        How much colour varies beyond what brightness explains; 0 for grey images.
     cautions : tuple of str
         Codes of `Reason`: what to know about the grey levels.
     """

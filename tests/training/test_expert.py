@@ -15,6 +15,7 @@ from pneumoscope.model.manifest import Provenance
 from pneumoscope.model.runtime import OnnxRuntime
 from pneumoscope.training.expert import MOST_OTHERS, Members, fit_gate, members
 from pneumoscope.training.export import export_bundle
+from pneumoscope.training.fit import fit
 from pneumoscope.training.networks import build_network, freeze, load_weights, save_weights, set_training
 from pneumoscope.training.pyramid import PyramidWithExpert
 from pneumoscope.training.recipe import NetworkSpec
@@ -187,6 +188,29 @@ def test_it_is_kept_in_other_precisions(tmp_path, precision):
     assert np.abs(own - other).max() > 0.01
 
 
+def test_the_shared_layers_alone_can_be_trained_on(tmp_path):
+    network, dark, bright = started()
+    bundle = export_bundle(network, with_expert(), tmp_path, provenance=Provenance())
+    plain = build_network(PLAIN, 2, weights=tmp_path, names=("normal", "pneumonia"))
+    batch = torch.cat([dark, bright])
+    (expected,) = OnnxRuntime(bundle.model_path)(batch.numpy(), ("features",), np.full(2, -1, np.float32))
+    np.testing.assert_allclose(features_of(plain, batch).numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_it_is_trained_with_all_layers_where_no_phase_is_its_own(tmp_path, fabric):
+    network, *_ = started()
+    save_weights(network, tmp_path / "model.safetensors")
+    made = with_expert(phases=TWO_PHASES[:1])
+    train = aged()
+    train = replace(train, records=tuple(replace(one, age=None) for one in train.records))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    again = build_network(SPEC, 2, weights=tmp_path / "model.safetensors")
+    fit(made, again, train, aged(16, 1), tmp_path, fabric=fabric)
+    changed = {name for name, value in again.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("backbone.expert.") for name in changed)
+    assert not any(name.startswith("backbone.gate_") for name in changed)
+
+
 def test_it_can_be_added_to_a_bundle_without(tmp_path):
     network = build_network(PLAIN, 2, seed=3)
     export_bundle(
@@ -209,9 +233,10 @@ def test_a_keras_file_cannot_hold_it_which_is_known_before_it_is_trained():
     pytest.importorskip("h5py", reason="needs the extra [keras]")
     from pneumoscope.training.keras_export import check_keras
 
-    network = build_network(SPEC, 2)
-    with pytest.raises(PneumoscopeError, match="uses an expert for one population"):
-        check_keras(network, size=SIZE)
+    network, *_ = started()
+    for one, trains_expert in ((network, False), (build_network(SPEC, 2), True)):
+        with pytest.raises(PneumoscopeError, match="uses an expert for one population"):
+            check_keras(one, size=SIZE, trains_expert=trains_expert)
 
 
 @pytest.mark.parametrize(
@@ -254,3 +279,4 @@ def test_an_image_of_unknown_age_is_on_no_side():
     assert found.inside.tolist() == [True, True, False, False]
     assert found.outside.tolist() == [False, False, True, False]
     assert members(recipe(), records) is None
+    assert members(with_expert(phases=TWO_PHASES[:1]), records) is None

@@ -182,7 +182,8 @@ def _built(experiment: Experiment, fabric: Fabric) -> Network:
         if experiment.keras:  # rather than at the end of the training
             from pneumoscope.training.keras_export import check_keras
 
-            check_keras(network, size=recipe.input.size)
+            trains_expert = any(phase.expert for phase in recipe.phases)
+            check_keras(network, size=recipe.input.size, trains_expert=trains_expert)
         return network
 
     return shared_network(fabric, build_checked, lambda: build(None, pretrained=False))

@@ -48,14 +48,14 @@ class Members:
 
 
 def members(recipe: Recipe, records: Sequence[Record]) -> Members | None:
-    """Return which images the expert of a recipe is for; None where it has none.
+    """Return which images the expert of a recipe is for; None where no phase trains it.
 
     Raises
     ------
     DataError
         If no image is known to be of its population, or none of another one.
     """
-    if recipe.network.expert is None:
+    if recipe.network.expert is None or not any(phase.expert for phase in recipe.phases):
         return None
     population = recipe.network.expert.population
     side = np.array([population.membership(record.age, record.view) for record in records])

@@ -31,6 +31,7 @@ from pneumoscope.training.pyramid import PyramidWithExpert
 
 __all__ = ["check_keras", "export_keras", "open_keras"]
 
+EXPERT = "an expert for one population (network.expert)"
 ARRAY_WITHOUT_COPY = re.escape(
     "__array__ implementation doesn't accept a copy keyword, so passing copy=False failed."
 )
@@ -87,7 +88,7 @@ def export_keras(network: Network, path: Path, *, size: int) -> float:
     return difference
 
 
-def check_keras(network: Network, *, size: int) -> None:
+def check_keras(network: Network, *, size: int, trains_expert: bool = False) -> None:
     """Raise what `export_keras` would for a network that Keras has no layers for; before it is trained.
 
     Parameters
@@ -96,12 +97,16 @@ def check_keras(network: Network, *, size: int) -> None:
         On the CPU.
     size : int
         Height and width of the images in pixels.
+    trains_expert : bool
+        Whether the network is to have an expert in the end.
 
     Raises
     ------
     MissingExtraError, PneumoscopeError
         As `export_keras`.
     """
+    if trains_expert:
+        raise rejection(EXPERT)
     keras, was_training = _import_keras(), network.training
     try:
         with keras.device("cpu"), _without_remarks():
@@ -152,8 +157,8 @@ def _without_remarks() -> Iterator[None]:
 
 def _keras_model(keras: Any, network: Network, size: int) -> Any:
     """Return normalisation, backbone and head as one functional model."""
-    if isinstance(network.backbone, PyramidWithExpert):  # also where the expert is still to be trained
-        raise rejection("an expert for one population (network.expert)")
+    if isinstance(network.backbone, PyramidWithExpert) and network.backbone.started:
+        raise rejection(EXPERT)
     layers = keras.layers
     mean, std = _array(network.mean).ravel(), _array(network.std).ravel()
     images = keras.Input((size, size, 1), name="images")
