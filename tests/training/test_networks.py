@@ -24,6 +24,7 @@ from pneumoscope.training.networks import (
     save_weights,
     set_training,
 )
+from pneumoscope.training.pyramid import PyramidWithExpert
 from pneumoscope.training.recipe import NetworkSpec, load_recipe, recipe_names
 
 TINY = NetworkSpec(name="resnet10t", channels=1, options={"channels": [8, 8, 16, 16], "stem_width": 8})
@@ -47,6 +48,9 @@ def test_a_shipped_recipe_gives_a_pooled_linear_network_whose_every_weight_learn
     network = built(name)
     size = 96 if name == "inception-v3" else 64
     images = torch.rand(2, 1, size, size)
+    if isinstance(network.backbone, PyramidWithExpert):
+        network.backbone.start(torch.ones(network.head.in_features), torch.zeros(()))
+        freeze(network, "none")
     logits, features = network.train()(images)
     assert logits.shape == (2, len(load_recipe(name).classes))
     assert features.ndim == 4
