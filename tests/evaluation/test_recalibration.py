@@ -17,7 +17,7 @@ from pneumoscope.errors import BundleError, DataError
 from pneumoscope.evaluation.calibration import fit_calibration, refit_target
 from pneumoscope.evaluation.estimation import fit_views
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
-from pneumoscope.evaluation.recalibration import recalibrate_bundle
+from pneumoscope.evaluation.recalibration import recalibrate_bundle, set_prevalence
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
 from pneumoscope.model.bundle import VIEWS_FILE, load_bundle, write_bundle
 from pneumoscope.model.manifest import Calibrator
@@ -408,3 +408,71 @@ def test_calibrating_with_copies_is_repeatable_and_recorded(site, tmp_path):
     assert "2 augmented copies" in once.manifest.calibrations[0].calibrator.fitted_on
     plain = calibrate_bundle(bundle, site, method="temperature", described_as="val")
     assert plain.manifest.calibrations[0].conformal != once.manifest.calibrations[0].conformal
+
+
+def test_the_card_of_a_shifted_child_tells_what_the_child_was_measured_on(child, tmp_path):
+    shifted = set_prevalence(child.bundle, 0.05, tmp_path / "shifted")
+    assert shifted.manifest.results.parent.recalibration == child.results
+    card = (shifted.path / "card.md").read_text(encoding="utf-8")
+    assert f"{child.bundle.identity} was recalibrated on our ward, cross-fitted: AUROC " in card
+    assert "no results of its own" not in card
+    assert "which is optimistic" not in card
+
+
+def test_what_was_measured_of_gate_and_classifiers_is_kept_with_them(stated, site, tmp_path):
+    measured = {
+        "gate": {"limb": {"images": 9, "chest": False, "rejected": 0.9, "rejected_left_out": None}},
+        "views": {"PA": {"images": 9, "correct": 0.9}},
+        "populations": {"child": {"images": 9, "correct": 0.9}},
+    }
+    results = type(stated.manifest.results).model_validate(measured)
+    full = write_bundle(stated.path, stated.manifest.model_copy(update={"results": results}))
+    own = recalibrate_bundle(full, site, tmp_path / "own", described_as="our ward", n_boot=20).bundle
+    assert own.manifest.results.gate == results.gate
+    assert own.manifest.results.views == results.views
+    assert own.manifest.results.populations == {}  # one calibration is for all
+    shifted = set_prevalence(full, 0.05, tmp_path / "shifted").manifest.results
+    assert (shifted.gate, shifted.views, shifted.populations) == (
+        results.gate,
+        results.views,
+        results.populations,
+    )
+
+
+@pytest.fixture
+def stated(parent, tmp_path):
+    """The parent with the prevalence of its calibration, so that it can be shifted."""
+    calibration = parent.manifest.calibrations[0].model_copy(update={"prevalence": 0.6})
+    return write_bundle(
+        tmp_path / "stated",
+        parent.manifest.model_copy(update={"calibrations": (calibration,)}),
+        {name: parent.path / name for name in parent.manifest.files},
+    )
+
+
+def test_prediction_sets_do_not_depend_on_a_prevalence_that_was_set_before(stated, site, tmp_path):
+    shifted = set_prevalence(stated, 0.05, tmp_path / "shifted")
+    plain, after = (
+        recalibrate_bundle(one, site, tmp_path / name, method="none", described_as="our ward", n_boot=20)
+        for one, name in ((stated, "plain"), (shifted, "after"))
+    )
+    conformal = [one.bundle.manifest.calibrations[0].conformal for one in (plain, after)]
+    assert conformal[1] == pytest.approx(conformal[0], abs=1e-9)
+    coverage = [one.results.recalibrated.prediction_sets.coverage for one in (plain, after)]
+    assert coverage[0] == coverage[1]
+
+
+def test_a_target_is_fitted_from_the_log_odds_of_a_prevalence_that_was_set_before(parent):
+    observed = drawn(4000, subtypes=False)
+    flat = parent.manifest.calibrations[0].model_copy(update={"calibrator": Calibrator()})
+    shifted = flat.model_copy(update={"calibrator": Calibrator(prior_shift=-3.0)})
+    plain, after = (
+        calibrate(
+            observed.logits,
+            refit_target(observed, "vector", fitted_on="here", parent=one, n_boot=20).calibrator,
+            MASK,
+        )
+        for one in (flat, shifted)
+    )
+    # What is fitted takes the shift back, so that both end on the same probabilities.
+    np.testing.assert_allclose(after, plain, atol=0.01)

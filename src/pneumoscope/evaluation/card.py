@@ -13,6 +13,7 @@ from pneumoscope.evaluation import card_results
 from pneumoscope.evaluation.tables import fact_list, line, markdown_table, with_span
 from pneumoscope.model.manifest import CARD_FILE, BundleManifest, Calibration, TrainingData
 from pneumoscope.model.measures import PointMeasures
+from pneumoscope.model.results import Results
 from pneumoscope.predict.calibration import assumed_prevalence
 from pneumoscope.report.rows import threshold_text
 
@@ -241,7 +242,7 @@ def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasure
     )
     parts = [
         "### Operating points",
-        _WHEN_CROSS_FITTED if manifest.results.recalibration else _WHEN_CHOSEN,
+        _WHEN_CROSS_FITTED if _is_cross_fitted(manifest.results) else _WHEN_CHOSEN,
         markdown_table(head, [_point_row(point, default=point.name == default) for point in points]),
     ]
     if measured:
@@ -255,6 +256,13 @@ def _operating_points(manifest: BundleManifest, measured: dict[str, PointMeasure
             markdown_table(("operating point", "sensitivity evaluated", "specificity evaluated"), rows),
         ]
     return parts
+
+
+def _is_cross_fitted(results: Results) -> bool:
+    """Whether the results of operating points are those of a recalibration, its own or the parent's."""
+    return results.recalibration is not None or (
+        results.parent is not None and results.parent.recalibration is not None
+    )
 
 
 def _point_row(point: OperatingPoint, *, default: bool) -> tuple[str, ...]:

@@ -24,8 +24,15 @@ from pneumoscope.evaluation.tables import (
     with_span,
 )
 from pneumoscope.model.manifest import BundleManifest
-from pneumoscope.model.measures import Localisation, Robustness
-from pneumoscope.model.results import EstimateMeasures, Evaluation, ExternalValidation, GateMeasures
+from pneumoscope.model.measures import Detection, Localisation, Robustness
+from pneumoscope.model.results import (
+    EstimateMeasures,
+    Evaluation,
+    ExternalValidation,
+    GateMeasures,
+    ParentResults,
+    RecalibrationSide,
+)
 
 __all__ = [
     "evaluation_sections",
@@ -316,7 +323,7 @@ def recalibration_sections(manifest: BundleManifest) -> list[str]:
     if parent is None:
         return []
     if own is None:
-        return ["## Results of the parent", _parent_words(parent.identity, parent.evaluation, shifted=True)]
+        return ["## Results of the parent", _shifted_words(parent)]
     counts = ", ".join(f"{count:,} {name}" for name, count in own.images_by_class.items())
     words = [
         f"The network is that of {parent.identity}; calibrator, operating points and prediction sets are "
@@ -337,34 +344,45 @@ def recalibration_sections(manifest: BundleManifest) -> list[str]:
         *words,
         markdown_table(("measure", "parent", "recalibrated"), comparison_rows(own)),
         "### Results of the parent",
-        _parent_words(parent.identity, parent.evaluation),
+        _parent_words(parent),
     ]
 
 
-def _parent_words(identity: str, evaluation: Evaluation | None, *, shifted: bool = False) -> str:
-    if evaluation is None:
-        return f"{identity} had no results of its own."
-    part = evaluation.detection
-    measures = ", ".join(
-        f"{name} {with_interval(one)}"
-        for name, one in (
-            ("AUROC", part.auroc),
-            ("sensitivity", part.sensitivity),
-            ("specificity", part.specificity),
-            ("ECE", part.ece),
-        )
-        if one.value is not None
-    )
-    on = line(evaluation.evaluated_on) or "a labelled set"
-    if shifted:
-        return (
-            f"{identity} was measured on {on}: {measures}. This bundle makes the same decisions, so that "
-            "sensitivity and specificity hold for it. Its probabilities are for another prevalence, so that "
-            "the ECE does not, nor, where there is a calibration for each population, the AUROC."
-        )
+def _parent_words(parent: ParentResults) -> str:
+    if parent.evaluation is None:
+        return f"{parent.identity} had no results of its own."
     return (
-        f"{identity} was measured on {on}, with its own calibrator and thresholds: {measures}. These results "
-        "are not those of this bundle, whose decisions differ."
+        f"{parent.identity} was measured on {_measured(parent.evaluation)}, with its own calibrator and "
+        "thresholds. These results are not those of this bundle, whose decisions differ."
+    )
+
+
+def _shifted_words(parent: ParentResults) -> str:
+    """Return the results of the parent of a bundle that makes the same decisions for another prevalence."""
+    identity, recalibration = parent.identity, parent.recalibration
+    if parent.evaluation is not None:
+        measured = f"{identity} was measured on {_measured(parent.evaluation)}."
+    elif recalibration is not None:
+        on, side = line(recalibration.evaluated_on) or "a labelled set", recalibration.recalibrated
+        measured = f"{identity} was recalibrated on {on}, cross-fitted: {_listed(side)}."
+    else:
+        return f"{identity} had no results of its own."
+    return (
+        f"{measured} This bundle makes the same decisions, so that sensitivity and specificity hold for it. "
+        "Its probabilities are for another prevalence, so that the ECE does not, nor, where there is a "
+        "calibration for each population, the AUROC."
+    )
+
+
+def _measured(evaluation: Evaluation) -> str:
+    return f"{line(evaluation.evaluated_on) or 'a labelled set'}: {_listed(evaluation.detection)}"
+
+
+def _listed(measures: Detection | RecalibrationSide) -> str:
+    names = {"AUROC": "auroc", "sensitivity": "sensitivity", "specificity": "specificity", "ECE": "ece"}
+    found = {name: getattr(measures, field, None) for name, field in names.items()}
+    return ", ".join(
+        f"{name} {with_interval(one)}" for name, one in found.items() if one and one.value is not None
     )
 
 

@@ -302,12 +302,9 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
         )
         for point in fitted.operating_points
     )
-    # Network and gate are the parent's, so its speed is, too.
-    own = Results(
-        recalibration=results,
-        parent=ParentResults(identity=bundle.identity, evaluation=parent.results.evaluation),
-        speed=parent.results.speed,
-    )
+    # Network, gate and the classifier of views are the parent's, and so is what was measured of them.
+    kept_results = {name: getattr(parent.results, name) for name in ("gate", "views", "speed")}
+    own = Results(recalibration=results, parent=_parent_results(bundle), **kept_results)
     # One calibration for all images: nothing depends on the population any more.
     calibration = fitted.model_copy(update={"population": ANY_POPULATION, "operating_points": points})
     manifest = parent.model_copy(
@@ -325,6 +322,13 @@ def _write(bundle: Bundle, fitted: Calibration, results: RecalibrationResult, ou
     manifest = manifest.model_copy(update={"files": {name: parent.files[name] for name in sorted(kept)}})
     files: dict[str, bytes | Path] = {name: bundle.path / name for name in kept}
     return write_bundle(out, manifest, {**files, CARD_FILE: write_card(manifest).encode()})
+
+
+def _parent_results(parent: Bundle) -> ParentResults:
+    results = parent.manifest.results
+    return ParentResults(
+        identity=parent.identity, evaluation=results.evaluation, recalibration=results.recalibration
+    )
 
 
 def _provenance(parent: Bundle) -> Provenance:
@@ -360,10 +364,8 @@ def set_prevalence(bundle: Bundle, prevalence: float, out: Path) -> Bundle:
     """
     _check_out(bundle, out)
     parent = bundle.manifest
-    results = Results(
-        parent=ParentResults(identity=bundle.identity, evaluation=parent.results.evaluation),
-        speed=parent.results.speed,
-    )
+    kept = {name: getattr(parent.results, name) for name in ("gate", "populations", "views", "speed")}
+    results = Results(parent=_parent_results(bundle), **kept)
     manifest = at_prevalence(parent, prevalence).model_copy(
         update={"state": "calibrated", "provenance": _provenance(bundle), "results": results}
     )

@@ -142,10 +142,11 @@ class RecalibrationResult(_Frozen):
 
 
 class ParentResults(_Frozen):
-    """The bundle that this one was recalibrated from, and its own evaluation."""
+    """The bundle that this one was recalibrated from, its own evaluation and its own recalibration."""
 
     identity: str
     evaluation: Evaluation | None = None
+    recalibration: RecalibrationResult | None = None
 
 
 class GateMeasures(_Frozen):
