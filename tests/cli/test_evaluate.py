@@ -10,6 +10,7 @@ import pytest
 from bundles import make_bundle
 from images import grey_levels
 from pneumoscope.cli import main, progress
+from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.data.split import split
@@ -62,6 +63,32 @@ def test_one_side_of_a_split_can_be_evaluated_as_json(evaluate, data, tmp_path):
     metrics = json.loads(out)
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert 20 < metrics["images"] < 36
+
+
+def test_images_that_the_bundle_was_trained_on_are_warned_of_and_never_signed(data, tmp_path, capsys):
+    trained_on = [{"fingerprint": load(data / "split.csv").fingerprint()}]
+    trained = make_bundle(tmp_path / "bundle", provenance={"data": trained_on})
+    before = (trained.path / "bundle.json").read_bytes()
+
+    def run(*words):
+        facts = ("--bundle", trained.path, "--out", tmp_path / "out", "--resamples", 100)
+        with pytest.raises(SystemExit) as left:
+            main(["evaluate", str(data / "split.csv"), *map(str, (*facts, *words))])
+        return left.value.code, capsys.readouterr().err
+
+    for side, which in (([], "all of it"), (["--split", "val"], "its split val")):
+        code, err = run(*side)
+        assert code == 0
+        (warning,) = err.splitlines()
+        assert warning.startswith("warning: ")
+        assert f"trained on this data set, so that results on {which} are optimistic; evaluate" in warning
+        assert "are optimistic" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        for option in (["--sign"], ["--add-to-card", "another set"]):
+            code, err = run(*side, *option)
+            assert code == 4
+            assert "nothing is written into the bundle" in err
+            assert (trained.path / "bundle.json").read_bytes() == before
+    assert run("--split", "test", "--sign") == (0, "")
 
 
 def test_images_that_were_not_evaluated_are_exit_code_3(evaluate, data, tmp_path):
@@ -238,6 +265,16 @@ def test_results_do_not_go_among_the_images(evaluate, data):
     assert not (data / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
+def test_the_report_of_a_run_is_not_replaced(evaluate, data, tmp_path, name):
+    (tmp_path / name).write_text("")
+    (tmp_path / "report.html").write_text("of the run")
+    code, _, err = evaluate(data, "--out", tmp_path, "--resamples", 100)
+    assert code == 2
+    assert "is a run folder, whose own report" in " ".join(err.replace("│", " ").split())
+    assert (tmp_path / "report.html").read_text() == "of the run"
+
+
 def test_lungs_on_black_are_evaluated_with_the_boxes_of_their_manifest(evaluate, tmp_path):
     rows = ["path,label,patient_id,width,height,boxes"]
     for number in range(4):
@@ -253,7 +290,10 @@ def test_lungs_on_black_are_evaluated_with_the_boxes_of_their_manifest(evaluate,
     assert evaluate(table, "--out", out)[0] == 4
     code, _, _ = evaluate(table, "--out", out, "--boxes", table, "--curves", 0, "--lungs-only", "inverted")
     assert code == 0
-    boxes = json.loads((out / "metrics.json").read_text())["localisation"]["boxes"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["evaluated_on"].endswith("all 4 images; lungs only (inverted), the gate overridden")
+    assert "the gate overridden" in (out / "report.html").read_text(encoding="utf-8")
+    boxes = metrics["localisation"]["boxes"]
     assert (boxes["images"], boxes["without_image"]) == (2, 0)
     assert 0 < boxes["box_area"]["value"] < 0.2
     code, _, line = evaluate(table, "--out", out, "--lungs-only", "inverted", "--sign")

@@ -135,6 +135,10 @@ def test_the_eight_bits_of_a_bundle_are_its_own_network_and_floats_are_told_apar
     words = (run, "--check", phantoms, "--json", "-q")
     eight = json.loads(export(*words, "--to", "onnx-int8", "--out", tmp_path / "eight.onnx")[1])["onnx-int8"]
     assert eight["largest_difference"] == 0
+    code, _, err = export(*words, "--to", "onnx-int8", "--out", tmp_path / "m.onnx", "--ranges", phantoms)
+    assert code == 4
+    assert "its bundle has 8 bits already, with ranges of its own; leave --ranges out" in err
+    assert not (tmp_path / "m.onnx").exists()
     assert (tmp_path / "eight.onnx").read_bytes() == (run / "bundle" / "model.onnx").read_bytes()
     code, printed, _ = export(run, "--check", phantoms, "-q", "--to", "onnx", "--out", tmp_path / "f.onnx")
     assert code == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -82,9 +83,15 @@ def test_images_that_were_not_evaluated_are_exit_code_3(recalibrate, bundle, tmp
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_4(recalibrate, bundle, data, tmp_path):
     write_phantoms(tmp_path / "few", n=12, size=96, seed=6)
+    other = [replace(one, label=one.label.replace("normal", "covid")) for one in load(data)]
+    load(data).with_records(other).write(tmp_path / "other.csv")
     for words, message in (
         ((bundle.path, data, "--out", bundle.path), "is the bundle itself"),
         ((bundle.path, tmp_path / "few", "--out", tmp_path / "ours"), "too few to recalibrate on"),
+        (
+            (bundle.path, tmp_path / "other.csv", "--out", tmp_path / "ours"),
+            "error: other.csv: label 'covid'",
+        ),
         ((tmp_path / "none", data, "--out", tmp_path / "ours"), "not a bundle"),
     ):
         code, out, err = recalibrate(*words)

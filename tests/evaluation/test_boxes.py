@@ -79,6 +79,25 @@ def test_boxes_of_other_images_and_names_of_several_are_rejected():
         match_boxes(boxes, records("x/a.png", "y/a.png"))
 
 
+def test_an_entry_with_a_folder_is_no_other_image_of_the_same_name():
+    a, b = (Box(1, 1, 1, 1),), (Box(2, 2, 2, 2),)
+    table = {"siteA/0000.jpeg": a, "siteB/0000.jpeg": b}
+    assert match_boxes(table, records("siteB/0000.jpeg")) == ({"siteB/0000.jpeg": b}, 1)
+    with pytest.raises(DataError, match="no box belongs to an image of this set"):
+        match_boxes({"siteA/0000.jpeg": a}, records("siteB/0000.jpeg", "siteC/0000.jpeg"))
+    # A folder further up may be stated by one side alone.
+    assert match_boxes(table, records("data/siteA/0000.jpeg")) == ({"data/siteA/0000.jpeg": a}, 1)
+    assert match_boxes({"/data/p1/i.png": a, "/data/p2/i.png": b}, records("p1/i.png", "p2/i.png")) == (
+        {"p1/i.png": a, "p2/i.png": b},
+        0,
+    )
+    assert match_boxes({"i.png": a}, records("i.png", "p2/i.png")) == ({"i.png": a}, 0)
+    with pytest.raises(DataError, match=r"p1/i\.png: this name .* matches 2 images; write their paths"):
+        match_boxes({"p1/i.png": a}, records("x/p1/i.png", "y/p1/i.png"))
+    with pytest.raises(DataError, match=r"p2/i\.png: the table of boxes names p1/i\.png too"):
+        match_boxes({"p1/i.png": a, "p2/i.png": b}, records("i.png"))
+
+
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_boxes_or_one_clear_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("boxes") / "boxes.csv"

@@ -164,19 +164,23 @@ def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
             Predictor.load(bundle.path, force=True), manifest, MapTruth(masks=tmp_path, curves=0), n_boot=0
         )
     (tmp_path / "boxes.csv").write_text("path,x,y,width,height\nother.png,1,2,3,4\n")
-    truth = MapTruth(boxes=read_boxes(tmp_path / "boxes.csv"), curves=0)
-    predicted = []
-    with pytest.raises(DataError, match="no box belongs"):
-        evaluate_bundle(
-            bundle,
-            manifest,
-            tmp_path / "out",
-            evaluated_on="made-up",
-            about={},
-            maps=truth,
-            progress=Steps(predicted),
-        )
-    assert predicted == []  # it is found before any image is read
+    boxes = MapTruth(boxes=read_boxes(tmp_path / "boxes.csv"), curves=0)
+    for truth, message in (
+        (boxes, "no box belongs"),
+        (MapTruth(masks=tmp_path, curves=0), "no mask belongs"),
+    ):
+        predicted = []
+        with pytest.raises(DataError, match=message):
+            evaluate_bundle(
+                bundle,
+                manifest,
+                tmp_path / "out",
+                evaluated_on="made-up",
+                about={},
+                maps=truth,
+                progress=Steps(predicted),
+            )
+        assert predicted == []  # it is found before any image is read
 
 
 def test_masks_of_ones_are_lungs_as_in_training_and_an_empty_mask_is_an_error(evaluated, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from matplotlib import pyplot
 from sklearn.metrics import precision_recall_curve
 
+from pneumoscope.domain import Target
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.evaluation import plots
 
@@ -62,6 +63,16 @@ def test_curves_of_one_class_say_what_is_missing(draw, draw_one):
     drawn(figure)
 
 
+@pytest.mark.parametrize("draw_one", [plots.roc, plots.precision_recall])
+def test_curves_of_classes_that_begin_with_an_underscore_are_named(draw, draw_one):
+    names = ("normal", "_a", "_b")
+    figure = draw_one(draw(n=60, classes=names, target=Target("_ill", names[1:])))
+    assert texts(figure) == []
+    labels = [text.get_text().split()[0] for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["_ill", "_a", "_b"]
+    drawn(figure)
+
+
 def test_confusion_matrix_shows_every_count():
     figure = plots.confusion_matrix([[1234, 5], [0, 0]], ("normal", "pneumonia"))
     assert {"1,234", "5", "99.6%", "0.0%"} <= set(texts(figure))
@@ -69,7 +80,6 @@ def test_confusion_matrix_shows_every_count():
 
 
 def test_reliability_of_a_calibrated_set_follows_the_diagonal():
-    from pneumoscope.domain import Target
     from pneumoscope.evaluation import ScoredSet
 
     rng = np.random.default_rng(0)

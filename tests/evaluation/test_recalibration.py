@@ -19,8 +19,8 @@ from pneumoscope.evaluation.estimation import fit_views
 from pneumoscope.evaluation.observe import MeanFeatures, Observed, observe
 from pneumoscope.evaluation.recalibration import recalibrate_bundle, set_prevalence
 from pneumoscope.evaluation.steps import calibrate_bundle, sign_bundle
-from pneumoscope.model.bundle import VIEWS_FILE, load_bundle, write_bundle
-from pneumoscope.model.manifest import Calibrator
+from pneumoscope.model.bundle import VIEWS_FILE, Bundle, load_bundle, write_bundle
+from pneumoscope.model.manifest import Calibrator, Provenance, TrainingData
 from pneumoscope.model.measures import Detection
 from pneumoscope.model.results import Evaluation
 from pneumoscope.predict.calibration import calibrate
@@ -320,6 +320,15 @@ def test_the_parents_side_follows_the_estimated_view(parent, site, tmp_path):
     sensitivity = found.results.parent.operating_points["balanced"].sensitivity
     assert sensitivity.value == pytest.approx(np.mean(ill))
     assert found.results.population is None  # an estimate is no evidence of whom it was measured on
+
+
+@pytest.mark.parametrize(("split", "warned"), [("", True), ("train", True), ("test", False)])
+def test_images_that_the_bundle_was_trained_on_are_warned_of(parent, site, tmp_path, split, warned):
+    images = site.with_records(replace(record, split=split) for record in site.records)
+    provenance = Provenance(data=(TrainingData(fingerprint=images.fingerprint()),))
+    trained = Bundle(parent.path, parent.manifest.model_copy(update={"provenance": provenance}))
+    found = recalibrate_bundle(trained, images, tmp_path / "child", described_as="our ward", n_boot=20)
+    assert any("our ward: the bundle was trained on" in one for one in found.warnings) == warned
 
 
 def test_few_images_are_warned_of(child):

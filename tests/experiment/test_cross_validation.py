@@ -245,3 +245,11 @@ def test_a_name_that_is_no_text_does_not_end_the_work(tmp_path):
     recipe = RECIPE.resolved(["normal", "bacterial", "viral"])
     _HeldOut(packed, recipe, {"all": np.arange(2)}, [np.zeros((2, 3))]).write(tmp_path / SCORES_FILE)
     assert "0\\udcff.png,normal" in (tmp_path / SCORES_FILE).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "search.json"])
+def test_the_folder_of_a_run_or_a_search_is_left_alone(data, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match="holds a run or a search; use another --out"):
+        cross_validate(Experiment(RECIPE, data, tmp_path), count=3)
+    assert [one.name for one in tmp_path.iterdir()] == [name]

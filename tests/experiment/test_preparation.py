@@ -33,6 +33,31 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run, data):
     assert (out / "recipe.yaml").read_bytes() == before
 
 
+def test_a_cross_validation_is_not_trained_into(data, tmp_path):
+    (tmp_path / "images.sha256").write_text("0")
+    for resume in (False, True):
+        message = rejected(Experiment(small(), data, tmp_path, resume=resume))
+        assert message == f"{tmp_path}: holds a cross-validation; use another --out"
+
+
+def test_resuming_with_another_limit_is_rejected(run, lungs):
+    _, out, broken, _ = run
+    data = next(folder for folder in broken[0].parents if (folder / "split.csv").exists()) / "split.csv"
+    message = rejected(Experiment(RECIPE, data, out, lungs=lungs, limit=9, resume=True))
+    assert "started with another --limit" in message
+
+
+@pytest.mark.parametrize("content", [b'{"lungs": ', b"[]", b"\xff"])
+def test_damaged_inputs_are_one_line(run, lungs, tmp_path, content):
+    _, out, broken, _ = run
+    data = next(folder for folder in broken[0].parents if (folder / "split.csv").exists()) / "split.csv"
+    copy = tmp_path / "run"
+    shutil.copytree(out, copy)
+    (copy / "inputs.json").write_bytes(content)
+    message = rejected(Experiment(RECIPE, data, copy, lungs=lungs, resume=True))
+    assert message == f"{copy / 'inputs.json'}: damaged; delete the folder, or use another --out"
+
+
 def test_resuming_by_another_recipe_is_rejected_and_leaves_the_run_alone(run, data):
     _, out, _, _ = run
     before = (out / "recipe.yaml").read_bytes()
@@ -59,7 +84,7 @@ def test_resuming_on_data_that_changed_is_rejected(data, tmp_path, change):
     changed = dataclasses.replace(first, sha256="0" * 64, path=path)
     manifest.with_records((changed, *others)).write(tmp_path / "split.csv")
     message = rejected(Experiment(RECIPE, data, tmp_path, resume=True))
-    assert message.startswith(f"{path}: has changed since the run began")
+    assert message.startswith(f"{path}: has changed since {tmp_path} was begun")
 
 
 def test_a_failed_start_leaves_no_folder(data, tmp_path):

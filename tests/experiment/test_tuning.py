@@ -3,10 +3,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import math
+import shutil
+from dataclasses import replace
 
 import optuna
 import pytest
 
+from pneumoscope.data.folder import load
 from pneumoscope.data.phantom import write_phantoms
 from pneumoscope.errors import DataError
 from pneumoscope.experiment import Experiment, divide, tuning
@@ -47,6 +50,26 @@ def test_a_search_is_not_continued_from_other_weights(data, tmp_path, monkeypatc
     assert len(tune(experiment, Search(1)).trials) == 1
     save_weights(build_network(RECIPE.network, 3, seed=1), weights)
     with pytest.raises(DataError, match="searched with another --weights; use the same"):
+        tune(experiment, Search(2))
+
+
+@pytest.mark.parametrize("change", ["other bytes", "other label"])
+def test_a_search_is_not_continued_on_images_that_changed(data, tmp_path, monkeypatch, change):
+    """Trials on different images do not compare."""
+    own = tmp_path / "data"
+    shutil.copytree(data.parent, own)
+    row = Epoch(1, 1, 0.01, 1.0, 0.9, 0.5, 0.5, 1.0)
+    monkeypatch.setattr(tuning, "fit", lambda *_, after_epoch, **__: after_epoch(row))
+    experiment = Experiment(RECIPE, own / "split.csv", tmp_path / "search")
+    assert len(tune(experiment, Search(1)).trials) == 1
+    manifest = load(own / "split.csv")
+    first = manifest.records[0]
+    if change == "other bytes":
+        manifest.resolve(first).write_bytes(manifest.resolve(manifest.records[1]).read_bytes())
+    label = "viral" if first.label != "viral" else "normal"
+    changed = replace(first, sha256="", **({"label": label} if change == "other label" else {}))
+    manifest.with_records((changed, *manifest.records[1:])).write(own / "split.csv")
+    with pytest.raises(DataError, match=f"{first.path}: has changed since .*search was begun"):
         tune(experiment, Search(2))
 
 
@@ -103,14 +126,24 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_damaged_note_of_the_search_is_one_line(tmp_path):
-    (tmp_path / "search.json").write_text('{"folds": ')
-    with pytest.raises(DataError, match=r"search\.json: damaged; delete the folder"):
-        check_same(tmp_path, RECIPE, {"folds": None})
+    for content in ('{"folds": ', "[]"):
+        (tmp_path / "search.json").write_text(content)
+        with pytest.raises(DataError, match=r"search\.json: damaged; delete the folder"):
+            check_same(tmp_path, RECIPE, {"folds": None})
 
 
 def test_half_a_line_of_a_killed_process_is_cut_off_the_journal(tmp_path):
     journal = tmp_path / "journal.log"
-    for content, left in ((b"one\ntwo\nha", b"one\ntwo\n"), (b"one\n", b"one\n"), (b"ha", b""), (b"", b"")):
+    one, two = b'{"op_code": 1}\n', b'{"op_code": 2}\n'
+    for content, left in ((one + two + b"ha", one + two), (one, one), (b"ha", b""), (b"", b"")):
         journal.write_bytes(content)
         repair_journal(journal)
         assert journal.read_bytes() == left
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"", b"\xff\x00", b"[1]", b"{}"])
+def test_a_damaged_line_of_the_journal_is_one_line(tmp_path, line):
+    journal = tmp_path / "journal.log"
+    journal.write_bytes(b'{"op_code": 1}\n' + line + b'\n{"op_code": 2}\n')
+    with pytest.raises(DataError, match=r"journal\.log, line 2: damaged; delete the folder"):
+        repair_journal(journal)

@@ -135,7 +135,8 @@ def test_a_lung_segmenter_is_required_where_the_input_needs_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "format_version"),
+        ({"format_version": 3}, "has format 3, and .* reads up to 2; upgrade Pneumoscope$"),
+        ({"format_version": "new"}, "format_version"),
         ({"colour": "red"}, "colour"),
         ({"classes": ["normal"]}, "classes"),
         ({"classes": ["normal", "bacterial", "bacterial "]}, "the same name"),
@@ -151,7 +152,7 @@ def test_a_lung_segmenter_is_required_where_the_input_needs_one(tmp_path):
             "named like a class",
         ),
         ({"state": "finished"}, "state"),
-        ({"default_operating_point": "gone"}, "gone"),
+        ({"default_operating_point": "gone"}, r"bundle\.json: default operating point 'gone' is not"),
         ({"calibrations": [{"conformal": [0.1]}]}, "conformal threshold"),
         ({"calibrations": [{"calibrator": {"scale": [1, 2]}}]}, "one scale"),
         ({"calibrations": [{"population": "adults"}]}, "populations"),
@@ -217,8 +218,9 @@ def test_a_copy_of_a_file_that_changed_meanwhile_is_no_bundle(bundle, tmp_path):
 def test_a_draft_loads_only_where_drafts_are_expected(tmp_path):
     make_bundle(tmp_path, state="draft")
     assert load_bundle(tmp_path).manifest.state == "draft"
-    with pytest.raises(BundleError, match=r"is a draft.*--resume"):
+    with pytest.raises(BundleError, match=r"is a draft.*--resume") as caught:
         load_bundle(tmp_path, allow_draft=False)
+    assert "recalibrate" not in str(caught.value)  # which takes no draft either
 
 
 def test_unknown_operating_points_name_the_known_ones(bundle):

@@ -80,3 +80,27 @@ def test_a_finished_part_is_of_the_same_images_recipe_and_weights(packed, tmp_pa
     for changed in (less_certain, more_certain):
         with pytest.raises(DataError, match="started with other images"):
             cross_fit(RECIPE, changed, PARTS, out, fabric=fabric, weights=weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04half", "no logits", "no archive"])
+def test_damaged_logits_of_a_part_are_one_line_and_the_part_can_be_done_again(packed, tmp_path, content):
+    fabric, stored = make_fabric("cpu"), tmp_path / "part-1" / "held-out.npz"
+    (first,) = cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=fabric)
+    if content == "no logits":
+        np.savez(stored, other=np.arange(3))
+    elif content == "no archive":
+        with stored.open("wb") as file:
+            np.save(file, np.arange(3))
+    else:
+        stored.write_bytes(content)
+    with pytest.raises(DataError, match=r"held-out\.npz: damaged; delete it and repeat the command"):
+        cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=fabric)
+    stored.unlink()
+    (again,) = cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=fabric)
+    assert np.array_equal(first, again)
+
+
+def test_a_damaged_hash_is_one_line(packed, tmp_path):
+    (tmp_path / "images.sha256").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="was started with other images"):
+        cross_fit(RECIPE, packed, PARTS, tmp_path, fabric=make_fabric("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,8 +108,8 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     from pneumoscope.evaluation.tables import with_interval
 
     if as_json:
-        metrics = result.metrics.model_dump(mode="json") if result.metrics else {}
-        print_json({"metrics": metrics, "parts": result.parts, "left_out": len(result.left_out)})
+        content = json.loads((out / "cross-validation.json").read_text(encoding="utf-8"))
+        print_json(content | {"left_out": len(result.left_out)})
         return
     for name, part in result.parts.items():
         shown = ((key, part[key]) for key in ("auroc", "sensitivity", "specificity"))

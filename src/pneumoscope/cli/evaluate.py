@@ -51,6 +51,8 @@ _Name = Annotated[
     typer.Option(metavar="NAME", help="Add the results to the bundle's card as an external validation."),
 ]
 
+_OF_A_RUN = ("recipe.yaml", "inputs.json")  # not from the package that knows them, which needs torch
+
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz.")],
@@ -89,6 +91,11 @@ def evaluate(
             f"{masks} is no folder; give the one that holds the masks", param_hint="--masks"
         )
     check_outside(out, data)
+    if any((out / name).exists() for name in _OF_A_RUN):
+        raise typer.BadParameter(
+            f"{out} is a run folder, whose own report would be replaced; name another folder",
+            param_hint="--out",
+        )
     from pneumoscope.cli.progress import show_progress
 
     make_folder(out)
@@ -113,6 +120,8 @@ def evaluate(
             n_boot=resamples,
             progress=progress,
         )
+    for warning in evaluation.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if as_json:
         print_json(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     else:

@@ -125,7 +125,10 @@ def _box(row: Mapping[str, Any], where: str) -> Box | None:
 def match_boxes(
     boxes: Mapping[str, tuple[Box, ...]], records: Sequence[Record]
 ) -> tuple[dict[str, tuple[Box, ...]], int]:
-    """Find the image of each entry: by path, else by file name, else by the file name's stem.
+    """Find the image of each entry.
+
+    An entry with a folder belongs to the image whose path ends in it, or whose path it ends in: another
+    image's file of the same name is none of it. An entry without a folder is a file name or its stem.
 
     Returns
     -------
@@ -137,17 +140,19 @@ def match_boxes(
     Raises
     ------
     DataError
-        If none has an image, or a name matches several images.
+        If none has an image, a name matches several images, or names of several images match one.
     """
     paths: dict[str, list[str]] = {}
     for record in records:
         path = PurePosixPath(record.path)
-        for name in dict.fromkeys((record.path, path.name, path.stem)):
+        for name in dict.fromkeys((path.name, path.stem)):
             paths.setdefault(name, []).append(record.path)
     matched: dict[str, tuple[Box, ...]] = {}
+    entries: dict[str, str] = {}
     unmatched = 0
     for name, entry in boxes.items():
-        found = paths.get(name) or paths.get(PurePosixPath(name).name, [])
+        found = [one for one in paths.get(PurePosixPath(name).name, []) if _ends_in(one, name)]
+        found = [one for one in found if one == name] or found
         if len(found) > 1:
             raise DataError(
                 f"{name}: this name in the table of boxes matches {len(found)} images; write their paths"
@@ -155,6 +160,11 @@ def match_boxes(
         if not found:
             unmatched += 1
             continue
+        if not _ends_in(before := entries.setdefault(found[0], name), name):
+            raise DataError(
+                f"{name}: the table of boxes names {before} too, and both match the image {found[0]}; give "
+                "data whose paths have the folders"
+            )
         matched[found[0]] = (*matched.get(found[0], ()), *entry)
     if not matched:
         named = next(iter(boxes), "no image")
@@ -164,6 +174,12 @@ def match_boxes(
             "patientId must be the file name without its ending, path the path below the data's folder"
         )
     return matched, unmatched
+
+
+def _ends_in(path: str, other: str) -> bool:
+    """Return whether the folders of the shorter of two paths are the last ones of the longer."""
+    own, others = (PurePosixPath(one).parts[-2::-1] for one in (path, other))
+    return all(one == another for one, another in zip(own, others, strict=False))
 
 
 def point_of(explanation: Explanation, height: int, width: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -53,12 +53,15 @@ class BundleEvaluation:
         The images that were evaluated.
     not_evaluated : sequence of Prediction
         The images that were unreadable or rejected.
+    warnings : tuple of str
+        Lines for people.
     """
 
     metrics: Evaluation
     report: Path
     scored: ScoredSet
     not_evaluated: Sequence[Prediction]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -113,7 +116,8 @@ def evaluate(
     Raises
     ------
     BundleError, DataError
-        If the bundle or the data cannot be used.
+        If the bundle or the data cannot be used, or the bundle was trained on the images of `sign` or
+        `add_to_card`.
     ValueError
         If options contradict each other.
     """
@@ -127,8 +131,12 @@ def evaluate(
         raise ValueError("the gate is overridden for lungs_only, so that such results are no bundle's own")
     progress = progress or Progress()
     drawn = None if boxes is None else read_boxes(boxes)  # a wrong table is found before any image is read
-    manifest, evaluated_on = _images_of(Path(data), split, progress)
     loaded = load_bundle(bundle, allow_draft=False)
+    manifest, evaluated_on, warnings = _images_of(Path(data), split, loaded.manifest, progress)
+    if warnings and (sign or add_to_card is not None):
+        raise DataError(f"{warnings[0]}; nothing is written into the bundle")
+    if lungs_only:
+        evaluated_on += f"; lungs only ({lungs_only}), the gate overridden"
     if curves is None:
         curves = CURVE_IMAGES if masks or boxes else 0
     evaluated = evaluate_bundle(
@@ -136,7 +144,7 @@ def evaluate(
         manifest,
         Path(out),
         evaluated_on=evaluated_on,
-        about={"Data": evaluated_on},
+        about={"Data": evaluated_on} | ({"Warning": "; ".join(warnings)} if warnings else {}),
         n_boot=n_boot,
         maps=MapTruth(masks, drawn, curves),
         corruptions=CorruptionPlan(images) if robustness else None,
@@ -151,18 +159,27 @@ def evaluate(
         sign_bundle(loaded, evaluated.metrics, speed=measure_speed(loaded, paths))
     if add_to_card is not None:
         add_external_validation(loaded, add_to_card, evaluated.metrics)
-    return evaluated
+    return replace(evaluated, warnings=warnings)
 
 
-def _images_of(data: Path, split: str | None, progress: Progress) -> tuple[Manifest, str]:
-    """Load what is to be evaluated, and describe it."""
+def _images_of(
+    data: Path, split: str | None, content: BundleManifest, progress: Progress
+) -> tuple[Manifest, str, tuple[str, ...]]:
+    """Load what is to be evaluated, describe it, and warn of images that the bundle was trained on."""
     manifest = load(data, progress=progress)
+    warnings: tuple[str, ...] = ()
+    if split != "test" and content.was_trained_on(manifest.fingerprint()):
+        warnings = (
+            f"{data}: the bundle was trained on this data set, so that results on "
+            f"{f'its split {split}' if split else 'all of it'} are optimistic; evaluate split.csv of the run "
+            "with --split test",
+        )
     if split is not None:
         manifest = manifest.subset(split)
     if not len(manifest):
         raise DataError(f"{data}: no images to evaluate" + (f" in split {split!r}" if split else ""))
     which = f"{split} split" if split else f"all {len(manifest)} images"
-    return manifest, f"{data.resolve().name}, {which}"
+    return manifest, f"{data.resolve().name}, {which}", warnings
 
 
 def evaluate_bundle(
@@ -216,7 +233,7 @@ def evaluate_bundle(
     progress = progress or Progress()
     content = bundle.manifest
     classes = _evaluated_classes(content, manifest)
-    _check_before_reading(manifest, classes, content.target, maps)
+    _check_before_reading(manifest, classes, content.target, maps, evaluated_on)
     predictor = _predictor(bundle, lungs_only)
     progress.step("predicting")
     scores = progress.collect(predictor.scores_iter(input_items(manifest)), len(manifest))
@@ -271,10 +288,10 @@ def _predictor(bundle: Bundle, lungs_only: Levels | None) -> Predictor:
 
 
 def _check_before_reading(
-    manifest: Manifest, classes: tuple[str, ...], target: Target, maps: MapTruth | None
+    manifest: Manifest, classes: tuple[str, ...], target: Target, maps: MapTruth | None, described_as: str
 ) -> None:
     """Find wrong labels, masks, boxes and a missing package before any image is read."""
-    check_labels((record.label for record in manifest.records), classes, str(manifest.root), target)
+    check_labels((record.label for record in manifest.records), classes, described_as, target)
     for record in manifest.records:
         class_index(record.label, classes, record.path, target)
     if maps and maps.masks:

@@ -196,10 +196,7 @@ def _measured(
             row |= _all_curves(log_odds, seen, covers[index], heat, other)
             others = [*others, (record.patient_id, heat)][-20:]
     if truth.masks is not None and not masks_found:
-        raise DataError(
-            f"{truth.masks}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with "
-            "the image's path below the data's folder"
-        )
+        raise _no_mask(truth.masks, target)
     return rows
 
 
@@ -236,10 +233,18 @@ def _mask(folder: Path, path: str) -> BoolArray | None:
 
 
 def check_masks(folder: Path, manifest: Manifest, target: Target) -> None:
-    """Raise DataError, which names the file, if a mask of an image with the target shows no lung."""
-    for record in manifest.records:
-        if target.includes(record.label):
-            _mask(folder, record.path)
+    """Raise DataError if no image with the target has a mask, or if one, which is named, shows no lung."""
+    with_target = (record.path for record in manifest.records if target.includes(record.label))
+    # Every mask is read, not only those up to the first that is found.
+    if not sum(_mask(folder, path) is not None for path in with_target):
+        raise _no_mask(folder, target)
+
+
+def _no_mask(folder: Path, target: Target) -> DataError:
+    return DataError(
+        f"{folder}: no mask belongs to an evaluated image with {target.name}; a mask is a PNG with "
+        "the image's path below the data's folder"
+    )
 
 
 def _covers(predictor: Predictor, manifest: Manifest, seed: int) -> list[tuple[str, Standardised]]:

@@ -164,6 +164,7 @@ def observe(
     predictor: Predictor,
     manifest: Manifest,
     *,
+    described_as: str = "",
     copies: int = 0,
     seed: int = 0,
     collectors: Sequence[Collector] = (),
@@ -173,6 +174,8 @@ def observe(
 
     Parameters
     ----------
+    described_as : str
+        What errors call the images; their folder if not given.
     copies : int
         Augmented copies of each image that are evaluated as well; those that the gate rejects are left out.
     seed : int
@@ -190,7 +193,8 @@ def observe(
     progress = progress or Progress()
     bundle = predictor.bundle.manifest
     classes, target = bundle.classes, bundle.target
-    check_labels((record.label for record in manifest.records), classes, str(manifest.root), target)
+    where = described_as or str(manifest.root)
+    check_labels((record.label for record in manifest.records), classes, where, target)
     open_classes = [
         possible_classes(record.label, classes, record.path, target) for record in manifest.records
     ]
@@ -218,7 +222,7 @@ def observe(
         estimated.append(score.estimated)
         estimated_views.append(score.estimated_view)
     if not kept:
-        raise DataError(f"{manifest.root}: none of its images could be evaluated; see 'pneumoscope predict'")
+        raise DataError(f"{where}: none of its images could be evaluated; see 'pneumoscope predict'")
     return Observed(
         np.stack([row for row in logits if row is not None]).astype(np.float64),
         classes,

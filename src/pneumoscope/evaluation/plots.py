@@ -186,7 +186,8 @@ def _curves(scored: ScoredSet) -> list[tuple[str, FloatArray, BoolArray, dict[st
         if (mask == mask[index]).sum() > 1:
             style = {"color": _colour(scored, index), "linewidth": 1.5, "linestyle": next(dashes, "solid")}
             found.append((name, scored.probabilities[:, index], scored.labels == index, style))
-    return [curve for curve in found if _both(curve[2])]
+    # matplotlib leaves a label that begins with _ out of a legend.
+    return [(" " * one[0].startswith("_") + one[0], *one[1:]) for one in found if _both(one[2])]
 
 
 def _mark(ax: Axes, x: float, y: float, label: str) -> None:

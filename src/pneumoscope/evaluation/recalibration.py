@@ -163,7 +163,9 @@ def recalibrate_bundle(
     predictor = Predictor(bundle, workers=available_cpus())
     progress = progress or Progress()
     progress.step("predicting")
-    observed = observe(predictor, manifest, copies=copies, seed=seed, progress=progress)
+    observed = observe(
+        predictor, manifest, described_as=described_as, copies=copies, seed=seed, progress=progress
+    )
     counts = _counts(observed)
     _check_enough(observed.records, parent.target, described_as)
     fitted_on = f"{described_as}{f', each with {copies} augmented copies' if copies else ''}"
@@ -194,7 +196,7 @@ def recalibrate_bundle(
         **sides,
     )
     written = _write(bundle, fit(observed), results, out)
-    return Recalibration(written, results, tuple(_warnings(results, observed)))
+    return Recalibration(written, results, tuple(_warnings(results, observed, parent)))
 
 
 def _decided_by(parent: BundleManifest, observed: Observed) -> Decisions:
@@ -256,13 +258,19 @@ def _check_enough(records: Sequence[Record], target: Target, described_as: str) 
             )
 
 
-def _warnings(results: RecalibrationResult, observed: Observed) -> list[str]:
+def _warnings(results: RecalibrationResult, observed: Observed, parent: BundleManifest) -> list[str]:
     counts, target = dict(results.images_by_class), observed.target
     if results.target_only:
         positive = sum(count for name, count in counts.items() if target.includes(name))
         counts = {name: count for name, count in counts.items() if not target.includes(name)}
         counts[target.name] = positive
     lines = []
+    trained = any(record.split in ("", "train") for record in observed.records)
+    if trained and parent.was_trained_on(results.data_fingerprint):
+        lines.append(
+            f"{results.evaluated_on}: the bundle was trained on this data set, so that what is fitted and "
+            "measured on it is optimistic; give images of patients it was not trained on"
+        )
     few = [
         f"{count} {name}"
         for name, count in counts.items()

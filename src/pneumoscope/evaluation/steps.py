@@ -106,7 +106,13 @@ def calibrate_bundle(
     predictor = _predictor(bundle, gate, estimators, None if copies else cache)
     background = MeanFeatures(content.target)
     observed = observe(
-        predictor, manifest, copies=copies, seed=seed, collectors=(background,), progress=progress
+        predictor,
+        manifest,
+        described_as=described_as,
+        copies=copies,
+        seed=seed,
+        collectors=(background,),
+        progress=progress,
     )
     progress.step("fitting calibrator and operating points")
     fitted_on = f"{described_as}, each with {copies} augmented copies" if copies else described_as

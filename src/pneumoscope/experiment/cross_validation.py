@@ -25,7 +25,7 @@ from pneumoscope.evaluation.scores import ScoredSet
 from pneumoscope.evaluation.weighted import ranking
 from pneumoscope.experiment.images import limited, lung_segmenter, pack_images
 from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_recipe, resolved
-from pneumoscope.experiment.run_folder import write_left_out
+from pneumoscope.experiment.run_folder import INPUTS_FILE, SEARCH_FILE, write_left_out
 from pneumoscope.model.manifest import Calibrator
 from pneumoscope.model.results import Evaluation
 from pneumoscope.parallel import Progress
@@ -154,6 +154,8 @@ def _prepared(
 
 def _begin(out: Path, recipe: Recipe) -> None:
     """Make the folder, or check that its runs are of the same recipe."""
+    if any((out / name).exists() for name in (INPUTS_FILE, SEARCH_FILE)):
+        raise DataError(f"{out}: holds a run or a search; use another --out")
     if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds runs of another recipe; use the same options, or another --out")
     try:

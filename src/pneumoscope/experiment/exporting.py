@@ -160,21 +160,25 @@ def export_network(
         ``val`` that are still there, or otherwise the sample images of the package.
     ranges : Path, optional
         Folder or manifest on which ``onnx-int8`` measures its activations; training images of the run if not
-        given.
+        given. Not for a bundle that has 8 bits.
 
     Raises
     ------
     DataError
         If there is no image to compare on, or there are too few to measure activations on.
     PneumoscopeError
-        If `out` has another suffix than that of the format; or a float format differs by more than
-        `TOLERANCE` from the trained network, or from a bundle in float32, or by more than `ROUNDED_TOLERANCE`
-        from one with weights of 16 bits. Nothing is written then.
+        If `out` has another suffix than that of the format; if `ranges` would have no effect; or a float
+        format differs by more than `TOLERANCE` from the trained network, or from a bundle in float32, or by
+        more than `ROUNDED_TOLERANCE` from one with weights of 16 bits. Nothing is written then.
     """
     progress = progress or Progress()
     if out.suffix != FORMATS[to]:
         raise PneumoscopeError(f"{out}: name the file of this format so that it ends in {FORMATS[to]}")
     finished = _FinishedRun.of(run)
+    if ranges is not None and to == "onnx-int8" and finished.has_int8:
+        raise PneumoscopeError(
+            f"{run}: its bundle has 8 bits already, with ranges of its own; leave --ranges out"
+        )
     progress.step("reading X-rays to compare on")
     images, checked_on = _check_images(finished, check, progress)
     try:

@@ -22,8 +22,8 @@ from pneumoscope.experiment.images import (
 )
 from pneumoscope.experiment.plan import Experiment, resolved
 from pneumoscope.experiment.run_folder import (
-    SPLIT_FILE,
     Origin,
+    begun_with,
     check_inputs,
     check_recipe,
     resumes,
@@ -121,14 +121,4 @@ def _origin(experiment: Experiment, listed: Manifest, progress: Progress, *, res
 def _manifest(experiment: Experiment, manifest: Manifest, progress: Progress, *, resumes: bool) -> Manifest:
     if not resumes:
         return prepare_manifest(manifest, experiment.recipe, limit=experiment.limit, progress=progress)
-    path = experiment.out / SPLIT_FILE
-    begun = Manifest.read(path)
-    now = {record.path: record for record in manifest.records}
-    for record in begun.records:
-        found = now.get(record.path)
-        if found is None or (found.label, found.sha256) != (record.label, record.sha256):
-            raise DataError(
-                f"{record.path}: has changed since the run began (see {path}); "
-                "restore it, or start again with another --out"
-            )
-    return manifest.with_records(begun.records)
+    return begun_with(experiment.out, manifest)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pneumoscope.data.drafts import replacing
 from pneumoscope.data.manifest import Manifest
@@ -21,17 +21,21 @@ from pneumoscope.experiment.plan import RECIPE_FILE, Experiment, is_of_another_r
 from pneumoscope.model.bundle import input_hash, load_bundle, sha256_of
 from pneumoscope.model.manifest import Provenance, TrainingData
 from pneumoscope.parallel import available_cpus
+from pneumoscope.training.cross_fit import IMAGES_FILE
 from pneumoscope.training.dataset import LeftOut
 from pneumoscope.training.fit import CHECKPOINT_FILE
 from pneumoscope.training.recipe import SplitSpec
 
 __all__ = [
+    "INPUTS_FILE",
     "LEFT_OUT_FILE",
     "SEARCH_FILE",
     "SPLIT_FILE",
     "Origin",
+    "begun_with",
     "check_inputs",
     "check_recipe",
+    "read_note",
     "resumes",
     "write_inputs",
     "write_left_out",
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 SPLIT_FILE, ENVIRONMENT_FILE, INPUTS_FILE = "split.csv", "environment.json", "inputs.json"
 LEFT_OUT_FILE = "left-out.csv"
+_Note = TypeVar("_Note", dict[str, Any], list[Any])
 SEARCH_FILE = "search.json"  # of a search of `tune`, whose folder is not that of a run
 
 
@@ -131,10 +136,12 @@ def resumes(experiment: Experiment) -> bool:
     Raises
     ------
     DataError
-        If there is a run and the experiment does not resume it, or a search.
+        If there is a run and the experiment does not resume it, or a search or cross-validation.
     """
     if (experiment.out / SEARCH_FILE).exists():
         raise DataError(f"{experiment.out}: holds a search; use another --out")
+    if (experiment.out / IMAGES_FILE).exists():
+        raise DataError(f"{experiment.out}: holds a cross-validation; use another --out")
     if not (experiment.out / CHECKPOINT_FILE).exists():
         if experiment.resume:
             log.info("nothing to resume in %s: starting from the first epoch", experiment.out)
@@ -154,30 +161,69 @@ def check_recipe(experiment: Experiment) -> None:
         )
 
 
-def check_inputs(origin: Origin, lungs: Path | None) -> None:
-    """Check that a run is resumed with the same segmenter, teachers, weights and additional images.
+def begun_with(out: Path, manifest: Manifest) -> Manifest:
+    """Return the images of a manifest that a run, or a search, was begun with, on the same sides.
 
     Raises
     ------
     DataError
-        Naming the option that differs.
+        If one of them, or its label, is no longer the same.
+    """
+    path = out / SPLIT_FILE
+    begun = Manifest.read(path)
+    now = {record.path: record for record in manifest.records}
+    for record in begun.records:
+        found = now.get(record.path)
+        if found is None or (found.label, found.sha256) != (record.label, record.sha256):
+            raise DataError(
+                f"{record.path}: has changed since {out} was begun (see {path.name}); restore it, or start "
+                "again with another --out"
+            )
+    return manifest.with_records(begun.records)
+
+
+def check_inputs(origin: Origin, lungs: Path | None) -> None:
+    """Check that a run is resumed with the same segmenter, teachers, weights, limit and additional images.
+
+    Raises
+    ------
+    DataError
+        Naming the option that differs, or if the file of the inputs is damaged.
     """
     path = origin.experiment.out / INPUTS_FILE
     if not path.exists():
         return
-    begun, now = json.loads(path.read_text(encoding="utf-8")), _inputs(origin, lungs)
-    for option, value in now.items():
-        if begun.get(option) != value:
+    begun = read_note(path, dict)
+    for option, value in _inputs(origin, lungs).items():
+        if option in begun and begun[option] != value:  # not in runs of older versions
             raise DataError(
                 f"{path.parent}: started with another --{option}; resume with the same, or use another --out"
             )
 
 
+def read_note(path: Path, kind: type[_Note]) -> _Note:
+    """Read what an earlier call wrote as JSON into the folder that it began.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged; delete the folder, or use another --out") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{path}: damaged; delete the folder, or use another --out")
+    return content
+
+
 def _inputs(origin: Origin, lungs: Path | None) -> dict[str, Any]:
-    """Return hashes of the inputs other than recipe and data, by option."""
+    """Return the inputs other than recipe and data, by option; files as hashes."""
     experiment = origin.experiment
     return {
         "additional": origin.added.fingerprint() if origin.added else None,
+        "limit": experiment.limit,
         "lungs": sha256_of(lungs) if lungs else None,
         "teacher": [load_bundle(path).identity for path in experiment.teachers],
         "weights": input_hash(experiment.weights),

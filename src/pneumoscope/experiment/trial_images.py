@@ -15,7 +15,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import folds
 from pneumoscope.experiment.images import lung_segmenter, pack_images
 from pneumoscope.experiment.plan import Experiment
-from pneumoscope.experiment.run_folder import SPLIT_FILE
+from pneumoscope.experiment.run_folder import SPLIT_FILE, read_note
 from pneumoscope.parallel import Progress
 from pneumoscope.training.dataset import Packed, check_held_out, check_packed, joined
 from pneumoscope.training.recipe import Recipe
@@ -51,7 +51,7 @@ class TrialImages:
         self.experiment = experiment
         self._manifest = Manifest.read(experiment.out / SPLIT_FILE)
         path = experiment.out / FOLDS_FILE
-        self._folds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        self._folds = read_note(path, list) if path.exists() else []
         # The images of one recipe only: a search over the input size would fill the memory.
         self._kept: tuple[object, Packed, Packed] | None = None
 

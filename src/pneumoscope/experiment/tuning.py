@@ -27,7 +27,7 @@ from pneumoscope.data.folder import load
 from pneumoscope.errors import DataError, PneumoscopeError, RecipeError
 from pneumoscope.experiment.images import prepare_manifest
 from pneumoscope.experiment.plan import Experiment, resolved
-from pneumoscope.experiment.run_folder import SPLIT_FILE
+from pneumoscope.experiment.run_folder import SPLIT_FILE, begun_with
 from pneumoscope.experiment.trial_images import FOLDS_FILE, TrialImages, divide_folds
 from pneumoscope.experiment.tuning_folder import check_same, held, repair_journal, write_search
 from pneumoscope.experiment.tuning_output import Trial, Tuned, write_results
@@ -134,7 +134,9 @@ def tune(experiment: Experiment, search: Search, progress: Progress | None = Non
     }
     with held(out):
         check_same(out, recipe, facts)
-        if not (out / JOURNAL_FILE).exists():
+        if (out / JOURNAL_FILE).exists():
+            begun_with(out, manifest)  # scores on other images do not compare
+        else:
             manifest = prepare_manifest(manifest, recipe, limit=experiment.limit, progress=progress)
             (out / FOLDS_FILE).unlink(missing_ok=True)  # of a call that ended before the first trial
             if search.folds:

@@ -12,7 +12,7 @@ from typing import Any
 from pneumoscope.data.drafts import locked, replacing
 from pneumoscope.errors import DataError
 from pneumoscope.experiment.plan import RECIPE_FILE, is_of_another_recipe
-from pneumoscope.experiment.run_folder import SEARCH_FILE
+from pneumoscope.experiment.run_folder import SEARCH_FILE, read_note
 from pneumoscope.training.recipe import Recipe
 
 __all__ = ["check_same", "held", "repair_journal", "write_search"]
@@ -62,10 +62,7 @@ def check_same(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if is_of_another_recipe(out, recipe):
         raise DataError(f"{out}: holds a search of another recipe; use the same options, or another --out")
     if path.exists():
-        try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: damaged; delete the folder, or use another --out") from error
+        begun = read_note(path, dict)
         for option, value in facts.items():
             if begun.get(option) != value:
                 raise DataError(f"{out}: searched with another --{option}; use the same, or another --out")
@@ -84,8 +81,27 @@ def write_search(out: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
 
 
 def repair_journal(path: Path) -> None:
-    """Remove what a killed process left in the journal: half a line, and the lock of a write."""
+    """Remove what a killed process left in the journal: half a line, and the lock of a write.
+
+    Raises
+    ------
+    DataError
+        If another line is damaged.
+    """
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        if not _is_event(line):
+            raise DataError(f"{path}, line {number}: damaged; delete the folder, or use another --out")
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(event, dict) and "op_code" in event

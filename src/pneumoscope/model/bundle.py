@@ -40,7 +40,7 @@ from pydantic import ValidationError
 
 from pneumoscope.errors import BundleError
 from pneumoscope.model.lungs import LUNGS_FILE
-from pneumoscope.model.manifest import CARD_FILE, HEAD_FILE, MODEL_FILE, BundleManifest
+from pneumoscope.model.manifest import CARD_FILE, FORMAT_VERSION, HEAD_FILE, MODEL_FILE, BundleManifest
 from pneumoscope.model.upgrade import upgrade_format_1
 
 __all__ = [
@@ -268,8 +268,8 @@ def load_bundle(path: Path | str | None = None, *, allow_draft: bool = True) -> 
     manifest = _parse(folder / MANIFEST_FILE, text)
     if manifest.state == "draft" and not allow_draft:
         raise BundleError(
-            f"{folder}: this bundle is a draft, its thresholds were not fitted; finish the run with "
-            "'pneumoscope train ... --resume', or calibrate it with 'pneumoscope recalibrate'"
+            f"{folder}: this bundle is a draft, its thresholds were not fitted; finish its run with "
+            "'pneumoscope train ... --resume'"
         )
     _verify(folder, manifest)
     return Bundle(folder, manifest)
@@ -280,13 +280,21 @@ def _parse(path: Path, text: str) -> BundleManifest:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
-        if content.get("format_version") == 1:
+        version = content.get("format_version")
+        if version == 1:
             return upgrade_format_1(content)
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: has format {version}, and this version of Pneumoscope reads up to "
+                f"{FORMAT_VERSION}; upgrade Pneumoscope"
+            )
         return BundleManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = " ".join(".".join(str(part) for part in first["loc"]).split())
-        raise BundleError(f"{path}: {where}: {first['msg']}; copy the whole bundle again") from error
+        place = ".".join(str(part) for part in first["loc"])  # empty where several parts disagree
+        message = first["msg"].removeprefix("Value error, ")
+        detail = " ".join((f"{place}: {message}" if place else message).split())
+        raise BundleError(f"{path}: {detail}; copy the whole bundle again") from error
     except (ValueError, RecursionError) as error:  # not JSON, or not as its format has it
         detail = " ".join(str(error).split())
         raise BundleError(f"{path}: damaged ({detail}); copy the whole bundle again") from error

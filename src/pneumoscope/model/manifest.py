@@ -273,6 +273,10 @@ class BundleManifest(_Frozen):
         """Which classes count as the target, shape (K,)."""
         return self.target.mask(self.classes)
 
+    def was_trained_on(self, fingerprint: str) -> bool:
+        """Return whether a data set of this fingerprint is among those that it was trained on."""
+        return any(data.fingerprint == fingerprint for data in self.provenance.data)
+
     @property
     def calibration_sha256(self) -> str:
         """Hash of everything that turns logits into decisions, but not of how it was chosen."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ from pneumoscope.training.pretrain import pretrain
 from pneumoscope.training.processes import shared, shared_network
 from pneumoscope.training.recipe import Recipe
 
-__all__ = ["cross_fit"]
+__all__ = ["IMAGES_FILE", "cross_fit"]
 
 LOGITS_FILE, IMAGES_FILE, PART_FILE = "held-out.npz", "images.sha256", "part.sha256"
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 def cross_fit(
@@ -65,7 +68,7 @@ def cross_fit(
     Raises
     ------
     DataError
-        If what is in `out` belongs to other images, another recipe or other weights.
+        If what is in `out` belongs to other images, another recipe or other weights, or is damaged.
     """
     progress = progress or Progress()
     # What is evaluated decides neither which weights are kept nor how long is trained.
@@ -100,11 +103,16 @@ def cross_fit(
 
 
 def _stored_logits(stored: Path, held_out: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    with np.load(stored, allow_pickle=False) as saved:
-        if not np.array_equal(saved["held_out"], held_out):
-            raise DataError(f"{stored}: belongs to other images; delete {stored.parents[1]} and start again")
-        logits: npt.NDArray[np.float32] = saved["logits"]
-        return logits
+    try:
+        # numpy leaves a file open that it opened itself and cannot read.
+        with stored.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            logits: npt.NDArray[np.float32]
+            logits, evaluated = saved["logits"], saved["held_out"]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, *_DAMAGED_ZIP) as error:
+        raise DataError(f"{stored}: damaged; delete it and repeat the command") from error
+    if not np.array_equal(evaluated, held_out):
+        raise DataError(f"{stored}: belongs to other images; delete {stored.parents[1]} and start again")
+    return logits
 
 
 def _same(path: Path, otherwise: str, *content: npt.NDArray[Any]) -> None:
@@ -117,5 +125,5 @@ def _same(path: Path, otherwise: str, *content: npt.NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(f"{digest}\n")
-    elif path.read_text(encoding="utf-8").strip() != digest:
+    elif path.read_text(encoding="utf-8", errors="replace").strip() != digest:
         raise DataError(f"{path.parent}: was started with {otherwise}; use another --out")
