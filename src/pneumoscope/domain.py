@@ -170,16 +170,15 @@ class Population:
 
     def is_known_to_include(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> bool:
         """Return whether this has bounds, and an age and a view are known to lie inside."""
-        return (self.ages != (None, None) or bool(self.views)) and self.includes(age, view)
+        return self.is_bounded and self.includes(age, view)
 
     def membership(self, age: float | None, view: str = ViewPosition.UNKNOWN) -> int:
         """Return 1 where an age and a view are known to lie inside, -1 where outside, 0 where not known."""
-        ages_known = self.ages == (None, None) or age is not None
-        views_known = not self.views or view != ViewPosition.UNKNOWN
-        outside = (ages_known and not self.includes_age(age)) or (
-            views_known and bool(self.views) and view not in self.views
-        )
-        return -1 if outside else int(ages_known and views_known)
+        if self.includes(age, view):
+            return 1
+        may_be = age is None or self.includes_age(age)
+        may_be = may_be and (not self.views or view in (*self.views, ViewPosition.UNKNOWN))
+        return 0 if may_be else -1
 
     def part(self, other: Population) -> int:
         """Return 1 where all images of another population lie inside, -1 where none do, 0 otherwise."""
@@ -198,6 +197,11 @@ class Population:
         if age is None:
             return False
         return (first is None or age >= first) and (last is None or math.floor(age) <= last)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there are bounds on age or view."""
+        return self.ages != (None, None) or bool(self.views)
 
     @property
     def is_stated(self) -> bool:

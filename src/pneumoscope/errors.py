@@ -141,9 +141,9 @@ class OtherProcessError(PneumoscopeError):
     """The end of a process because another one, of the same training, failed and has reported why."""
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, which takes an ``s`` for all numbers but 1."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str, several: str = "") -> str:
+    """Return a number with its noun: for all numbers but 1 with an ``s``, or as `several` has it."""
+    return f"{number} {what if number == 1 else several or f'{what}s'}"
 
 
 @contextmanager

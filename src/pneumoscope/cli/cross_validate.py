@@ -106,9 +106,10 @@ def cross_validate(
 def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     from pneumoscope.cli.train import note_left_out
     from pneumoscope.evaluation.tables import with_interval
+    from pneumoscope.experiment.cross_validation import METRICS_FILE
 
     if as_json:
-        content = json.loads((out / "cross-validation.json").read_text(encoding="utf-8"))
+        content = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
         print_json(content | {"left_out": len(result.left_out)})
         return
     for name, part in result.parts.items():
@@ -118,4 +119,4 @@ def _print(result: CrossValidation, out: Path, *, as_json: bool) -> None:
     if result.metrics:
         typer.echo(f"all folds: AUROC {with_interval(result.metrics.detection.auroc)}")
     note_left_out(result.left_out, out)
-    typer.echo(f"metrics: {out / 'cross-validation.json'}")
+    typer.echo(f"metrics: {out / METRICS_FILE}")

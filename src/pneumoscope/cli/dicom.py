@@ -194,7 +194,7 @@ def audit(
     _, journal, _ = _opened(config)
     if verify or head:
         found = check(journal, head)
-        entries = "1 entry" if found.entries == 1 else f"{found.entries} entries"
+        entries = counted(found.entries, "entry", "entries")
         _show_done(as_json, dataclasses.asdict(found), f"{entries}, last hash {found.head}")
         if found.fault:
             typer.echo(f"error: the audit log is not intact: {found.fault}", err=True)
@@ -347,7 +347,7 @@ def _show_status(found: NodeStatus, mode: str) -> None:
 
 
 def _show_report(made: MonthlyReport) -> None:
-    studies = "1 study" if made.studies == 1 else f"{made.studies} studies"
+    studies = counted(made.studies, "study", "studies")
     typer.echo(
         f"{made.month}: {counted(made.images, 'image')} received, {studies} reported in "
         f"{counted(made.results, 'result')}, bundle {made.bundle}"

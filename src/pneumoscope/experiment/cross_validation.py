@@ -36,7 +36,7 @@ from pneumoscope.training.networks import build_network, check_size
 from pneumoscope.training.processes import end_together, make_fabric, shared
 from pneumoscope.training.recipe import Recipe
 
-__all__ = ["CrossValidation", "cross_validate"]
+__all__ = ["METRICS_FILE", "CrossValidation", "cross_validate"]
 
 METRICS_FILE, SCORES_FILE = "cross-validation.json", "out-of-fold.csv"
 

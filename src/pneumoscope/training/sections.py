@@ -48,7 +48,7 @@ class Expert(Strict):
 
     @model_validator(mode="after")
     def _agrees(self) -> Expert:
-        if self.population.ages == (None, None) and not self.population.views:
+        if not self.population.is_bounded:
             raise ValueError("population: needs bounds of age, such as ages: [0, 5], or views")
         return self
 

@@ -13,6 +13,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from pneumoscope.errors import counted
 from pneumoscope.serve.dicom.journal import Journal
 
 __all__ = ["AuditCheck", "record", "verify"]
@@ -82,7 +83,7 @@ def verify(journal: Journal, head: str | None = None) -> AuditCheck:
             seen = seen or before == head
     highest = journal.value("SELECT seq FROM sqlite_sequence WHERE name = 'audit'") or 0
     if (missing := highest - done) > 0:
-        what = "1 entry at the end is" if missing == 1 else f"{missing} entries at the end are"
+        what = counted(missing, "entry at the end is", "entries at the end are")
         return AuditCheck(done, before, f"{what} missing")
     return AuditCheck(
         done, before, "" if seen else "no entry has the given hash: the log was replaced or cut"
