@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.data import Manifest, Record, load, scan
+from pneumoscope.data.labels import class_name
 from pneumoscope.errors import DataError, PneumoscopeError
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
 RECORDS = st.builds(
     Record,
     path=TEXT.map(lambda text: text.replace("\\", "_").replace("/", "_").strip(".") or "x"),
-    label=TEXT.map(str.lower).filter(lambda text: text == text.lower()),
+    label=TEXT.map(class_name).filter(lambda text: text == class_name(text)),  # as records have them
     patient_id=TEXT,
     split=st.sampled_from(["", "train", "val", "test"]),
     sha256=st.sampled_from(["", "ab" * 32]),
