@@ -289,3 +289,12 @@ def test_data_with_other_labels_need_a_target(train, tmp_path):
     assert code == 4
     (line,) = err.splitlines()
     assert "clear, diffuse, lobar; name it with --target NAME=CLASS" in line
+
+
+def test_a_wrong_label_names_the_manifest_also_in_the_current_folder(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("path,label,patient_id\n1.png,normal,1\n2.png,covid,2\n", encoding="utf-8")
+    Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    code, _, err = train("recipe.yaml", "--data", "labels.csv", "--out", "run")
+    (line,) = err.splitlines()
+    assert (code, line.partition(": label 'covid'")[0]) == (4, "error: labels.csv")

@@ -151,9 +151,9 @@ def test_an_unknown_source_is_named(data, tmp_path):
 
 def test_images_for_the_threshold_of_a_source_are_of_both_kinds():
     truth = np.array([True, False, True, False])
-    _check_thresholds(Path(), truth, {"a": np.array([2, 3])})
+    _check_thresholds("data.csv", truth, {"a": np.array([2, 3])})
     with pytest.raises(DataError, match="a: the images held out with it, for its threshold"):
-        _check_thresholds(Path(), truth, {"a": np.array([2])})
+        _check_thresholds("data.csv", truth, {"a": np.array([2])})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

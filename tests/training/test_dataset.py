@@ -217,7 +217,7 @@ def test_data_that_the_gate_rejects_are_one_line(tmp_path):
     for record in manifest.records:
         cv2.imwrite(str(manifest.resolve(record)), np.full((120, 140), 90, np.uint8))
     with pytest.raises(DataError, match=r"27 of 27 images are rejected, the first: .*0\.png: ") as caught:
-        check_packed(tmp_path, THREE, **packed_sides(manifest))
+        check_packed("data.csv", THREE, **packed_sides(manifest))
     assert "frontal chest radiographs" in one_line(caught)
 
 
@@ -282,10 +282,10 @@ def test_five_percent_unreadable_is_accepted_and_more_is_not(tmp_path):
         manifest = draw(full(tmp_path, 39), broken=broken)
         sides = packed_sides(manifest)
         if not stops:
-            check_packed(tmp_path, THREE, **sides)
+            check_packed("data.csv", THREE, **sides)
             continue
         with pytest.raises(DataError, match=r"6 of 114 images are unreadable, the first: .*0\.png") as caught:
-            check_packed(tmp_path, THREE, **sides)
+            check_packed("data.csv", THREE, **sides)
         assert "data audit" in one_line(caught)
 
 
@@ -294,13 +294,13 @@ def test_one_unreadable_image_of_a_small_split_does_not_stop_a_large_set(tmp_pat
     records = list(manifest.records)
     records[27] = dataclasses.replace(records[27], split="val")  # a second normal to validate on
     manifest = draw(manifest.with_records(records), broken=(27,))
-    check_packed(tmp_path, THREE, **packed_sides(manifest))
+    check_packed("data.csv", THREE, **packed_sides(manifest))
 
 
 def test_a_class_whose_images_of_a_split_are_all_unreadable_stops(tmp_path):
     manifest = draw(full(tmp_path, 30), broken=(28,))
     with pytest.raises(DataError, match="split 'val' has no usable image of class normal") as caught:
-        check_packed(tmp_path, THREE, **packed_sides(manifest))
+        check_packed("data.csv", THREE, **packed_sides(manifest))
     one_line(caught)
 
 

@@ -264,7 +264,7 @@ def inspect(
         If there is no record, no file can be read, or the distance is out of range.
     """
     if not len(manifest):
-        raise DataError(f"{manifest.root}: the manifest lists no image; give one with images")
+        raise DataError(f"{manifest.name}: the manifest lists no image; give one with images")
     if near_distance is not None and not 0 <= near_distance <= 256:
         raise DataError(f"near-duplicate distance {near_distance}: choose 0 to 256")
     progress = progress or Progress()
@@ -278,7 +278,7 @@ def inspect(
     files = progress.collect(in_order(manifest.records, read, workers=workers), len(manifest))
     unreadable = tuple(one.problem for one in files if one.problem)
     if len(unreadable) == len(manifest):
-        raise DataError(f"{manifest.root}: no file can be read; the first: {unreadable[0].detail}")
+        raise DataError(f"{manifest.name}: no file can be read; the first: {unreadable[0].detail}")
     pairs = list(zip(manifest.records, files, strict=True))
     return Inspection(
         manifest=manifest.with_records(

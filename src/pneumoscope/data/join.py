@@ -67,7 +67,7 @@ def join(
     for manifest in manifests:
         if any(not record.split for record in manifest.records):
             raise DataError(
-                f"{manifest.root}: an image has no split; split it first with 'pneumoscope data split'"
+                f"{manifest.name}: an image has no split; split it first with 'pneumoscope data split'"
             )
     left_out = tuple(one for manifest in manifests for one in manifest.left_out)
     root = _common_root(manifests)

@@ -148,6 +148,8 @@ class Manifest:
         The content of ``dataset.yaml``; None where there is none.
     left_out : tuple of UnreadableImageError
         Files and folders of a scanned folder that could not be read and are no records.
+    origin : Path or None
+        The file that the records were read from; None for a scanned folder.
 
     Raises
     ------
@@ -159,6 +161,7 @@ class Manifest:
     root: Path
     description: DatasetDescription | None = None
     left_out: tuple[UnreadableImageError, ...] = field(default=(), compare=False)
+    origin: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -201,7 +204,7 @@ class Manifest:
         rows = list(stream)
         root = path.parent / _stored_root(path, rows)
         records = tuple(_record(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
-        return cls(records, root, read_description(path.parent) or read_description(root))
+        return cls(records, root, read_description(path.parent) or read_description(root), origin=path)
 
     def write(self, path: str | Path) -> None:
         """Write as CSV or Parquet, by the suffix.
@@ -228,6 +231,11 @@ class Manifest:
         columns = (*COLUMNS, *known)
         rows = [{name: getattr(record, name) for name in columns} | extra for record in self.records]
         write_rows(path, rows, (*columns, *extra), types=_NUMBERS)
+
+    @property
+    def name(self) -> str:
+        """The data set in messages: the file that was read, or the folder that was scanned."""
+        return str(self.origin or self.root)
 
     @property
     def has_split(self) -> bool:

@@ -68,7 +68,7 @@ def split(
     for side, name in enumerate(SPLITS):
         if shares[side] > 0 and side not in sides:
             raise DataError(
-                f"{manifest.root}: {len(groups)} independent patients are too few to fill '{name}'; "
+                f"{manifest.name}: {len(groups)} independent patients are too few to fill '{name}'; "
                 "give more images or other fractions"
             )
     return manifest.with_records(

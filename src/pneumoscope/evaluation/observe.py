@@ -193,7 +193,7 @@ def observe(
     progress = progress or Progress()
     bundle = predictor.bundle.manifest
     classes, target = bundle.classes, bundle.target
-    where = described_as or str(manifest.root)
+    where = described_as or manifest.name
     check_labels((record.label for record in manifest.records), classes, where, target)
     open_classes = [
         possible_classes(record.label, classes, record.path, target) for record in manifest.records

@@ -122,7 +122,7 @@ def measure_robustness(
     rows = progress.collect(in_order(records, work, workers=predictor.workers, chunk=2), len(records))
     read = np.array([len(row) > 0 for row in rows], dtype=np.bool_)
     if not read.any():
-        raise DataError(f"{manifest.root}: no image could be read, so there is nothing to corrupt")
+        raise DataError(f"{manifest.name}: no image could be read, so there is nothing to corrupt")
     target = predictor.bundle.manifest.target
     evaluated = [record for record, one in zip(records, read, strict=True) if one]
     table = _Table(

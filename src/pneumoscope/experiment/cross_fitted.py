@@ -94,7 +94,7 @@ def _parts(prepared: Prepared, count: int, progress: Progress) -> dict[str, npt.
     recipe = prepared.origin.experiment.recipe
     found = folds(images, count, recipe.split.seed, duplicates=copies)
     parts = {f"fold {number} of {count}": part for number, part in enumerate(found, start=1)}
-    check_held_out(images.root, recipe.target_mask[prepared.train_set.labels], parts)
+    check_held_out(images.name, recipe.target_mask[prepared.train_set.labels], parts)
     return parts
 
 

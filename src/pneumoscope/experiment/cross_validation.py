@@ -140,13 +140,13 @@ def _prepared(
     )
     left_out = packed.left_out + unlisted
     write_left_out(out, left_out)
-    check_packed(manifest.root, recipe.output_classes, all=packed)
+    check_packed(manifest.name, recipe.output_classes, all=packed)
     manifest = manifest.with_records(packed.records)
     parts, others = _parts(manifest, count, sources, recipe.split.seed, progress)
     truth, whole = recipe.target_mask[packed.labels], _whole(packed, recipe)
     others = _only(whole, others)
-    check_held_out(manifest.root, truth, parts if sources else _only(whole, parts))
-    _check_thresholds(manifest.root, truth, others)
+    check_held_out(manifest.name, truth, parts if sources else _only(whole, parts))
+    _check_thresholds(manifest.name, truth, others)
     for source in recipe.lungs_only.keys() & set(sources):
         _check_lungs_only(manifest, source, truth)
     return recipe, replace(packed, left_out=left_out), parts, others
@@ -181,18 +181,18 @@ def _parts(
     found = np.array([record.source for record in manifest.records])
     if unknown := set(sources) - set(found.tolist()):
         known = ", ".join(sorted(set(found.tolist())))
-        raise DataError(f"{manifest.root}: no image is from {', '.join(sorted(unknown))}; there are {known}")
+        raise DataError(f"{manifest.name}: no image is from {', '.join(sorted(unknown))}; there are {known}")
     related = {source: _with_related(manifest, found == source, groups) for source in sources}
     held_out = {source: np.union1d(np.flatnonzero(own), parts[0]) for source, own in related.items()}
     return held_out, {source: parts[0][~own[parts[0]]] for source, own in related.items()}
 
 
-def _check_thresholds(root: Path, truth: Bools, others: dict[str, Positions]) -> None:
+def _check_thresholds(data: str, truth: Bools, others: dict[str, Positions]) -> None:
     """Check that the images held out with a source, on which its threshold is chosen, are of both kinds."""
     for source, chosen in others.items():
         if truth[chosen].all() or not truth[chosen].any():
             raise DataError(
-                f"{root}: {source}: the images held out with it, for its threshold, have the target "
+                f"{data}: {source}: the images held out with it, for its threshold, have the target "
                 "only, or lack it; use fewer folds, or leave out another source"
             )
 
@@ -202,7 +202,7 @@ def _check_lungs_only(manifest: Manifest, source: str, truth: Bools) -> None:
     own = truth[[record.source == source for record in manifest]]
     if own.all() or not own.any():
         raise DataError(
-            f"{manifest.root}: {source}: its images, of lungs only, have the target only, or lack it, so "
+            f"{manifest.name}: {source}: its images, of lungs only, have the target only, or lack it, so "
             "that nothing can be evaluated; leave out another source"
         )
 

@@ -90,7 +90,7 @@ def prepare(experiment: Experiment, listed: Manifest, progress: Progress, *, res
     progress.step("reading validation images")
     val_set = pack_images(origin.manifest.subset("val"), recipe, lungs, cache, progress)
     write_left_out(out, train_set.left_out + val_set.left_out)
-    check_packed(origin.manifest.root, recipe.output_classes, train=train_set, val=val_set)
+    check_packed(origin.manifest.name, recipe.output_classes, train=train_set, val=val_set)
     return Prepared(origin, lungs, images, train_set, val_set)
 
 

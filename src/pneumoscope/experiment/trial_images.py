@@ -73,7 +73,7 @@ class TrialImages:
             f"fold {number} of {len(self._folds)}": np.flatnonzero(np.isin(paths, held_out))
             for number, held_out in enumerate(self._folds, start=1)
         }
-        check_held_out(self._manifest.root, recipe.target_mask[pool.labels], folds)
+        check_held_out(self._manifest.name, recipe.target_mask[pool.labels], folds)
         for held_out in folds.values():
             others = np.setdiff1d(np.arange(len(pool)), held_out)
             yield pool.subset(others), pool.subset(held_out)
@@ -89,6 +89,6 @@ class TrialImages:
                 pack_images(manifest.subset(side), recipe, lungs, cache, progress)
                 for side in ("train", "val")
             )
-            check_packed(manifest.root, recipe.output_classes, train=train, val=val)
+            check_packed(manifest.name, recipe.output_classes, train=train, val=val)
             self._kept = (key, train, val)
         return self._kept[1], self._kept[2]

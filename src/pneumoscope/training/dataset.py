@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -148,12 +147,12 @@ def class_indices(
 
 def no_images(manifest: Manifest) -> DataError:
     """Return the error for a data set without images."""
-    return DataError(f"{manifest.root}: no images found; give a folder with one subfolder per class")
+    return DataError(f"{manifest.name}: no images found; give a folder with one subfolder per class")
 
 
 def one_class(manifest: Manifest, only: str) -> DataError:
     """Return the error for a data set whose images have all the same label."""
-    return DataError(f"{manifest.root}: all {len(manifest)} images are {only!r}; a second class is needed")
+    return DataError(f"{manifest.name}: all {len(manifest)} images are {only!r}; a second class is needed")
 
 
 def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target | None = None) -> None:
@@ -167,14 +166,14 @@ def check_classes(manifest: Manifest, classes: tuple[str, ...], target: Target |
     if not len(manifest):
         raise no_images(manifest)
     labels = (record.label for record in manifest.records)
-    check_labels(labels, classes, str(manifest.root), target, training=True)
+    check_labels(labels, classes, manifest.name, target, training=True)
     counts = collections.Counter(class_indices(manifest.records, classes, target).tolist())
     if len(counts) == 1:
         raise one_class(manifest, classes[next(iter(counts))])
     missing = [name for position, name in enumerate(classes) if not counts[position]]
     if missing:
         raise DataError(
-            f"{manifest.root}: no image of class {', '.join(missing)}; add some or drop the class"
+            f"{manifest.name}: no image of class {', '.join(missing)}; add some or drop the class"
         )
 
 
@@ -189,24 +188,24 @@ def check_split(manifest: Manifest, classes: tuple[str, ...], target: Target | N
     """
     if lost := sum(not record.split for record in manifest.records):
         raise DataError(
-            f"{manifest.root}: {lost} of {len(manifest)} images have no split; give every image one, or none"
+            f"{manifest.name}: {lost} of {len(manifest)} images have no split; give every image one, or none"
         )
     for side in ("train", "val"):
         labels = class_indices(manifest.subset(side).records, classes, target)
-        _check_present(labels, classes, f"{manifest.root}: split {side!r} has no image")
+        _check_present(labels, classes, f"{manifest.name}: split {side!r} has no image")
     if not len(manifest.subset("test")):
-        raise DataError(f"{manifest.root}: split 'test' is empty; add images to it, for the evaluation")
+        raise DataError(f"{manifest.name}: split 'test' is empty; add images to it, for the evaluation")
 
 
 def check_held_out(
-    root: Path, positive: npt.NDArray[np.bool_], parts: Mapping[str, npt.NDArray[np.intp]]
+    data: str, positive: npt.NDArray[np.bool_], parts: Mapping[str, npt.NDArray[np.intp]]
 ) -> None:
     """Check that each part has images with the target and without, and that so have the others without it.
 
     Parameters
     ----------
-    root : Path
-        Of the data, for the message.
+    data : str
+        The data, for the message.
     positive : ndarray of bool, shape (N,)
         Which images have the target.
     parts : mapping of str to ndarray of intp
@@ -223,18 +222,18 @@ def check_held_out(
         for side, which in ((name, inside), (f"all but {name}", ~inside)):
             if len(set(positive[which].tolist())) < 2:
                 raise DataError(
-                    f"{root}: {side}: has images with the target only, or without it only; use fewer folds, "
+                    f"{data}: {side}: has images with the target only, or without it only; use fewer folds, "
                     "or leave out another source"
                 )
 
 
-def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
+def check_packed(data: str, classes: tuple[str, ...], **sides: Packed) -> None:
     """Stop where too many of the listed images are unreadable or rejected.
 
     Parameters
     ----------
-    root : Path
-        Of the data, for the message.
+    data : str
+        The data, for the message.
     **sides : Packed
         By the name of their split.
 
@@ -252,11 +251,11 @@ def check_packed(root: Path, classes: tuple[str, ...], **sides: Packed) -> None:
         found = [one for packed in sides.values() for one in packed.left_out if one.status == status]
         if len(found) > limit * total:
             raise DataError(
-                f"{root}: {len(found)} of {total} images are {status}, the first: {found[0].path}: "
+                f"{data}: {len(found)} of {total} images are {status}, the first: {found[0].path}: "
                 f"{found[0].detail}; {fix}"
             )
     for side, packed in sides.items():
-        _check_present(packed.labels, classes, f"{root}: split {side!r} has no usable image")
+        _check_present(packed.labels, classes, f"{data}: split {side!r} has no usable image")
 
 
 def _check_present(labels: npt.NDArray[np.int64], classes: tuple[str, ...], lead: str) -> None:
