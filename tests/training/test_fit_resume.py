@@ -50,7 +50,7 @@ def test_patience_goes_on_where_a_run_is_resumed(tmp_path, fabric, monkeypatch, 
     assert history_of(tmp_path / "broken") == history_of(tmp_path / "unbroken")
 
 
-OWN = {"lungs_only": 0.5, "augmentation_strength": 0.5}
+OWN = {"lungs_only": 0.5, "augmentation_strength": 0.5, "average_power": 2}
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ def test_an_unknown_key_is_named_with_a_guess(tmp_path, changes, expected):
             "phases.0.augmentation_strength: ",
         ),
         (
+            {"phases": [{"epochs": 1, "lr": 0.1, "average_power": 2}]},
+            "phases.0.average_power: needs ema",
+        ),
+        (
             {"phases": [{"epochs": 1, "lr": 0.1, "sampling_exponent": 0.5}]},
             "phases.0.sampling_exponent: needs sampling",
         ),

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -39,6 +38,7 @@ from pneumoscope.training.outputs import pooled_features, predict_logits
 from pneumoscope.training.processes import check_divides, gathered, own_parts, shared
 from pneumoscope.training.pyramid import PyramidWithExpert
 from pneumoscope.training.recipe import Phase, Recipe
+from pneumoscope.training.schedules import moving_average, rate, set_decay
 
 __all__ = ["CHECKPOINT_FILE", "fit"]
 
@@ -135,7 +135,7 @@ class _Trainer:
         self.recipe, self.run, self.fabric = recipe, run, fabric
         self.network: Network = network.to(fabric.device)
         self.after_epoch: Callable[[Epoch], None] | None = None
-        self.average = _average(self.network, recipe.ema) if recipe.ema else None
+        self.average = moving_average(self.network) if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
         self.state = _State()
         self.resumed: dict[str, Any] = {}
@@ -179,7 +179,7 @@ class _Trainer:
         self._set_up(phase)
         plain = self._optimizer(phase)
         batches = len(self._batches(0))
-        schedule = LambdaLR(plain, lambda step: _rate(phase, step / batches))
+        schedule = LambdaLR(plain, lambda step: rate(phase, step / batches))
         model, optimizer = self.fabric.setup(self.learner, plain, move_to_device=False)
         if self.resumed:
             optimizer.load_state_dict(self.resumed["optimizer"])
@@ -225,6 +225,8 @@ class _Trainer:
         if phase.expert and self.members is not None:
             self.chances = np.where(self.members.inside, 1.0 if self.chances is None else self.chances, 0.0)
         self.targets = replace(self.targets, trust=own.distillation.trust if own.distillation else 0.0)
+        if self.average and self.recipe.ema:
+            set_decay(self.average, self.recipe.ema, phase.average_power)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
@@ -380,25 +382,6 @@ class _Trainer:
 def _mix(seed: int, epoch: int, stream: int) -> int:
     """Return one seed for a (seed, epoch, stream) triple."""
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1)[0])
-
-
-def _average(network: Network, decay: float) -> ModelEmaV3:
-    """Return an exponential moving average of the weights, which begins as `network`.
-
-    The decay of update n = 1, 2, ... is min(decay, n / (n + 9)), so that the initial random weights are soon
-    forgotten (as in TensorFlow's ExponentialMovingAverage). Batch statistics are averaged as well.
-    """
-    return ModelEmaV3(network, decay=decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
-
-
-def _rate(phase: Phase, progress: float) -> float:
-    """Return the learning rate after `progress` epochs of a phase, as a multiple of the phase's own."""
-    if progress < phase.warmup:
-        return max(progress, 0.01) / phase.warmup
-    if phase.schedule == "constant":
-        return 1.0
-    share = (progress - phase.warmup) / max(1e-9, phase.epochs - phase.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 def _auroc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.bool_]) -> float:

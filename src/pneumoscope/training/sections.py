@@ -107,6 +107,10 @@ class Phase(Strict):
     expert : bool
         Train the layers of the network's expert alone, on images of its population alone. The first such
         phase begins with a copy of the shared layers and fits the gate.
+    average_power : float or None
+        In place of the recipe's `ema` in this phase: update t counts in proportion to t to this power in the
+        average of the weights (Shamir and Zhang, ICML 2013, polynomial-decay averaging). It spans a share of
+        the whole training, not a number of updates, and so stands for a falling learning rate.
     lungs_only, sampling_exponent, trust : float or None
         Replace `Augmentation.lungs_only`, `Sampling.exponent` and `Distillation.trust` in this phase.
     """
@@ -119,14 +123,19 @@ class Phase(Strict):
     warmup: float = Field(default=0.0, ge=0)
     augmentation_strength: float = Field(default=1.0, ge=0, le=2)
     expert: bool = False
+    average_power: float | None = Field(default=None, ge=0)
     lungs_only: float | None = Field(default=None, ge=0, le=1)
     sampling_exponent: float | None = Field(default=None, ge=0, le=1)
     trust: float | None = Field(default=None, ge=0, le=1)
 
     def conflict(
-        self, expert: Expert | None, sampling: Sampling | None, distillation: Distillation | None
+        self,
+        expert: Expert | None,
+        sampling: Sampling | None,
+        distillation: Distillation | None,
+        ema: float | None,
     ) -> str:
-        """Return which key does not agree with these sections of its recipe, and why; empty if all do."""
+        """Return which key does not agree with these parts of its recipe, and why; empty if all do."""
         if self.expert and expert is None:
             return "expert: needs network.expert, which the recipe does not have"
         if self.expert and self.frozen != "none":
@@ -134,6 +143,7 @@ class Phase(Strict):
         for key, section, own in (
             ("sampling_exponent", "sampling", sampling),
             ("trust", "distillation", distillation),
+            ("average_power", "ema", ema),
         ):
             if own is None and getattr(self, key) is not None:
                 return f"{key}: needs {section}, which the recipe does not have"
