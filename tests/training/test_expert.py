@@ -76,6 +76,12 @@ def test_before_its_start_there_is_no_expert():
     assert freeze(network, "none") == sum(one.numel() for one in plain.parameters())
 
 
+def test_a_seed_gives_the_shared_layers_that_it_gives_without_an_expert():
+    plain, network = (build_network(spec, 2, seed=1).state_dict() for spec in (PLAIN, SPEC))
+    assert plain.keys() < network.keys()
+    assert all(torch.equal(value, network[name]) for name, value in plain.items())
+
+
 def test_it_begins_as_a_copy_of_the_shared_layers():
     network = build_network(SPEC, 2, seed=3)
     batch = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

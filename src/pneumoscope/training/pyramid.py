@@ -119,7 +119,9 @@ class PyramidWithExpert(Pyramid):
             )
         self._shared = stages - blocks
         own = copy.deepcopy(model.blocks[self._shared :])
-        self.expert = _Joined(tuple(model.feature_info.channels()), features, blocks=own)
+        # Its weights are replaced before it is used: without an expert, a seed gives the same network.
+        with torch.random.fork_rng(devices=()):
+            self.expert = _Joined(tuple(model.feature_info.channels()), features, blocks=own)
         self.expert.requires_grad_(False)
         self.register_buffer("gate_weight", torch.zeros(features))
         self.register_buffer("gate_bias", torch.zeros(()))
