@@ -157,6 +157,11 @@ class Steps(Progress):
         self.begun.append(name)
 
 
+def evaluate_with(maps, bundle, manifest, out, begun):
+    progress = Steps(begun)
+    evaluate_bundle(bundle, manifest, out, evaluated_on="made-up", about={}, maps=maps, progress=progress)
+
+
 def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
     bundle, manifest, _ = evaluated
     with pytest.raises(DataError, match="no mask belongs"):
@@ -171,15 +176,7 @@ def test_masks_and_boxes_of_other_images_are_rejected(evaluated, tmp_path):
     ):
         predicted = []
         with pytest.raises(DataError, match=message):
-            evaluate_bundle(
-                bundle,
-                manifest,
-                tmp_path / "out",
-                evaluated_on="made-up",
-                about={},
-                maps=truth,
-                progress=Steps(predicted),
-            )
+            evaluate_with(truth, bundle, manifest, tmp_path / "out", predicted)
         assert predicted == []  # it is found before any image is read
 
 
@@ -200,15 +197,7 @@ def test_masks_of_ones_are_lungs_as_in_training_and_an_empty_mask_is_an_error(ev
     predicted = []
     for evaluation in (
         lambda maps: localise(predictor, manifest, maps, n_boot=0),
-        lambda maps: evaluate_bundle(
-            bundle,
-            manifest,
-            tmp_path / "out",
-            evaluated_on="made-up",
-            about={},
-            maps=maps,
-            progress=Steps(predicted),
-        ),
+        lambda maps: evaluate_with(maps, bundle, manifest, tmp_path / "out", predicted),
     ):
         with pytest.raises(DataError, match=r"5\.png: this mask shows no lung; .*") as error:
             evaluation(MapTruth(masks=tmp_path, curves=0))

@@ -175,7 +175,7 @@ def observe(
     Parameters
     ----------
     described_as : str
-        What errors call the images; their folder if not given.
+        What errors call the images; the name of the manifest if not given.
     copies : int
         Augmented copies of each image that are evaluated as well; those that the gate rejects are left out.
     seed : int

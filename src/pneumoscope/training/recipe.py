@@ -149,12 +149,9 @@ class Recipe(Strict):
         if len(set(names)) != len(names):
             raise ValueError("populations: each name must be listed once")
         for number, phase in enumerate(self.phases):
-            if conflict := self._conflict(phase):
+            if conflict := phase.conflict(self.network.expert, self.sampling, self.distillation, self.ema):
                 raise ValueError(f"phases.{number}.{conflict}")
         return self
-
-    def _conflict(self, phase: Phase) -> str:
-        return phase.conflict(self.network.expert, self.sampling, self.distillation, self.ema)
 
     def resolved(self, labels: Iterable[str] = ()) -> Recipe:
         """Return the recipe with classes and target, taken from the labels of the data where it has none.
