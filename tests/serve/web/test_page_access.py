@@ -42,6 +42,22 @@ def test_axe_finds_nothing_serious(open_page: Any) -> None:
     assert serious(page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_button_can_be_read_while_it_is_pressed_and_under_the_mouse(open_page: Any, scheme: str) -> None:
+    page = open_page()
+    page.emulate_media(color_scheme=scheme)
+    give(page, upload("one.jpeg", drawn(1)))
+    for name in ("Heat map", "Invert"):
+        button = page.get_by_role("button", name=name)
+        button.hover()
+        if button.get_attribute("aria-pressed") == "false":
+            button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        # Its two colours change together: a background that fades behind its text is unreadable on the way.
+        expect(button).to_have_css("transition-duration", "0s")
+        assert serious(page) == []
+
+
 def test_the_accessibility_tree_has_the_whole_prediction(open_page: Any) -> None:
     page = open_page()
     give(page, upload("one.jpeg", drawn(1)), upload("two.jpeg", drawn(2)))
