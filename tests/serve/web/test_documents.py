@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
+from pneumoscope.data.samples import samples_folder
+from pneumoscope.errors import BundleError
 from pneumoscope.image.decode import FORMATS
+from pneumoscope.model.bundle import load_bundle
+from pneumoscope.predict.predictor import Predictor
 from pneumoscope.serve.web.app import create_app
 from pneumoscope.serve.web.documents import STATIC, card_html, interface_html
+from pneumoscope.serve.web.schemas import BundleFacts
+from pneumoscope.serve.workers.rows import prediction_row
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "rest.md"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +55,13 @@ def test_documents_load_nothing_from_elsewhere(interface):
         assert " style=" not in page
 
 
+def test_documents_name_their_icon(interface):
+    """Without one, browsers request /favicon.ico, which does not exist."""
+    for page in (interface[1], card_html("m@1", "text")):
+        (icon,) = re.findall(r'rel="icon" href="/static/([^"]+)"', page)
+        assert (STATIC / icon).is_file()
+
+
 def test_every_reference_in_the_document_has_its_schema(interface):
     document, _ = interface
     names = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
@@ -77,3 +94,24 @@ def test_the_query_is_described(interface):
     bounds = described["prevalence"]["schema"]
     assert (bounds["exclusiveMinimum"], bounds["exclusiveMaximum"]) == (0, 1)
     assert "prevalence" in page
+
+
+def test_the_example_of_the_reference_is_of_the_shipped_bundle():
+    try:
+        shipped = load_bundle(None)
+    except BundleError as error:
+        pytest.skip(f"the example is of the shipped bundle: {error}")
+    (block,) = re.findall(r"```json\n(.+?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+    example = json.loads(block)
+    facts = json.loads(BundleFacts.of(shipped).model_dump_json())
+    (point,) = example["bundle"].pop("operating_points")
+    assert {**facts["operating_points"][0], "chosen_on": "…"} == point
+    for one in facts["populations"]:
+        one["operating_points"] = ["…"]
+    assert {name: facts[name] for name in example["bundle"]} == example["bundle"]
+
+    (shown,) = example["predictions"]
+    row = prediction_row(Predictor(shipped, workers=1).predict(samples_folder() / "bacterial.jpeg")[0])
+    for name, value in row.items():
+        if name != "path":
+            assert shown[name] == pytest.approx(value, abs=1e-4), name

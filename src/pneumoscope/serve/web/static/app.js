@@ -20,11 +20,13 @@ import { Worklist } from "./worklist.js";
 
 /** @typedef {import("./images.js").XrayImage} XrayImage */
 
+const LONGEST_PAUSE_MS = 1000;
+
 const api = new Api(askForToken);
 const images = new ImageList();
 const uploads = new Uploads(api, images);
 const reading = new Reading();
-const result = new Result(images, { retry: (one) => uploads.again(one), remove });
+const result = new Result(images, { retry: (some) => uploads.again(some), remove });
 const worklist = new Worklist(images, choose);
 const thumbnails = new Thumbnails((image, thumbnail) => images.update(image.id, { thumbnail }));
 const narrow = window.matchMedia("(max-width: 63.99rem)");
@@ -34,6 +36,8 @@ let chosen = null;
 /** Until the user chooses an image, the page shows the most suspicious one. */
 let chosenByHand = false;
 let frame = 0;
+let timer = 0;
+let drawn = 0; // when
 
 /**
  * @param {import("./images.js").Given[]} given
@@ -77,9 +81,21 @@ function move(step) {
   if (inList) worklist.focus(id);
 }
 
+/** Render after a change: a long list, which takes long, less often, so that the page can be used while images are read. */
+function renderSoon() {
+  if (timer || frame) return;
+  const pause = drawn + Math.min(images.size, LONGEST_PAUSE_MS) - performance.now();
+  timer = window.setTimeout(() => {
+    timer = 0;
+    frame = requestAnimationFrame(render);
+  }, pause);
+}
+
 function render() {
+  clearTimeout(timer);
   cancelAnimationFrame(frame);
-  frame = 0;
+  timer = frame = 0;
+  drawn = performance.now();
   const all = images.all();
   const done = all.filter((one) => one.stage !== "reading").length;
   if (!images.get(chosen) || (!chosenByHand && done === all.length)) chosen = worklist.sorted()[0]?.id ?? null;
@@ -164,6 +180,7 @@ async function loadModel() {
 function onClick(id, command) {
   const button = /** @type {HTMLButtonElement} */ (byId(id));
   button.addEventListener("click", async () => {
+    if (button.hasAttribute("aria-busy")) return; // a second click must not print twice
     button.setAttribute("aria-busy", "true");
     try {
       await command();
@@ -178,7 +195,7 @@ images.addEventListener("change", (event) => {
     const image = images.get(id);
     if (image?.prediction?.preview && !image.thumbnail) thumbnails.make(image);
   }
-  frame ||= requestAnimationFrame(render);
+  renderSoon();
 });
 announceResults(images);
 listenForImages((given) => take(given));

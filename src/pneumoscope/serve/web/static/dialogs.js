@@ -11,6 +11,9 @@ import { byId } from "./dom.js";
 export function askForToken(again) {
   const field = /** @type {HTMLInputElement} */ (byId("token"));
   byId("token-rejected").toggleAttribute("hidden", !again);
+  // The focus goes to the field: a screen reader reads its description, not the text above it.
+  if (again) field.setAttribute("aria-describedby", "token-rejected");
+  else field.removeAttribute("aria-describedby");
   field.value = "";
   return open("token-dialog").then((button) => {
     const token = field.value.trim();

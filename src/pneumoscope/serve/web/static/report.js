@@ -36,6 +36,7 @@ const NOTICE = "For research only. Not a medical device, not for diagnosis.";
 export async function printReport(images, sorted) {
   const place = byId("report");
   const report = await makeReport(images, sorted);
+  if (!sorted.every(({ id }) => images.get(id))) return; // what was cleared meanwhile stays out of the page
   place.replaceChildren(report);
   await Promise.all([...report.querySelectorAll("img")].map((image) => image.decode()));
   window.addEventListener("afterprint", () => place.replaceChildren(), { once: true });
@@ -191,8 +192,10 @@ function numbers(images, prediction) {
   ];
   const point = images.pointOf(prediction);
   const hasSets = images.calibrationOf(prediction)?.prediction_sets ?? false;
+  const several = prediction.population !== null && bundle.populations.length > 1;
   const words = [
     point ? `Operating point ${point.name}: ${pointWords(point)}.` : "",
+    several ? `Thresholds for the population: ${prediction.population}.` : "",
     notRuledOut(prediction, hasSets),
   ];
   return h(

@@ -10,7 +10,7 @@
 import { byId, h } from "./dom.js";
 import { capital, factWords, MARKS, notRuledOut, outcomeOf, probabilityWords, pointWords, shownFindings } from "./words.js";
 
-/** @typedef {{retry: (image: XrayImage) => void, remove: (image: XrayImage) => void}} Actions */
+/** @typedef {{retry: (images: XrayImage[]) => void, remove: (image: XrayImage) => void}} Actions */
 
 export class Result {
   /**
@@ -34,7 +34,7 @@ export class Result {
     }
     const { operatingPoint, bundle } = this._images;
     const { prediction, stage, note } = image;
-    const state = [image, prediction, stage, note, operatingPoint, bundle];
+    const state = [image, prediction, stage, note, operatingPoint, bundle, stage === "failed" && this._failed().length];
     // Other images of a batch change often: new panels each time would take the focus and close the choice.
     if (state.every((value, index) => value === this._shown[index])) return;
     const same = image === this._shown[0];
@@ -55,12 +55,25 @@ export class Result {
     (control ?? byId("result")).focus({ preventScroll: true });
   }
 
+  /** @returns {XrayImage[]} all that were not sent */
+  _failed() {
+    return this._images.all().filter(({ stage }) => stage === "failed");
+  }
+
+  /** @param {XrayImage} image */
+  _again(image) {
+    if (image.stage !== "failed") return [];
+    const one = { type: "button", id: "try-again", onclick: () => this._actions.retry([image]) };
+    const all = { type: "button", id: "try-all-again", onclick: () => this._actions.retry(this._failed()) };
+    const { length } = this._failed();
+    return [h("button", one, "Try again"), length > 1 ? h("button", all, `Try all ${length} again`) : null];
+  }
+
   /** @param {XrayImage} image */
   _build(image) {
     const prediction = this._images.decided(image);
     const outcome = outcomeOf(image, prediction, this._images.bundle);
     const predicted = prediction !== null && prediction.p_target !== null;
-    const again = () => this._actions.retry(image);
     const remove = () => this._actions.remove(image);
     const result = [
       h("p", { class: "file-name" }, image.name),
@@ -71,7 +84,7 @@ export class Result {
         h("span", {}, outcome.title),
       ),
       outcome.detail ? h("p", { class: "detail" }, outcome.detail) : null,
-      image.stage === "failed" ? h("button", { type: "button", id: "try-again", onclick: again }, "Try again") : null,
+      ...this._again(image),
       predicted ? likelihoods(prediction, this._images) : null,
     ];
     const button = { type: "button", id: "remove-image", class: "quiet", onclick: remove };

@@ -39,10 +39,10 @@ export class Uploads {
     this._start();
   }
 
-  /** @param {XrayImage} image */
-  again(image) {
-    this._images.update(image.id, { stage: "reading", prediction: null, note: "" });
-    this.send([image]);
+  /** @param {XrayImage[]} images */
+  again(images) {
+    for (const { id } of images) this._images.update(id, { stage: "reading", prediction: null, note: "" });
+    this.send(images);
   }
 
   /** Drop the images that wait and abort the requests in progress. */
@@ -88,7 +88,7 @@ export class Uploads {
       const current = this._images.bundle?.identity;
       if (current !== bundle.identity && current !== before) {
         // The model changed while this was under way: what comes late is of the one before.
-        for (const image of batch) this.again(image);
+        this.again(batch);
         return;
       }
       this._use(bundle);
@@ -106,7 +106,9 @@ export class Uploads {
         return;
       }
       const note = explanation(error);
-      for (const image of batch) this._images.update(image.id, { stage: "failed", note });
+      // Who has cancelled the request for a token is not asked again for each batch.
+      const without = error instanceof Problem && error.status === 401 ? this._waiting.splice(0) : [];
+      for (const image of [...batch, ...without]) this._images.update(image.id, { stage: "failed", note });
     }
   }
 
@@ -126,7 +128,7 @@ export class Uploads {
     const what = `The server has another model now, ${identity}`;
     for (const image of others) {
       if (known) this._images.update(image.id, { stage: "failed", prediction: null, note: `${what}. Try again.` });
-      else this.again(image);
+      else this.again([image]);
     }
     const count = imageWords(others.length);
     announce(known ? `${what}: try ${count} again.` : `${what}: predicting ${count} again.`);

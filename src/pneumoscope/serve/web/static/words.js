@@ -78,7 +78,9 @@ export function outcomeOf(image, prediction, bundle) {
   if (!prediction) return { tone: "reading", short: "reading…", title: "Reading…", detail: image.note };
   const { status, target, message } = prediction;
   if (status !== "ok") {
-    const why = prediction.reasons.map(reasonWords).join(", ");
+    // A caution about a prediction is not why there is none.
+    const causes = prediction.reasons.filter((code) => REASONS[code]?.[1] !== "");
+    const why = (causes.length ? causes : prediction.reasons).map(reasonWords).join(", ");
     const short = [capital(status), why].filter(Boolean).join(": ");
     const advice = prediction.reasons.map((code) => REASONS[code]?.[1]).find(Boolean);
     const title = advice ? `${short}. ${advice}` : short;

@@ -43,6 +43,8 @@ export class Worklist {
     this._chosen = null;
     /** @type {Map<number, HTMLTableRowElement>} */
     this._rows = new Map();
+    /** What each row was filled from. @type {WeakMap<HTMLTableRowElement, unknown[]>} */
+    this._filled = new WeakMap();
     this._body = byId("rows");
     this._body.addEventListener("keydown", (event) => this._onKey(event));
     images.addEventListener("bundle", () => this._makeColumns());
@@ -54,12 +56,12 @@ export class Worklist {
     const sign = this._direction === "ascending" ? 1 : -1;
     return this._images
       .all()
-      .map((image) => ({ image, key: this._key(image) }))
+      .map((image) => ({ image, key: this._key(image), tone: this._tone(image) }))
       .sort((one, other) => {
         // What has no value is last in either order.
         if (one.key === null || other.key === null) {
           if (one.key !== other.key) return one.key === null ? 1 : -1;
-          return this._tone(one.image) - this._tone(other.image) || one.image.id - other.image.id;
+          return one.tone - other.tone || one.image.id - other.image.id;
         }
         const order =
           typeof one.key === "string" ? byName.compare(one.key, String(other.key)) : one.key - Number(other.key);
@@ -193,8 +195,13 @@ export class Worklist {
    * @param {XrayImage} image
    */
   _fill(row, image) {
-    const outcome = this._outcome(image);
     const chosen = image.id === this._chosen;
+    const { prediction, stage, thumbnail: small } = image;
+    const state = [chosen, prediction, stage, small, this._images.operatingPoint, this._images.bundle];
+    // Of a thousand rows few change at a time, and the browser lays out what is written to.
+    if (state.every((value, index) => value === this._filled.get(row)?.[index])) return;
+    this._filled.set(row, state);
+    const outcome = this._outcome(image);
     row.dataset.tone = outcome.tone;
     row.classList.toggle("chosen", chosen);
     const [name, words, ...numbers] = row.cells;
@@ -203,12 +210,11 @@ export class Worklist {
     if (chosen) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
     const thumbnail = /** @type {HTMLElement} */ (name.querySelector(".thumbnail"));
-    if (image.thumbnail && thumbnail.firstChild !== image.thumbnail) thumbnail.replaceChildren(image.thumbnail);
+    if (small && thumbnail.firstChild !== small) thumbnail.replaceChildren(small);
     words.replaceChildren(
       h("span", { class: "mark", "aria-hidden": "true" }, MARKS[outcome.tone]),
       h("span", {}, outcome.short),
     );
-    const { prediction } = image;
     this._columns.slice(FIXED.length).forEach(({ probability }, index) => {
       numbers[index].textContent = prediction && probability ? probabilityWords(probability(prediction)) : "";
     });
