@@ -218,7 +218,7 @@ $(MADE)/joined/all.csv: $(MADE)/children/all.csv $(if $(NIH),$(MADE)/nih/all.csv
 		$(if $(ADULTS),$(MADE)/adults/all.csv) --out $@ || [ $$? -eq 3 ]
 
 $(MADE)/teacher/report.html: $(MADE)/lungs/lungs.onnx $(MADE)/children/all.csv
-	$(BIN)/pneumoscope train default --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume || [ $$? -eq 3 ]
+	$(BIN)/pneumoscope train children --data $(MADE)/children/all.csv --lungs $(MADE)/lungs/lungs.onnx --out $(@D) --resume || [ $$? -eq 3 ]
 
 $(MADE)/run/report.html: $(MADE)/joined/all.csv $(MADE)/teacher/report.html
 	$(BIN)/pneumoscope train hospitals --data $(MADE)/joined/all.csv --lungs $(MADE)/lungs/lungs.onnx \
