@@ -75,6 +75,29 @@ def explained(features: np.ndarray, seen: Standardised, background: np.ndarray |
     )
 
 
+def test_an_image_of_another_disease_is_compared_with_normal_chests_too():
+    weight = np.array([[-1, 0], [1, 0], [1, 2]], np.float32)  # normal, pneumonia, other
+    features = np.zeros((2, 7, 7), np.float32)
+    features[0, 1, 5] = 30  # speaks for either disease
+    found = [
+        explain(
+            features,
+            weight,
+            np.array([0.0, 0.4, 0.6]),
+            standardised(),
+            Calibrator(),
+            target="pneumonia",
+            target_mask=np.array([False, True, False]),
+            bias=np.array([5, 0, 0], np.float32),  # without any of it a chest is normal
+            background=background,
+        ).heatmap
+        for background in (np.zeros_like(features), None)
+    ]
+    assert found[0][15, 55] == pytest.approx(found[0].max())
+    assert found[0].max() == pytest.approx(1)
+    assert not found[1].any()
+
+
 def test_the_strongest_place_is_one_and_lies_where_the_features_are():
     found = explained(one_hot_spot(30), standardised())
     assert found.heatmap.dtype == np.float32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pneumoscope.model.bundle import (
     POPULATIONS_FILE,
     VIEWS_FILE,
     default_bundle_path,
+    head_bytes,
     load_bundle,
     write_bundle,
 )
@@ -101,21 +101,19 @@ def against_normal(folder: Path, real: dict[str, list[Path]], **files: bytes) ->
     shutil.copytree(default_bundle_path(), folder)
     bundle = load_bundle(folder)
 
-    def head(**arrays: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        np.savez(buffer, weight=bundle.head_weight, **arrays)
-        return buffer.getvalue()
-
     # The classifiers of frontal chests, populations and views belong to the shipped network.
     gate = bundle.manifest.gate.model_copy(update={"min_chest": None})
     kept = {
         name: sha for name, sha in bundle.manifest.files.items() if name not in {POPULATIONS_FILE, VIEWS_FILE}
     }
     manifest = bundle.manifest.model_copy(update={"gate": gate, "files": kept})
-    written = write_bundle(folder, manifest, {HEAD_FILE: head(), **files})
+    written = write_bundle(
+        folder, manifest, {HEAD_FILE: head_bytes(bundle.head_weight, bundle.head_bias), **files}
+    )
     outputs = Predictor.load(folder).outputs_iter(real["normal"])
     background = np.mean([one.features for (one,) in outputs if one.features is not None], axis=0)
-    write_bundle(folder, written.manifest, {HEAD_FILE: head(background=background)})
+    head = head_bytes(bundle.head_weight, bundle.head_bias, background)
+    write_bundle(folder, written.manifest, {HEAD_FILE: head})
     return Predictor.load(folder, workers=1)
 
 

@@ -187,6 +187,11 @@ class Bundle:
             raise BundleError(f"{self.path / HEAD_FILE}: not one row of weights per class; export it again")
         return weight
 
+    @property
+    def has_head_bias(self) -> bool:
+        """Whether the biases of the head are there; early bundles have its weights alone."""
+        return "bias" in self._head
+
     @cached_property
     def head_bias(self) -> npt.NDArray[np.float32]:
         """Biases of the pooled-linear head, shape (K,)."""

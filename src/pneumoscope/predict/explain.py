@@ -27,6 +27,7 @@ import numpy.typing as npt
 from pneumoscope.domain import Explanation
 from pneumoscope.image.standardise import Standardised, crop, rotated_box
 from pneumoscope.model.manifest import Calibrator
+from pneumoscope.predict.calibration import calibrate
 
 __all__ = [
     "MAP_STYLE",
@@ -97,6 +98,8 @@ def target_evidence(
     probabilities: npt.NDArray[np.float64],
     target_mask: npt.NDArray[np.bool_],
     scale: npt.ArrayLike = 1.0,
+    *,
+    against: npt.NDArray[np.float64] | None = None,
 ) -> Floats:
     """Return the evidence for the target against the other classes at each location, in calibrated logits.
 
@@ -115,6 +118,8 @@ def target_evidence(
         The classes that count as the target.
     scale : array_like, shape () or (1,) or (K,)
         The calibrator's scale.
+    against : ndarray of float64, shape (K,), optional
+        Probabilities by which the other classes are averaged; those of the image if not given.
 
     Returns
     -------
@@ -123,8 +128,11 @@ def target_evidence(
     """
     scaled = weight * np.broadcast_to(np.asarray(scale, np.float64), len(weight))[:, None]
     inside, outside = (
-        probabilities[mask] / max(float(probabilities[mask].sum()), np.finfo(np.float64).tiny) @ scaled[mask]
-        for mask in (target_mask, ~target_mask)
+        shares[mask] / max(float(shares[mask].sum()), np.finfo(np.float64).tiny) @ scaled[mask]
+        for shares, mask in (
+            (probabilities, target_mask),
+            (probabilities if against is None else against, ~target_mask),
+        )
     )
     return np.tensordot(inside - outside, features, axes=1).astype(np.float32)
 
@@ -138,10 +146,15 @@ def explain(
     *,
     target: str,
     target_mask: npt.NDArray[np.bool_],
+    bias: Floats | None = None,
     background: Floats | None = None,
     style: MapStyle = MAP_STYLE,
 ) -> Explanation:
     """Make the class activation map for the target over the part of the image that the network saw.
+
+    With background and bias the other classes are averaged by the probabilities of the mean chest without the
+    finding. By those of the image, one that is surely abnormal would show nothing but what tells the target
+    from other abnormal chests.
 
     Parameters
     ----------
@@ -159,14 +172,21 @@ def explain(
         Name of the finding.
     target_mask : ndarray of bool, shape (K,)
         The classes that count as it.
+    bias : ndarray of float32, shape (K,), optional
+        Of the head.
     background : ndarray of float32, shape (D, h, w), optional
         Mean features of chests without the finding; the map is drawn relative to their mean over all places.
     style : MapStyle
         How the map is made of the evidence.
     """
-    beyond = features if background is None else features - background.mean(axis=(1, 2), keepdims=True)
+    beyond, against = features, None
+    if background is not None:
+        mean = background.mean(axis=(1, 2))
+        beyond = features - mean[:, None, None]
+        if bias is not None:
+            against = calibrate(weight @ mean + bias, calibrator, target_mask)
     scale = calibrator.odds_scale * np.asarray(calibrator.scale)
-    evidence = target_evidence(beyond, weight, probabilities, target_mask, scale)
+    evidence = target_evidence(beyond, weight, probabilities, target_mask, scale, against=against)
     return heat_map(evidence, standardised, target, style)
 
 

@@ -371,6 +371,7 @@ class Predictor:
                 calibrator,
                 target=target,
                 target_mask=self._mask,
+                bias=bundle.head_bias if bundle.has_head_bias else None,
                 background=bundle.background,
             )
         return ExplainedPrediction(prediction, one.radiograph, logits, explanation, one.input)
