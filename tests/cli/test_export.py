@@ -71,6 +71,14 @@ def test_the_bundle_of_a_run_becomes_one_of_its_own(export, run_folder, tmp_path
     assert mine.model_path.read_bytes() == original.model_path.read_bytes()
 
 
+def test_a_run_folder_is_no_place_for_a_bundle(export, run_folder):
+    before = sorted(run_folder.iterdir())
+    code, _, err = export(run_folder, "--out", run_folder)
+    assert code == 2
+    assert "is a run folder" in " ".join(err.split())
+    assert sorted(run_folder.iterdir()) == before
+
+
 def test_a_folder_with_a_bundle_is_not_written_over(export, run_folder):
     code, _, err = export(run_folder, "--out", run_folder / "bundle")
     assert code == 4

@@ -124,7 +124,7 @@ def test_export(call, tmp_path):
     assert 0 <= made["keras"]["largest_difference"] < 1e-3
 
 
-def test_train_lungs(call, tmp_path):
+def test_train_lungs(call, capsys, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(30):
         mask = np.zeros((96, 96), np.uint8)
@@ -140,6 +140,11 @@ def test_train_lungs(call, tmp_path):
     assert made["path"] == str(tmp_path / "lungs" / "lungs.onnx")
     assert (made["images"], made["left_out"]) == (30, 0)
     assert 0 <= made["dice"] <= 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as left:
+        main(["train-lungs", *map(str, words[:-1]), str(tmp_path / "file")])
+    assert left.value.code == 4
+    assert "file: cannot make this folder (File exists); name another one\n" in capsys.readouterr().err
     (tmp_path / "images" / "normal" / "3.png").write_bytes(b"no image")
     assert call("train-lungs", *words, "--epochs", 1, code=3)["left_out"] == 1
 

@@ -64,6 +64,23 @@ def test_wrong_use_is_exit_code_2(capsys):
     assert "Commands" in out + err
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("samples", ""), "an argument"),
+        (("data", "phantom", " "), "an argument"),
+        (("demo", "--out", ""), "what follows --out"),
+        (("demo", "--out="), "--out"),
+    ],
+)
+def test_an_empty_word_is_wrong_use_and_not_the_current_folder(capsys, monkeypatch, tmp_path, words, what):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert f"Error: {what} is empty, " in err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.fixture
 def failing(monkeypatch):
     def raising(error):

@@ -87,6 +87,27 @@ def test_wrong_use_is_exit_code_2_and_lists_what_there_is(predict, folder, words
     assert message in " ".join(err.split())
 
 
+@pytest.mark.parametrize("option", ["--heatmaps", "--report"])
+def test_standard_output_is_empty_where_images_cannot_be_written(predict, folder, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" if option == "--heatmaps" else tmp_path / "none" / "r.html"
+    for words in ((), ("--json",)):
+        code, out, err = predict(folder, option, place, *words)
+        assert (code, out) == (4, "")
+        assert err.startswith(f"error: {place}")
+
+
+def test_wrong_use_makes_no_folder(predict, folder, tmp_path):
+    code, _, _ = predict(folder, "--out", "o.xlsx", "--heatmaps", tmp_path / "maps")
+    assert code == 2
+    assert not (tmp_path / "maps").exists()
+
+
+def test_one_image_is_counted_as_one(predict, folder, tmp_path):
+    _, _, err = predict(folder / "0.png", "--out", tmp_path / "o.csv")
+    assert err.startswith("1 image: ")
+
+
 def test_what_cannot_be_written_is_an_error_before_any_image_is_read(predict, folder, tmp_path):
     (tmp_path / "file").write_text("")
     for words in (["--out", tmp_path / "gone" / "o.csv"], ["--heatmaps", tmp_path / "file"]):
@@ -324,7 +345,7 @@ def test_an_empty_path_is_wrong_use_and_not_the_current_folder(predict, folder, 
     monkeypatch.chdir(folder)
     code, out, err = predict(empty)
     assert (code, out) == (2, "")
-    assert "a path is empty" in " ".join(err.split())
+    assert "an argument is empty" in err
 
 
 class Piped(io.TextIOWrapper):

@@ -17,8 +17,10 @@ import yaml
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
+from pneumoscope import experiment
 from pneumoscope.cli import main
 from pneumoscope.data.phantom import write_phantoms
+from pneumoscope.experiment import tuning
 from pneumoscope.model.bundle import load_bundle
 from pneumoscope.training.recipe import load_recipe
 
@@ -276,6 +278,34 @@ def test_absent_data_are_noticed_before_the_libraries_are_loaded(place, data, me
     assert (done.returncode, line[:7]) == (4, "error: ")
     assert message in line
     assert "packages" not in line
+
+
+def test_the_data_may_be_on_the_machine_of_the_first_process_only(train, monkeypatch):
+    called = []
+    monkeypatch.setattr(experiment, "train", lambda *words, **options: called.append(words))
+    assert train("custom-cnn", "--data", "nowhere", "--out", "none")[0] == 4
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert train("custom-cnn", "--data", "nowhere", "--out", "none")[0] == 0
+    assert called == [("custom-cnn", Path("nowhere"), Path("none"))]
+
+
+@pytest.mark.parametrize("command", ["train", "cross-validate", "tune"])
+def test_an_interrupted_run_says_how_it_continues(place, tmp_path, capsys, monkeypatch, command):
+    def begun(*_words, **_options):
+        (tmp_path / "run").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", begun)
+    monkeypatch.setattr(experiment, "cross_validate", begun)
+    monkeypatch.setattr(tuning, "tune", begun)
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit) as left:
+        main([command, *TINY, "--out", str(tmp_path / "run")])
+    assert left.value.code == 130
+    option = " with --resume" if command == "train" else ""
+    last = f"interrupted; the same command{option} continues, what is finished is in {tmp_path / 'run'}"
+    assert capsys.readouterr().err.splitlines()[-1] == last
 
 
 def test_data_with_other_labels_need_a_target(train, tmp_path):

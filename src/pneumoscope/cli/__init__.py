@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli.common import INTERRUPTED, NOTHING_DONE
+from pneumoscope.cli.common import INTERRUPTED, NOTHING_DONE, WRONG_USE
 from pneumoscope.cli.completion import PROGRAM, called_words, set_up_completion
 from pneumoscope.cli.options import add_shared_options, start
 from pneumoscope.errors import OtherProcessError, PneumoscopeError
@@ -114,6 +114,7 @@ def _run(words: list[str], *, of_process: bool) -> None:
         if set_up_completion(words):
             raise SystemExit(0)
         command = _application(called_words(words))
+        _check_empty(words)
         # None: those of the process, in which wildcards are resolved on Windows, whose shells do not.
         command(args=None if of_process else words, prog_name=PROGRAM)
     except SystemExit as left:
@@ -122,6 +123,24 @@ def _run(words: list[str], *, of_process: bool) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
         raise
+
+
+def _check_empty(words: Sequence[str]) -> None:
+    """Stop at an empty word, as of a variable that is not set: taken as a path it would be this folder."""
+    for before, word in zip(("", *words), words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word.strip():
+            what = f"what follows {before}" if before.startswith("-") else "an argument"
+        elif option.startswith("--") and equals and not value.strip():
+            what = option
+        else:
+            continue
+        typer.echo(
+            f"Try '{PROGRAM} --help' for help.\n\nError: {what} is empty, as where a variable is not set; "
+            "give a value, or leave it out (. is the current folder)",
+            err=True,
+        )
+        raise SystemExit(WRONG_USE)
 
 
 def _end_output() -> None:

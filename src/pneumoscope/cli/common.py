@@ -15,6 +15,7 @@ import typer
 
 from pneumoscope.cli.options import shown
 from pneumoscope.errors import DataError
+from pneumoscope.parallel import launched_as
 
 if TYPE_CHECKING:
     from pneumoscope.domain import OperatingPoint, Target
@@ -25,11 +26,13 @@ __all__ = [
     "INTERRUPTED",
     "NOTHING_DONE",
     "SOME_LEFT_OUT",
+    "WRONG_USE",
     "bundle_facts",
     "bundle_with",
     "check_cache",
     "check_data",
     "check_no_effect",
+    "check_no_run",
     "check_output",
     "check_outside",
     "check_prevalence",
@@ -42,12 +45,14 @@ __all__ = [
     "one_opencv_thread",
     "point_text",
     "print_json",
+    "says_how_to_continue",
     "standard_input",
     "stops_on_sigterm",
     "target_text",
     "training_data_text",
 ]
 
+WRONG_USE = 2  # which typer ends with, too
 SOME_LEFT_OUT = 3
 NOTHING_DONE = 4
 INTERRUPTED = 130
@@ -129,6 +134,16 @@ def check_outside(out: Path, data: Path, option: str = "--out") -> None:
         )
 
 
+def check_no_run(out: Path, option: str = "--out") -> None:
+    """Stop with a usage message where a folder for results is that of a run, which has its own."""
+    # Names of the package that makes runs, which needs torch.
+    if any((out / name).exists() for name in ("recipe.yaml", "inputs.json")):
+        raise typer.BadParameter(
+            f"{out} is a run folder, whose own report or bundle would be replaced; name another folder",
+            param_hint=option,
+        )
+
+
 def check_no_effect(given: Mapping[str, object], why: str) -> None:
     """Stop with a usage message where an option is given, and is not None or False, that has no effect.
 
@@ -159,12 +174,15 @@ def check_cache(cache: Path | None, *, no_cache: bool) -> None:
 def check_data(data: Path) -> None:
     """Notice absent data before the training libraries are loaded, which takes seconds.
 
+    Not where ``torchrun`` started several processes: the data need to be on the machine of the first only,
+    and its error ends them all.
+
     Raises
     ------
     DataError
         As `pneumoscope.data.load` does.
     """
-    if not data.exists():
+    if launched_as().processes == 1 and not data.exists():
         from pneumoscope.data import load
 
         load(data)
@@ -213,6 +231,17 @@ def stops_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def says_how_to_continue(out: Path, how: str = "the same command") -> Iterator[None]:
+    """Say what continues the work in a folder where it is interrupted, as by Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.exists() and launched_as().rank == 0:
+            note(f"interrupted; {how} continues, what is finished is in {out}")
+        raise
 
 
 def make_folder(path: Path) -> None:

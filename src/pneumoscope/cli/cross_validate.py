@@ -69,6 +69,7 @@ def cross_validate(
         check_weights,
         folder_of_cache,
         one_opencv_thread,
+        says_how_to_continue,
     )
     from pneumoscope.cli.progress import show_progress
 
@@ -77,7 +78,7 @@ def cross_validate(
     check_data(data)
     check_outside(out, data)
     one_opencv_thread()
-    with show_progress() as progress:
+    with says_how_to_continue(out), show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Cross-validation"):
             from pneumoscope.experiment import Experiment, changed_recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from enum import StrEnum
 from functools import partial
@@ -334,10 +335,13 @@ def _load(path: Path, labels: Path | None, patients: Path | None, progress: Prog
 def _fractions(text: str) -> tuple[float, float, float]:
     try:
         train, val, test = (float(part) for part in text.split(","))
-    except ValueError as error:
+    except ValueError:
+        train = val = test = math.nan
+    # Also by `split`, but only once all images are read. nan passes neither comparison.
+    if not (min(train, val, test) >= 0 and math.isclose(train + val + test, 1, abs_tol=1e-6)):
         raise typer.BadParameter(
-            f"{text!r}: give three shares, as in 0.7,0.15,0.15", param_hint="--fractions"
-        ) from error
+            f"{text!r}: give three shares that sum to 1, as in 0.7,0.15,0.15", param_hint="--fractions"
+        )
     return train, val, test
 
 

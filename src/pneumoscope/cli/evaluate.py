@@ -10,6 +10,7 @@ import typer
 
 from pneumoscope.cli.common import (
     SOME_LEFT_OUT,
+    check_no_run,
     check_outside,
     make_folder,
     note,
@@ -51,8 +52,6 @@ _Name = Annotated[
     typer.Option(metavar="NAME", help="Add the results to the bundle's card as an external validation."),
 ]
 
-_OF_A_RUN = ("recipe.yaml", "inputs.json")  # not from the package that knows them, which needs torch
-
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled folder, manifest or MedMNIST .npz.")],
@@ -91,11 +90,7 @@ def evaluate(
             f"{masks} is no folder; give the one that holds the masks", param_hint="--masks"
         )
     check_outside(out, data)
-    if any((out / name).exists() for name in _OF_A_RUN):
-        raise typer.BadParameter(
-            f"{out} is a run folder, whose own report would be replaced; name another folder",
-            param_hint="--out",
-        )
+    check_no_run(out)
     from pneumoscope.cli.progress import show_progress
 
     make_folder(out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pneumoscope.cli.common import bundle_facts, check_output, print_json
+from pneumoscope.cli.common import bundle_facts, check_no_run, check_output, print_json
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import AsJson
 from pneumoscope.errors import require_extra
@@ -50,6 +50,7 @@ def export(
 
         if check is not None:
             raise typer.BadParameter("a bundle is copied as it is; leave it out", param_hint="--check")
+        check_no_run(out)
         bundle = copy_bundle(load_bundle(run), out)
         if as_json:
             print_json({"bundle": bundle_facts(bundle)})

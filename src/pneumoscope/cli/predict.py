@@ -85,16 +85,15 @@ def predict(
     Exit code 0: all were predicted; 3: some were rejected or unreadable; 4: none could be predicted; 130: the
     run was interrupted.
     """
-    if not all(map(str.strip, paths)):
-        raise typer.BadParameter("a path is empty; . is the current folder", param_hint="PATHS")
     check_output(out, paths)
     if report is not None and report.suffix.lower() not in {".html", ".htm"}:
         raise typer.BadParameter(f"{report}: end the name with .html", param_hint="--report")
     explained = heatmaps is not None or report is not None
     if method != "cam" and not explained:
         raise typer.BadParameter("goes with --heatmaps or --report", param_hint="--method")
-    from pneumoscope.cli.predict_output import open_images, open_notes, open_rows
+    from pneumoscope.cli.predict_output import check_name, open_images, open_notes, open_rows
 
+    check_name(out)
     predictor = _load(bundle, operating_point, population, workers, force=force, prevalence=prevalence)
     on_terminal = sys.stdout.isatty()
     # Rows on the terminal show the progress themselves, and a bar among them would break their lines.
@@ -104,8 +103,9 @@ def predict(
         stack.enter_context(stops_on_sigterm())
         progress = bar.enter_context(show_progress(keep=False, after=after))
         explain = stack.enter_context(open_notes(progress, grouped=sys.stderr.isatty()))
-        show = stack.enter_context(open_rows(out, predictor.bundle.manifest, as_json=as_json))
+        # Before the rows: standard output stays empty where images cannot be written.
         draw = stack.enter_context(open_images(heatmaps, report, predictor, operating_point, population))
+        show = stack.enter_context(open_rows(out, predictor.bundle.manifest, as_json=as_json))
         try:
             for one in _results(predictor, _given(paths), progress, method=method if explained else None):
                 tally[one.prediction.status] += 1
@@ -116,7 +116,8 @@ def predict(
             bar.close()  # before the rows and notes that are printed at the end
     if out is not None or tally.total() > SUMMARY_FROM:
         counts = ", ".join(f"{tally[status]:,} {status}" for status in ("ok", "rejected", "unreadable"))
-        note(f"{tally.total():,} images: {counts}{f'; results in {out}' if out else ''}")
+        images = f"{tally.total():,} image{'s' if tally.total() != 1 else ''}"
+        note(f"{images}: {counts}{f'; results in {out}' if out else ''}")
     if report is not None:
         note(f"report: {report}")
     raise typer.Exit(exit_code(done=tally["ok"], left_out=tally["rejected"] + tally["unreadable"]))

@@ -31,11 +31,20 @@ if TYPE_CHECKING:
     from pneumoscope.predict.predictor import ExplainedPrediction, Predictor
     from pneumoscope.report.html import AddPrediction
 
-__all__ = ["open_images", "open_notes", "open_rows"]
+__all__ = ["check_name", "open_images", "open_notes", "open_rows"]
 
 TABLE_PAGE = 500  # rows held in memory until the widths of their columns are known
 NAMES_IN_A_NOTE = 3
 NAME_BYTES = 230  # of a heat map's name before its number and ending; file systems allow 255 in all
+
+
+def check_name(out: Path | None) -> None:
+    """Stop with a usage message where no table can be written under a name."""
+    from pneumoscope.report.writers import RESULT_SUFFIXES
+
+    if out is not None and out.suffix.lower() not in RESULT_SUFFIXES:
+        known = ", ".join(RESULT_SUFFIXES)
+        raise typer.BadParameter(f"{out}: end the name with one of {known}", param_hint="--out")
 
 
 @contextmanager
@@ -43,11 +52,8 @@ def open_rows(
     out: Path | None, manifest: BundleManifest, *, as_json: bool
 ) -> Iterator[Callable[[Prediction], None]]:
     """Open where rows go: a file, JSON, a table on a terminal, tab-separated lines otherwise."""
-    from pneumoscope.report.writers import RESULT_SUFFIXES, json_array, open_results
+    from pneumoscope.report.writers import json_array, open_results
 
-    if out is not None and out.suffix.lower() not in RESULT_SUFFIXES:
-        known = ", ".join(RESULT_SUFFIXES)
-        raise typer.BadParameter(f"{out}: end the name with one of {known}", param_hint="--out")
     classes, target = manifest.classes, manifest.target.name
     with ExitStack() as stack:
         sinks = []

@@ -18,6 +18,7 @@ from pneumoscope.cli.common import (
     check_weights,
     note,
     print_json,
+    says_how_to_continue,
 )
 from pneumoscope.cli.completion import complete_bundle
 from pneumoscope.cli.parameters import (
@@ -96,7 +97,7 @@ def train(
     for folder in filter(None, (data, additional, not_chest)):
         check_outside(out, folder)
     check_data(data)
-    with show_progress() as progress:
+    with says_how_to_continue(out, "the same command with --resume"), show_progress() as progress:
         progress.step("loading the training libraries")
         with require_extra("train", "Training"):
             from pneumoscope import experiment

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.common import SOME_LEFT_OUT, note, print_json
+from pneumoscope.cli.common import SOME_LEFT_OUT, make_folder, note, print_json
 from pneumoscope.cli.parameters import AsJson
 from pneumoscope.errors import require_extra
 
@@ -41,6 +41,7 @@ def train_lungs(
         if not manifest.has_split:
             how = load_recipe("default").split
             manifest = divide(manifest, how.model_copy(update={"seed": seed}), progress)
+        make_folder(out)
         result = fit_lungs(manifest, masks, out, epochs=epochs, seed=seed, progress=progress)
     if as_json:
         print_json({**asdict(result), "path": str(result.path)})

@@ -25,7 +25,7 @@ from pneumoscope.cli.parameters import (
     TargetClasses,
     Weights,
 )
-from pneumoscope.errors import require_extra
+from pneumoscope.errors import counted, require_extra
 
 if TYPE_CHECKING:
     from pneumoscope.experiment.tuning_output import Tuned
@@ -71,6 +71,7 @@ def tune(
         check_weights,
         folder_of_cache,
         one_opencv_thread,
+        says_how_to_continue,
         stops_on_sigterm,
     )
     from pneumoscope.cli.progress import show_progress
@@ -80,7 +81,12 @@ def tune(
     check_data(data)
     check_outside(out, data)
     one_opencv_thread()
-    with show_progress() as progress, stops_on_sigterm(), _without_lines_of_each_phase():
+    with (
+        says_how_to_continue(out),
+        show_progress() as progress,
+        stops_on_sigterm(),
+        _without_lines_of_each_phase(),
+    ):
         progress.step("loading the training libraries")
         with require_extra("tune", "A search"):
             from pneumoscope.experiment import Experiment, changed_recipe
@@ -135,7 +141,7 @@ def _print(result: Tuned, objective: str, *, as_json: bool) -> None:
             }
         )
         return
-    typer.echo(", ".join(f"{count} trials {state}" for state, count in counts.items()))
+    typer.echo(", ".join(f"{counted(count, 'trial')} {state}" for state, count in counts.items()))
     if first.value is not None and first.state == "complete" and first is not best:
         typer.echo(first.line(objective))
     typer.echo(f"best: {best.line(objective)}")
