@@ -264,15 +264,15 @@ def test_join_writes_what_its_sets_state_and_nothing_of_others(tmp_path):
         if not stated:
             (tmp_path / name / "dataset.yaml").unlink()
     out = tmp_path / "joined" / "all.csv"
-    for sets, hospital in (
-        (("named", "hospital"), "H; B"),
-        (("hospital", "nothing"), "B"),
-        (("nothing",), None),
+    for sets, name, hospital in (
+        (("named", "hospital"), "A", "H; B"),
+        (("hospital", "nothing"), "nothing", "B; not stated"),
+        (("nothing",), "", None),
     ):
-        assert call("join", *(tmp_path / name for name in sets), "--out", out).exit_code == 0
+        assert call("join", *(tmp_path / one for one in sets), "--out", out).exit_code == 0
         described = load(out).description
         assert (described and described.hospital) == hospital
-        assert (described.name if described else "") == ("A" if "named" in sets else "")
+        assert (described.name if described else "") == name
 
 
 def test_join_says_what_it_left_out(tmp_path):

@@ -102,7 +102,18 @@ def test_age_and_view_come_from_the_description_only_where_it_states_one(tmp_pat
     assert [(record.age, record.view) for record in joined] == [(3.0, "AP"), (2.0, "PA"), (None, "")]
     assert joined.description is not None
     assert joined.description.name == "Children + Adults"
-    assert joined.description.licence == "CC BY 4.0"
+    assert joined.description.licence == "CC BY 4.0; not stated"
+
+
+def test_what_one_set_states_is_not_taken_for_one_without_a_description(tmp_path):
+    described = DatasetDescription("Children", hospital="Guangzhou", licence="CC BY 4.0")
+    first = manifest(tmp_path / "a", Record("x.png", "normal", "p1", "train"), description=described)
+    second = manifest(tmp_path / "adults", Record("z.png", "normal", "p3", "train"))
+    joined = join([first, second]).description
+    assert joined is not None
+    assert (joined.name, joined.hospital) == ("Children + adults", "Guangzhou; not stated")
+    assert joined.licence == "CC BY 4.0; not stated"
+    assert joined.citation == ""
 
 
 def test_a_set_without_a_split_is_an_error(tmp_path):

@@ -306,8 +306,9 @@ def test_a_recipe_file_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
     for name in ("absent.yaml", "folder.yaml", "bytes.yaml"):
-        with pytest.raises(RecipeError, match=f"{name}: recipe cannot be read"):
+        with pytest.raises(RecipeError, match=f"{name}: recipe cannot be read") as caught:
             load_recipe(str(tmp_path / name))
+        assert "give a .yaml file, or one of children, custom-cnn" in str(caught.value)
     (tmp_path / "date.yaml").write_text("name: 2025-13-01\n")
     with pytest.raises(RecipeError, match=r"date\.yaml: not valid YAML: month must be"):
         load_recipe(str(tmp_path / "date.yaml"))

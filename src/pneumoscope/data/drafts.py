@@ -116,7 +116,7 @@ def locked(path: Path, taken: str, use: str) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        holder = file.read(20).strip() or "unknown"
+        holder = file.readline(20).strip() or "unknown"
         file.close()
         raise DataError(f"{path.parent}: {taken.format(holder=holder)}") from error
     except OSError as error:  # Lustre and some mounts of NFS have no locks

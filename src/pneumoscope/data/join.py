@@ -18,6 +18,8 @@ from pneumoscope.parallel import Progress
 
 __all__ = ["join", "joint_description"]
 
+NOT_STATED = "not stated"
+
 
 def join(
     manifests: Sequence[Manifest],
@@ -172,11 +174,24 @@ def _held_out_together(manifest: Manifest, together: Groups) -> Manifest:
 
 
 def joint_description(manifests: Sequence[Manifest]) -> DatasetDescription:
-    """Return what several data sets state together, which `join` gives the joined manifest."""
-    stated = [manifest.description for manifest in manifests if manifest.description is not None]
+    """Return what several data sets state together, which `join` gives the joined manifest.
+
+    What one set states is not taken for all: one without a description has the name of its folder and
+    ``not stated`` for the rest, and so has a licence that a description leaves out. Nothing is stated where
+    no set has a description.
+    """
+    if all(manifest.description is None for manifest in manifests):
+        return DatasetDescription()
+
+    def stated(manifest: Manifest, field: str) -> str:
+        if manifest.description is None:
+            return manifest.root.resolve().name if field == "name" else NOT_STATED
+        value = str(getattr(manifest.description, field))
+        return value or (NOT_STATED if field == "licence" else "")
 
     def together(field: str, separator: str) -> str:
-        return separator.join(dict.fromkeys(filter(None, (getattr(one, field) for one in stated))))
+        values = [value for value in dict.fromkeys(stated(one, field) for one in manifests) if value]
+        return separator.join(values) if values != [NOT_STATED] else ""
 
     return DatasetDescription(
         name=together("name", " + "),

@@ -18,7 +18,7 @@ import pneumoscope
 from pneumoscope.data.folder import load
 from pneumoscope.data.manifest import Manifest, Record
 from pneumoscope.domain import ANY_POPULATION, Target
-from pneumoscope.errors import BundleError, DataError
+from pneumoscope.errors import BundleError, DataError, counted
 from pneumoscope.evaluation import weighted
 from pneumoscope.evaluation.calibration import Method, fit_calibration, refit_target
 from pneumoscope.evaluation.card import write_card
@@ -253,8 +253,9 @@ def _check_enough(records: Sequence[Record], target: Target, described_as: str) 
         patients = len({record.patient_id for record in chosen})
         if len(chosen) < LEAST or patients < FOLDS:
             raise DataError(
-                f"{described_as}: {len(chosen)} images of {patients} patients {name} {target.name} are too "
-                f"few to recalibrate on; give at least {LEAST} of {FOLDS} patients, better {FEW} and more"
+                f"{described_as}: {counted(len(chosen), 'image')} of {counted(patients, 'patient')} {name} "
+                f"{target.name} are too few to recalibrate on; give at least {LEAST} of {FOLDS} patients, "
+                f"better {FEW} and more"
             )
 
 

@@ -352,7 +352,10 @@ def load_recipe(name: str) -> Recipe:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{name}: recipe cannot be read ({error.__class__.__name__})") from error
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise RecipeError(
+                f"{name}: recipe cannot be read ({reason}); give a .yaml file, or one of {', '.join(known)}"
+            ) from error
     else:
         guess = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {guess[0]!r}?" if guess else f"known: {', '.join(known)}; or give a .yaml file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_folder_that_a_node_uses_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "LONGEST_TEST", 0.05)
     with lock_folder(tmp_path, "live"), pytest.raises(DataError) as error:
         lock_folder(tmp_path, "live")
-    assert str(error.value).startswith(f"{tmp_path}: another node uses this folder (process ")
+    assert str(error.value).startswith(f"{tmp_path}: another node uses this folder (process {os.getpid()}); ")
 
 
 def test_where_files_cannot_be_locked(tmp_path, journal, monkeypatch):
