@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from enum import StrEnum
 from functools import partial
@@ -23,6 +22,7 @@ from pneumoscope.cli.common import (
 from pneumoscope.cli.data_output import left_out_row, set_facts, show_audit, show_balance, show_summary
 from pneumoscope.cli.parameters import AsJson
 from pneumoscope.cli.progress import show_progress
+from pneumoscope.errors import DataError
 
 # What only an annotation needs is not imported: the overview of all commands must not wait for it.
 if TYPE_CHECKING:
@@ -333,15 +333,15 @@ def _load(path: Path, labels: Path | None, patients: Path | None, progress: Prog
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
+    from pneumoscope.data.split import check_fractions
+
     try:
         train, val, test = (float(part) for part in text.split(","))
-    except ValueError:
-        train = val = test = math.nan
-    # Also by `split`, but only once all images are read. nan passes neither comparison.
-    if not (min(train, val, test) >= 0 and math.isclose(train + val + test, 1, abs_tol=1e-6)):
+        check_fractions((train, val, test))
+    except (ValueError, DataError) as error:
         raise typer.BadParameter(
             f"{text!r}: give three shares that sum to 1, as in 0.7,0.15,0.15", param_hint="--fractions"
-        )
+        ) from error
     return train, val, test
 
 

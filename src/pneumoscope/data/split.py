@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pneumoscope.data.manifest import SPLITS, Manifest
 from pneumoscope.errors import DataError, require_extra
 
-__all__ = ["Groups", "connected", "folds", "group_records", "split"]
+__all__ = ["Groups", "check_fractions", "connected", "folds", "group_records", "split"]
 
 Groups = Sequence[Sequence[int]]
 """Positions of records that must stay together."""
@@ -54,9 +54,8 @@ def split(
     DataError
         If the fractions are wrong, or there are too few patients to fill every part.
     """
+    check_fractions(fractions)
     shares = np.asarray(fractions, dtype=np.float64)
-    if shares.shape != (3,) or not np.all(shares >= 0) or not np.isclose(shares.sum(), 1.0, atol=1e-6):
-        raise DataError(f"fractions {tuple(fractions)}: give three shares, none negative, that sum to 1")
     if method == "random":
         groups = [[i] for i in range(len(manifest))]
         sides = _random_sides(manifest, shares, seed)
@@ -74,6 +73,19 @@ def split(
     return manifest.with_records(
         replace(record, split=SPLITS[side]) for record, side in zip(manifest.records, sides, strict=True)
     )
+
+
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Check the shares of training, validation and test, before any image is read.
+
+    Raises
+    ------
+    DataError
+        If they are not three, one is negative, or they do not sum to 1.
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or not np.all(shares >= 0) or not np.isclose(shares.sum(), 1.0, atol=1e-6):
+        raise DataError(f"fractions {tuple(fractions)}: give three shares, none negative, that sum to 1")
 
 
 def folds(

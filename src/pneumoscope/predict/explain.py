@@ -104,7 +104,7 @@ def target_evidence(
     """Return the evidence for the target against the other classes at each location, in calibrated logits.
 
     The classes of the target are averaged by their share in its probability, and the others by their share in
-    theirs, which is how the log-odds of the target depend on the features.
+    theirs. By those of the image, that is how its log-odds of the target depend on the features.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def target_evidence(
     Returns
     -------
     ndarray of float32, shape (h, w)
-        Its mean over all locations is the log-odds of the target, except for the biases.
+        Without `against`, its mean over all locations is the log-odds of the target, except for the biases.
     """
     scaled = weight * np.broadcast_to(np.asarray(scale, np.float64), len(weight))[:, None]
     inside, outside = (
