@@ -143,6 +143,18 @@ def predictions_of(site: str, *files: dict[str, Any]) -> list[dict[str, Any]]:
     return response.json()["predictions"]
 
 
+def change_responses(page: Any, url: Any, change: Callable[[Any], None]) -> None:
+    """Let the page get changed JSON from the server."""
+
+    def changed(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        change(body)
+        route.fulfill(response=response, json=body)
+
+    page.route(url, changed)
+
+
 def percent(value: float) -> str:
     if value < 0.001:
         return "<0.1%"

@@ -21,6 +21,7 @@ pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
 from page_driver import (  # noqa: E402  what it imports may be absent
     WIDE,
+    change_responses,
     drawn,
     give,
     percent,
@@ -107,21 +108,15 @@ def test_each_population_has_its_own_thresholds(open_page: Any) -> None:
         strict = [point | {"threshold": 1.0} for point in populations[0]["operating_points"]]
         populations.append({"population": "elderly", "operating_points": strict, "prediction_sets": False})
 
-    def of_the_elderly(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def of_the_elderly(body: Any) -> None:
         two_populations(body["bundle"])
         body["predictions"][0]["population"] = "elderly"
-        route.fulfill(response=response, json=body)
 
-    def facts(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def facts(body: Any) -> None:
         two_populations(body["facts"])
-        route.fulfill(response=response, json=body)
 
-    page.route("**/v1/bundle", facts)
-    page.route("**/v1/predictions*", of_the_elderly)
+    change_responses(page, "**/v1/bundle", facts)
+    change_responses(page, "**/v1/predictions*", of_the_elderly)
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_contain_text("Pneumonia suspected")  # as the server decided
@@ -135,13 +130,10 @@ def test_each_population_has_its_own_thresholds(open_page: Any) -> None:
 def test_an_uncertain_prediction_is_shown_as_such_whatever_the_decision(open_page: Any) -> None:
     page = open_page()
 
-    def doubt(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def doubt(body: Any) -> None:
         body["predictions"][0] |= {"uncertain": True, "prediction_set": ["normal", "viral"]}
-        route.fulfill(response=response, json=body)
 
-    page.route("**/v1/predictions*", doubt)
+    change_responses(page, "**/v1/predictions*", doubt)
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_contain_text("Uncertain: normal and pneumonia are both possible")
     expect(page.locator(".side")).to_contain_text("Not ruled out: normal, viral.")
@@ -153,20 +145,14 @@ def test_an_uncertain_prediction_is_shown_as_such_whatever_the_decision(open_pag
 def test_an_image_without_a_probable_class_is_uncertain_too(open_page: Any) -> None:
     page = open_page()
 
-    def doubt(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def doubt(body: Any) -> None:
         body["predictions"][0] |= {"uncertain": True, "prediction_set": []}
-        route.fulfill(response=response, json=body)
 
-    def with_sets(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def with_sets(body: Any) -> None:
         body["facts"]["populations"][0]["prediction_sets"] = True
-        route.fulfill(response=response, json=body)
 
-    page.route("**/v1/bundle", with_sets)
-    page.route("**/v1/predictions*", doubt)
+    change_responses(page, "**/v1/bundle", with_sets)
+    change_responses(page, "**/v1/predictions*", doubt)
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_contain_text("Uncertain: no class is sufficiently probable")

@@ -14,7 +14,7 @@ pytest.importorskip("axe_playwright_python.sync_playwright", reason="the browser
 pytest.importorskip("httpx", reason="the browser tests need httpx")
 pytest.importorskip("fastapi", reason="the page needs the extra [web]")
 
-from page_driver import drawn, give, upload  # noqa: E402  what it imports may be absent
+from page_driver import change_responses, drawn, give, upload  # noqa: E402  what it imports may be absent
 
 expect = playwright.expect
 
@@ -141,9 +141,7 @@ def test_what_is_cleared_while_its_report_is_made_is_not_printed(open_page: Any)
 def test_a_caution_is_not_given_as_the_cause_of_a_rejection(open_page: Any) -> None:
     page = open_page()
 
-    def rejected(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def rejected(body: Any) -> None:
         body["predictions"][0] |= {
             "status": "rejected",
             "reasons": ["inverted", "lateral_view"],
@@ -153,9 +151,8 @@ def test_a_caution_is_not_given_as_the_cause_of_a_rejection(open_page: Any) -> N
             "decision": None,
             "heatmap": None,
         }
-        route.fulfill(response=response, json=body)
 
-    page.route("**/v1/predictions*", rejected)
+    change_responses(page, "**/v1/predictions*", rejected)
     give(page, upload("side.jpeg", drawn(1)))
     expect(page.locator(".outcome")).to_have_text("■Rejected: lateral view. Give the frontal image")
 
@@ -163,16 +160,13 @@ def test_a_caution_is_not_given_as_the_cause_of_a_rejection(open_page: Any) -> N
 def test_the_report_states_whose_thresholds_it_used(open_page: Any) -> None:
     page = open_page()
 
-    def two_populations(route: Any) -> None:
-        response = route.fetch()
-        body = response.json()
+    def two_populations(body: Any) -> None:
         populations = (body.get("bundle") or body.get("facts"))["populations"]
         populations.append(populations[0] | {"population": "elderly"})
         for row in body.get("predictions", []):
             row["population"] = "elderly"
-        route.fulfill(response=response, json=body)
 
-    page.route(re.compile("/v1/(bundle|predictions)"), two_populations)
+    change_responses(page, re.compile("/v1/(bundle|predictions)"), two_populations)
     page.reload()
     give(page, upload("one.jpeg", drawn(1)))
     with page.expect_download() as waiting:
